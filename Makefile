@@ -1,0 +1,77 @@
+# dualmcmc: make · make test · make demo · make train · make bench · make reference
+#
+# The kernels in cuda/*.cu are compiled once per instruction set; the program chooses among them when it starts.
+
+CXX      ?= g++
+PYTHON   ?= /usr/bin/python3
+CXXFLAGS ?= -O3
+# -Wno-restrict: GCC 12 warns falsely of std::string at -O3 (GCC bug 105651).
+FLAGS    := -std=c++20 -fopenmp -Wall -Wextra -Werror -Wno-restrict -MMD -MP -Icuda -Isrc $(CXXFLAGS)
+
+# Fewer instructions first: where two objects hold the same inline function of the standard library, the linker takes the first one's.
+ISAS         := sse2 avx2 avx512
+MARCH_sse2   := x86-64
+MARCH_avx2   := x86-64-v3
+MARCH_avx512 := x86-64-v4
+
+KERNELS := $(foreach isa,$(ISAS),$(patsubst cuda/%.cu,build/$(isa)/%.o,$(wildcard cuda/*.cu)))
+SOURCES := $(wildcard src/*.cpp src/experiments/*.cpp)
+LIBRARY := $(filter-out build/src/main.o,$(SOURCES:%.cpp=build/%.o)) $(KERNELS)
+TESTS   := $(patsubst %.cpp,build/%.o,$(wildcard tests/*.cpp))
+
+.PHONY: all test demo train bench reference packages clean
+all: build/dualmcmc
+
+build/dualmcmc: build/src/main.o $(LIBRARY)
+	$(CXX) $(FLAGS) $^ -o $@
+
+build/tests: $(TESTS) $(LIBRARY)
+	$(CXX) $(FLAGS) $^ -lgtest -lgtest_main -o $@
+
+build/%.o: %.cpp | packages
+	@mkdir -p $(@D)
+	$(CXX) $(FLAGS) -c $< -o $@
+
+define kernel_rule
+build/$(1)/%.o: cuda/%.cu | packages
+	@mkdir -p $$(@D)
+	$$(CXX) -x c++ $$(FLAGS) -march=$$(MARCH_$(1)) -DDEVICE_NAMESPACE=cpu_$(1) -DDEVICE_NAME='"CPU, $(1)"' -c $$< -o $$@
+endef
+$(foreach isa,$(ISAS),$(eval $(call kernel_rule,$(isa))))
+
+# What a fresh machine lacks, from the system's packages; nothing is done where all is there.
+packages:
+	@missing=""; \
+	test -e /usr/include/CLI/CLI.hpp || missing="$$missing libcli11-dev"; \
+	test -e /usr/include/stb/stb_image_write.h || missing="$$missing libstb-dev"; \
+	test -e /usr/include/gtest/gtest.h || missing="$$missing libgtest-dev"; \
+	if [ -n "$$missing" ]; then \
+	  echo "installing from the system's packages:$$missing"; \
+	  if [ "$$(id -u)" = 0 ]; then sudo=""; else sudo=sudo; fi; \
+	  $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq $$missing >/dev/null \
+	    || { echo "could not install$$missing: install them with your package manager, then run make again" >&2; exit 1; }; \
+	fi
+
+test: build/dualmcmc build/tests
+	build/tests --gtest_brief=1
+
+demo: build/dualmcmc
+	rm -rf runs/demo
+	build/dualmcmc train --preset demo --out runs/demo
+	@echo "Look at the newest pictures in runs/demo/samples:" && ls -t runs/demo/samples | head -2
+
+train: build/dualmcmc
+	CIFAR10_DIR="$$(bash data/cifar10.sh)" && export CIFAR10_DIR && \
+	build/dualmcmc train --preset cifar10-small --out runs/cifar10-small \
+	  $(if $(wildcard runs/cifar10-small/checkpoints/*),--resume)
+
+bench: build/dualmcmc
+	$(PYTHON) reference/bench.py
+
+reference:
+	cd reference && for script in write_*.py; do $(PYTHON) $$script || exit 1; done
+
+clean:
+	rm -rf build
+
+-include $(wildcard build/*/*.d build/*/*/*.d)

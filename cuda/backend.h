@@ -1,0 +1,112 @@
+// The table of kernels: all that this program asks of a device, one line each.
+//
+// Arguments stand in the order outputs, saved values, inputs, sizes. All arrays are float32 on the device; images are NHWC
+// (channels innermost), convolution weights (kh, kw, in, out), linear weights (in, out). A "scalar" is an array of one element
+// on the device. Every kernel owns its outputs (they may not overlap inputs unless the comment says "in place").
+// Results never depend on the number of threads: pointwise kernels own one output per index, reductions have a fixed order.
+//
+// cuda/*.cu implements the table once per instruction set (g++, three times) and once for CUDA (nvcc); each compilation
+// exports one `Backend`. Nothing outside cuda/ names a device's types.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace dualmcmc {
+
+// One convolution: x (batch, height, width, in) * w (kernel, kernel, in, out) -> y (batch, out_height, out_width, out).
+struct ConvShape {
+    int64_t batch, height, width, in, out, kernel, stride, padding;
+    int64_t out_height() const { return (height + 2 * padding - kernel) / stride + 1; }
+    int64_t out_width() const { return (width + 2 * padding - kernel) / stride + 1; }
+};
+
+// A place in the random stream: value = f(seed, stream, step, index). See random.cuh.
+struct RandomKey {
+    uint64_t seed;    // Philox key
+    uint32_t stream;  // a named purpose, below 256
+    uint64_t step;    // below 2^56
+};
+
+// X(name, (arguments))
+// clang-format off
+#define DUALMCMC_KERNELS(X)                                                                                                        \
+    /* ---- memory: bytes on the device; allocate throws when there is none left ---- */                                           \
+    X(copy,                 (float* y, const float* x, int64_t n))                              /* y = x                        */ \
+    X(upload,               (float* y, const float* host, int64_t n))                           /* y = host                     */ \
+    X(download,             (float* host, const float* x, int64_t n))                           /* host = x; waits              */ \
+    X(fill,                 (float* y, float value, int64_t n))                                 /* y = value                    */ \
+    /* ---- pointwise ---- */                                                                                                      \
+    X(add,                  (float* y, const float* a, const float* b, int64_t n))              /* y = a + b; in place allowed  */ \
+    X(multiply,             (float* y, const float* a, const float* b, int64_t n))              /* y = a b                      */ \
+    X(scale,                (float* y, const float* x, float factor, int64_t n))                /* y = factor x; in place ok    */ \
+    X(leaky_relu,           (float* y, const float* x, float slope, int64_t n))                 /* y = x > 0 ? x : slope x      */ \
+    X(leaky_relu_backward,  (float* dx, const float* y, const float* dy, float slope, int64_t n)) /* dx = dy (y > 0 ? 1 : slope) */ \
+    X(tanh,                 (float* y, const float* x, int64_t n))                              /* y = tanh x                   */ \
+    X(tanh_backward,        (float* dx, const float* y, const float* dy, int64_t n))            /* dx = dy (1 - y²)             */ \
+    X(exp,                  (float* y, const float* x, int64_t n))                              /* y = e^x                      */ \
+    X(broadcast,            (float* y, const float* scalar, float factor, int64_t n))           /* y = factor scalar            */ \
+    X(scale_by,             (float* y, const float* x, const float* scalar, float factor, int64_t n)) /* y = factor scalar x    */ \
+    X(difference_by,        (float* y, const float* a, const float* b, const float* scalar, float factor, int64_t n)) /* y = factor scalar (a - b) */ \
+    X(reparametrise,        (float* z, const float* mu, const float* logvar, const float* eps, int64_t n)) /* z = mu + e^(logvar/2) eps */ \
+    X(reparametrise_backward, (float* dlogvar, const float* logvar, const float* eps, const float* dz, int64_t n)) /* dlogvar = ½ dz e^(logvar/2) eps */ \
+    X(gaussian_nll_backward, (float* dmu, float* dlogvar, const float* z, const float* mu, const float* logvar, const float* scalar, float factor, int64_t n)) \
+                                        /* Eq. 15, d of factor·scalar·½Σ[logvar + (z-mu)²/(1e-6+e^logvar)]; dz = -dmu            */ \
+    X(langevin_update,      (float* y, const float* x, const float* gradient, const float* noise, float drift, float scale, int64_t n)) \
+                                        /* Eq. 3, 6: y = x - drift·gradient + scale·noise; in place allowed                      */ \
+    X(adam_update,          (float* w, float* m, float* v, const float* gradient, float step_size, float beta1, float beta2,      \
+                             float denominator_scale, float epsilon, float weight_decay, int64_t n))                               \
+                                        /* g += decay w; m,v moments; w -= step m / (sqrt(v) denominator_scale + epsilon)        */ \
+    /* ---- gathers over images (batch, height, width, channels), named by their input's sides ---- */                             \
+    X(avg_pool2,            (float* y, const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels))            \
+                                        /* 2×2 means, stride 2; height and width even                                            */ \
+    X(avg_pool2_backward,   (float* dx, const float* dy, int64_t batch, int64_t height, int64_t width, int64_t channels))          \
+    X(box_filter2,          (float* y, const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels))            \
+                                        /* y (height+1, width+1): 2×2 means at stride 1 of x with a border of one zero           */ \
+    X(box_filter2_backward, (float* dx, const float* dy, int64_t batch, int64_t height, int64_t width, int64_t channels))          \
+    X(upsample2,            (float* y, const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels))            \
+                                        /* bilinear, ×2, align_corners: y (2 height, 2 width)                                    */ \
+    X(upsample2_backward,   (float* dx, const float* dy, int64_t batch, int64_t height, int64_t width, int64_t channels))          \
+    X(global_avg_pool,      (float* y, const float* x, int64_t batch, int64_t pixels, int64_t channels)) /* y (batch, channels)  */ \
+    X(global_avg_pool_backward, (float* dx, const float* dy, int64_t batch, int64_t pixels, int64_t channels))                     \
+    /* ---- reductions, deterministic ---- */                                                                                      \
+    X(sum,                  (float* scalar, const float* x, float factor, int64_t n))           /* scalar = factor Σ x          */ \
+    X(dot,                  (float* scalar, const float* a, const float* b, int64_t n))         /* scalar = Σ a b               */ \
+    X(squared_error,        (float* scalar, const float* a, const float* b, float factor, int64_t n)) /* factor Σ (a - b)²      */ \
+    X(gaussian_nll,         (float* scalar, const float* z, const float* mu, const float* logvar, float factor, int64_t n))        \
+                                        /* Eq. 15: factor ½Σ[logvar + (z-mu)²/(1e-6+e^logvar)]                                   */ \
+    X(column_sum,           (float* y, const float* x, int64_t rows, int64_t columns))          /* y[c] = Σ_r x[r,c]            */ \
+    X(batch_norm,           (float* y, float* mean, float* rstd, float* running_mean, float* running_var, const float* x,          \
+                             const float* weight, const float* bias, float epsilon, float momentum, int64_t rows, int64_t columns)) \
+                                        /* y = (x - mean) rstd weight + bias, statistics over the rows; running ones updated     */ \
+    X(batch_norm_backward,  (float* dx, float* dweight, float* dbias, const float* mean, const float* rstd, const float* x,        \
+                             const float* weight, const float* dy, int64_t rows, int64_t columns))                                 \
+    /* ---- products ---- */                                                                                                       \
+    X(matvec,               (float* y, const float* a, const float* x, int64_t rows, int64_t columns))  /* y = A x,  A (rows, columns) */ \
+    X(matvec_transposed,    (float* y, const float* a, const float* x, int64_t rows, int64_t columns))  /* y = Aᵀ x                    */ \
+    X(normalise,            (float* y, float epsilon, int64_t n))                               /* y /= max(‖y‖, ε), in place   */ \
+    X(divide_by,            (float* y, const float* x, const float* scalar, int64_t n))         /* y = x / scalar               */ \
+    X(spectral_norm_backward, (float* dw, const float* y, const float* sigma, const float* u, const float* v, const float* dy,     \
+                             int64_t rows, int64_t columns))                                                                       \
+                                        /* y = W/σ, σ = vᵀWu: dW = (dy - <dy, y> v uᵀ)/σ, W (rows, columns)                      */ \
+    X(conv2d,               (float* y, const float* x, const float* w, const float* bias, ConvShape shape)) /* bias may be null  */ \
+    X(conv2d_backward_input, (float* dx, const float* dy, const float* w, ConvShape shape))                                        \
+    X(conv2d_backward_weight, (float* dw, const float* x, const float* dy, ConvShape shape))                                       \
+    /* ---- random numbers: Philox4x32-10, index i of the stream goes to y[i] ---- */                                              \
+    X(normal,               (float* y, RandomKey key, int64_t n))                               /* N(0, 1)                      */ \
+    X(uniform,              (float* y, RandomKey key, float low, float high, int64_t n))        /* (low, high]                  */
+// clang-format on
+
+struct Backend {
+    const char* name;                  // "cpu (AVX-512)", ...
+    bool concurrent;                   // several threads may run kernels at once: the CPU's kernels then run on their caller's thread
+    void* (*allocate)(size_t bytes);   // 64-byte aligned; throws std::bad_alloc
+    void (*release)(void* pointer);
+#define DUALMCMC_FIELD(name, arguments) void (*name) arguments;
+    DUALMCMC_KERNELS(DUALMCMC_FIELD)
+#undef DUALMCMC_FIELD
+};
+
+// One per compilation of cuda/*.cu. The CPU's differ in the instructions that they use; all give the same results up to rounding.
+extern const Backend backend_cpu_sse2, backend_cpu_avx2, backend_cpu_avx512;
+
+}  // namespace dualmcmc

@@ -1,0 +1,379 @@
+// Convolution: forward, gradient of the input, gradient of the weight. The CPU's body.
+//
+// All three are sums of products of matrices on shifted views of one image. With a border of zeros round the image (its "halo")
+// an output pixel p that reads tap t finds its input at base[p] + offset[t], whatever the stride; so
+//
+//   forward         y[p, o]     = Σ_t Σ_i x[base[p] + offset[t] + i] w[t, i, o]
+//   gradient of x   the same sum with dy for x and w's taps mirrored and transposed; with a stride s, input pixels fall into s×s
+//                   phases (their position modulo s), each of which meets its own subset of the taps, and no product is wasted
+//   gradient of w   dw[t, i, o] = Σ_p x[base[p] + offset[t] + i] dy[p, o]
+//
+// The inner tile holds 6 pixels × up to 4 vectors of output channels in registers: with AVX-512, 24 accumulators, 4 weight vectors
+// and a pixel's value broadcast from memory. A matrix product (a linear layer) is the case of one tap and images of one pixel.
+#include "launch.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+namespace dualmcmc::DEVICE_NAMESPACE {
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int lanes = 16, max_vectors = 4, tile_rows = 6;
+#elif defined(__AVX2__)
+constexpr int lanes = 8, max_vectors = 2, tile_rows = 6;
+#else
+constexpr int lanes = 4, max_vectors = 2, tile_rows = 4;
+#endif
+
+#define INLINE __attribute__((always_inline))  // no accumulator may pass through memory
+
+using Vector = float __attribute__((vector_size(lanes * sizeof(float))));
+using UnalignedVector = float __attribute__((vector_size(lanes * sizeof(float)), aligned(sizeof(float))));
+
+inline Vector load(const float* p) { return *reinterpret_cast<const UnalignedVector*>(p); }
+inline void store(float* p, Vector v) { *reinterpret_cast<UnalignedVector*>(p) = v; }
+
+// Calls body(integral_constant 0), … unrolled by the language, so that accumulator arrays stay in registers.
+template <int count, class Body>
+INLINE inline void unroll(Body body) {
+    [&]<int... i>(std::integer_sequence<int, i...>) INLINE {
+        (body(std::integral_constant<int, i>{}), ...);
+    }(std::make_integer_sequence<int, count>{});
+}
+
+// Calls body(integral_constant n) for the n = value in 1 … limit.
+template <int limit, class Body>
+INLINE inline void dispatch(int value, Body body) {
+    if constexpr (limit > 0) {
+        if (value == limit) body(std::integral_constant<int, limit>{});
+        else dispatch<limit - 1>(value, body);
+    }
+}
+
+// acc[r][v] += Σ_k rows[r][k · row_step] · weights[k · weight_step + v] : the one loop where all the time goes.
+template <int rows, int vectors>
+struct Tile {
+    Vector acc[rows][vectors];
+
+    INLINE inline void load_from(float* const* out) {
+        unroll<rows>([&](auto r) INLINE { unroll<vectors>([&](auto v) INLINE { acc[r][v] = load(out[r] + v * lanes); }); });
+    }
+    INLINE inline void store_to(float* const* out) const {
+        unroll<rows>([&](auto r) INLINE { unroll<vectors>([&](auto v) INLINE { store(out[r] + v * lanes, acc[r][v]); }); });
+    }
+    INLINE inline void clear() {
+        unroll<rows>([&](auto r) INLINE { unroll<vectors>([&](auto v) INLINE { acc[r][v] = Vector{}; }); });
+    }
+    // `values[r]` is the place of row r's value; `weight` is that of the vectors.
+    INLINE inline void multiply_add(const float* const* values, int64_t k, const float* weight) {
+        Vector w[vectors];
+        unroll<vectors>([&](auto v) INLINE { w[v] = load(weight + v * lanes); });
+        unroll<rows>([&](auto r) INLINE {
+            const float value = values[r][k];
+            unroll<vectors>([&](auto v) INLINE { acc[r][v] += value * w[v]; });
+        });
+    }
+};
+
+// ---- geometry -------------------------------------------------------------------------------------------------------------------
+
+// Pixels of one phase of one image, and the taps that they meet.
+struct Phase {
+    std::vector<int64_t> base, target;       // offsets in floats: into the haloed image, into the output image
+    std::vector<int64_t> tap_offset;         // into the haloed image
+    std::vector<int64_t> tap;                // which of the kernel's taps that is
+};
+
+// One image with its halo: rows of `width` pixels, the image itself at (top, left).
+struct Halo {
+    int64_t height, width, top, left, channels;
+    int64_t size() const { return height * width * channels; }
+};
+
+Halo forward_halo(const ConvShape& s) {
+    return {s.height + 2 * s.padding, s.width + 2 * s.padding, s.padding, s.padding, s.in};
+}
+
+Phase forward_phase(const ConvShape& s, const Halo& halo) {
+    Phase phase;
+    for (int64_t row = 0; row < s.out_height(); ++row)
+        for (int64_t column = 0; column < s.out_width(); ++column) {
+            phase.base.push_back((row * s.stride * halo.width + column * s.stride) * s.in);
+            phase.target.push_back((row * s.out_width() + column) * s.out);
+        }
+    for (int64_t kh = 0; kh < s.kernel; ++kh)
+        for (int64_t kw = 0; kw < s.kernel; ++kw) {
+            phase.tap_offset.push_back((kh * halo.width + kw) * s.in);
+            phase.tap.push_back(kh * s.kernel + kw);
+        }
+    return phase;
+}
+
+// Input row h has q = h + padding; tap kh reaches it from output row (q - kh) / stride where that is whole: kh = q mod s + s m,
+// output row q / s - m. The halo holds the rows that lie before 0 and after the last.
+Halo backward_halo(const ConvShape& s) {
+    const int64_t before = (s.kernel + s.stride - 1) / s.stride - 1;
+    return {before + std::max(s.out_height(), (s.height - 1 + s.padding) / s.stride + 1),
+            before + std::max(s.out_width(), (s.width - 1 + s.padding) / s.stride + 1), before, before, s.out};
+}
+
+Phase backward_phase(const ConvShape& s, const Halo& halo, int64_t phase_row, int64_t phase_column) {
+    Phase phase;
+    for (int64_t h = 0; h < s.height; ++h)
+        for (int64_t w = 0; w < s.width; ++w) {
+            const int64_t row = h + s.padding, column = w + s.padding;
+            if (row % s.stride != phase_row || column % s.stride != phase_column) continue;
+            phase.base.push_back(((row / s.stride + halo.top) * halo.width + column / s.stride + halo.left) * s.out);
+            phase.target.push_back((h * s.width + w) * s.in);
+        }
+    for (int64_t kh = phase_row; kh < s.kernel; kh += s.stride)
+        for (int64_t kw = phase_column; kw < s.kernel; kw += s.stride) {
+            phase.tap_offset.push_back(-(kh / s.stride * halo.width + kw / s.stride) * s.out);
+            phase.tap.push_back(kh * s.kernel + kw);
+        }
+    return phase;
+}
+
+// A kernel as large as the image, without padding, sees each image once, whole: a matrix product over images of one pixel, and the
+// weights lie in memory as they should.
+ConvShape simplified(ConvShape s) {
+    if (s.padding == 0 && s.kernel == s.height && s.kernel == s.width)
+        return {s.batch, 1, 1, s.kernel * s.kernel * s.in, s.out, 1, 1, 0};
+    return s;
+}
+
+// Copies the images [first, first + count) of x into `haloed`, one after the other, with zeros round them.
+void fill_halo(float* haloed, const float* x, const Halo& halo, int64_t height, int64_t width, int64_t first, int64_t count) {
+    std::fill(haloed, haloed + count * halo.size(), 0.0f);
+    for (int64_t image = 0; image < count; ++image)
+        for (int64_t row = 0; row < height; ++row)
+            std::copy_n(x + ((first + image) * height + row) * width * halo.channels, width * halo.channels,
+                        haloed + image * halo.size() + ((row + halo.top) * halo.width + halo.left) * halo.channels);
+}
+
+// How many images make one task: small images go together, so that tiles are full.
+int64_t images_per_task(int64_t pixels_per_image, int64_t batch) {
+    return std::min(batch, std::max<int64_t>(1, 48 / pixels_per_image));
+}
+
+// ---- y = gather(x) · w, the body of the forward pass and of the gradient of the input ---------------------------------------------
+
+// The columns of the result are cut into blocks of at most max_vectors vectors, the last one padded with zero weights; the
+// rows of w (its input channels) into chunks, so that the weights of a chunk stay in the second-level cache.
+struct Blocks {
+    int64_t in, out, chunk;
+    Blocks(int64_t in_, int64_t out_) : in(in_), out(out_), chunk(in_ <= 128 ? in_ : 64) {}
+    int64_t block_width() const { return lanes * max_vectors; }
+    int64_t count() const { return (out + block_width() - 1) / block_width(); }
+    int64_t padded_out() const { return (out + lanes - 1) / lanes * lanes; }
+    int vectors(int64_t block) const { return int(std::min(block_width(), padded_out() - block * block_width()) / lanes); }
+};
+
+// packed: for each block, each chunk: (taps, chunk, block's columns). element(tap, i, o) reads the weight.
+template <class Element>
+void pack_weights(float* packed, const Blocks& blocks, int64_t taps, Element element) {
+    for (int64_t block = 0; block < blocks.count(); ++block) {
+        const int64_t columns = blocks.vectors(block) * lanes, first_out = block * blocks.block_width();
+        for (int64_t first = 0; first < blocks.in; first += blocks.chunk)
+            for (int64_t tap = 0; tap < taps; ++tap)
+                for (int64_t i = first; i < std::min(blocks.in, first + blocks.chunk); ++i)
+                    for (int64_t c = 0; c < columns; ++c)
+                        *packed++ = first_out + c < blocks.out ? element(tap, i, first_out + c) : 0.0f;
+    }
+}
+
+// One tile: `rows` pixels, all taps, the input channels [0, channels) behind `source`, into or onto `out`.
+template <int rows, int vectors>
+void gather_tile(float* const* out, const float* const* source, const Phase& phase, const float* weights, int64_t channels,
+                 const float* bias, bool continues) {
+    Tile<rows, vectors> tile;
+    if (continues) tile.load_from(out);
+    else if (bias) unroll<rows>([&](auto r) INLINE { unroll<vectors>([&](auto v) INLINE { tile.acc[r][v] = load(bias + v * lanes); }); });
+    else tile.clear();
+    for (const int64_t offset : phase.tap_offset) {
+        const float* values[rows];
+        unroll<rows>([&](auto r) INLINE { values[r] = source[r] + offset; });
+        for (int64_t i = 0; i < channels; ++i, weights += vectors * lanes) tile.multiply_add(values, i, weights);
+    }
+    tile.store_to(out);
+}
+
+// All pixels of the phase in `count` haloed images, for all output channels.
+void gather_product(float* y, const float* haloed, int64_t halo_size, int64_t y_size, int64_t count, const Phase& phase,
+                    const Blocks& blocks, const float* packed, const float* bias) {
+    const int64_t per_image = int64_t(phase.base.size()), pixels = per_image * count, taps = int64_t(phase.tap_offset.size());
+    for (int64_t block = 0; block < blocks.count(); ++block) {
+        const int vectors = blocks.vectors(block);
+        const int64_t width = vectors * lanes, first_out = block * blocks.block_width();
+        const bool ragged = first_out + width > blocks.out;  // the last vector sticks out: results go through a small buffer
+        for (int64_t first = 0; first < blocks.in; first += blocks.chunk) {
+            const int64_t channels = std::min(blocks.chunk, blocks.in - first);
+            for (int64_t pixel = 0; pixel < pixels; pixel += tile_rows) {
+                const int rows = int(std::min<int64_t>(tile_rows, pixels - pixel));
+                alignas(64) float buffer[tile_rows][lanes * max_vectors];
+                const float* source[tile_rows];
+                float *target[tile_rows], *out[tile_rows];
+                for (int r = 0; r < rows; ++r) {
+                    const int64_t image = (pixel + r) / per_image, place = (pixel + r) % per_image;
+                    source[r] = haloed + image * halo_size + phase.base[size_t(place)] + first;
+                    target[r] = y + image * y_size + phase.target[size_t(place)] + first_out;
+                    out[r] = ragged ? buffer[r] : target[r];
+                    if (ragged && first > 0) std::copy_n(target[r], blocks.out - first_out, buffer[r]);
+                }
+                dispatch<max_vectors>(vectors, [&](auto v) INLINE {
+                    dispatch<tile_rows>(rows, [&](auto r) INLINE {
+                        gather_tile<r, v>(out, source, phase, packed, channels, bias ? bias + first_out : nullptr, first > 0);
+                    });
+                });
+                if (ragged)
+                    for (int r = 0; r < rows; ++r) std::copy_n(buffer[r], blocks.out - first_out, target[r]);
+            }
+            packed += taps * channels * width;
+        }
+    }
+}
+
+}  // namespace
+
+void conv2d(float* y, const float* x, const float* w, const float* bias, ConvShape shape) {
+    const ConvShape s = simplified(shape);
+    const Halo halo = forward_halo(s);
+    const Phase phase = forward_phase(s, halo);
+    const Blocks blocks(s.in, s.out);
+    const int64_t taps = s.kernel * s.kernel, pixels = int64_t(phase.base.size()), y_size = pixels * s.out;
+    float* packed = scratch<0>(taps * s.in * blocks.padded_out() + blocks.padded_out());
+    pack_weights(packed, blocks, taps, [=](int64_t tap, int64_t i, int64_t o) { return w[(tap * s.in + i) * s.out + o]; });
+    float* padded_bias = bias ? packed + taps * s.in * blocks.padded_out() : nullptr;
+    if (bias) std::fill(std::copy_n(bias, s.out, padded_bias), padded_bias + blocks.padded_out(), 0.0f);
+
+    const int64_t group = images_per_task(pixels, s.batch);
+    parallel_tasks((s.batch + group - 1) / group, [&](int64_t task) {
+        const int64_t first = task * group, count = std::min(group, s.batch - first);
+        const float* haloed = x + first * halo.size();
+        if (s.padding > 0) {
+            float* filled = scratch<1>(group * halo.size());
+            fill_halo(filled, x, halo, s.height, s.width, first, count);
+            haloed = filled;
+        }
+        gather_product(y + first * y_size, haloed, halo.size(), y_size, count, phase, blocks, packed, padded_bias);
+    });
+}
+
+void conv2d_backward_input(float* dx, const float* dy, const float* w, ConvShape shape) {
+    const ConvShape s = simplified(shape);
+    const Halo halo = backward_halo(s);
+    const Blocks blocks(s.out, s.in);
+    const int64_t dx_size = s.height * s.width * s.in;
+    std::vector<Phase> phases;
+    std::vector<float*> packed;
+    float* next = scratch<0>(s.kernel * s.kernel * s.out * blocks.padded_out());
+    for (int64_t index = 0; index < s.stride * s.stride; ++index) {
+        phases.push_back(backward_phase(s, halo, index / s.stride, index % s.stride));
+        const Phase& phase = phases.back();
+        packed.push_back(next);
+        pack_weights(next, blocks, int64_t(phase.tap.size()),
+                     [&](int64_t tap, int64_t o, int64_t i) { return w[(phase.tap[size_t(tap)] * s.in + i) * s.out + o]; });
+        next += int64_t(phase.tap.size()) * s.out * blocks.padded_out();
+    }
+    const int64_t group = images_per_task(s.height * s.width, s.batch);
+    const bool bare = halo.size() == s.out_height() * s.out_width() * s.out;  // no halo is needed
+    parallel_tasks((s.batch + group - 1) / group, [&](int64_t task) {
+        const int64_t first = task * group, count = std::min(group, s.batch - first);
+        const float* haloed = dy + first * halo.size();
+        if (!bare) {
+            float* filled = scratch<1>(group * halo.size());
+            fill_halo(filled, dy, halo, s.out_height(), s.out_width(), first, count);
+            haloed = filled;
+        }
+        for (size_t p = 0; p < phases.size(); ++p)
+            gather_product(dx + first * dx_size, haloed, halo.size(), dx_size, count, phases[p], blocks, packed[p], nullptr);
+    });
+}
+
+namespace {
+
+// dw[i .. i + rows, block] += Σ_p x[base[p] + i ..] dy[p, block]: the pixels take the part that the channels have in the forward pass.
+template <int rows, int vectors>
+void weight_tile(float* const* out, const float* x, const float* dy, const Phase& phase, int64_t dy_step) {
+    Tile<rows, vectors> tile;
+    tile.load_from(out);
+    const float* values[rows];
+    unroll<rows>([&](auto r) INLINE { values[r] = x + r; });
+    for (const int64_t base : phase.base) {
+        tile.multiply_add(values, base, dy);
+        dy += dy_step;
+    }
+    tile.store_to(out);
+}
+
+// dw (taps, in, padded out) += the contribution of one image; dy (pixels, padded out).
+void accumulate_weight(float* dw, const float* haloed, const float* dy, const Phase& phase, const Blocks& blocks) {
+    const int64_t step = blocks.padded_out();
+    for (size_t tap = 0; tap < phase.tap.size(); ++tap)
+        for (int64_t block = 0; block < blocks.count(); ++block)
+            for (int64_t i = 0; i < blocks.in; i += tile_rows) {
+                const int rows = int(std::min<int64_t>(tile_rows, blocks.in - i));
+                const int64_t column = block * blocks.block_width();
+                float* out[tile_rows];
+                for (int r = 0; r < rows; ++r) out[r] = dw + (int64_t(tap) * blocks.in + i + r) * step + column;
+                dispatch<max_vectors>(blocks.vectors(block), [&](auto v) INLINE {
+                    dispatch<tile_rows>(rows, [&](auto r) INLINE {
+                        weight_tile<r, v>(out, haloed + phase.tap_offset[tap] + i, dy + column, phase, step);
+                    });
+                });
+            }
+}
+
+// Small images are laid side by side into one phase, so that a tile sums over many pixels at a time.
+Phase repeat_phase(const Phase& phase, int64_t images, int64_t halo_size) {
+    Phase all = phase;
+    all.base.clear();
+    for (int64_t image = 0; image < images; ++image)
+        for (const int64_t base : phase.base) all.base.push_back(image * halo_size + base);
+    return all;
+}
+
+}  // namespace
+
+void conv2d_backward_weight(float* dw, const float* x, const float* dy, ConvShape shape) {
+    const ConvShape s = simplified(shape);
+    const Halo halo = forward_halo(s);
+    const Phase phase = forward_phase(s, halo);
+    const Blocks blocks(s.in, s.out);
+    const int64_t pixels = int64_t(phase.base.size()), padded = blocks.padded_out();
+    const int64_t size = s.kernel * s.kernel * s.in * padded;
+    // The batch is cut into parts, each with a sum of its own; their number depends on the batch alone, never on the threads.
+    const int64_t parts = std::min<int64_t>(s.batch, 16), group = images_per_task(pixels, (s.batch + parts - 1) / parts);
+    float* partial = scratch<0>(parts * size);
+    parallel_tasks(parts, [&, partial](int64_t part) {
+        float* total = partial + part * size;
+        std::fill(total, total + size, 0.0f);
+        const int64_t end = s.batch * (part + 1) / parts;
+        for (int64_t first = s.batch * part / parts; first < end; first += group) {
+            const int64_t count = std::min(group, end - first);
+            const float *haloed = x + first * halo.size(), *upstream = dy + first * pixels * s.out;
+            if (s.padding > 0) {
+                float* filled = scratch<1>(group * halo.size());
+                fill_halo(filled, x, halo, s.height, s.width, first, count);
+                haloed = filled;
+            }
+            if (padded != s.out) {
+                float* filled = scratch<2>(group * pixels * padded);
+                for (int64_t p = 0; p < count * pixels; ++p)
+                    std::fill(std::copy_n(upstream + p * s.out, s.out, filled + p * padded), filled + (p + 1) * padded, 0.0f);
+                upstream = filled;
+            }
+            accumulate_weight(total, haloed, upstream, count == 1 ? phase : repeat_phase(phase, count, halo.size()), blocks);
+        }
+    });
+    parallel_for_rows(s.kernel * s.kernel * s.in, s.out, [=] KERNEL(int64_t row, int64_t o) {
+        float total = 0;
+        for (int64_t part = 0; part < parts; ++part) total += partial[part * size + row * padded + o];
+        dw[row * s.out + o] = total;
+    });
+}
+
+}  // namespace dualmcmc::DEVICE_NAMESPACE

@@ -1,0 +1,47 @@
+// Matrix-vector products and what spectral normalisation needs around them. (Matrix products proper are 1×1 convolutions: conv.cu.)
+#include "launch.h"
+
+#include <algorithm>
+
+namespace dualmcmc::DEVICE_NAMESPACE {
+
+void matvec(float* y, const float* a, const float* x, int64_t rows, int64_t columns) {
+#pragma omp parallel for schedule(static) if (rows * columns >= parallel_threshold * 4)
+    for (int64_t row = 0; row < rows; ++row) {
+        float total = 0;
+#pragma omp simd reduction(+ : total)
+        for (int64_t c = 0; c < columns; ++c) total += a[row * columns + c] * x[c];
+        y[row] = total;
+    }
+}
+
+void matvec_transposed(float* y, const float* a, const float* x, int64_t rows, int64_t columns) {
+    constexpr int64_t strip = 64;  // columns of one task: each output has one owner, which adds the rows in order
+#pragma omp parallel for schedule(static) if (rows * columns >= parallel_threshold * 4)
+    for (int64_t first = 0; first < columns; first += strip) {
+        const int64_t count = std::min(strip, columns - first);
+        float total[strip] = {};
+        for (int64_t row = 0; row < rows; ++row)
+#pragma omp simd
+            for (int64_t c = 0; c < count; ++c) total[c] += a[row * columns + first + c] * x[row];
+        std::copy(total, total + count, y + first);
+    }
+}
+
+void normalise(float* y, float epsilon, int64_t n) {
+    float squares;
+    dot(&squares, y, y, n);
+    scale(y, y, 1 / std::max(std::sqrt(squares), epsilon), n);
+}
+
+void spectral_norm_backward(float* dw, const float* y, const float* sigma, const float* u, const float* v, const float* dy,
+                            int64_t rows, int64_t columns) {
+    float inner;
+    dot(&inner, dy, y, rows * columns);
+    const float inverse = 1 / sigma[0];
+    parallel_for_rows(rows, columns, [=] KERNEL(int64_t row, int64_t c) {
+        dw[row * columns + c] = (dy[row * columns + c] - inner * v[row] * u[c]) * inverse;
+    });
+}
+
+}  // namespace dualmcmc::DEVICE_NAMESPACE

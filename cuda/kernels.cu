@@ -1,0 +1,220 @@
+// Kernels in which one index owns one output: pointwise functions, gathers over images, the optimiser's and the Langevin
+// chains' updates, random fills. One body for every device (launch.h); no atomics, no order of evaluation to depend on.
+#include "random.cuh"
+
+namespace dualmcmc::DEVICE_NAMESPACE {
+
+// ---- pointwise ------------------------------------------------------------------------------------------------------------
+
+void fill(float* y, float value, int64_t n) {
+    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = value; });
+}
+
+void add(float* y, const float* a, const float* b, int64_t n) {
+    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = a[i] + b[i]; });
+}
+
+void multiply(float* y, const float* a, const float* b, int64_t n) {
+    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = a[i] * b[i]; });
+}
+
+void scale(float* y, const float* x, float factor, int64_t n) {
+    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = factor * x[i]; });
+}
+
+void leaky_relu(float* y, const float* x, float slope, int64_t n) {
+    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = x[i] > 0 ? x[i] : slope * x[i]; });
+}
+
+void leaky_relu_backward(float* dx, const float* y, const float* dy, float slope, int64_t n) {
+    parallel_for(n, [=] KERNEL(int64_t i) { dx[i] = y[i] > 0 ? dy[i] : slope * dy[i]; });
+}
+
+void tanh(float* y, const float* x, int64_t n) {
+    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = tanhf(x[i]); });
+}
+
+void tanh_backward(float* dx, const float* y, const float* dy, int64_t n) {
+    parallel_for(n, [=] KERNEL(int64_t i) { dx[i] = dy[i] * (1 - y[i] * y[i]); });
+}
+
+void exp(float* y, const float* x, int64_t n) {
+    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = expf(x[i]); });
+}
+
+void broadcast(float* y, const float* scalar, float factor, int64_t n) {
+    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = factor * scalar[0]; });
+}
+
+void scale_by(float* y, const float* x, const float* scalar, float factor, int64_t n) {
+    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = factor * scalar[0] * x[i]; });
+}
+
+void divide_by(float* y, const float* x, const float* scalar, int64_t n) {
+    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = x[i] / scalar[0]; });
+}
+
+void difference_by(float* y, const float* a, const float* b, const float* scalar, float factor, int64_t n) {
+    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = factor * scalar[0] * (a[i] - b[i]); });
+}
+
+// ---- the encoder's distribution and the two updates ---------------------------------------------------------------------------
+
+void reparametrise(float* z, const float* mu, const float* logvar, const float* eps, int64_t n) {
+    parallel_for(n, [=] KERNEL(int64_t i) { z[i] = mu[i] + expf(0.5f * logvar[i]) * eps[i]; });
+}
+
+void reparametrise_backward(float* dlogvar, const float* logvar, const float* eps, const float* dz, int64_t n) {
+    parallel_for(n, [=] KERNEL(int64_t i) { dlogvar[i] = 0.5f * dz[i] * expf(0.5f * logvar[i]) * eps[i]; });
+}
+
+void gaussian_nll_backward(float* dmu, float* dlogvar, const float* z, const float* mu, const float* logvar, const float* scalar,
+                           float factor, int64_t n) {
+    parallel_for(n, [=] KERNEL(int64_t i) {
+        const float variance = expf(logvar[i]), inverse = 1 / (1e-6f + variance), difference = z[i] - mu[i];
+        const float upstream = factor * scalar[0];
+        dmu[i] = -upstream * difference * inverse;
+        dlogvar[i] = 0.5f * upstream * (1 - difference * difference * inverse * inverse * variance);
+    });
+}
+
+void langevin_update(float* y, const float* x, const float* gradient, const float* noise, float drift, float scale, int64_t n) {
+    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = x[i] - drift * gradient[i] + scale * noise[i]; });
+}
+
+void adam_update(float* w, float* m, float* v, const float* gradient, float step_size, float beta1, float beta2,
+                 float denominator_scale, float epsilon, float weight_decay, int64_t n) {
+    parallel_for(n, [=] KERNEL(int64_t i) {
+        const float g = gradient[i] + weight_decay * w[i];
+        m[i] = beta1 * m[i] + (1 - beta1) * g;
+        v[i] = beta2 * v[i] + (1 - beta2) * g * g;
+        w[i] -= step_size * m[i] / (sqrtf(v[i]) * denominator_scale + epsilon);
+    });
+}
+
+// ---- gathers over images: row = one pixel of the output ----------------------------------------------------------------------
+
+void avg_pool2(float* y, const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels) {
+    const int64_t out_width = width / 2, row_stride = width * channels;
+    parallel_for_rows(batch * (height / 2) * out_width, channels, [=] KERNEL(int64_t pixel, int64_t c) {
+        // Image rows follow one another, so (image, row) needs no taking apart: output row r reads input rows 2r and 2r + 1.
+        const float* source = x + (pixel / out_width * 2 * width + pixel % out_width * 2) * channels;
+        y[pixel * channels + c] = 0.25f * (source[c] + source[c + channels] + source[c + row_stride] + source[c + row_stride + channels]);
+    });
+}
+
+void avg_pool2_backward(float* dx, const float* dy, int64_t batch, int64_t height, int64_t width, int64_t channels) {
+    parallel_for_rows(batch * height * width, channels, [=] KERNEL(int64_t pixel, int64_t c) {
+        const int64_t source = pixel / width / 2 * (width / 2) + pixel % width / 2;
+        dx[pixel * channels + c] = 0.25f * dy[source * channels + c];
+    });
+}
+
+void box_filter2(float* y, const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels) {
+    parallel_for_rows(batch * (height + 1) * (width + 1), channels, [=] KERNEL(int64_t pixel, int64_t c) {
+        const int64_t column = pixel % (width + 1), row = pixel / (width + 1) % (height + 1);
+        const int64_t image = pixel / ((width + 1) * (height + 1));
+        // The four inputs (row - 1, column - 1) ... (row, column); outside the image they count as zero.
+        const float up = row > 0 ? 0.25f : 0, down = row < height ? 0.25f : 0;
+        const int64_t above = row > 0 ? row - 1 : 0, below = row < height ? row : row - 1;
+        const int64_t left = column > 0 ? column - 1 : 0, right = column < width ? column : column - 1;
+        const float at_left = column > 0 ? 1 : 0, at_right = column < width ? 1 : 0;
+        const float *a = x + (image * height + above) * width * channels, *b = x + (image * height + below) * width * channels;
+        y[pixel * channels + c] = up * (at_left * a[left * channels + c] + at_right * a[right * channels + c]) +
+                                  down * (at_left * b[left * channels + c] + at_right * b[right * channels + c]);
+    });
+}
+
+void box_filter2_backward(float* dx, const float* dy, int64_t batch, int64_t height, int64_t width, int64_t channels) {
+    const int64_t row_stride = (width + 1) * channels;
+    parallel_for_rows(batch * height * width, channels, [=] KERNEL(int64_t pixel, int64_t c) {
+        const int64_t column = pixel % width, row = pixel / width % height, image = pixel / (width * height);
+        const float* source = dy + (image * (height + 1) + row) * row_stride + column * channels;
+        dx[pixel * channels + c] = 0.25f * (source[c] + source[c + channels] + source[c + row_stride] + source[c + row_stride + channels]);
+    });
+}
+
+// Bilinear ×2 with align_corners: output i of 2n lies at input position i (n - 1) / (2n - 1). Its integer part and its fraction
+// in exact integer arithmetic: with i = 0 … 2n-1, floor(i (n-1) / (2n-1)), remainder / (2n-1).
+KERNEL inline int64_t upsample_floor(int64_t i, int64_t n) { return i * (n - 1) / (2 * n - 1); }
+KERNEL inline float upsample_fraction(int64_t i, int64_t n) { return float(i * (n - 1) % (2 * n - 1)) / float(2 * n - 1); }
+
+void upsample2(float* y, const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels) {
+    parallel_for_rows(batch * 4 * height * width, channels, [=] KERNEL(int64_t pixel, int64_t c) {
+        const int64_t column = pixel % (2 * width), row = pixel / (2 * width) % (2 * height), image = pixel / (4 * width * height);
+        const int64_t top = upsample_floor(row, height), left = upsample_floor(column, width);
+        const float down = upsample_fraction(row, height), right = upsample_fraction(column, width);
+        // At the last row and column the fraction is 0: the neighbour is not needed, and there is none.
+        const int64_t below = top + 1 < height ? top + 1 : top, beside = left + 1 < width ? left + 1 : left;
+        const float *a = x + (image * height + top) * width * channels, *b = x + (image * height + below) * width * channels;
+        y[pixel * channels + c] =
+            (1 - down) * ((1 - right) * a[left * channels + c] + right * a[beside * channels + c]) +
+            down * ((1 - right) * b[left * channels + c] + right * b[beside * channels + c]);
+    });
+}
+
+// The weight of input position k in output i, 0 where they do not touch: the hat function max(0, 1 - |position - k|).
+KERNEL inline float upsample_weight(int64_t i, int64_t k, int64_t n) {
+    const int64_t distance = i * (n - 1) - k * (2 * n - 1), magnitude = distance < 0 ? -distance : distance;
+    return magnitude < 2 * n - 1 ? 1 - float(magnitude) / float(2 * n - 1) : 0;
+}
+
+void upsample2_backward(float* dx, const float* dy, int64_t batch, int64_t height, int64_t width, int64_t channels) {
+    // Input position k touches outputs 2k - 1 … 2k + 2 at most; those beyond the edge have weight 0 and are read at a clamped place.
+    parallel_for_rows(batch * height * width, channels, [=] KERNEL(int64_t pixel, int64_t c) {
+        const int64_t column = pixel % width, row = pixel / width % height, image = pixel / (width * height);
+        float vertical[4], horizontal[4];
+        int64_t line[4], place[4];
+        for (int k = 0; k < 4; ++k) {
+            const int64_t i = 2 * row - 1 + k, j = 2 * column - 1 + k;
+            const bool row_inside = i >= 0 && i < 2 * height, column_inside = j >= 0 && j < 2 * width;
+            vertical[k] = row_inside ? upsample_weight(i, row, height) : 0;
+            horizontal[k] = column_inside ? upsample_weight(j, column, width) : 0;
+            line[k] = (image * 2 * height + (row_inside ? i : 0)) * 2 * width * channels;
+            place[k] = (column_inside ? j : 0) * channels;
+        }
+        float total = 0;
+        for (int k = 0; k < 4; ++k) {
+            const float* source = dy + line[k] + c;
+            total += vertical[k] * (horizontal[0] * source[place[0]] + horizontal[1] * source[place[1]] +
+                                    horizontal[2] * source[place[2]] + horizontal[3] * source[place[3]]);
+        }
+        dx[pixel * channels + c] = total;
+    });
+}
+
+void global_avg_pool(float* y, const float* x, int64_t batch, int64_t pixels, int64_t channels) {
+    parallel_for_rows(batch, channels, [=] KERNEL(int64_t image, int64_t c) {
+        float total = 0;
+        for (int64_t pixel = 0; pixel < pixels; ++pixel) total += x[(image * pixels + pixel) * channels + c];
+        y[image * channels + c] = total / float(pixels);
+    });
+}
+
+void global_avg_pool_backward(float* dx, const float* dy, int64_t batch, int64_t pixels, int64_t channels) {
+    parallel_for_rows(batch * pixels, channels, [=] KERNEL(int64_t pixel, int64_t c) {
+        dx[pixel * channels + c] = dy[pixel / pixels * channels + c] / float(pixels);
+    });
+}
+
+// ---- random numbers: one index draws the four values of a Philox block -----------------------------------------------------------
+
+void normal(float* y, RandomKey key, int64_t n) {
+    parallel_for((n + 3) / 4, [=] KERNEL(int64_t block) {
+        const Philox4 words = philox(key, uint64_t(block));
+        float value[4];
+        box_muller(words.word[0], words.word[1], value);
+        box_muller(words.word[2], words.word[3], value + 2);
+        for (int64_t lane = 0; lane < 4 && block * 4 + lane < n; ++lane) y[block * 4 + lane] = value[lane];
+    });
+}
+
+void uniform(float* y, RandomKey key, float low, float high, int64_t n) {
+    parallel_for((n + 3) / 4, [=] KERNEL(int64_t block) {
+        const Philox4 words = philox(key, uint64_t(block));
+        for (int64_t lane = 0; lane < 4 && block * 4 + lane < n; ++lane)
+            y[block * 4 + lane] = low + (high - low) * to_uniform(words.word[lane]);
+    });
+}
+
+}  // namespace dualmcmc::DEVICE_NAMESPACE

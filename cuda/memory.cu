@@ -1,0 +1,16 @@
+// Memory of the device and copies across its edge. On the CPU both sides of the edge are the same memory.
+#include "launch.h"
+
+#include <cstring>
+#include <new>
+
+namespace dualmcmc::DEVICE_NAMESPACE {
+
+void* allocate(size_t bytes) { return ::operator new(bytes, std::align_val_t(64)); }
+void release(void* pointer) { ::operator delete(pointer, std::align_val_t(64)); }
+
+void copy(float* y, const float* x, int64_t n) { std::memcpy(y, x, size_t(n) * sizeof(float)); }
+void upload(float* y, const float* host, int64_t n) { copy(y, host, n); }
+void download(float* host, const float* x, int64_t n) { copy(host, x, n); }
+
+}  // namespace dualmcmc::DEVICE_NAMESPACE

@@ -1,0 +1,159 @@
+// Reductions: scalars and column statistics. Deterministic: the data is cut into parts whose number and bounds depend on its size
+// alone, each part is summed in order, and the parts' results are combined in order.
+#include "launch.h"
+
+#include <algorithm>
+
+namespace dualmcmc::DEVICE_NAMESPACE {
+
+namespace {
+
+constexpr int64_t max_parts = 64;
+
+// Σ term(i) over 0 … n-1 in double precision.
+template <class Term>
+double sum_terms(int64_t n, Term term) {
+    const int64_t length = std::max<int64_t>(4096, (n + max_parts - 1) / max_parts), parts = (n + length - 1) / length;
+    double partial[max_parts] = {};
+    parallel_tasks(parts, [&](int64_t part) {
+        double total = 0;
+        const int64_t end = std::min(n, (part + 1) * length);
+#pragma omp simd reduction(+ : total)
+        for (int64_t i = part * length; i < end; ++i) total += double(term(i));
+        partial[part] = total;
+    });
+    double total = 0;
+    for (int64_t part = 0; part < parts; ++part) total += partial[part];
+    return total;
+}
+
+struct RowParts {
+    int64_t rows, length, count;
+    explicit RowParts(int64_t rows_)
+        : rows(rows_), length(std::max<int64_t>(64, (rows + max_parts - 1) / max_parts)), count((rows + length - 1) / length) {}
+    int64_t begin(int64_t part) const { return part * length; }
+    int64_t end(int64_t part) const { return std::min(rows, (part + 1) * length); }
+};
+
+}  // namespace
+
+void sum(float* scalar, const float* x, float factor, int64_t n) {
+    scalar[0] = float(double(factor) * sum_terms(n, [=](int64_t i) { return x[i]; }));
+}
+
+void dot(float* scalar, const float* a, const float* b, int64_t n) {
+    scalar[0] = float(sum_terms(n, [=](int64_t i) { return a[i] * b[i]; }));
+}
+
+void squared_error(float* scalar, const float* a, const float* b, float factor, int64_t n) {
+    scalar[0] = float(double(factor) * sum_terms(n, [=](int64_t i) { return (a[i] - b[i]) * (a[i] - b[i]); }));
+}
+
+void gaussian_nll(float* scalar, const float* z, const float* mu, const float* logvar, float factor, int64_t n) {
+    scalar[0] = float(0.5 * double(factor) * sum_terms(n, [=](int64_t i) {
+        const float difference = z[i] - mu[i];
+        return logvar[i] + difference * difference / (1e-6f + expf(logvar[i]));
+    }));
+}
+
+void column_sum(float* y, const float* x, int64_t rows, int64_t columns) {
+    const RowParts parts(rows);
+    float* partial = scratch<0>(parts.count * columns);
+    parallel_tasks(parts.count, [&, partial](int64_t part) {
+        float* total = partial + part * columns;
+        std::fill(total, total + columns, 0.0f);
+        for (int64_t row = parts.begin(part); row < parts.end(part); ++row)
+#pragma omp simd
+            for (int64_t c = 0; c < columns; ++c) total[c] += x[row * columns + c];
+    });
+    for (int64_t c = 0; c < columns; ++c) {
+        double total = 0;
+        for (int64_t part = 0; part < parts.count; ++part) total += double(partial[part * columns + c]);
+        y[c] = float(total);
+    }
+}
+
+namespace {
+
+// Mean and 1/sqrt(variance + ε) of each column: each part its mean, then its squared deviations while it is in the cache (so the
+// data is read from memory once); the parts are combined by Chan's formula.
+void column_statistics(float* mean, float* rstd, float* running_mean, float* running_var, const float* x, float epsilon,
+                       float momentum, int64_t rows, int64_t columns) {
+    const RowParts parts(rows);
+    float* partial = scratch<0>(parts.count * 2 * columns);
+    parallel_tasks(parts.count, [&, partial](int64_t part) {
+        float *average = partial + part * 2 * columns, *deviation = average + columns;
+        std::fill(average, average + 2 * columns, 0.0f);
+        const float inverse = 1.0f / float(parts.end(part) - parts.begin(part));
+        for (int64_t row = parts.begin(part); row < parts.end(part); ++row)
+#pragma omp simd
+            for (int64_t c = 0; c < columns; ++c) average[c] += x[row * columns + c];
+#pragma omp simd
+        for (int64_t c = 0; c < columns; ++c) average[c] *= inverse;
+        for (int64_t row = parts.begin(part); row < parts.end(part); ++row)
+#pragma omp simd
+            for (int64_t c = 0; c < columns; ++c) {
+                const float difference = x[row * columns + c] - average[c];
+                deviation[c] += difference * difference;
+            }
+    });
+    for (int64_t c = 0; c < columns; ++c) {
+        double average = 0, deviation = 0, count = 0;
+        for (int64_t part = 0; part < parts.count; ++part) {
+            const double size = double(parts.end(part) - parts.begin(part)), shift = double(partial[part * 2 * columns + c]) - average;
+            average += shift * size / (count + size);
+            deviation += double(partial[(part * 2 + 1) * columns + c]) + shift * shift * count * size / (count + size);
+            count += size;
+        }
+        mean[c] = float(average);
+        rstd[c] = float(1 / std::sqrt(deviation / count + double(epsilon)));
+        // The running variance is the unbiased one, as in PyTorch.
+        running_mean[c] += momentum * (float(average) - running_mean[c]);
+        running_var[c] += momentum * (float(deviation / std::max(count - 1, 1.0)) - running_var[c]);
+    }
+}
+
+}  // namespace
+
+void batch_norm(float* y, float* mean, float* rstd, float* running_mean, float* running_var, const float* x, const float* weight,
+                const float* bias, float epsilon, float momentum, int64_t rows, int64_t columns) {
+    column_statistics(mean, rstd, running_mean, running_var, x, epsilon, momentum, rows, columns);
+    parallel_for_rows(rows, columns, [=] KERNEL(int64_t row, int64_t c) {
+        y[row * columns + c] = (x[row * columns + c] - mean[c]) * (rstd[c] * weight[c]) + bias[c];
+    });
+}
+
+// With x̂ = (x - mean) rstd:  dbias = Σ dy,  dweight = Σ dy x̂,  dx = weight rstd (dy - dbias/rows - x̂ dweight/rows).
+void batch_norm_backward(float* dx, float* dweight, float* dbias, const float* mean, const float* rstd, const float* x,
+                         const float* weight, const float* dy, int64_t rows, int64_t columns) {
+    const RowParts parts(rows);
+    float* partial = scratch<0>(parts.count * 2 * columns);
+    parallel_tasks(parts.count, [&, partial](int64_t part) {
+        float *total = partial + part * 2 * columns, *product = total + columns;
+        std::fill(total, total + 2 * columns, 0.0f);
+        for (int64_t row = parts.begin(part); row < parts.end(part); ++row)
+#pragma omp simd
+            for (int64_t c = 0; c < columns; ++c) {
+                const float gradient = dy[row * columns + c];
+                total[c] += gradient;
+                product[c] += gradient * (x[row * columns + c] - mean[c]);
+            }
+    });
+    for (int64_t c = 0; c < columns; ++c) {
+        double total = 0, product = 0;
+        for (int64_t part = 0; part < parts.count; ++part) {
+            total += double(partial[part * 2 * columns + c]);
+            product += double(partial[(part * 2 + 1) * columns + c]);
+        }
+        dbias[c] = float(total);
+        dweight[c] = float(product * double(rstd[c]));
+    }
+    const float inverse = 1.0f / float(rows);
+    parallel_for_rows(rows, columns, [=] KERNEL(int64_t row, int64_t c) {
+        const float normalised = (x[row * columns + c] - mean[c]) * rstd[c];
+        dx[row * columns + c] =
+            weight[c] * rstd[c] * (dy[row * columns + c] - inverse * dbias[c] - normalised * (inverse * dweight[c]));
+    });
+}
+
+}  // namespace dualmcmc::DEVICE_NAMESPACE

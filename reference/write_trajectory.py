@@ -1,0 +1,65 @@
+"""Writes trajectory.safetensors: ten training iterations (dual_mcmc.py) from a stored state, all noise drawn by philox.py.
+
+Iteration i (from 0) sees the images (i * B + b) mod N of data.images (N,3,S,S), b = 0 .. B-1, and draws its noise with the
+metadata's seed. All iterations lie in epoch 0: no learning-rate decay. netE.* netG.* netI.* is the state before iteration 0.
+out.<name> stacks the step file's quantity of that name over the iterations (x_init and the like are left out for their size),
+computed in float64 and stored as F32. rounding.<name> (iterations) is the relative L2 difference of a float32 run to it: a
+test's tolerance is a multiple of that, above a floor, since Adam's sign-like steps make rounding differences grow.
+"""
+import os
+
+import numpy as np
+import torch
+
+import dual_mcmc
+import models
+import philox
+import safetensors_io
+from images import smooth_images
+
+SEED, ITERATIONS, IMAGES = 2**32 + 77, 10, 7
+SETTINGS = dual_mcmc.Settings(width=8, inference_width=3, latent=6, batch=3, steps_x=4, steps_z=3)
+NAMES = ("x_revised", "x_resampled", "z_init", "z_revised", "energy_profile", "sse_profile",
+         "loss_recon", "loss_revise", "nll_posterior", "nll_prior", "energy_data", "energy_model")
+
+
+def run_trajectory(state, images, dtype):
+    s = SETTINGS
+    nets = s.build()
+    models.import_state(nets, state)
+    for net in nets.values():
+        net.to(dtype)
+    loop, history = dual_mcmc.DualMcmc(nets, s), {name: [] for name in NAMES}
+    for iteration in range(ITERATIONS):
+        batch = images[(iteration * s.batch + np.arange(s.batch)) % len(images)]
+        noise = philox.iteration_noise(SEED, iteration, s.batch, s.latent, s.image_size, s.steps_x, s.steps_z)
+        out = loop.iterate(torch.from_numpy(batch).to(dtype), {name: torch.from_numpy(value).to(dtype) for name, value in noise.items()})
+        for name in NAMES:
+            history[name].append(out[name].clone())
+    return history
+
+
+def main():
+    torch.set_num_threads(2)
+    torch.manual_seed(SEED)
+    state = models.export_state(SETTINGS.build())
+    images = smooth_images(np.random.default_rng(SEED), IMAGES, SETTINGS.image_size)
+    single, double = (run_trajectory(state, images, dtype) for dtype in (torch.float32, torch.float64))
+
+    tensors = {**state, "data.images": images}
+    for name in NAMES:
+        stacked = torch.stack(double[name]).numpy().astype(np.float32)
+        tensors[f"out.{name}"] = stacked.reshape(ITERATIONS) if stacked.size == ITERATIONS else stacked
+        tensors[f"rounding.{name}"] = np.array([dual_mcmc.relative_l2(*pair) for pair in zip(single[name], double[name])], np.float32)
+    metadata = {"format": "dual-mcmc-trajectory-1", "seed": SEED, "iterations": ITERATIONS, "images": IMAGES, **SETTINGS.metadata()}
+    safetensors_io.save("trajectory.safetensors", tensors, metadata)
+    print(f"trajectory.safetensors: {os.path.getsize('trajectory.safetensors')} bytes; float32 against float64 by iteration:")
+    for name in NAMES:
+        rounding = tensors[f"rounding.{name}"]
+        print(f"  {name:14} " + " ".join(f"{value:.0e}" for value in rounding) + ("  WARNING: large" if rounding.max() > 1e-2 else ""))
+    for name in ("loss_recon", "loss_revise", "energy_data", "energy_model"):
+        print(f"  {name:14} " + " ".join(f"{value:.4g}" for value in tensors[f"out.{name}"]))
+
+
+if __name__ == "__main__":
+    main()

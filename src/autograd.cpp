@@ -1,0 +1,75 @@
+// The tape and its walk.
+#include "autograd.h"
+
+#include <algorithm>
+
+namespace dualmcmc {
+
+struct Node {
+    Tensor value, grad;
+    bool wanted = false;
+    std::vector<Var> inputs;
+    std::function<void(const Tensor&)> backward;
+};
+
+namespace {
+thread_local std::vector<std::shared_ptr<Node>> tape;
+thread_local bool recording = true;
+}  // namespace
+
+Var::Var(Tensor value) : node_(std::make_shared<Node>()) { node_->value = std::move(value); }
+
+const Tensor& Var::value() const { return node_->value; }
+const Tensor& Var::grad() const { return node_->grad; }
+void Var::clear_grad() const { node_->grad = {}; }
+bool Var::wanted() const { return node_ && node_->wanted; }
+
+void Var::accumulate(Tensor gradient) const {
+    Tensor& total = node_->grad;
+    CHECK_EQ(gradient.size(), node_->value.size());
+    if (!total.defined()) {
+        total = gradient.reshaped(node_->value.shape());
+        return;
+    }
+    // The first gradient may be shared with another input of the same op: write in place only what is ours alone.
+    Tensor sum = total.unique() ? total : Tensor(total.shape());
+    backend().add(sum.data(), total.data(), gradient.data(), total.size());
+    total = sum;
+}
+
+Var record(Tensor value, std::vector<Var> inputs, std::function<void(const Tensor&)> backward) {
+    Var out(std::move(value));
+    if (recording) {
+        out.node_->inputs = std::move(inputs);
+        out.node_->backward = std::move(backward);
+        tape.push_back(out.node_);
+    }
+    return out;
+}
+
+void backward(const Var& loss, const std::vector<Var>& wanted, Tensor seed) {
+    CHECK(recording);
+    for (const Var& leaf : wanted) leaf.node()->wanted = true;
+    for (const auto& node : tape)
+        node->wanted = std::any_of(node->inputs.begin(), node->inputs.end(), [](const Var& input) { return input.wanted(); });
+    if (!seed.defined()) seed = Tensor::full(loss.shape(), 1);
+    if (loss.wanted()) loss.accumulate(seed);
+    // From the end; what a node holds for its backward is freed as soon as it has been used.
+    while (!tape.empty()) {
+        const std::shared_ptr<Node> node = std::move(tape.back());
+        tape.pop_back();
+        if (node->wanted && node->grad.defined()) node->backward(node->grad);
+        node->grad = {};
+        node->backward = nullptr;
+        node->inputs.clear();
+        node->wanted = false;
+    }
+    for (const Var& leaf : wanted) leaf.node()->wanted = false;
+}
+
+NoTape::NoTape() : before_(recording) { recording = false; }
+NoTape::~NoTape() { recording = before_; }
+
+int64_t tape_size() { return int64_t(tape.size()); }
+
+}  // namespace dualmcmc

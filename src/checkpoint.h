@@ -1,0 +1,34 @@
+// A network's tensors to and from safetensors files, under the release's names and in PyTorch's layouts; and whole checkpoints:
+// networks, optimiser, counters and configuration in one file.
+#pragma once
+#include <map>
+#include <string>
+
+#include "models.h"
+#include "safetensors.h"
+
+namespace dualmcmc {
+
+// Adds every tensor of `state` to the file as prefix + name.
+void store_state(SafetensorsFile& file, const std::string& prefix, const State& state);
+
+// Sets every tensor of `state` from the file, in place. Fails, naming `path` and the tensor, where one is missing, wrongly shaped,
+// no F32 or not finite. Batch norm's num_batches_tracked, which nobody reads, may be missing or of any kind; with
+// `running_optional` so may the running statistics be missing.
+void load_state(const SafetensorsFile& file, const std::string& path, const std::string& prefix, State& state,
+                bool running_optional = false);
+
+// One tensor of the file, from its layout there to that in memory. Fails as load_state.
+std::vector<float> stored_values(const SafetensorsFile& file, const std::string& path, const std::string& name, const Layout& layout);
+
+// The format's name in the metadata of checkpoints.
+inline constexpr const char* checkpoint_format = "dual-mcmc-checkpoint-1";
+
+// Writes netE.* netG.* netI.*, Adam's moments adam1.netE.* …, adam2.netE.* … and `metadata` to `path`, complete or not at all.
+void save_checkpoint(const std::string& path, Models& models, const std::map<std::string, std::string>& metadata);
+
+// Sets the networks (and, with `optimiser`, Adam's moments) from the file. A file without moments, such as the converted
+// release, can be loaded with optimiser = false. Fails where a tensor is missing, wrongly shaped or unknown.
+void load_checkpoint(const SafetensorsFile& file, const std::string& path, Models& models, bool optimiser);
+
+}  // namespace dualmcmc

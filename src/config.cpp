@@ -1,0 +1,164 @@
+// Presets, and settings to and from text.
+#include "config.h"
+
+#include <charconv>
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+#include <type_traits>
+
+namespace dualmcmc {
+
+Config preset_config(const std::string& name) {
+    Config c;  // the release's CIFAR-10 settings: the defaults of ModelSettings and StepSettings
+    c.preset = name;
+    if (name == "cifar10") return c;
+    if (name == "celeba64") {
+        c.model = {"celeba64", 1024, 1024, 128, 128};
+        c.step.chain_x.step_size = 0.3f;
+        c.step.lambda_ebm = 70;
+        c.flip = true;
+        return c;
+    }
+    if (name == "cifar10-small" || name == "demo") {
+        c.model = {"cifar10", 32, 32, 16, 64};
+        c.batch = 64;
+        c.step.chain_x.steps = 15;
+        c.step.resample = false;
+        c.sample_every = 200;
+        c.checkpoint_every = 200;
+        c.iterations = 4000;
+        if (name == "demo") {
+            c.data = "shapes";
+            c.iterations = 300;
+            c.sample_every = 50;
+        }
+        return c;
+    }
+    fail("--preset ", name, ": unknown; give cifar10, cifar10-small, celeba64 or demo");
+}
+
+namespace {
+
+template <class Number>
+std::string number_to_text(Number value) {
+    char buffer[64];
+    return {buffer, std::to_chars(buffer, buffer + sizeof buffer, value).ptr};  // the shortest text that reads back the same
+}
+
+std::string to_text(const std::string& value) { return value; }
+std::string to_text(bool value) { return value ? "true" : "false"; }
+std::string to_text(int64_t value) { return number_to_text(value); }
+std::string to_text(float value) { return number_to_text(value); }
+std::string to_text(double value) { return number_to_text(value); }
+
+template <class Number>
+void parse(const std::string& name, const std::string& text, Number& field) {
+    Number value{};
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc() || end != text.data() + text.size())
+        fail("--", name, " ", text, ": expected a ", std::is_integral_v<Number> ? "whole number" : "number");
+    field = value;
+}
+void parse(const std::string&, const std::string& text, std::string& field) { field = text; }
+void parse(const std::string& name, const std::string& text, bool& field) {
+    if (text == "true" || text == "1") field = true;
+    else if (text == "false" || text == "0") field = false;
+    else fail("--", name, " ", text, ": expected true or false");
+}
+
+}  // namespace
+
+void set_setting(Config& config, const std::string& name, const std::string& value) {
+    bool found = false;
+    for_each_setting(config, [&](const char* flag, auto& field, const char*) {
+        if (name != flag) return;
+        parse(name, value, field);
+        found = true;
+    });
+    if (!found) fail("there is no setting '", name, "'; 'dualmcmc train --help' lists them");
+}
+
+std::map<std::string, std::string> config_to_map(const Config& config) {
+    std::map<std::string, std::string> out;
+    for_each_setting(config, [&](const char* flag, const auto& field, const char*) { out[flag] = to_text(field); });
+    return out;
+}
+
+std::string config_to_text(const Config& config) {
+    std::string out = "# dualmcmc: the complete configuration of this run. Run it again: dualmcmc train --config FILE --out DIR\n";
+    for_each_setting(config, [&](const char* flag, const auto& field, const char* help) {
+        out += text("\n# ", help, "\n", flag, " = ", to_text(field), "\n");
+    });
+    return out;
+}
+
+std::vector<std::pair<std::string, std::string>> read_config(const std::string& path) {
+    std::ifstream in(path);
+    if (!in) fail("--config ", path, ": cannot be read");
+    auto trim = [](const std::string& s) {
+        const size_t first = s.find_first_not_of(" \t\r"), last = s.find_last_not_of(" \t\r");
+        return first == std::string::npos ? std::string() : s.substr(first, last - first + 1);
+    };
+    std::vector<std::pair<std::string, std::string>> out;
+    std::string line;
+    for (int number = 1; std::getline(in, line); ++number) {
+        line = trim(line);
+        if (line.empty() || line[0] == '#') continue;
+        const size_t equals = line.find('=');
+        if (equals == std::string::npos) fail(path, ":", number, ": expected 'name = value', found '", line, "'");
+        out.emplace_back(trim(line.substr(0, equals)), trim(line.substr(equals + 1)));
+        try {
+            Config scratch;
+            set_setting(scratch, out.back().first, out.back().second);
+        } catch (const std::exception& error) {
+            fail(path, ":", number, ": ", error.what());
+        }
+    }
+    if (in.bad()) fail("--config ", path, ": cannot be read to its end");
+    return out;
+}
+
+void check_config(const Config& c) {
+    check_settings(c.model);
+    auto at_least = [](const char* flag, auto value, auto least) {
+        if (!(value >= least) || !std::isfinite(double(value))) fail("--", flag, " ", value, ": must be at least ", least);
+    };
+    auto positive = [](const char* flag, auto value) {
+        if (!(value > 0) || !std::isfinite(double(value))) fail("--", flag, " ", value, ": must be above 0");
+    };
+    at_least("batch", c.batch, 1);
+    at_least("seed", c.seed, 0);
+    at_least("epochs", c.epochs, 0);
+    at_least("iterations", c.iterations, 0);
+    if (c.epochs == 0 && c.iterations == 0) fail("--epochs 0 and --iterations 0: nothing to do; give one of them");
+    for (const auto& [name, chain] : {std::pair("x", c.step.chain_x), std::pair("z", c.step.chain_z)}) {
+        if (chain.steps < 0 || chain.steps > 65535) fail("--steps-", name, " ", chain.steps, ": must be from 0 to 65535");
+        positive(name[0] == 'x' ? "step-size-x" : "step-size-z", chain.step_size);
+        at_least(name[0] == 'x' ? "noise-x" : "noise-z", chain.noise, 0);
+    }
+    // The EBM's loss is divided by the temperature.
+    positive("noise-x", c.step.chain_x.noise);
+    positive("sigma", c.step.sigma);
+    at_least("lambda-data", c.step.lambda_data, 0);
+    at_least("lambda-ebm", c.step.lambda_ebm, 0);
+    at_least("lambda-prior", c.step.lambda_prior, 0);
+    at_least("lr-generator", c.step.adam_generator.learning_rate, 0);
+    at_least("lr-ebm", c.step.adam_ebm.learning_rate, 0);
+    at_least("lr-encoder", c.step.adam_encoder.learning_rate, 0);
+    at_least("decay-generator", c.step.adam_generator.weight_decay, 0);
+    at_least("decay-ebm", c.step.adam_ebm.weight_decay, 0);
+    at_least("decay-encoder", c.step.adam_encoder.weight_decay, 0);
+    positive("lr-decay", c.lr_decay);
+    positive("guard", c.guard);
+    if (c.sampler.steps < 0 || c.sampler.steps > 65535) fail("--sampler-steps ", c.sampler.steps, ": must be from 0 to 65535");
+    positive("sampler-step-size", c.sampler.step_size);
+    at_least("sampler-noise", c.sampler.noise, 0);
+    at_least("sampler-batch", c.sampler_batch, 1);
+    at_least("log-every", c.log_every, 1);
+    at_least("sample-every", c.sample_every, 1);
+    at_least("checkpoint-every", c.checkpoint_every, 1);
+    at_least("keep", c.keep, 1);
+}
+
+}  // namespace dualmcmc

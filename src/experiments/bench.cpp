@@ -1,0 +1,58 @@
+// Timing of training iterations; with --serve on request, so that a driver (reference/bench.py) can take turns with a peer.
+#include "experiments/bench.h"
+
+#include <sys/resource.h>
+
+#include <cstdio>
+#include <iostream>
+
+namespace dualmcmc {
+
+BenchCommand::BenchCommand(CLI::App& app) : command_(app.add_subcommand("bench", "time training iterations on random images")) {
+    command_->add_option("--architecture", model_.architecture)->capture_default_str();
+    command_->add_option("--width-generator", model_.width_generator)->capture_default_str();
+    command_->add_option("--width-ebm", model_.width_ebm)->capture_default_str();
+    command_->add_option("--width-encoder", model_.width_encoder)->capture_default_str();
+    command_->add_option("--latent", model_.latent)->capture_default_str();
+    command_->add_option("--batch", batch_)->capture_default_str();
+    command_->add_option("--steps-x", step_.chain_x.steps)->capture_default_str();
+    command_->add_option("--steps-z", step_.chain_z.steps)->capture_default_str();
+    command_->add_flag("--resample,!--no-resample", step_.resample);
+    command_->add_option("--iterations", iterations_, "after one that is not counted")->capture_default_str();
+    command_->add_option("--device", device_)->capture_default_str();
+    command_->add_option("--threads", threads_)->capture_default_str();
+    command_->add_flag("--serve", serve_, "one iteration for each line read, one line of JSON for each iteration");
+}
+
+Seconds BenchCommand::iterate(Models& models, const Tensor& x) {
+    const StepNoise noise = philox_noise(1, uint64_t(done_), x.shape(), model_.latent);
+    const StepResult result = dual_mcmc_step(models, x, noise, step_, ++done_);
+    if (!std::isfinite(result.energy_model.item())) fail("bench: the energy is not a number after ", done_, " iterations");
+    return result.seconds;
+}
+
+int BenchCommand::run() {
+    check_settings(model_);
+    if (batch_ < 1 || iterations_ < 1) fail("--batch and --iterations: must be at least 1");
+    const std::string device = select_device(device_, threads_);
+    Models models(model_, 1);
+    const int64_t side = model_.image_size();
+    const Tensor x = Tensor::uniform({batch_, side, side, 3}, {1, 0, 0}, -1, 1);
+    auto print = [](const Seconds& s) {
+        rusage usage{};
+        getrusage(RUSAGE_SELF, &usage);
+        std::printf("{\"total\": %.4f, \"x_chain\": %.4f, \"z_chain\": %.4f, \"generator\": %.4f, \"encoder\": %.4f, \"ebm\": %.4f, \"peak_mib\": %.0f}\n",
+                    s.total(), s.chain_x, s.chain_z, s.generator, s.encoder, s.ebm, double(usage.ru_maxrss) / 1024);
+        std::fflush(stdout);
+    };
+    if (serve_) {
+        for (std::string line; std::getline(std::cin, line);) print(iterate(models, x));
+        return 0;
+    }
+    std::printf("device: %s\n", device.c_str());
+    iterate(models, x);
+    for (int64_t i = 0; i < iterations_; ++i) print(iterate(models, x));
+    return 0;
+}
+
+}  // namespace dualmcmc

@@ -1,0 +1,62 @@
+// Whole files: see files.h.
+#include "files.h"
+
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <filesystem>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "check.h"
+
+namespace dualmcmc {
+
+InputFile::InputFile(const std::string& path) : path_(path), file_(std::fopen(path.c_str(), "rb")) {
+    if (!file_) fail("cannot read ", path, ": ", std::strerror(errno));
+    struct stat status;
+    if (fstat(fileno(file_.get()), &status) != 0) fail("cannot read ", path, ": ", std::strerror(errno));
+    if (S_ISDIR(status.st_mode)) fail("cannot read ", path, ": it is a folder, a file is wanted");
+    if (!S_ISREG(status.st_mode)) fail("cannot read ", path, ": it is not a regular file");
+    size_ = remaining_ = status.st_size;
+}
+
+void InputFile::read(void* to, int64_t bytes) {
+    if (bytes > 0 && std::fread(to, 1, static_cast<size_t>(bytes), file_.get()) != static_cast<size_t>(bytes))
+        fail("cannot read ", path_, ": ", std::ferror(file_.get()) ? std::strerror(errno) : "the file ends too early");
+    remaining_ -= bytes;
+}
+
+AtomicFile::AtomicFile(const std::string& path)
+    : path_(path), temporary_(path + ".tmp"), file_(std::fopen(temporary_.c_str(), "wb")) {
+    if (!file_) give_up();
+}
+
+AtomicFile::~AtomicFile() {
+    if (!committed_) unlink(temporary_.c_str());
+}
+
+void AtomicFile::give_up() const {
+    fail("cannot write ", path_, ": ", std::strerror(errno),
+         "; nothing that was there has changed, make room or choose another place");
+}
+
+void AtomicFile::write(const void* from, int64_t bytes) {
+    const size_t wanted = static_cast<size_t>(bytes);
+    if (bytes > 0 && std::fwrite(from, 1, wanted, file_.get()) != wanted) give_up();
+}
+
+void AtomicFile::commit() {
+    // The bytes must be on the disk before the name points to them: otherwise a power cut could leave an empty file.
+    if (std::fflush(file_.get()) != 0 || fsync(fileno(file_.get())) != 0) give_up();
+    if (std::fclose(file_.release()) != 0) give_up();
+    if (std::rename(temporary_.c_str(), path_.c_str()) != 0) give_up();
+    committed_ = true;
+    const std::string folder = std::filesystem::path(path_).parent_path().string();
+    const int descriptor = open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY);
+    if (descriptor < 0) return;  // a folder that may be written but not read: the file is there all the same
+    fsync(descriptor);
+    close(descriptor);
+}
+
+}  // namespace dualmcmc

@@ -1,0 +1,52 @@
+// Reading and writing whole files with clear errors; what every format in this folder stands on. Knows no format.
+#pragma once
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <string>
+
+namespace dualmcmc {
+
+struct CloseFile {
+    void operator()(FILE* file) const { std::fclose(file); }
+};
+using FileHandle = std::unique_ptr<FILE, CloseFile>;
+
+// A file open for reading from its beginning to its end.
+class InputFile {
+public:
+    // Fails where `path` is missing, unreadable or no regular file.
+    explicit InputFile(const std::string& path);
+    // Bytes in the whole file.
+    int64_t size() const { return size_; }
+    // Bytes not read yet.
+    int64_t remaining() const { return remaining_; }
+    // Copies the next `bytes` bytes to `to`; fails where the file ends before.
+    void read(void* to, int64_t bytes);
+
+private:
+    std::string path_;
+    FileHandle file_;
+    int64_t size_ = 0, remaining_ = 0;
+};
+
+// A file that appears complete or not at all: bytes go to PATH.tmp, and commit() flushes them to the disk and renames.
+// Whatever fails (folder missing or unwritable, disk full) is one line with the path and the system's reason; the
+// temporary file is removed and a file that stood at PATH before stays as it was.
+class AtomicFile {
+public:
+    explicit AtomicFile(const std::string& path);
+    ~AtomicFile();
+    AtomicFile(const AtomicFile&) = delete;
+    AtomicFile& operator=(const AtomicFile&) = delete;
+    void write(const void* from, int64_t bytes);
+    void commit();
+
+private:
+    [[noreturn]] void give_up() const;
+    std::string path_, temporary_;
+    FileHandle file_;
+    bool committed_ = false;
+};
+
+}  // namespace dualmcmc

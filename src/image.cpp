@@ -1,0 +1,95 @@
+// Pictures: see image.h. The only file that compiles stb_image_write.
+#include "image.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"
+#pragma GCC diagnostic ignored "-Wunused-function"
+#define STB_IMAGE_WRITE_IMPLEMENTATION
+#define STB_IMAGE_WRITE_STATIC
+#include <stb/stb_image_write.h>
+#pragma GCC diagnostic pop
+
+#include "check.h"
+#include "files.h"
+
+namespace dualmcmc {
+
+const uint8_t* image_at(const ImageSet& set, int64_t index) {
+    CHECK_GE(index, 0);
+    CHECK_GT(set.count, index);
+    return set.pixels.data() + index * set.size * set.size * 3;
+}
+
+void gather_batch(const ImageSet& set, const std::vector<int64_t>& indices, const std::vector<bool>& flip, float* out) {
+    static const auto levels = [] {
+        std::array<float, 256> table;
+        for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<float>(i) / 255.0f * 2.0f - 1.0f;
+        return table;
+    }();
+    CHECK(flip.empty() || flip.size() == indices.size());
+    const int64_t side = set.size;
+    for (size_t b = 0; b < indices.size(); ++b) {
+        const uint8_t* image = image_at(set, indices[b]);
+        const bool mirrored = !flip.empty() && flip[b];
+        for (int64_t row = 0; row < side; ++row)
+            for (int64_t column = 0; column < side; ++column) {
+                const int64_t from = mirrored ? side - 1 - column : column;
+                for (int64_t c = 0; c < 3; ++c) *out++ = levels[image[(row * side + from) * 3 + c]];
+            }
+    }
+}
+
+ImageSet from_floats(const float* x, int64_t count, int64_t size) {
+    ImageSet set{count, size, std::vector<uint8_t>(static_cast<size_t>(count * size * size * 3)), ""};
+    const auto level = [](float v) -> uint8_t {
+        if (!(v > -1.0f)) return 0;  // also NaN
+        return v >= 1.0f ? 255 : static_cast<uint8_t>(std::lround((v + 1.0f) * 127.5f));
+    };
+    std::transform(x, x + set.pixels.size(), set.pixels.begin(), level);
+    return set;
+}
+
+void write_png(const std::string& path, const uint8_t* pixels, int64_t width, int64_t height) {
+    const auto append = [](void* context, void* data, int bytes) {
+        const char* from = static_cast<const char*>(data);
+        auto& to = *static_cast<std::vector<char>*>(context);
+        to.insert(to.end(), from, from + bytes);
+    };
+    std::vector<char> file;
+    const int w = static_cast<int>(width), h = static_cast<int>(height);
+    CHECK(stbi_write_png_to_func(append, &file, w, h, 3, pixels, 3 * w));
+    AtomicFile output(path);
+    output.write(file.data(), static_cast<int64_t>(file.size()));
+    output.commit();
+}
+
+void write_grid(const std::string& path, const std::vector<const ImageSet*>& panels, int64_t columns, int64_t scale,
+                int64_t gap) {
+    CHECK(!panels.empty());
+    CHECK_GT(columns, 0);
+    CHECK_GT(scale, 0);
+    const int64_t side = panels[0]->size * scale, step = side + gap, panel_step = columns * step + 4 * gap;
+    int64_t rows = 1;
+    for (const ImageSet* panel : panels) {
+        CHECK_EQ(panel->size * scale, side);
+        rows = std::max(rows, (panel->count + columns - 1) / columns);
+    }
+    const int64_t width = static_cast<int64_t>(panels.size()) * panel_step - 5 * gap, height = rows * step - gap;
+    std::vector<uint8_t> canvas(static_cast<size_t>(width * height * 3), 255);
+    for (size_t p = 0; p < panels.size(); ++p)
+        for (int64_t i = 0; i < panels[p]->count; ++i) {
+            const uint8_t* image = image_at(*panels[p], i);
+            const int64_t left = static_cast<int64_t>(p) * panel_step + i % columns * step, top = i / columns * step;
+            for (int64_t y = 0; y < side; ++y)
+                for (int64_t x = 0; x < side; ++x)
+                    std::copy_n(image + (y / scale * panels[p]->size + x / scale) * 3, 3,
+                                canvas.data() + ((top + y) * width + left + x) * 3);
+        }
+    write_png(path, canvas.data(), width, height);
+}
+
+}  // namespace dualmcmc

@@ -1,0 +1,75 @@
+// The two chains: each a loop over gradient and update.
+#include "langevin.h"
+
+#include <algorithm>
+
+namespace dualmcmc {
+
+namespace {
+
+// y <- x - ½ s² gradient + n U, in a new tensor: the caller's start stays as it is.
+Tensor langevin_step(const Tensor& x, const Tensor& gradient, const ChainSettings& s, const Tensor& noise) {
+    CHECK_EQ(noise.size(), x.size());
+    Tensor y(x.shape());
+    backend().langevin_update(y.data(), x.data(), gradient.data(), noise.data(), 0.5f * s.step_size * s.step_size, s.noise, x.size());
+    return y;
+}
+
+Tensor total(const Tensor& x) {
+    Tensor y(Shape{1});
+    backend().sum(y.data(), x.data(), 1, x.size());
+    return y;
+}
+
+// So many images go through the EBM together on one core: enough to fill tiles, few enough for the cache.
+constexpr int64_t images_per_group = 5;
+
+}  // namespace
+
+EnergyGradient energy_gradient(EnergyModel& model, const Tensor& x) {
+    {
+        NoTape no_tape;  // W / σ are constants here
+        model.normalise_weights();
+    }
+    const int64_t batch = x.dim(0), group = backend().concurrent ? images_per_group : batch, pixels = x.size() / batch;
+    EnergyGradient out{Tensor(Shape{batch}), Tensor(x.shape())};
+    parallel_tasks((batch + group - 1) / group, [&](int64_t task) {
+        const int64_t first = task * group, count = std::min(group, batch - first);
+        const Var images(x.rows(first, count));
+        const Var energy = model.energy(images);
+        backend().copy(out.energy.data() + first, energy.value().data(), count);
+        backward(energy, {images});
+        backend().copy(out.gradient.data() + first * pixels, images.grad().data(), count * pixels);
+    });
+    return out;
+}
+
+Chain langevin_x(Tensor x, const EnergyFunction& energy, const ChainSettings& settings, const NoiseFunction& noise) {
+    Chain chain;
+    for (int64_t k = 0; k < settings.steps; ++k) {
+        const EnergyGradient e = energy(x);
+        chain.profile.push_back(total(e.energy));
+        x = langevin_step(x, e.gradient, settings, noise(k));
+    }
+    chain.end = x;
+    return chain;
+}
+
+Chain langevin_z(Tensor z, const Tensor& x, const std::function<Var(const Var&)>& generator, float sigma,
+                 const ChainSettings& settings, const NoiseFunction& noise) {
+    Chain chain;
+    const float batch = float(x.dim(0));
+    const Var data(x), origin(Tensor::full(z.shape(), 0));
+    for (int64_t k = 0; k < settings.steps; ++k) {
+        const Var latent(z);
+        const Var error = scale(squared_error(data, generator(latent)), batch);
+        const Var potential = add(scale(error, 1 / (2 * sigma * sigma)), scale(squared_error(latent, origin), 0.5f * batch));
+        chain.profile.push_back(error.value());
+        backward(potential, {latent});
+        z = langevin_step(z, latent.grad(), settings, noise(k));
+    }
+    chain.end = z;
+    return chain;
+}
+
+}  // namespace dualmcmc

@@ -1,0 +1,237 @@
+// The command line: train, sample, replay, bench. Errors end here, as one line.
+#include <CLI/CLI.hpp>
+
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <iostream>
+
+#include "checkpoint.h"
+#include "experiments/bench.h"
+#include "npy.h"
+#include "replay.h"
+#include "sample.h"
+#include "train.h"
+
+namespace dualmcmc {
+namespace {
+
+// ---- train ----------------------------------------------------------------------------------------------------------------------
+
+// Flags that describe the networks: a resumed run cannot change them.
+void check_same_model(const ModelSettings& a, const ModelSettings& b, const std::string& path) {
+    if (a.architecture != b.architecture || a.width_generator != b.width_generator || a.width_ebm != b.width_ebm ||
+        a.width_encoder != b.width_encoder || a.latent != b.latent)
+        fail("--resume: ", path, " holds ", b.architecture, " networks of widths ", b.width_generator, "/", b.width_ebm, "/",
+             b.width_encoder, ", latent ", b.latent, "; leave the architecture and width flags out");
+}
+
+// The data set that is meant where --data is not given.
+std::string default_data(const Config& config) {
+    if (config.model.architecture == "celeba64") fail("--data: give a .npy of uint8 images, (N, 218, 178, 3) or (N, 64, 64, 3)");
+    const char* folder = std::getenv("CIFAR10_DIR");
+    return folder && *folder ? folder : "data/cifar-10-batches-bin";
+}
+
+class TrainCommand {
+public:
+    explicit TrainCommand(CLI::App& app) : command_(app.add_subcommand("train", "train the three networks; see --preset")) {
+        command_->add_option("--config", config_file_, "a config.txt to start from; flags override it");
+        command_->add_flag("--resume", resume_, "go on from the newest checkpoint in --out; flags override its settings");
+        for_each_setting(config_, [&](const char* name, auto& field, const char* help) {
+            const std::string flag = std::string("--") + name;
+            if constexpr (std::is_same_v<std::decay_t<decltype(field)>, bool>)
+                command_->add_flag(flag + ",!--no-" + name, field, help);
+            else
+                command_->add_option(flag, field, help)->capture_default_str();
+        });
+    }
+    bool chosen() const { return command_->parsed(); }
+
+    // The first parse tells which settings to start from; the flags are then laid over them by a second.
+    int run(CLI::App& app, int argc, char** argv) {
+        const Config flags = config_;
+        std::vector<std::pair<std::string, std::string>> from_file;
+        if (!config_file_.empty()) from_file = read_config(config_file_);
+        std::string preset = flags.preset, out = flags.out;
+        for (const auto& [name, value] : from_file) {
+            if (name == "preset" && !command_->count("--preset")) preset = value;
+            if (name == "out" && !command_->count("--out")) out = value;
+        }
+        if (out.empty()) out = "runs/" + preset;
+
+        std::optional<LoadedCheckpoint> resume;
+        if (resume_) {
+            const std::string path = newest_checkpoint(out);
+            if (path.empty()) fail("--resume: there is no checkpoint in ", out, "/checkpoints; start without --resume");
+            resume = read_checkpoint(path);
+            config_ = resume->config;
+        } else {
+            config_ = preset_config(preset);
+        }
+        for (const auto& [name, value] : from_file) set_setting(config_, name, value);
+        app.parse(argc, argv);
+        config_.out = out;
+        config_.preset = preset;
+        if (resume) {
+            config_.preset = resume->config.preset;
+            check_same_model(config_.model, resume->config.model, resume->path);
+        }
+        check_config(config_);
+        if (config_.data.empty()) config_.data = default_data(config_);
+        std::printf("device: %s\n", select_device(config_.device, int(config_.threads)).c_str());
+        const ModelSettings& m = config_.model;
+        std::printf("%s from %s: widths %lld/%lld/%lld (generator/EBM/encoder), latent %lld, batch %lld; x-chain %lld steps of %g at temperature %.3g, "
+                    "z-chain %lld steps of %g\n", m.architecture.c_str(), config_.data.c_str(), (long long)m.width_generator,
+                    (long long)m.width_ebm, (long long)m.width_encoder, (long long)m.latent, (long long)config_.batch,
+                    (long long)config_.step.chain_x.steps, double(config_.step.chain_x.step_size), double(config_.step.chain_x.temperature()),
+                    (long long)config_.step.chain_z.steps, double(config_.step.chain_z.step_size));
+        std::fflush(stdout);
+        return train(config_, resume) ? 0 : 130;
+    }
+
+private:
+    CLI::App* command_;
+    Config config_;
+    std::string config_file_;
+    bool resume_ = false;
+};
+
+// ---- sample ---------------------------------------------------------------------------------------------------------------------
+
+class SampleCommand {
+public:
+    explicit SampleCommand(CLI::App& app) : command_(app.add_subcommand("sample", "images from a checkpoint: generator and EBM-revised")) {
+        command_->add_option("--model", model_, "a checkpoint, .safetensors")->required();
+        command_->add_option("--count", count_, "images")->capture_default_str();
+        command_->add_option("--out", out_, "folder for the pictures")->capture_default_str();
+        command_->add_option("--seed", seed_, "of the samples")->capture_default_str();
+        command_->add_option("--batch", batch_, "images sampled together (default: the model's sampler-batch, 100)");
+        command_->add_option("--steps-x", chain_.steps, "x-chain: steps (default: the model's sampler-steps, 70)");
+        command_->add_option("--step-size-x", chain_.step_size, "x-chain: step (default: the model's sampler-step-size, 0.4)");
+        command_->add_option("--noise-x", chain_.noise, "x-chain: noise (default: the model's sampler-noise, 0.001)");
+        command_->add_flag("--png", png_, "a folder of PNGs for each kind, instead of .npy");
+        command_->add_option("--device", device_, "as in train")->capture_default_str();
+        command_->add_option("--threads", threads_, "CPU threads, 0 for all")->capture_default_str();
+    }
+    bool chosen() const { return command_->parsed(); }
+
+    int run() {
+        if (count_ < 1) fail("--count ", count_, ": must be at least 1");
+        if (seed_ < 0) fail("--seed ", seed_, ": must be at least 0");
+        std::printf("device: %s\n", select_device(device_, threads_).c_str());
+        const LoadedCheckpoint checkpoint = read_checkpoint(model_);
+        Config settings = checkpoint.config;
+        if (command_->count("--steps-x")) settings.sampler.steps = chain_.steps;
+        if (command_->count("--step-size-x")) settings.sampler.step_size = chain_.step_size;
+        if (command_->count("--noise-x")) settings.sampler.noise = chain_.noise;
+        if (command_->count("--batch")) settings.sampler_batch = batch_;
+        check_config(settings);
+        Models models(settings.model, 0);
+        load_checkpoint(checkpoint.file, model_, models, false);
+        const ChainSettings& chain = settings.sampler;
+        std::printf("%lld images in batches of %lld (batch norm on each batch's statistics); x-chain: %lld steps of %g, noise %g, temperature %.3g\n",
+                    (long long)count_, (long long)settings.sampler_batch, (long long)chain.steps, double(chain.step_size),
+                    double(chain.noise), double(chain.temperature()));
+        std::error_code error;
+        std::filesystem::create_directories(out_, error);
+        if (error) fail("--out: cannot make the folder ", out_, ": ", error.message());
+        const Samples samples = draw_samples(models, count_, settings.sampler_batch, chain, uint64_t(seed_), [&](int64_t done) {
+            std::fprintf(stderr, "%lld/%lld\n", (long long)done, (long long)count_);
+        });
+        const ImageSet generator = first_images(samples.generated, 100), revised = first_images(samples.revised, 100);
+        write_grid(out_ + "/samples.png", {&generator, &revised}, 10, 64 / generator.size);
+        write(samples.generated, "generator");
+        write(samples.revised, "revised");
+        std::printf("%s/samples.png: generator left, EBM-revised right; all images in %s/generator%s and %s/revised%s\n", out_.c_str(),
+                    out_.c_str(), png_ ? "/" : ".npy", out_.c_str(), png_ ? "/" : ".npy");
+        return 0;
+    }
+
+private:
+    void write(const ImageSet& set, const std::string& name) const {
+        if (!png_) return write_npy(out_ + "/" + name + ".npy", {set.count, set.size, set.size, 3}, set.pixels.data());
+        const std::string folder = out_ + "/" + name;
+        std::filesystem::create_directories(folder);
+        for (int64_t i = 0; i < set.count; ++i) {
+            char file[32];
+            std::snprintf(file, sizeof file, "/%06lld.png", (long long)i);
+            write_png(folder + file, image_at(set, i), set.size, set.size);
+        }
+    }
+
+    CLI::App* command_;
+    std::string model_, out_ = "samples", device_ = "auto";
+    int64_t count_ = 100, seed_ = 1, batch_ = 100;
+    int threads_ = 0;
+    bool png_ = false;
+    ChainSettings chain_{};
+};
+
+// ---- replay ---------------------------------------------------------------------------------------------------------------------
+
+class ReplayCommand {
+public:
+    explicit ReplayCommand(CLI::App& app)
+        : command_(app.add_subcommand("replay", "hold a step file of another implementation against this one; exit 0 if they agree")) {
+        command_->add_option("file", file_, "a step file, dual-mcmc-step-1")->required();
+        command_->add_option("--tolerance", tolerance_, "largest relative L2 error of an output or gradient")->capture_default_str();
+        command_->add_option("--device", device_, "as in train")->capture_default_str();
+        command_->add_option("--threads", threads_, "CPU threads, 0 for all")->capture_default_str();
+    }
+    bool chosen() const { return command_->parsed(); }
+
+    int run() {
+        if (!(tolerance_ > 0)) fail("--tolerance ", tolerance_, ": must be above 0");
+        std::printf("device: %s\n", select_device(device_, threads_).c_str());
+        int failures = 0;
+        const std::vector<ReplayLine> lines = replay_step(file_, tolerance_);
+        for (const ReplayLine& line : lines) {
+            std::printf("%-60s %.3e%s\n", line.name.c_str(), line.error, line.passes() ? "" : "  FAILS");
+            failures += !line.passes();
+        }
+        std::printf("%s: %zu compared, %d beyond the tolerance of %g\n", failures ? "DIFFERS" : "agrees", lines.size(), failures, tolerance_);
+        return failures ? 1 : 0;
+    }
+
+private:
+    CLI::App* command_;
+    std::string file_, device_ = "auto";
+    double tolerance_ = 1e-3;
+    int threads_ = 0;
+};
+
+int run(int argc, char** argv) {
+    CLI::App app("Learning energy-based models by dual-MCMC teaching (Cui and Han, NeurIPS 2023).\n"
+                 "Start with: dualmcmc train --preset demo", "dualmcmc");
+    app.require_subcommand(1);
+    app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    TrainCommand train_command(app);
+    SampleCommand sample_command(app);
+    ReplayCommand replay_command(app);
+    BenchCommand bench_command(app);
+    try {
+        app.parse(argc, argv);
+        if (train_command.chosen()) return train_command.run(app, argc, argv);
+    } catch (const CLI::Success& help) {
+        return app.exit(help);
+    } catch (const CLI::ParseError& error) {
+        fail(error.what(), " ('dualmcmc ", app.get_subcommands().empty() ? "" : app.get_subcommands()[0]->get_name() + " ", "--help' lists what there is)");
+    }
+    if (sample_command.chosen()) return sample_command.run();
+    if (bench_command.chosen()) return bench_command.run();
+    return replay_command.run();
+}
+
+}  // namespace
+}  // namespace dualmcmc
+
+int main(int argc, char** argv) {
+    try {
+        return dualmcmc::run(argc, argv);
+    } catch (const std::exception& error) {
+        std::fflush(stdout);
+        std::cerr << "dualmcmc: " << error.what() << '\n';
+        return 1;
+    }
+}

@@ -1,0 +1,145 @@
+// The networks, layer by layer, as in section 5 of paper.md. Two identities, both exact, save work: a 1×1 convolution commutes with
+// average pooling and with bilinear upsampling (whose weights sum to 1, so a bias passes too), and is done at the lower resolution.
+#include "models.h"
+
+namespace dualmcmc {
+
+void check_settings(const ModelSettings& s) {
+    if (s.architecture != "cifar10" && s.architecture != "celeba64")
+        fail("--architecture ", s.architecture, ": unknown; give cifar10 or celeba64");
+    auto positive = [](const char* flag, int64_t value) {
+        if (value < 1) fail(flag, " ", value, ": must be at least 1");
+        if (value > 16384) fail(flag, " ", value, ": must be at most 16384");
+    };
+    positive("--width-generator", s.width_generator);
+    positive("--width-ebm", s.width_ebm);
+    positive("--width-encoder", s.width_encoder);
+    positive("--latent", s.latent);
+    if (s.architecture == "celeba64") {
+        if (s.width_generator % 16) fail("--width-generator ", s.width_generator, ": celeba64 needs a multiple of 16");
+        if (s.width_ebm % 16) fail("--width-ebm ", s.width_ebm, ": celeba64 needs a multiple of 16");
+    }
+}
+
+// ---- energy-based model ---------------------------------------------------------------------------------------------------------
+
+EnergyBlock::EnergyBlock(State& state, const std::string& name, int64_t in, int64_t out, bool first_, bool down_)
+    : first(first_), down(down_), conv1(spectral_conv(state, name + ".conv1", in, out, 3)),
+      conv2(spectral_conv(state, name + ".conv2", out, out, 3)) {
+    if (down) shortcut = spectral_conv(state, name + ".sc", in, out, 1);
+}
+
+Var EnergyBlock::operator()(const Var& x) const {
+    const Var h = relu(conv2d(first ? x : relu(x), conv1.weight, Var(), 1, 1));
+    if (!down) return add(conv2d(h, conv2.weight, Var(), 1, 1), x);
+    return add(conv2d_avg_pool2(h, conv2.weight), conv2d(avg_pool2(x), shortcut.weight, Var(), 1, 0));
+}
+
+EnergyModel::EnergyModel(const ModelSettings& settings, uint64_t seed) : state(seed, 0) {
+    const int64_t w = settings.width_ebm;
+    if (settings.architecture == "cifar10") {
+        blocks_.emplace_back(state, "conv_1", 3, w, true, true);
+        blocks_.emplace_back(state, "block2", w, w, false, true);
+        blocks_.emplace_back(state, "block3", w, w, false, false);
+        blocks_.emplace_back(state, "block4", w, w, false, false);
+        linear_ = spectral_linear(state, "lin_5", w, 1);
+    } else {
+        blocks_.emplace_back(state, "conv_1", 3, w / 16, true, true);
+        blocks_.emplace_back(state, "block2", w / 16, w / 8, false, true);
+        blocks_.emplace_back(state, "block3", w / 8, w / 4, false, true);
+        blocks_.emplace_back(state, "block4", w / 4, w / 2, false, true);
+        blocks_.emplace_back(state, "block5", w / 2, w, false, true);
+        linear_ = spectral_linear(state, "lin_6", w, 1);
+    }
+}
+
+void EnergyModel::normalise_weights() {
+    for (EnergyBlock& block : blocks_) {
+        block.conv1.normalise();
+        block.conv2.normalise();
+        if (block.down) block.shortcut.normalise();
+    }
+    linear_.normalise();
+}
+
+Var EnergyModel::energy(const Var& x) const {
+    Var h = x;
+    for (const EnergyBlock& block : blocks_) h = block(h);
+    h = global_avg_pool(relu(h));
+    return reshape(linear(h, linear_.weight, Var()), {x.dim(0)});
+}
+
+Var EnergyModel::operator()(const Var& x) {
+    normalise_weights();
+    return energy(x);
+}
+
+// ---- generator ------------------------------------------------------------------------------------------------------------------
+
+GeneratorBlock::GeneratorBlock(State& state, const std::string& name, int64_t in, int64_t out)
+    : norm1(state, name + ".bn_1", in), norm2(state, name + ".bn_2", out), conv1(state, name + ".conv1", in, out, 3, 1, 1, true),
+      conv2(state, name + ".conv2", out, out, 3, 1, 1, true), shortcut(state, name + ".sc", in, out, 1, 1, 0, true) {}
+
+Var GeneratorBlock::operator()(const Var& x) const {
+    const Var h = conv1(upsample2(relu(norm1(x))));
+    return add(conv2(relu(norm2(h))), upsample2(shortcut(x)));
+}
+
+Generator::Generator(const ModelSettings& settings, uint64_t seed)
+    : state(seed, 1), linear_(state, "lin_1", settings.latent, settings.width_generator, 4) {
+    int64_t width = settings.width_generator;
+    const bool halving = settings.architecture == "celeba64";  // each block halves the width there
+    for (int block = 2; block <= (halving ? 5 : 4); ++block) {
+        const int64_t next = halving ? width / 2 : width;
+        blocks_.emplace_back(state, "block" + std::to_string(block), width, next);
+        width = next;
+    }
+    last_norm_.emplace_back(state, halving ? "bn_6" : "bn_5", width);
+    last_conv_.emplace_back(state, halving ? "conv6" : "conv5", width, 3, 3, 1, 1, true);
+}
+
+Var Generator::operator()(const Var& z) const {
+    Var h = linear_(z);
+    for (const GeneratorBlock& block : blocks_) h = block(h);
+    return tanh(last_conv_[0](relu(last_norm_[0](h))));
+}
+
+// ---- encoder --------------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+std::vector<Conv> encoder_convs(State& state, const ModelSettings& settings) {
+    std::vector<Conv> convs;
+    const int64_t n = settings.width_encoder;
+    if (settings.architecture == "cifar10") convs.emplace_back(state, "main.0", 3, n, 3, 1, 1, false);
+    else convs.emplace_back(state, "main.0", 3, n, 4, 2, 1, false);
+    convs.emplace_back(state, "main.2", n, 2 * n, 4, 2, 1, false);
+    convs.emplace_back(state, "main.4", 2 * n, 4 * n, 4, 2, 1, false);
+    convs.emplace_back(state, "main.6", 4 * n, 8 * n, 4, 2, 1, false);
+    return convs;
+}
+
+}  // namespace
+
+Encoder::Encoder(const ModelSettings& settings, uint64_t seed)
+    : state(seed, 2), convs_(encoder_convs(state, settings)),
+      mean_(state, "conv51", 8 * settings.width_encoder, settings.latent, 4, 1, 0, true),
+      log_variance_(state, "conv52", 8 * settings.width_encoder, settings.latent, 4, 1, 0, true) {}
+
+std::pair<Var, Var> Encoder::operator()(const Var& x) const {
+    Var h = x;
+    for (const Conv& conv : convs_) h = leaky_relu(conv(h), 0.2f);
+    const Shape latent{x.dim(0), mean_.weight.dim(3)};
+    return {reshape(mean_(h), latent), reshape(log_variance_(h), latent)};
+}
+
+// ---- the three together ---------------------------------------------------------------------------------------------------------
+
+Models::Models(const ModelSettings& settings_, uint64_t seed)
+    : settings(settings_), energy(settings, seed), generator(settings, seed), encoder(settings, seed) {}
+
+std::vector<Models::Named> Models::networks() {
+    return {{"netE.", &energy.state}, {"netG.", &generator.state}, {"netI.", &encoder.state}};
+}
+
+}  // namespace dualmcmc

@@ -1,0 +1,291 @@
+// Each op: checks, value, and directly beneath it the gradient, which captures just what it needs.
+#include "ops.h"
+
+namespace dualmcmc {
+
+namespace {
+
+void check_same_shape(const Var& a, const Var& b) {
+    if (a.shape() != b.shape()) fail("shapes differ: ", to_string(a.shape()), " and ", to_string(b.shape()));
+}
+
+}  // namespace
+
+// ---- elementwise ----------------------------------------------------------------------------------------------------------------
+
+Var add(const Var& a, const Var& b) {
+    check_same_shape(a, b);
+    Tensor y(a.shape());
+    backend().add(y.data(), a.value().data(), b.value().data(), y.size());
+    return record(y, {a, b}, [a, b](const Tensor& dy) {
+        if (a.wanted()) a.accumulate(dy);
+        if (b.wanted()) b.accumulate(dy);
+    });
+}
+
+Var multiply(const Var& a, const Var& b) {
+    check_same_shape(a, b);
+    Tensor y(a.shape());
+    backend().multiply(y.data(), a.value().data(), b.value().data(), y.size());
+    return record(y, {a, b}, [a, b](const Tensor& dy) {
+        auto give = [&dy](const Var& to, const Tensor& factor) {
+            if (!to.wanted()) return;
+            Tensor d(dy.shape());
+            backend().multiply(d.data(), dy.data(), factor.data(), d.size());
+            to.accumulate(d);
+        };
+        give(a, b.value());
+        give(b, a.value());
+    });
+}
+
+Var scale(const Var& x, float factor) {
+    Tensor y(x.shape());
+    backend().scale(y.data(), x.value().data(), factor, y.size());
+    return record(y, {x}, [x, factor](const Tensor& dy) {
+        Tensor dx(dy.shape());
+        backend().scale(dx.data(), dy.data(), factor, dx.size());
+        x.accumulate(dx);
+    });
+}
+
+Var leaky_relu(const Var& x, float slope) {
+    CHECK_GE(slope, 0);
+    Tensor y(x.shape());
+    backend().leaky_relu(y.data(), x.value().data(), slope, y.size());
+    return record(y, {x}, [x, y, slope](const Tensor& dy) {
+        Tensor dx(dy.shape());
+        backend().leaky_relu_backward(dx.data(), y.data(), dy.data(), slope, dx.size());
+        x.accumulate(dx);
+    });
+}
+
+Var relu(const Var& x) { return leaky_relu(x, 0); }
+
+Var tanh(const Var& x) {
+    Tensor y(x.shape());
+    backend().tanh(y.data(), x.value().data(), y.size());
+    return record(y, {x}, [x, y](const Tensor& dy) {
+        Tensor dx(dy.shape());
+        backend().tanh_backward(dx.data(), y.data(), dy.data(), dx.size());
+        x.accumulate(dx);
+    });
+}
+
+Var exp(const Var& x) {
+    Tensor y(x.shape());
+    backend().exp(y.data(), x.value().data(), y.size());
+    return record(y, {x}, [x, y](const Tensor& dy) {
+        Tensor dx(dy.shape());
+        backend().multiply(dx.data(), dy.data(), y.data(), dx.size());
+        x.accumulate(dx);
+    });
+}
+
+// ---- shape ----------------------------------------------------------------------------------------------------------------------
+
+Var reshape(const Var& x, const Shape& shape) {
+    return record(x.value().reshaped(shape), {x}, [x](const Tensor& dy) { x.accumulate(dy); });  // accumulate reshapes
+}
+
+// ---- reductions -----------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+Var scaled_sum(const Var& x, float factor) {
+    Tensor y(Shape{1});
+    backend().sum(y.data(), x.value().data(), factor, x.value().size());
+    return record(y, {x}, [x, factor](const Tensor& dy) {
+        Tensor dx(x.shape());
+        backend().broadcast(dx.data(), dy.data(), factor, dx.size());
+        x.accumulate(dx);
+    });
+}
+
+}  // namespace
+
+Var sum(const Var& x) { return scaled_sum(x, 1); }
+Var mean(const Var& x) { return scaled_sum(x, 1 / float(x.value().size())); }
+
+Var squared_error(const Var& a, const Var& b) {
+    check_same_shape(a, b);
+    const float factor = 1 / float(a.dim(0));
+    Tensor y(Shape{1});
+    backend().squared_error(y.data(), a.value().data(), b.value().data(), factor, a.value().size());
+    return record(y, {a, b}, [a, b, factor](const Tensor& dy) {
+        auto give = [&](const Var& to, const Var& from) {  // d/da Σ (a - b)² = 2 (a - b); for b the same with b - a
+            if (!to.wanted()) return;
+            Tensor d(to.shape());
+            backend().difference_by(d.data(), to.value().data(), from.value().data(), dy.data(), 2 * factor, d.size());
+            to.accumulate(d);
+        };
+        give(a, b);
+        give(b, a);
+    });
+}
+
+Var gaussian_nll(const Var& z, const Var& mu, const Var& logvar) {
+    check_same_shape(z, mu);
+    check_same_shape(z, logvar);
+    const float factor = 1 / float(z.dim(0));
+    Tensor y(Shape{1});
+    backend().gaussian_nll(y.data(), z.value().data(), mu.value().data(), logvar.value().data(), factor, z.value().size());
+    return record(y, {z, mu, logvar}, [z, mu, logvar, factor](const Tensor& dy) {
+        Tensor dmu(mu.shape()), dlogvar(mu.shape());
+        backend().gaussian_nll_backward(dmu.data(), dlogvar.data(), z.value().data(), mu.value().data(), logvar.value().data(),
+                                        dy.data(), factor, dmu.size());
+        if (z.wanted()) {
+            Tensor dz(z.shape());
+            backend().scale(dz.data(), dmu.data(), -1, dz.size());
+            z.accumulate(dz);
+        }
+        if (mu.wanted()) mu.accumulate(dmu);
+        if (logvar.wanted()) logvar.accumulate(dlogvar);
+    });
+}
+
+Var reparametrise(const Var& mu, const Var& logvar, const Tensor& eps) {
+    check_same_shape(mu, logvar);
+    CHECK_EQ(eps.size(), mu.value().size());
+    Tensor z(mu.shape());
+    backend().reparametrise(z.data(), mu.value().data(), logvar.value().data(), eps.data(), z.size());
+    return record(z, {mu, logvar}, [mu, logvar, eps](const Tensor& dz) {
+        if (mu.wanted()) mu.accumulate(dz);
+        if (!logvar.wanted()) return;
+        Tensor dlogvar(dz.shape());
+        backend().reparametrise_backward(dlogvar.data(), logvar.value().data(), eps.data(), dz.data(), dz.size());
+        logvar.accumulate(dlogvar);
+    });
+}
+
+// ---- images ---------------------------------------------------------------------------------------------------------------------
+
+Var avg_pool2(const Var& x) {
+    const int64_t batch = x.dim(0), height = x.dim(1), width = x.dim(2), channels = x.dim(3);
+    CHECK_EQ(height % 2, 0);
+    CHECK_EQ(width % 2, 0);
+    Tensor y({batch, height / 2, width / 2, channels});
+    backend().avg_pool2(y.data(), x.value().data(), batch, height, width, channels);
+    return record(y, {x}, [=](const Tensor& dy) {
+        Tensor dx(x.shape());
+        backend().avg_pool2_backward(dx.data(), dy.data(), batch, height, width, channels);
+        x.accumulate(dx);
+    });
+}
+
+Var box_filter2(const Var& x) {
+    const int64_t batch = x.dim(0), height = x.dim(1), width = x.dim(2), channels = x.dim(3);
+    Tensor y({batch, height + 1, width + 1, channels});
+    backend().box_filter2(y.data(), x.value().data(), batch, height, width, channels);
+    return record(y, {x}, [=](const Tensor& dy) {
+        Tensor dx(x.shape());
+        backend().box_filter2_backward(dx.data(), dy.data(), batch, height, width, channels);
+        x.accumulate(dx);
+    });
+}
+
+Var global_avg_pool(const Var& x) {
+    const int64_t batch = x.dim(0), pixels = x.dim(1) * x.dim(2), channels = x.dim(3);
+    Tensor y({batch, channels});
+    backend().global_avg_pool(y.data(), x.value().data(), batch, pixels, channels);
+    return record(y, {x}, [=](const Tensor& dy) {
+        Tensor dx(x.shape());
+        backend().global_avg_pool_backward(dx.data(), dy.data(), batch, pixels, channels);
+        x.accumulate(dx);
+    });
+}
+
+Var upsample2(const Var& x) {
+    const int64_t batch = x.dim(0), height = x.dim(1), width = x.dim(2), channels = x.dim(3);
+    Tensor y({batch, 2 * height, 2 * width, channels});
+    backend().upsample2(y.data(), x.value().data(), batch, height, width, channels);
+    return record(y, {x}, [=](const Tensor& dy) {
+        Tensor dx(x.shape());
+        backend().upsample2_backward(dx.data(), dy.data(), batch, height, width, channels);
+        x.accumulate(dx);
+    });
+}
+
+// ---- layers ---------------------------------------------------------------------------------------------------------------------
+
+Var conv2d(const Var& x, const Var& w, const Var& bias, int64_t stride, int64_t padding) {
+    CHECK_EQ(w.dim(0), w.dim(1));
+    CHECK_EQ(w.dim(2), x.dim(3));
+    const ConvShape s{x.dim(0), x.dim(1), x.dim(2), x.dim(3), w.dim(3), w.dim(0), stride, padding};
+    CHECK_GE(s.height + 2 * padding, s.kernel);
+    CHECK_GE(s.width + 2 * padding, s.kernel);
+    if (bias.defined()) CHECK_EQ(bias.value().size(), s.out);
+    Tensor y({s.batch, s.out_height(), s.out_width(), s.out});
+    backend().conv2d(y.data(), x.value().data(), w.value().data(), bias.defined() ? bias.value().data() : nullptr, s);
+    return record(y, {x, w, bias}, [x, w, bias, s](const Tensor& dy) {
+        if (x.wanted()) {
+            Tensor dx(x.shape());
+            backend().conv2d_backward_input(dx.data(), dy.data(), w.value().data(), s);
+            x.accumulate(dx);
+        }
+        if (w.wanted()) {
+            Tensor dw(w.shape());
+            backend().conv2d_backward_weight(dw.data(), x.value().data(), dy.data(), s);
+            w.accumulate(dw);
+        }
+        if (bias.wanted()) {
+            Tensor db(bias.shape());
+            backend().column_sum(db.data(), dy.data(), dy.size() / s.out, s.out);
+            bias.accumulate(db);
+        }
+    });
+}
+
+Var conv2d_avg_pool2(const Var& x, const Var& w) {
+    CHECK_EQ(w.dim(0), 3);
+    CHECK_EQ(x.dim(1) % 2, 0);
+    CHECK_EQ(x.dim(2) % 2, 0);
+    return conv2d(box_filter2(x), w, Var(), 2, 0);
+}
+
+Var linear(const Var& x, const Var& w, const Var& bias) {
+    CHECK_EQ(x.dim(1), w.dim(0));
+    const Var pixels = reshape(x, {x.dim(0), 1, 1, x.dim(1)}), kernel = reshape(w, {1, 1, w.dim(0), w.dim(1)});
+    return reshape(conv2d(pixels, kernel, bias, 1, 0), {x.dim(0), w.dim(1)});
+}
+
+Var batch_norm(const Var& x, const Var& weight, const Var& bias, const Tensor& running_mean, const Tensor& running_var) {
+    const int64_t channels = x.shape().back(), rows = x.value().size() / channels;
+    CHECK_EQ(weight.value().size(), channels);
+    CHECK_EQ(bias.value().size(), channels);
+    Tensor y(x.shape()), mean({channels}), rstd({channels});
+    backend().batch_norm(y.data(), mean.data(), rstd.data(), running_mean.data(), running_var.data(), x.value().data(),
+                         weight.value().data(), bias.value().data(), 1e-5f, 0.1f, rows, channels);
+    return record(y, {x, weight, bias}, [=](const Tensor& dy) {
+        Tensor dx(x.shape()), dweight({channels}), dbias({channels});
+        backend().batch_norm_backward(dx.data(), dweight.data(), dbias.data(), mean.data(), rstd.data(), x.value().data(),
+                                      weight.value().data(), dy.data(), rows, channels);
+        if (x.wanted()) x.accumulate(dx);
+        if (weight.wanted()) weight.accumulate(dweight);
+        if (bias.wanted()) bias.accumulate(dbias);
+    });
+}
+
+Var spectral_norm(const Var& w, const Tensor& u, const Tensor& v) {
+    const int64_t columns = w.shape().back(), rows = w.value().size() / columns;
+    CHECK_EQ(u.size(), columns);
+    CHECK_EQ(v.size(), rows);
+    const Backend& k = backend();
+    const float* matrix = w.value().data();
+    k.matvec(v.data(), matrix, u.data(), rows, columns);
+    k.normalise(v.data(), 1e-12f, rows);
+    k.matvec_transposed(u.data(), matrix, v.data(), rows, columns);
+    Tensor sigma(Shape{1}), y(w.shape());
+    Tensor product = u.clone();  // Wᵀv: σ = <u, Wᵀv> with the new u
+    k.normalise(u.data(), 1e-12f, columns);
+    k.dot(sigma.data(), u.data(), product.data(), columns);
+    k.divide_by(y.data(), matrix, sigma.data(), y.size());
+    // Later passes move u and v on: the gradient keeps those of this moment.
+    return record(y, {w}, [w, y, sigma, u = u.clone(), v = v.clone(), rows, columns](const Tensor& dy) {
+        Tensor dw(w.shape());
+        backend().spectral_norm_backward(dw.data(), y.data(), sigma.data(), u.data(), v.data(), dy.data(), rows, columns);
+        w.accumulate(dw);
+    });
+}
+
+}  // namespace dualmcmc

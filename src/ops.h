@@ -1,0 +1,50 @@
+// The differentiable operations, one line each. x, y, … are images (B, H, W, C), matrices (B, n) or scalars (1).
+// Every op checks its shapes; its gradient stands directly beneath it in ops.cpp.
+#pragma once
+#include "autograd.h"
+
+namespace dualmcmc {
+
+// ---- elementwise; a and b of one shape --------------------------------------------------------------------------------------
+Var add(const Var& a, const Var& b);                 // a + b
+Var multiply(const Var& a, const Var& b);            // a b
+Var scale(const Var& x, float factor);               // factor x
+Var leaky_relu(const Var& x, float slope);           // x > 0 ? x : slope x; slope ≥ 0
+Var relu(const Var& x);                              // max(x, 0)
+Var tanh(const Var& x);
+Var exp(const Var& x);
+
+// ---- shape ------------------------------------------------------------------------------------------------------------------
+Var reshape(const Var& x, const Shape& shape);       // the same numbers, NHWC order
+
+// ---- reductions -------------------------------------------------------------------------------------------------------------
+Var sum(const Var& x);                               // Σ x, a scalar
+Var mean(const Var& x);                              // Σ x / n
+Var squared_error(const Var& a, const Var& b);       // Σ (a - b)² / B: sum over pixels, mean over the batch (Eq. 10)
+Var gaussian_nll(const Var& z, const Var& mu, const Var& logvar);
+                                                     // ½ Σ [logvar + (z - mu)² / (1e-6 + e^logvar)] / B (Eq. 15); arguments (B, d)
+Var reparametrise(const Var& mu, const Var& logvar, const Tensor& eps);  // mu + e^(logvar / 2) eps
+
+// ---- images -----------------------------------------------------------------------------------------------------------------
+Var avg_pool2(const Var& x);                         // (B, H, W, C) -> (B, H/2, W/2, C); even sides
+Var box_filter2(const Var& x);                       // 2×2 means at stride 1 of x inside a border of zeros: (B, H+1, W+1, C)
+Var global_avg_pool(const Var& x);                   // (B, H, W, C) -> (B, C)
+Var upsample2(const Var& x);                         // bilinear, align_corners: (B, 2H, 2W, C)
+
+// ---- layers -----------------------------------------------------------------------------------------------------------------
+// w (kernel, kernel, in, out); bias (out) or undefined.
+Var conv2d(const Var& x, const Var& w, const Var& bias, int64_t stride, int64_t padding);
+// avg_pool2 of a 3×3 convolution with padding 1 and no bias, with a quarter of the products: a mean of four shifted sums is the
+// sum over the mean of four shifts, so conv and box filter commute, and pooling keeps every second pixel: a convolution of
+// box_filter2(x) with stride 2. Exact, at the border too, where both read zeros.
+Var conv2d_avg_pool2(const Var& x, const Var& w);
+// x (B, in), w (in, out), bias (out) or undefined -> (B, out)
+Var linear(const Var& x, const Var& w, const Var& bias);
+// Normalises each channel over batch and pixels by the batch's statistics (always: paper.md, section 5), eps 1e-5; the running
+// statistics (C) are updated in place with momentum 0.1. Under NoTape too.
+Var batch_norm(const Var& x, const Var& weight, const Var& bias, const Tensor& running_mean, const Tensor& running_var);
+// One power iteration on (u, v), in place, then W / σ with σ = uᵀWv. W is any weight with `out` innermost, taken as the matrix
+// (rest, out); u (out), v (rest). u and v are constants for the gradient, σ is not (Miyato et al. 2018, as torch.nn.utils).
+Var spectral_norm(const Var& w, const Tensor& u, const Tensor& v);
+
+}  // namespace dualmcmc

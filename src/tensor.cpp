@@ -1,0 +1,225 @@
+// The pool behind Tensor, and the choice of the device.
+#include "tensor.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <exception>
+#include <map>
+#include <mutex>
+#include <new>
+
+namespace dualmcmc {
+
+int64_t element_count(const Shape& shape) {
+    int64_t count = 1;
+    for (const int64_t side : shape) count *= side;
+    return count;
+}
+
+std::string to_string(const Shape& shape) {
+    std::string out = "(";
+    for (size_t i = 0; i < shape.size(); ++i) out += (i ? ", " : "") + std::to_string(shape[i]);
+    return out + ")";
+}
+
+// ---- device -----------------------------------------------------------------------------------------------------------------
+
+namespace {
+const Backend* current_backend = nullptr;
+
+bool cpu_has_avx512() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+}
+bool cpu_has_avx2() {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+}
+}  // namespace
+
+const Backend& best_cpu_backend() {
+    return cpu_has_avx512() ? backend_cpu_avx512 : cpu_has_avx2() ? backend_cpu_avx2 : backend_cpu_sse2;
+}
+
+const Backend& backend() {
+    if (!current_backend) current_backend = &best_cpu_backend();
+    return *current_backend;
+}
+
+void set_backend(const Backend& table) { current_backend = &table; }
+
+std::string select_device(const std::string& name, int threads) {
+    if (threads < 0) fail("--threads ", threads, ": give the number of CPU threads, or 0 for all");
+    if (threads > 0) omp_set_num_threads(threads);
+    const std::string cpus = text(", ", omp_get_max_threads(), omp_get_max_threads() == 1 ? " thread" : " threads");
+    if (name == "cuda") fail("--device cuda: this build holds no code for GPUs; use --device cpu");
+    if (name == "auto" || name == "cpu") {
+        set_backend(best_cpu_backend());
+        return text(backend().name, cpus, name == "auto" ? "; this build holds no code for GPUs" : "");
+    }
+    if (name == "cpu-avx512" && cpu_has_avx512()) set_backend(backend_cpu_avx512);
+    else if (name == "cpu-avx2" && cpu_has_avx2()) set_backend(backend_cpu_avx2);
+    else if (name == "cpu-sse2") set_backend(backend_cpu_sse2);
+    else if (name == "cpu-avx512" || name == "cpu-avx2") fail("--device ", name, ": this processor lacks these instructions; use --device cpu");
+    else fail("--device ", name, ": unknown; give auto, cpu, cuda, cpu-avx512, cpu-avx2 or cpu-sse2");
+    return text(backend().name, cpus);
+}
+
+void parallel_tasks(int64_t count, const std::function<void(int64_t)>& task) {
+    std::exception_ptr error;
+    const bool concurrent = backend().concurrent && count > 1;
+#pragma omp parallel for schedule(dynamic, 1) if (concurrent)
+    for (int64_t i = 0; i < count; ++i) {
+        try {
+            task(i);
+        } catch (...) {
+#pragma omp critical
+            if (!error) error = std::current_exception();
+        }
+    }
+    if (error) std::rethrow_exception(error);
+}
+
+// ---- pool -------------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+// Freed buffers wait here for the next tensor of their size class. The lock is held for a look-up alone.
+struct Pool {
+    std::mutex lock;
+    std::map<std::pair<const Backend*, size_t>, std::vector<void*>> free;
+    int64_t allocations = 0, bytes = 0;
+};
+
+// Never destroyed: tensors with static storage may outlive it.
+Pool& pool() {
+    static Pool& instance = *new Pool;
+    return instance;
+}
+
+// Size classes: an eighth of a power of two apart, so that at most an eighth is wasted.
+size_t size_class(size_t bytes) {
+    size_t step = 256;
+    while (step * 16 <= bytes) step *= 2;
+    return (bytes + step - 1) / step * step;
+}
+
+std::shared_ptr<float> pooled(int64_t n) {
+    const Backend* device = &backend();
+    const size_t bytes = size_class(std::max<size_t>(1, size_t(n)) * sizeof(float));
+    void* memory = nullptr;
+    {
+        std::lock_guard guard(pool().lock);
+        auto& waiting = pool().free[{device, bytes}];
+        if (!waiting.empty()) {
+            memory = waiting.back();
+            waiting.pop_back();
+        }
+    }
+    if (!memory) {
+        try {
+            memory = device->allocate(bytes);
+        } catch (const std::bad_alloc&) {
+            fail("out of memory: ", bytes >> 20, " MiB more were wanted after ", pool_bytes() >> 20,
+                 " MiB; lower --batch or the widths");
+        }
+        std::lock_guard guard(pool().lock);
+        pool().allocations += 1;
+        pool().bytes += int64_t(bytes);
+    }
+    return {static_cast<float*>(memory), [device, bytes](float* p) {
+                std::lock_guard guard(pool().lock);
+                pool().free[{device, bytes}].push_back(p);
+            }};
+}
+
+}  // namespace
+
+int64_t pool_allocations() {
+    std::lock_guard guard(pool().lock);
+    return pool().allocations;
+}
+int64_t pool_bytes() {
+    std::lock_guard guard(pool().lock);
+    return pool().bytes;
+}
+
+// ---- tensor -----------------------------------------------------------------------------------------------------------------
+
+Tensor::Tensor(const Shape& shape) : shape_(shape), size_(element_count(shape)), buffer_(pooled(size_)) {}
+
+Tensor Tensor::full(const Shape& shape, float value) {
+    Tensor out(shape);
+    backend().fill(out.data(), value, out.size());
+    return out;
+}
+
+Tensor Tensor::from_host(const Shape& shape, const float* values) {
+    Tensor out(shape);
+    backend().upload(out.data(), values, out.size());
+    return out;
+}
+
+Tensor Tensor::from_host(const Shape& shape, const std::vector<float>& values) {
+    CHECK_EQ(element_count(shape), int64_t(values.size()));
+    return from_host(shape, values.data());
+}
+
+Tensor Tensor::normal(const Shape& shape, RandomKey key) {
+    Tensor out(shape);
+    backend().normal(out.data(), key, out.size());
+    return out;
+}
+
+Tensor Tensor::uniform(const Shape& shape, RandomKey key, float low, float high) {
+    Tensor out(shape);
+    backend().uniform(out.data(), key, low, high, out.size());
+    return out;
+}
+
+std::vector<float> Tensor::to_host() const {
+    std::vector<float> out(static_cast<size_t>(size_));
+    if (size_ > 0) backend().download(out.data(), data(), size_);
+    return out;
+}
+
+float Tensor::item() const {
+    CHECK_EQ(size_, 1);
+    return to_host()[0];
+}
+
+Tensor Tensor::reshaped(const Shape& shape) const {
+    CHECK_EQ(element_count(shape), size_);
+    Tensor out = *this;
+    out.shape_ = shape;
+    return out;
+}
+
+Tensor Tensor::clone() const {
+    Tensor out(shape_);
+    out.copy_from(*this);
+    return out;
+}
+
+void Tensor::copy_from(const Tensor& other) const {
+    CHECK_EQ(size_, other.size_);
+    backend().copy(data(), other.data(), size_);
+}
+
+void Tensor::copy_from_host(const std::vector<float>& values) const {
+    CHECK_EQ(size_, int64_t(values.size()));
+    backend().upload(data(), values.data(), size_);
+}
+
+Tensor Tensor::rows(int64_t first, int64_t count) const {
+    CHECK_GE(first, 0);
+    CHECK_LE(first + count, dim(0));
+    Shape shape = shape_;
+    shape[0] = count;
+    Tensor out(shape);
+    const int64_t row = size_ / dim(0);
+    backend().copy(out.data(), data() + first * row, count * row);
+    return out;
+}
+
+}  // namespace dualmcmc

@@ -1,0 +1,73 @@
+// Tensor: a shape and a shared, pooled buffer of float32 on the current device.
+//
+// Images are (B, H, W, C), convolution weights (kh, kw, in, out), linear weights (in, out), latents (B, d), scalars (1).
+// Copying a Tensor copies the handle, not the numbers. No views: a reshape shares the whole buffer.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend.h"
+#include "check.h"
+
+namespace dualmcmc {
+
+using Shape = std::vector<int64_t>;
+
+int64_t element_count(const Shape& shape);
+std::string to_string(const Shape& shape);  // "(2, 3, 5)"
+
+// The table of kernels in use. set_backend is called once at start (tests may exchange it between computations).
+const Backend& backend();
+void set_backend(const Backend& table);
+
+// The widest CPU backend that this processor can run: AVX-512, AVX2 or SSE2.
+const Backend& best_cpu_backend();
+
+// Picks the device named "auto", "cpu", "cuda", or one instruction set: "cpu-avx512", "cpu-avx2", "cpu-sse2"; sets the number of
+// CPU threads (0: as many as there are). Returns one line that says what was chosen and why; fails where it cannot be had.
+std::string select_device(const std::string& name, int threads);
+
+// Calls task(0) … task(count - 1), which must not depend on each other: at once on several threads where the device allows that,
+// else one after the other. The first exception thrown is thrown again at the end.
+void parallel_tasks(int64_t count, const std::function<void(int64_t)>& task);
+
+// What the pool has asked of the device since start: grows until every size has been seen once, then no more.
+int64_t pool_allocations();
+int64_t pool_bytes();
+
+class Tensor {
+public:
+    Tensor() = default;                  // holds nothing
+    explicit Tensor(const Shape& shape); // uninitialised
+    static Tensor full(const Shape& shape, float value);
+    static Tensor from_host(const Shape& shape, const float* values);
+    static Tensor from_host(const Shape& shape, const std::vector<float>& values);
+    static Tensor normal(const Shape& shape, RandomKey key);                          // N(0, 1)
+    static Tensor uniform(const Shape& shape, RandomKey key, float low, float high);  // (low, high]
+
+    bool defined() const { return buffer_ != nullptr; }
+    const Shape& shape() const { return shape_; }
+    int64_t dim(int64_t axis) const { return shape_.at(size_t(axis)); }
+    int64_t size() const { return size_; }
+    float* data() const { return buffer_.get(); }
+    bool unique() const { return buffer_.use_count() == 1; }
+
+    std::vector<float> to_host() const;
+    float item() const;                                 // the one element of a scalar
+    Tensor reshaped(const Shape& shape) const;          // shares the buffer
+    Tensor clone() const;
+    void copy_from(const Tensor& other) const;          // same number of elements, in place
+    void copy_from_host(const std::vector<float>& values) const;
+    // Rows [first, first + count) along the first axis; copies.
+    Tensor rows(int64_t first, int64_t count) const;
+
+private:
+    Shape shape_;
+    int64_t size_ = 0;
+    std::shared_ptr<float> buffer_;
+};
+
+}  // namespace dualmcmc

@@ -1,0 +1,32 @@
+// A training run: data in, iterations, metrics, pictures, checkpoints; resuming, interruption, and the return from a divergence.
+//
+// A run's folder:  config.txt  metrics.csv  samples/*.png  checkpoints/iteration-NNNNNN.safetensors
+#pragma once
+#include <optional>
+#include <string>
+
+#include "config.h"
+#include "safetensors.h"
+
+namespace dualmcmc {
+
+// A checkpoint with what it says of itself.
+struct LoadedCheckpoint {
+    std::string path;
+    SafetensorsFile file;
+    Config config;
+    int64_t iteration = 0;  // iterations done
+    int64_t returns = 0;    // returns from a divergence so far: each moves the run to a fresh noise stream
+};
+
+// Reads a checkpoint's file and settings; its tensors are checked when they are loaded into networks.
+LoadedCheckpoint read_checkpoint(const std::string& path);
+
+// The path of the newest checkpoint in a run's folder, empty where there is none.
+std::string newest_checkpoint(const std::string& out);
+
+// Trains as `config` says. `resume` is the checkpoint to go on from; without one the run starts afresh, and fails rather than write
+// over a run in the same folder. Returns false where the user interrupted it (a checkpoint is written).
+bool train(const Config& config, const std::optional<LoadedCheckpoint>& resume);
+
+}  // namespace dualmcmc

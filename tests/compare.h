@@ -1,0 +1,192 @@
+// What the tests share: comparisons, deterministic random numbers, the choice of backend and threads, changes of layout.
+//
+// A comparison is |actual - expected| <= atol + rtol |expected| for every element, so that a NaN fails, and reports the worst
+// element with both values. Everything here is written out plainly and uses none of the code under test but Tensor's copies.
+#pragma once
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <cctype>
+#include <cmath>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "tensor.h"
+
+namespace dualmcmc::test {
+
+using Values = std::vector<float>;
+
+// The largest relative error of one rounding to float32. Tolerances are multiples of it.
+inline constexpr double unit = 0x1p-24;
+
+// ---- comparisons ------------------------------------------------------------------------------------------------------------
+
+// `expected` holds floats or doubles.
+template <class Expected>
+void expect_close(const Values& actual, const std::vector<Expected>& expected, double rtol, double atol, const std::string& what) {
+    if (actual.size() != expected.size()) {
+        ADD_FAILURE() << what << ": " << actual.size() << " values, expected " << expected.size();
+        return;
+    }
+    size_t worst = 0, failures = 0;
+    double worst_ratio = -1;
+    for (size_t i = 0; i < actual.size(); ++i) {
+        const double difference = std::abs(double(actual[i]) - double(expected[i]));
+        const double allowed = atol + rtol * std::abs(double(expected[i]));
+        if (difference <= allowed) continue;  // false for NaN
+        ++failures;
+        double ratio = difference / allowed;
+        if (std::isnan(ratio)) ratio = std::numeric_limits<double>::infinity();
+        if (ratio > worst_ratio) worst_ratio = ratio, worst = i;
+    }
+    if (failures > 0)
+        ADD_FAILURE() << what << ": " << failures << " of " << actual.size() << " values differ, the worst at [" << worst
+                      << "]: " << actual[worst] << ", expected " << expected[worst] << " (rtol " << rtol << ", atol " << atol << ")";
+}
+
+template <class Expected>
+void expect_close(const Tensor& actual, const std::vector<Expected>& expected, double rtol, double atol, const std::string& what) {
+    if (!actual.defined()) ADD_FAILURE() << what << ": undefined";
+    else expect_close(actual.to_host(), expected, rtol, atol, what);
+}
+
+inline void expect_close(const Tensor& actual, const Tensor& expected, double rtol, double atol, const std::string& what) {
+    EXPECT_EQ(to_string(actual.shape()), to_string(expected.shape())) << what;
+    expect_close(actual, expected.to_host(), rtol, atol, what);
+}
+
+// ‖actual - expected‖ / ‖expected‖, or ‖actual‖ where nothing is expected; NaN if the sizes differ (EXPECT_LE then fails).
+inline double relative_l2(const Values& actual, const Values& expected) {
+    if (actual.size() != expected.size()) return std::numeric_limits<double>::quiet_NaN();
+    double difference = 0, reference = 0;
+    for (size_t i = 0; i < actual.size(); ++i) {
+        difference += std::pow(double(actual[i]) - double(expected[i]), 2);
+        reference += std::pow(double(expected[i]), 2);
+    }
+    return std::sqrt(difference) / (reference > 0 ? std::sqrt(reference) : 1);
+}
+inline double relative_l2(const Tensor& actual, const Tensor& expected) { return relative_l2(actual.to_host(), expected.to_host()); }
+
+// ---- numbers ----------------------------------------------------------------------------------------------------------------
+
+// Uniform in [low, high), the same on every machine. (Mean 0 and variance 1/3 between -1 and 1.)
+inline Values random_values(int64_t n, uint32_t seed, float low = -1, float high = 1) {
+    std::mt19937 generator(seed);
+    Values values(static_cast<size_t>(n));
+    for (float& value : values) value = low + (high - low) * (float(generator() >> 8) * 0x1p-24f);
+    return values;
+}
+
+inline Tensor random_tensor(const Shape& shape, uint32_t seed, float low = -1, float high = 1) {
+    return Tensor::from_host(shape, random_values(element_count(shape), seed, low, high));
+}
+
+// ---- backend and threads ----------------------------------------------------------------------------------------------------
+
+// The CPU backends that this processor can run: each includes the instructions of those before it.
+inline std::vector<const Backend*> cpu_backends() {
+    std::vector<const Backend*> able;
+    for (const Backend* table : {&backend_cpu_sse2, &backend_cpu_avx2, &backend_cpu_avx512}) {
+        able.push_back(table);
+        if (table == &best_cpu_backend()) break;
+    }
+    return able;
+}
+
+// While one lives, `table` is the backend in use.
+class WithBackend {
+public:
+    explicit WithBackend(const Backend& table) : before_(backend()) { set_backend(table); }
+    ~WithBackend() { set_backend(before_); }
+    WithBackend(const WithBackend&) = delete;
+    WithBackend& operator=(const WithBackend&) = delete;
+
+private:
+    const Backend& before_;
+};
+
+// While one lives, kernels run on `threads` threads.
+class WithThreads {
+public:
+    explicit WithThreads(int threads) : before_(omp_get_max_threads()) { omp_set_num_threads(threads); }
+    ~WithThreads() { omp_set_num_threads(before_); }
+    WithThreads(const WithThreads&) = delete;
+    WithThreads& operator=(const WithThreads&) = delete;
+
+private:
+    int before_;
+};
+
+// A suite that runs once for each backend:
+//     class Kernel : public EachBackend {};
+//     TEST_P(Kernel, add) { ... }
+//     INSTANTIATE_TEST_SUITE_P(Cpu, Kernel, testing::ValuesIn(cpu_backends()), backend_name);
+class EachBackend : public testing::TestWithParam<const Backend*> {
+    WithBackend with_{*GetParam()};
+};
+
+inline std::string backend_name(const testing::TestParamInfo<const Backend*>& info) {
+    std::string name;
+    for (const char* c = info.param->name; *c; ++c)
+        if (std::isalnum(static_cast<unsigned char>(*c))) name += *c;
+    return name;
+}
+
+// ---- layouts ----------------------------------------------------------------------------------------------------------------
+
+// (b, c, h, w) -> (b, h, w, c); sides in the order of the input.
+inline Values nchw_to_nhwc(const Values& x, int64_t batch, int64_t channels, int64_t height, int64_t width) {
+    Values y(x.size());
+    for (int64_t b = 0; b < batch; ++b)
+        for (int64_t c = 0; c < channels; ++c)
+            for (int64_t h = 0; h < height; ++h)
+                for (int64_t w = 0; w < width; ++w)
+                    y.at(size_t(((b * height + h) * width + w) * channels + c)) = x.at(size_t(((b * channels + c) * height + h) * width + w));
+    return y;
+}
+
+// (b, h, w, c) -> (b, c, h, w)
+inline Values nhwc_to_nchw(const Values& x, int64_t batch, int64_t height, int64_t width, int64_t channels) {
+    Values y(x.size());
+    for (int64_t b = 0; b < batch; ++b)
+        for (int64_t h = 0; h < height; ++h)
+            for (int64_t w = 0; w < width; ++w)
+                for (int64_t c = 0; c < channels; ++c)
+                    y.at(size_t(((b * channels + c) * height + h) * width + w)) = x.at(size_t(((b * height + h) * width + w) * channels + c));
+    return y;
+}
+
+// PyTorch's convolution weights (out, in, kh, kw) -> (kh, kw, in, out)
+inline Values oihw_to_hwio(const Values& x, int64_t out, int64_t in, int64_t height, int64_t width) {
+    Values y(x.size());
+    for (int64_t o = 0; o < out; ++o)
+        for (int64_t i = 0; i < in; ++i)
+            for (int64_t h = 0; h < height; ++h)
+                for (int64_t w = 0; w < width; ++w)
+                    y.at(size_t(((h * width + w) * in + i) * out + o)) = x.at(size_t(((o * in + i) * height + h) * width + w));
+    return y;
+}
+
+// (kh, kw, in, out) -> (out, in, kh, kw)
+inline Values hwio_to_oihw(const Values& x, int64_t height, int64_t width, int64_t in, int64_t out) {
+    Values y(x.size());
+    for (int64_t h = 0; h < height; ++h)
+        for (int64_t w = 0; w < width; ++w)
+            for (int64_t i = 0; i < in; ++i)
+                for (int64_t o = 0; o < out; ++o)
+                    y.at(size_t(((o * in + i) * height + h) * width + w)) = x.at(size_t(((h * width + w) * in + i) * out + o));
+    return y;
+}
+
+// (rows, columns) -> (columns, rows): PyTorch's linear weights (out, in) and ours (in, out).
+inline Values transposed(const Values& x, int64_t rows, int64_t columns) {
+    Values y(x.size());
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = 0; c < columns; ++c) y.at(size_t(c * rows + r)) = x.at(size_t(r * columns + c));
+    return y;
+}
+
+}  // namespace dualmcmc::test

@@ -1,0 +1,45 @@
+// What the tests of files share: temporary paths, raw bytes, and the check of an error line.
+#pragma once
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <functional>
+#include <initializer_list>
+#include <iterator>
+#include <stdexcept>
+#include <string>
+
+#include <unistd.h>
+
+namespace dualmcmc {
+
+// A path of this process's own, so that two runs of the tests do not meet.
+inline std::string temporary_path(const std::string& name) {
+    return testing::TempDir() + "dualmcmc_" + std::to_string(getpid()) + "_" + name;
+}
+
+inline void write_bytes(const std::string& path, const std::string& bytes) {
+    std::ofstream(path, std::ios::binary) << bytes;
+}
+
+inline std::string read_bytes(const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    EXPECT_TRUE(file) << path;
+    return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// Expects that `action` throws one plain line that contains all of `parts`.
+inline void expect_failure(const std::function<void()>& action, std::initializer_list<std::string> parts) {
+    std::string message;
+    try {
+        action();
+    } catch (const std::runtime_error& error) {
+        message = error.what();
+    }
+    ASSERT_FALSE(message.empty()) << "nothing was thrown; expected a line with \"" << *parts.begin() << "\"";
+    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+    for (const std::string& part : parts)
+        EXPECT_NE(message.find(part), std::string::npos) << message << "\n  lacks: " << part;
+}
+
+}  // namespace dualmcmc

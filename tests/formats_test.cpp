@@ -1,0 +1,440 @@
+// The file formats: safetensors, .npy and PNG, well formed and malformed, and what is left when writing fails.
+#include <csignal>
+#include <cstring>
+#include <filesystem>
+#include <limits>
+#include <sys/resource.h>
+
+#include "../src/image.h"
+#include "../src/npy.h"
+#include "../src/safetensors.h"
+#include "file_helpers.h"
+
+// An independent decoder for the PNG files.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-function"
+#define STB_IMAGE_IMPLEMENTATION
+#define STB_IMAGE_STATIC
+#include <stb/stb_image.h>
+#pragma GCC diagnostic pop
+
+namespace dualmcmc {
+namespace {
+
+// A safetensors file by hand: the length of `json`, `json`, and `data` bytes of data.
+std::string raw_safetensors(const std::string& json, size_t data) {
+    const uint64_t length = json.size();
+    std::string bytes(8, 0);
+    std::memcpy(bytes.data(), &length, 8);
+    return bytes + json + std::string(data, 'x');
+}
+
+void expect_bad_safetensors(const std::string& bytes, const std::string& problem) {
+    const std::string path = temporary_path("bad.safetensors");
+    write_bytes(path, bytes);
+    expect_failure([&] { read_safetensors(path); }, {problem, path});
+    std::filesystem::remove(path);
+}
+
+SafetensorsFile example_file() {
+    const float values[6] = {1.5f, -0.0f, 3e-42f, std::numeric_limits<float>::infinity(), -7, 1e30f};
+    SafetensorsFile file;
+    file.metadata = {{"config", "line 1\nline \"2\"\t\\ \x01 \xC3\xA9"}, {"", ""}};
+    file.tensors["a"] = store_floats({2, 3}, values);
+    file.tensors["nothing"] = store_floats({4, 0}, nullptr);
+    file.tensors["scalar"] = store_floats({}, values + 4);
+    file.tensors["bytes"] = {"U8", {3}, {1, 2, 3}};
+    file.tensors["z wide"] = {"I64", {1}, {8, 7, 6, 5, 4, 3, 2, 1}};
+    return file;
+}
+
+void expect_equal(const SafetensorsFile& a, const SafetensorsFile& b) {
+    EXPECT_EQ(a.metadata, b.metadata);
+    ASSERT_EQ(a.tensors.size(), b.tensors.size());
+    for (const auto& [name, tensor] : a.tensors) {
+        ASSERT_TRUE(b.tensors.count(name)) << name;
+        const StoredTensor& other = b.tensors.at(name);
+        EXPECT_EQ(tensor.dtype, other.dtype) << name;
+        EXPECT_EQ(tensor.shape, other.shape) << name;
+        EXPECT_EQ(tensor.bytes, other.bytes) << name;
+    }
+}
+
+TEST(Safetensors, RoundTripKeepsEveryBit) {
+    const std::string path = temporary_path("round.safetensors");
+    write_safetensors(path, example_file());
+    expect_equal(read_safetensors(path), example_file());
+    EXPECT_FALSE(std::filesystem::exists(path + ".tmp"));
+    const std::vector<float> a = as_floats(read_safetensors(path).tensors.at("a"), "a");
+    ASSERT_EQ(a.size(), 6u);
+    EXPECT_EQ(a[0], 1.5f);
+    EXPECT_TRUE(std::signbit(a[1]));
+    EXPECT_EQ(a[5], 1e30f);
+    std::filesystem::remove(path);
+}
+
+TEST(Safetensors, EmptyFileRoundTrips) {
+    const std::string path = temporary_path("empty.safetensors");
+    write_safetensors(path, {});
+    expect_equal(read_safetensors(path), {});
+    std::filesystem::remove(path);
+}
+
+// The bytes that the format prescribes, aligned and with wide elements first.
+TEST(Safetensors, WritesTheFormatsBytes) {
+    SafetensorsFile file;
+    file.metadata["k"] = "v";
+    file.tensors["b"] = {"I64", {1}, {1, 0, 0, 0, 0, 0, 0, 0}};
+    file.tensors["a"] = {"U8", {1, 2}, {5, 6}};
+    const std::string path = temporary_path("bytes.safetensors");
+    write_safetensors(path, file);
+    std::string json =
+        "{\"__metadata__\":{\"k\":\"v\"},\"b\":{\"dtype\":\"I64\",\"shape\":[1],\"data_offsets\":[0,8]},"
+        "\"a\":{\"dtype\":\"U8\",\"shape\":[1,2],\"data_offsets\":[8,10]}}";
+    json.resize((json.size() + 7) / 8 * 8, ' ');
+    EXPECT_EQ(read_bytes(path), raw_safetensors(json, 0) + std::string("\1\0\0\0\0\0\0\0\5\6", 10));
+    std::filesystem::remove(path);
+}
+
+TEST(Safetensors, ReadsForeignHeaders) {
+    const std::string path = temporary_path("foreign.safetensors");
+    write_bytes(path, raw_safetensors("{ \"\\u00e9\\ud83d\\ude00\\/\" :\n{\"shape\":[ 2 , 1 ],\"data_offsets\":[0,4],"
+                                      "\"dtype\":\"F16\"} , \"__metadata__\" : {} }  ", 4));
+    const SafetensorsFile file = read_safetensors(path);
+    ASSERT_EQ(file.tensors.count("\xC3\xA9\xF0\x9F\x98\x80/"), 1u);
+    EXPECT_EQ(file.tensors.begin()->second.shape, (std::vector<int64_t>{2, 1}));
+    expect_failure([&] { as_floats(file.tensors.begin()->second, "half"); }, {"half", "F16", "F32"});
+    std::filesystem::remove(path);
+}
+
+TEST(Safetensors, MissingFileOrFolder) {
+    expect_failure([] { read_safetensors("/no/such.safetensors"); }, {"/no/such.safetensors", "No such file"});
+    expect_failure([] { read_safetensors(testing::TempDir()); }, {testing::TempDir(), "folder"});
+    expect_failure([] { read_safetensors("/dev/zero"); }, {"/dev/zero", "not a regular file"});
+}
+
+TEST(Safetensors, BadPrefix) {
+    expect_bad_safetensors("", "has only 0 bytes");
+    expect_bad_safetensors("1234567", "has only 7 bytes");
+    expect_bad_safetensors(std::string("\x10\0\0\0\0\0\0\0{}", 10), "claims a header of 16 bytes, the file has 10");
+    expect_bad_safetensors(std::string(8, '\xFF') + "{}", "claims a header of 18446744073709551615 bytes");
+}
+
+// A header over the format's limit is refused even where the file is long enough (a sparse file here).
+TEST(Safetensors, HeaderOverTheLimit) {
+    const std::string path = temporary_path("huge.safetensors");
+    write_bytes(path, std::string("\0\0\0\x10\0\0\0\0", 8));  // 2^28
+    std::filesystem::resize_file(path, 300'000'000);
+    expect_failure([&] { read_safetensors(path); }, {path, "claims a header of 268435456 bytes"});
+    std::filesystem::remove(path);
+}
+
+TEST(Safetensors, BadJson) {
+    const std::string open = "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}";
+    const std::string incomplete = "needs a dtype, a shape and two data_offsets";
+    const std::pair<std::string, std::string> cases[] = {
+        {"", "expected '{'"},
+        {"[]", "expected '{'"},
+        {open, "expected '}'"},
+        {open + ",}", "expected '\"'"},
+        {open + "} x", "text behind the end"},
+        {open + "," + open.substr(1) + "}", "\"a\" stands twice"},
+        {"{\"a\":3}", "expected '{'"},
+        {"{\"a", "string does not end"},
+        {"{\"a\\q\":{}}", "unknown escape"},
+        {"{\"a\\", "unknown escape"},
+        {"{\"\\u00g0\":{}}", "four hexadecimal digits"},
+        {"{\"\\ud800\":{}}", "unpaired surrogate"},
+        {"{\"\\udc00\":{}}", "unpaired surrogate"},
+        {"{\"\\ud800\\u0041\":{}}", "unpaired surrogate"},
+        {"{\"a\n\":{}}", "control character in a string"},
+        {"{\"a\\n\":{}}", "control character in a name"},
+        {"{\"__metadata__\":{\"k\":1}}", "expected '\"'"},
+        {"{\"__metadata__\":{\"k\":\"1\",\"k\":\"2\"}}", "\"k\" stands twice"},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[-1],\"data_offsets\":[0,4]}}", "expected a non-negative integer"},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1.5],\"data_offsets\":[0,4]}}", "expected ']'"},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[99999999999999999999],\"data_offsets\":[0,4]}}", "number is too large"},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0]}}", incomplete},
+        {"{\"a\":{\"dtype\":\"F32\",\"data_offsets\":[0,4]}}", incomplete},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"colour\":[0,4]}}", "unknown property \"colour\""},
+        {std::string("{\0}", 3), "expected '\"'"},
+    };
+    for (const auto& [json, problem] : cases) {
+        SCOPED_TRACE(json);
+        expect_bad_safetensors(raw_safetensors(json, 4), problem);
+    }
+    // However deep the nesting, it is refused where it begins; it must not exhaust the stack.
+    expect_bad_safetensors(raw_safetensors("{\"a\":" + std::string(5'000'000, '['), 0), "expected '{'");
+}
+
+TEST(Safetensors, BadLayout) {
+    const auto tensor = [](const char* name, const char* dtype, const char* shape, const char* offsets) {
+        return std::string("\"") + name + "\":{\"dtype\":\"" + dtype + "\",\"shape\":" + shape +
+               ",\"data_offsets\":" + offsets + "}";
+    };
+    const std::string whole = "{" + tensor("a", "F32", "[2]", "[0,8]") + "}";
+    const std::string a = "{" + tensor("a", "F32", "[1]", "[0,4]") + ",";
+    const std::pair<std::string, std::string> cases[] = {
+        {raw_safetensors("{" + tensor("a", "F31", "[2]", "[0,8]") + "}", 8), "tensor a has the unknown dtype F31"},
+        {raw_safetensors("{" + tensor("a", "F32", "[3]", "[0,8]") + "}", 8), "its shape needs 12 bytes"},
+        {raw_safetensors("{" + tensor("a", "F32", "[1]", "[8,4]") + "}", 8), "data_offsets 8 to 4"},
+        {raw_safetensors("{" + tensor("a", "F32", "[4294967296,4294967296]", "[0,8]") + "}", 8), "too large"},
+        {raw_safetensors(whole, 7), "is truncated: tensor a ends at byte 8 of the data, the file has 7"},
+        {raw_safetensors(whole, 9), "1 bytes behind its last tensor"},
+        {raw_safetensors(a + tensor("b", "F32", "[1]", "[2,6]") + "}", 6), "tensor b overlaps another"},
+        {raw_safetensors(a + tensor("b", "F32", "[1]", "[0,4]") + "}", 4), "tensor b overlaps another"},
+        {raw_safetensors(a + tensor("b", "F32", "[1]", "[8,12]") + "}", 12), "tensor b lies behind a gap of 4 bytes"},
+    };
+    for (const auto& [bytes, problem] : cases) expect_bad_safetensors(bytes, problem);
+    const std::string path = temporary_path("whole.safetensors");
+    write_bytes(path, raw_safetensors(whole, 8));
+    EXPECT_EQ(read_safetensors(path).tensors.at("a").bytes, std::vector<char>(8, 'x'));
+    std::filesystem::remove(path);
+}
+
+// Every proper prefix of a good file is refused, and so is every change of one byte of its JSON or else the file reads.
+TEST(Safetensors, NoDamagedFileCrashesTheReader) {
+    const std::string path = temporary_path("damaged.safetensors");
+    write_safetensors(path, example_file());
+    const std::string good = read_bytes(path);
+    for (size_t length = 0; length < good.size(); ++length) {
+        write_bytes(path, good.substr(0, length));
+        EXPECT_THROW(read_safetensors(path), std::runtime_error) << length;
+    }
+    int refused = 0;
+    for (size_t i = 0; i < good.size(); ++i) {
+        std::string changed = good;
+        changed[i] ^= 0x15;
+        write_bytes(path, changed);
+        try {
+            read_safetensors(path);
+        } catch (const std::runtime_error& error) {
+            EXPECT_NE(std::string(error.what()).find(path), std::string::npos) << error.what();
+            ++refused;
+        }
+    }
+    EXPECT_GT(refused, 100);
+    std::filesystem::remove(path);
+}
+
+// While it lives no file of this process grows beyond `bytes`: writing fails as on a full disk.
+class FullDisk {
+public:
+    explicit FullDisk(rlim_t bytes) : before_(std::signal(SIGXFSZ, SIG_IGN)) {
+        getrlimit(RLIMIT_FSIZE, &limit_);
+        const rlimit small{bytes, limit_.rlim_max};
+        setrlimit(RLIMIT_FSIZE, &small);
+    }
+    ~FullDisk() {
+        setrlimit(RLIMIT_FSIZE, &limit_);
+        std::signal(SIGXFSZ, before_);
+    }
+
+private:
+    void (*before_)(int);
+    rlimit limit_{};
+};
+
+TEST(Safetensors, FullDiskLeavesTheEarlierFileWhole) {
+    const std::string path = temporary_path("full.safetensors");
+    write_safetensors(path, example_file());
+    // Sizes on both sides of the stream's buffer: the error comes while writing, or only when the buffer is flushed.
+    for (const int64_t floats : {500, 1'000'000}) {
+        SafetensorsFile large;
+        const std::vector<float> values(floats, 1.0f);
+        large.tensors["large"] = store_floats({floats}, values.data());
+        std::string message;
+        {
+            FullDisk full(1000);
+            try {
+                write_safetensors(path, large);
+            } catch (const std::runtime_error& error) {
+                message = error.what();
+            }
+        }
+        EXPECT_NE(message.find("cannot write " + path + ": File too large"), std::string::npos) << message;
+        EXPECT_FALSE(std::filesystem::exists(path + ".tmp"));
+        expect_equal(read_safetensors(path), example_file());
+    }
+    std::filesystem::remove(path);
+}
+
+TEST(Safetensors, UnwritablePlaces) {
+    const std::string file = temporary_path("plain_file"), folder = temporary_path("folder");
+    write_bytes(file, "here before");
+    std::filesystem::create_directory(folder);
+    const auto expect = [](const std::string& path, const std::string& problem) {
+        expect_failure([&] { write_safetensors(path, example_file()); }, {"cannot write " + path, problem});
+        EXPECT_FALSE(std::filesystem::exists(path + ".tmp"));
+    };
+    expect("/no/such/folder/x.safetensors", "No such file or directory");
+    expect(file + "/x.safetensors", "Not a directory");
+    expect(folder, "Is a directory");  // only the rename fails
+    EXPECT_EQ(read_bytes(file), "here before");
+    std::filesystem::remove(file);
+    std::filesystem::remove(folder);
+}
+
+TEST(Safetensors, ContractOfStoredTensors) {
+    SafetensorsFile file;
+    file.tensors["short"] = {"F32", {2}, {0, 0, 0, 0}};
+    const std::string path = temporary_path("never.safetensors");
+    EXPECT_THROW(write_safetensors(path, file), std::runtime_error);
+    EXPECT_FALSE(std::filesystem::exists(path));
+    EXPECT_THROW(store_floats({-1}, nullptr), std::runtime_error);
+}
+
+// --- .npy
+
+// A .npy file by hand, of the given version.
+std::string raw_npy(const std::string& dictionary, size_t data, char version = 1) {
+    std::string header = dictionary + "\n";
+    std::string bytes = std::string("\x93NUMPY") + version + '\0' + static_cast<char>(header.size()) + '\0';
+    if (version > 1) bytes += std::string(2, '\0');
+    return bytes + header + std::string(data, 'x');
+}
+
+std::string dictionary(const std::string& type, const std::string& fortran, const std::string& shape) {
+    return "{'descr': '" + type + "', 'fortran_order': " + fortran + ", 'shape': (" + shape + "), }";
+}
+
+TEST(Npy, RoundTrip) {
+    const std::string path = temporary_path("round.npy");
+    std::vector<uint8_t> values(2 * 4 * 5 * 3);
+    for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<uint8_t>(i * 7);
+    write_npy(path, {2, 4, 5, 3}, values.data());
+    const std::string bytes = read_bytes(path);
+    EXPECT_EQ((bytes.size() - values.size()) % 64, 0u);
+    EXPECT_EQ(bytes[bytes.size() - values.size() - 1], '\n');
+    NpyImages images(path);
+    EXPECT_EQ(images.count, 2);
+    EXPECT_EQ(images.height, 4);
+    EXPECT_EQ(images.width, 5);
+    std::vector<uint8_t> back(values.size());
+    images.read_next(back.data());
+    images.read_next(back.data() + 60);
+    EXPECT_EQ(back, values);
+    EXPECT_THROW(images.read_next(back.data()), std::runtime_error);
+    std::filesystem::remove(path);
+}
+
+TEST(Npy, ReadsVersionsOneToThree) {
+    const std::string path = temporary_path("version.npy");
+    for (char version : {1, 2, 3}) {
+        write_bytes(path, raw_npy(dictionary("|u1", "False", "1, 2, 2, 3"), 12, version));
+        NpyImages images(path);
+        std::vector<uint8_t> image(12);
+        images.read_next(image.data());
+        EXPECT_EQ(image, std::vector<uint8_t>(12, 'x'));
+    }
+    std::filesystem::remove(path);
+}
+
+TEST(Npy, BadFiles) {
+    const std::string shape = "1, 2, 2, 3", good = dictionary("|u1", "False", shape);
+    const std::pair<std::string, std::string> cases[] = {
+        {"", "has only 0 bytes"},
+        {"PK\3\4 a zip archive", "does not begin with \\x93NUMPY"},
+        {raw_npy(good, 12, 4), "version 4"},
+        {raw_npy(good, 12).replace(8, 2, "\xFF\xFF"), "claims a header of 65535 bytes"},
+        {raw_npy(good, 12, 2).replace(8, 4, "\xFF\xFF\xFF\xFF"), "claims a header of 4294967295 bytes"},
+        {raw_npy("{'fortran_order': False, 'shape': (1, 2, 2, 3)}", 12), "no complete 'descr'"},
+        {raw_npy("{'descr': '|u1', 'shape': (1, 2, 2, 3)}", 12), "no complete 'fortran_order'"},
+        {raw_npy("{'descr': '|u1', 'fortran_order': False}", 12), "no complete 'shape'"},
+        {raw_npy(dictionary("|u1", "False", "1, 2, -2, 3"), 12), "shape (1, 2, -2, 3); images (N, H, W, 3)"},
+        {raw_npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 2, 2, 3", 12), "no complete 'shape'"},
+        {raw_npy(dictionary("<f4", "False", shape), 48), "numbers of type '<f4'; uint8"},
+        {raw_npy(dictionary("|u1", "True", shape), 12), "Fortran order"},
+        {raw_npy(dictionary("|u1", "False", "2, 2, 3"), 12), "shape (2, 2, 3); images (N, H, W, 3)"},
+        {raw_npy(dictionary("|u1", "False", "1, 3, 2, 2"), 12), "images (N, H, W, 3)"},
+        {raw_npy(dictionary("|u1", "False", "0, 2, 2, 3"), 0), "impossible shape"},
+        {raw_npy(dictionary("|u1", "False", "999999999999999, 99999, 99999, 3"), 12), "impossible shape"},
+        {raw_npy(dictionary("|u1", "False", "9999999999999999999, 2, 2, 3"), 12), "images (N, H, W, 3)"},
+        {raw_npy(good, 11), "is truncated: the shape (1, 2, 2, 3) needs 12 bytes, the file has 11"},
+    };
+    const std::string path = temporary_path("bad.npy");
+    for (const auto& [bytes, problem] : cases) {
+        SCOPED_TRACE(problem);
+        write_bytes(path, bytes);
+        expect_failure([&] { NpyImages images(path); }, {problem, path});
+    }
+    std::filesystem::remove(path);
+    expect_failure([] { NpyImages images("/no/such.npy"); }, {"/no/such.npy", "No such file"});
+    expect_failure([] { write_npy("/no/such/x.npy", {0}, nullptr); }, {"cannot write /no/such/x.npy", "No such file"});
+}
+
+// --- PNG
+
+struct Picture {
+    int width = 0, height = 0;
+    std::vector<uint8_t> pixels;
+    const uint8_t* at(int y, int x) const { return pixels.data() + (y * width + x) * 3; }
+};
+
+Picture decode(const std::string& path) {
+    Picture picture;
+    int channels = 0;
+    stbi_uc* pixels = stbi_load(path.c_str(), &picture.width, &picture.height, &channels, 0);
+    EXPECT_NE(pixels, nullptr) << path;
+    EXPECT_EQ(channels, 3);
+    if (pixels) picture.pixels.assign(pixels, pixels + picture.width * picture.height * 3);
+    stbi_image_free(pixels);
+    return picture;
+}
+
+ImageSet numbered_images(int64_t count, int64_t size, int start) {
+    ImageSet set{count, size, std::vector<uint8_t>(count * size * size * 3), ""};
+    for (size_t i = 0; i < set.pixels.size(); ++i) set.pixels[i] = static_cast<uint8_t>((start + i * 5) % 251);
+    return set;
+}
+
+TEST(Png, RoundTrip) {
+    const std::string path = temporary_path("round.png");
+    std::vector<uint8_t> pixels(7 * 5 * 3);
+    for (size_t i = 0; i < pixels.size(); ++i) pixels[i] = static_cast<uint8_t>(i * i);
+    write_png(path, pixels.data(), 7, 5);
+    const Picture picture = decode(path);
+    EXPECT_EQ(picture.width, 7);
+    EXPECT_EQ(picture.height, 5);
+    EXPECT_EQ(picture.pixels, pixels);
+    EXPECT_FALSE(std::filesystem::exists(path + ".tmp"));
+    std::filesystem::remove(path);
+}
+
+// Every pixel of a grid: 3 + 5 images of side 4 in 2 columns, doubled, gap 3.
+TEST(Png, GridPutsEveryPixelWhereItBelongs) {
+    const std::string path = temporary_path("grid.png");
+    const ImageSet first = numbered_images(3, 4, 10), second = numbered_images(5, 4, 99);
+    write_grid(path, {&first, &second}, 2, 2, 3);
+    const Picture picture = decode(path);
+    const int step = 8 + 3, panel = 2 * 8 + 3, gutter = 15, rows = 3;
+    ASSERT_EQ(picture.width, 2 * panel + gutter);
+    ASSERT_EQ(picture.height, rows * 8 + (rows - 1) * 3);
+    std::vector<uint8_t> expected(picture.pixels.size(), 255);
+    int left = 0;
+    for (const ImageSet* set : {&first, &second}) {
+        for (int i = 0; i < set->count; ++i)
+            for (int y = 0; y < 8; ++y)
+                for (int x = 0; x < 8; ++x)
+                    for (int c = 0; c < 3; ++c)
+                        expected[((i / 2 * step + y) * picture.width + left + i % 2 * step + x) * 3 + c] =
+                            set->pixels[((i * 4 + y / 2) * 4 + x / 2) * 3 + c];
+        left += panel + gutter;
+    }
+    EXPECT_EQ(picture.pixels, expected);
+    std::filesystem::remove(path);
+}
+
+TEST(Png, ErrorsAndContracts) {
+    const ImageSet four = numbered_images(1, 4, 0), five = numbered_images(1, 5, 0);
+    expect_failure([&] { write_grid("/no/such/folder/x.png", {&four}, 1); },
+                   {"cannot write /no/such/folder/x.png", "No such file or directory"});
+    const std::string path = temporary_path("never.png");
+    EXPECT_THROW(write_grid(path, {&four, &five}, 1), std::runtime_error);
+    EXPECT_THROW(write_grid(path, {}, 1), std::runtime_error);
+    EXPECT_THROW(write_grid(path, {&four}, 0), std::runtime_error);
+    EXPECT_FALSE(std::filesystem::exists(path));
+}
+
+}  // namespace
+}  // namespace dualmcmc

@@ -1,0 +1,760 @@
+// Every kernel of the table against a plain loop in double precision or a closed form, on each backend that runs here.
+//
+// Each array lies between two guards that hold NaN, and outputs hold NaN before the call: an element that is not written, a write
+// beyond the end, or a read from there that matters, all show. Each call is made with 1, 2 and 3 threads and must give the same
+// bits. What is not here: the values of random numbers (random_test.cpp), gradients as gradients (ops_test.cpp).
+//
+// Tolerances are in units u = 2^-24, the largest relative error of one rounding. A single formula gets a small multiple of its number
+// of roundings. A sum of n terms, added one by one in float32, of products of uniforms in [-1, 1): its partial sums are about
+// sqrt(k)/3, so that the roundings, which go in random directions, add up to about 0.14 n u; we allow 4 n u, 28 standard deviations.
+// (At n = 1170, the longest sum here, that is 3e-4, where one lost term would show as 0.3.)
+#include <algorithm>
+#include <cstring>
+
+#include "compare.h"
+
+namespace dualmcmc::test {
+namespace {
+
+class Kernel : public EachBackend {};
+INSTANTIATE_TEST_SUITE_P(Cpu, Kernel, testing::ValuesIn(cpu_backends()), backend_name);
+
+// One element, less than a vector, some vectors and a rest, and enough for several threads.
+constexpr int64_t sizes[] = {1, 3, 37, 20011};
+
+constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+
+// An array on the device between two guards.
+class Buffer {
+public:
+    Buffer(const Values& values) : n_(int64_t(values.size())), memory_(Shape{n_ + 2 * guard}) {
+        Values all(size_t(memory_.size()), nan);
+        std::copy(values.begin(), values.end(), all.begin() + guard);
+        memory_.copy_from_host(all);
+    }
+    operator float*() const { return memory_.data() + guard; }
+
+    Values read() const {
+        const Values all = memory_.to_host();
+        bool intact = true;
+        for (int64_t i = 0; i < guard; ++i) intact = intact && std::isnan(all[size_t(i)]) && std::isnan(all[size_t(guard + n_ + i)]);
+        EXPECT_TRUE(intact) << "a write beyond the end or before the beginning of " << n_ << " values";
+        return {all.begin() + guard, all.end() - guard};
+    }
+
+private:
+    static constexpr int64_t guard = 64;
+    int64_t n_;
+    Tensor memory_;
+};
+
+bool same_bits(const Values& a, const Values& b) {
+    return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
+}
+
+// Runs call(arrays) on arrays that hold `before`, with 1, 2 and 3 threads, and returns what they hold afterwards.
+template <class Call>
+std::vector<Values> run(const std::vector<Values>& before, Call call) {
+    std::vector<Values> first;
+    for (const int threads : {1, 2, 3}) {
+        const WithThreads with(threads);
+        const std::vector<Buffer> arrays(before.begin(), before.end());
+        call(arrays);
+        for (size_t k = 0; k < arrays.size(); ++k) {
+            const Values after = arrays[k].read();
+            if (threads == 1) first.push_back(after);
+            else EXPECT_TRUE(same_bits(after, first[k])) << "array " << k << " differs between 1 and " << threads << " threads";
+        }
+    }
+    return first;
+}
+
+Values poison(int64_t n) { return Values(size_t(n), nan); }
+
+// The n values that call(y) writes.
+template <class Call>
+Values output(int64_t n, Call call) {
+    return run({poison(n)}, [&](const std::vector<Buffer>& arrays) { call(arrays[0]); })[0];
+}
+
+template <class Formula>
+std::vector<double> tabulate(int64_t n, Formula formula) {
+    std::vector<double> values(static_cast<size_t>(n));
+    for (size_t i = 0; i < values.size(); ++i) values[i] = formula(i);
+    return values;
+}
+
+std::string count(int64_t n) { return std::to_string(n) + " values"; }
+
+// ---- memory -----------------------------------------------------------------------------------------------------------------
+
+TEST_P(Kernel, copy) {
+    for (const int64_t n : sizes) {
+        const Values x = random_values(n, 1);
+        EXPECT_EQ(output(n, [&](float* y) { backend().copy(y, Buffer(x), n); }), x);
+    }
+}
+
+TEST_P(Kernel, upload) {
+    for (const int64_t n : sizes) {
+        const Values x = random_values(n, 1);
+        EXPECT_EQ(output(n, [&](float* y) { backend().upload(y, x.data(), n); }), x);
+    }
+}
+
+TEST_P(Kernel, download) {
+    for (const int64_t n : sizes) {
+        const Values x = random_values(n, 1);
+        Values host = poison(n + 1);
+        backend().download(host.data(), Buffer(x), n);
+        EXPECT_TRUE(std::isnan(host.back()));
+        host.pop_back();
+        EXPECT_EQ(host, x);
+    }
+}
+
+TEST_P(Kernel, fill) {
+    for (const int64_t n : sizes) EXPECT_EQ(output(n, [&](float* y) { backend().fill(y, -2.5f, n); }), Values(size_t(n), -2.5f));
+}
+
+// ---- pointwise: values below 2 in size unless said otherwise -------------------------------------------------------------------
+
+TEST_P(Kernel, add) {
+    for (const int64_t n : sizes) {
+        const Values a = random_values(n, 1), b = random_values(n, 2);
+        const auto expected = tabulate(n, [&](size_t i) { return double(a[i]) + b[i]; });
+        expect_close(output(n, [&](float* y) { backend().add(y, Buffer(a), Buffer(b), n); }), expected, 2 * unit, 0, count(n));
+        const Values in_place = run({a}, [&](auto& y) { backend().add(y[0], y[0], Buffer(b), n); })[0];
+        expect_close(in_place, expected, 2 * unit, 0, "in place, " + count(n));
+    }
+}
+
+TEST_P(Kernel, multiply) {
+    for (const int64_t n : sizes) {
+        const Values a = random_values(n, 1), b = random_values(n, 2);
+        const auto expected = tabulate(n, [&](size_t i) { return double(a[i]) * b[i]; });
+        expect_close(output(n, [&](float* y) { backend().multiply(y, Buffer(a), Buffer(b), n); }), expected, 2 * unit, 0, count(n));
+    }
+}
+
+TEST_P(Kernel, scale) {
+    for (const int64_t n : sizes) {
+        const Values x = random_values(n, 1);
+        const auto expected = tabulate(n, [&](size_t i) { return -1.7f * double(x[i]); });
+        expect_close(output(n, [&](float* y) { backend().scale(y, Buffer(x), -1.7f, n); }), expected, 2 * unit, 0, count(n));
+        const Values in_place = run({x}, [&](auto& y) { backend().scale(y[0], y[0], -1.7f, n); })[0];
+        expect_close(in_place, expected, 2 * unit, 0, "in place, " + count(n));
+    }
+}
+
+TEST_P(Kernel, leaky_relu) {
+    for (const int64_t n : sizes)
+        for (const float slope : {0.0f, 0.2f, 1.0f}) {
+            Values x = random_values(n, 1);
+            x[0] = 0;
+            const auto expected = tabulate(n, [&](size_t i) { return std::max(double(x[i]), 0.0) + slope * std::min(double(x[i]), 0.0); });
+            expect_close(output(n, [&](float* y) { backend().leaky_relu(y, Buffer(x), slope, n); }), expected, 2 * unit, 0, count(n));
+        }
+    const Values lost = output(1, [](float* y) { backend().leaky_relu(y, Buffer({nan}), 0, 1); });
+    EXPECT_TRUE(std::isnan(lost[0])) << "a NaN must not be hidden";
+}
+
+TEST_P(Kernel, leaky_relu_backward) {
+    for (const int64_t n : sizes)
+        for (const float slope : {0.0f, 0.2f}) {
+            Values y = random_values(n, 1);
+            const Values dy = random_values(n, 2);
+            y[0] = 0;  // counts as negative, as in PyTorch
+            const auto expected = tabulate(n, [&](size_t i) { return double(dy[i]) * (y[i] > 0 ? 1.0 : double(slope)); });
+            const Values dx = output(n, [&](float* out) { backend().leaky_relu_backward(out, Buffer(y), Buffer(dy), slope, n); });
+            expect_close(dx, expected, 2 * unit, 0, count(n));
+        }
+}
+
+// The library's tanhf and expf are good to about two units in the last place, that is 4 u; 8 u are allowed.
+TEST_P(Kernel, tanh) {
+    for (const int64_t n : sizes) {
+        Values x = random_values(n, 1, -4, 4);
+        x[0] = -30;  // saturates
+        if (n > 1) x[1] = 1e-4f;
+        const auto expected = tabulate(n, [&](size_t i) { return std::tanh(double(x[i])); });
+        expect_close(output(n, [&](float* y) { backend().tanh(y, Buffer(x), n); }), expected, 8 * unit, 0, count(n));
+    }
+}
+
+TEST_P(Kernel, tanh_backward) {
+    for (const int64_t n : sizes) {
+        const Values y = random_values(n, 1), dy = random_values(n, 2);
+        const auto expected = tabulate(n, [&](size_t i) { return dy[i] * (1 - double(y[i]) * y[i]); });
+        const Values dx = output(n, [&](float* out) { backend().tanh_backward(out, Buffer(y), Buffer(dy), n); });
+        expect_close(dx, expected, 0, 6 * unit, count(n));  // 1 - y² cancels: an absolute bound, three roundings of values below 1
+    }
+}
+
+TEST_P(Kernel, exp) {
+    for (const int64_t n : sizes) {
+        Values x = random_values(n, 1, -9, 9);
+        x[0] = -80;
+        const auto expected = tabulate(n, [&](size_t i) { return std::exp(double(x[i])); });
+        expect_close(output(n, [&](float* y) { backend().exp(y, Buffer(x), n); }), expected, 8 * unit, 0, count(n));
+    }
+}
+
+TEST_P(Kernel, broadcast) {
+    for (const int64_t n : sizes) {
+        const Values y = output(n, [&](float* out) { backend().broadcast(out, Buffer({0.7f}), -3, n); });
+        expect_close(y, std::vector<double>(size_t(n), -3 * double(0.7f)), 2 * unit, 0, count(n));
+    }
+}
+
+TEST_P(Kernel, scale_by) {
+    for (const int64_t n : sizes) {
+        const Values x = random_values(n, 1);
+        const auto expected = tabulate(n, [&](size_t i) { return -3 * double(0.7f) * x[i]; });
+        expect_close(output(n, [&](float* y) { backend().scale_by(y, Buffer(x), Buffer({0.7f}), -3, n); }), expected, 4 * unit, 0, count(n));
+    }
+}
+
+TEST_P(Kernel, difference_by) {
+    for (const int64_t n : sizes) {
+        const Values a = random_values(n, 1), b = random_values(n, 2);
+        const auto expected = tabulate(n, [&](size_t i) { return -3 * double(0.7f) * (double(a[i]) - b[i]); });
+        const Values y = output(n, [&](float* out) { backend().difference_by(out, Buffer(a), Buffer(b), Buffer({0.7f}), -3, n); });
+        expect_close(y, expected, 6 * unit, 0, count(n));  // a - b is rounded once, relative to itself
+    }
+}
+
+TEST_P(Kernel, divide_by) {
+    for (const int64_t n : sizes) {
+        const Values x = random_values(n, 1);
+        const auto expected = tabulate(n, [&](size_t i) { return double(x[i]) / -0.7f; });
+        // A product with a rounded reciprocal would be as good.
+        expect_close(output(n, [&](float* y) { backend().divide_by(y, Buffer(x), Buffer({-0.7f}), n); }), expected, 4 * unit, 0, count(n));
+    }
+}
+
+TEST_P(Kernel, reparametrise) {
+    for (const int64_t n : sizes) {
+        const Values mu = random_values(n, 1), logvar = random_values(n, 2, -3, 1), eps = random_values(n, 3);
+        const auto expected = tabulate(n, [&](size_t i) { return mu[i] + std::exp(0.5 * logvar[i]) * eps[i]; });
+        const Values z = output(n, [&](float* y) { backend().reparametrise(y, Buffer(mu), Buffer(logvar), Buffer(eps), n); });
+        expect_close(z, expected, 0, 16 * unit, count(n));  // exp, product, sum: 6 u of values below 3
+    }
+}
+
+TEST_P(Kernel, reparametrise_backward) {
+    for (const int64_t n : sizes) {
+        const Values logvar = random_values(n, 2, -3, 1), eps = random_values(n, 3), dz = random_values(n, 4);
+        const auto expected = tabulate(n, [&](size_t i) { return 0.5 * dz[i] * std::exp(0.5 * logvar[i]) * eps[i]; });
+        const Values dlogvar =
+            output(n, [&](float* y) { backend().reparametrise_backward(y, Buffer(logvar), Buffer(eps), Buffer(dz), n); });
+        expect_close(dlogvar, expected, 16 * unit, 0, count(n));
+    }
+}
+
+TEST_P(Kernel, gaussian_nll_backward) {
+    for (const int64_t n : sizes)
+        for (const float least : {-2.0f, -15.0f}) {  // in the second case 1e-6 counts
+            const Values z = random_values(n, 1), mu = random_values(n, 2), logvar = random_values(n, 3, least, least + 3);
+            const double upstream = double(0.7f) * -3;
+            const auto square = [&](size_t i) { return std::pow((double(z[i]) - mu[i]) / (double(1e-6f) + std::exp(double(logvar[i]))), 2); };
+            const auto dmu = tabulate(n, [&](size_t i) { return -upstream * (double(z[i]) - mu[i]) / (double(1e-6f) + std::exp(double(logvar[i]))); });
+            const auto dlogvar = tabulate(n, [&](size_t i) { return 0.5 * upstream * (1 - square(i) * std::exp(double(logvar[i]))); });
+            const auto result = run({poison(n), poison(n)}, [&](auto& y) {
+                backend().gaussian_nll_backward(y[0], y[1], Buffer(z), Buffer(mu), Buffer(logvar), Buffer({0.7f}), -3, n);
+            });
+            expect_close(result[0], dmu, 20 * unit, 0, "dmu, " + count(n));
+            // 1 - A with A > 0 wrong by 30 u A: that is at most 30 u (|1 - A| + 1). Times 1.05, half the upstream gradient.
+            expect_close(result[1], dlogvar, 32 * unit, 32 * unit, "dlogvar, " + count(n));
+        }
+}
+
+TEST_P(Kernel, langevin_update) {
+    for (const int64_t n : sizes) {
+        const Values x = random_values(n, 1), gradient = random_values(n, 2), noise = random_values(n, 3);
+        const auto expected = tabulate(n, [&](size_t i) { return x[i] - double(0.3f) * gradient[i] + double(0.2f) * noise[i]; });
+        const auto update = [&](float* y, const float* from) {
+            backend().langevin_update(y, from, Buffer(gradient), Buffer(noise), 0.3f, 0.2f, n);
+        };
+        expect_close(output(n, [&](float* y) { update(y, Buffer(x)); }), expected, 0, 8 * unit, count(n));  // four roundings below 2
+        expect_close(run({x}, [&](auto& y) { update(y[0], y[0]); })[0], expected, 0, 8 * unit, "in place, " + count(n));
+    }
+}
+
+// Against PyTorch's formulation in double precision: g += decay w; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g²;
+// w -= lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps).
+TEST_P(Kernel, adam_update) {
+    const double rate = 0.01, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;
+    for (const int64_t n : sizes)
+        for (const double decay : {0.0, 0.1}) {
+            const Values start = random_values(n, 1);
+            std::vector<double> w(start.begin(), start.end()), m(start.size(), 0), v(start.size(), 0);
+            std::vector<Values> state = {start, Values(start.size(), 0), Values(start.size(), 0)};
+            for (int step = 1; step <= 5; ++step) {
+                const Values gradient = random_values(n, uint32_t(10 + step));
+                const double correction1 = 1 - std::pow(beta1, step), correction2 = 1 - std::pow(beta2, step);
+                for (size_t i = 0; i < w.size(); ++i) {
+                    const double g = gradient[i] + decay * w[i];
+                    m[i] = beta1 * m[i] + (1 - beta1) * g;
+                    v[i] = beta2 * v[i] + (1 - beta2) * g * g;
+                    w[i] -= rate / correction1 * m[i] / (std::sqrt(v[i]) / std::sqrt(correction2) + epsilon);
+                }
+                state = run(state, [&](auto& y) {
+                    backend().adam_update(y[0], y[1], y[2], Buffer(gradient), float(rate / correction1), float(beta1), float(beta2),
+                                          float(1 / std::sqrt(correction2)), float(epsilon), float(decay), n);
+                });
+                // 0.999 and 1 - 0.999 in float32 make v wrong by up to 6e-5 of itself (1 - beta2 by 1.3e-5; we allow for 0.999 rounded
+                // the other way too), a step by half of that: 3e-5 of the rate a step; and each step rounds w, below 1.1, once.
+                expect_close(state[0], w, 0, step * (3e-5 * rate + 2 * unit), "w, step " + std::to_string(step));
+                expect_close(state[1], m, 0, 16 * unit, "m, step " + std::to_string(step));
+                expect_close(state[2], v, 6e-5, 0x1p-40, "v, step " + std::to_string(step));
+            }
+        }
+}
+
+// ---- gathers over images --------------------------------------------------------------------------------------------------------
+
+struct Sides {
+    int64_t batch, height, width, channels;
+    int64_t size() const { return batch * height * width * channels; }
+    size_t at(int64_t b, int64_t h, int64_t w, int64_t c) const { return size_t(((b * height + h) * width + w) * channels + c); }
+    std::string name() const {
+        return "(" + std::to_string(batch) + ", " + std::to_string(height) + ", " + std::to_string(width) + ", " + std::to_string(channels) + ")";
+    }
+};
+
+constexpr Sides even_images[] = {{1, 2, 2, 1}, {2, 4, 6, 5}, {3, 8, 2, 17}, {5, 10, 14, 35}};
+constexpr Sides all_images[] = {{1, 1, 1, 1}, {2, 1, 4, 3}, {2, 5, 1, 7}, {3, 5, 4, 17}, {5, 7, 11, 66}};
+
+// A linear map of images as a list of entries; apply(dst, src, weight) is called for each. Forward adds x[src] weight to y[dst], the
+// gradient is the transpose of that. At most 4 entries meet in one element (forward), 9 (upsample's gradient): 16 u of values below 2.
+template <class Entries>
+void expect_linear_map(const Sides& in, const Sides& out, Entries entries, bool transpose,
+                       void (*kernel)(float*, const float*, int64_t, int64_t, int64_t, int64_t)) {
+    const Sides &from = transpose ? out : in, &to = transpose ? in : out;
+    const Values x = random_values(from.size(), 1);
+    std::vector<double> expected(size_t(to.size()), 0);
+    entries([&](size_t dst, size_t src, double weight) {
+        if (transpose) expected[src] += x[dst] * weight;
+        else expected[dst] += x[src] * weight;
+    });
+    const Values y = output(to.size(), [&](float* p) { kernel(p, Buffer(x), in.batch, in.height, in.width, in.channels); });
+    expect_close(y, expected, 0, 16 * unit, in.name());
+}
+
+// Calls body(b, h, w, c) for each element.
+template <class Body>
+void for_each_element(const Sides& s, Body body) {
+    for (int64_t b = 0; b < s.batch; ++b)
+        for (int64_t h = 0; h < s.height; ++h)
+            for (int64_t w = 0; w < s.width; ++w)
+                for (int64_t c = 0; c < s.channels; ++c) body(b, h, w, c);
+}
+
+void check_avg_pool2(bool transpose, decltype(Backend::avg_pool2) kernel) {
+    for (const Sides& in : even_images) {
+        const Sides out{in.batch, in.height / 2, in.width / 2, in.channels};
+        const auto entries = [&](auto entry) {
+            for_each_element(in, [&](int64_t b, int64_t h, int64_t w, int64_t c) { entry(out.at(b, h / 2, w / 2, c), in.at(b, h, w, c), 0.25); });
+        };
+        expect_linear_map(in, out, entries, transpose, kernel);
+    }
+}
+
+void check_box_filter2(bool transpose, decltype(Backend::box_filter2) kernel) {
+    for (const Sides& in : all_images) {
+        const Sides out{in.batch, in.height + 1, in.width + 1, in.channels};
+        const auto entries = [&](auto entry) {
+            for_each_element(in, [&](int64_t b, int64_t h, int64_t w, int64_t c) {
+                for (const int64_t down : {0, 1})
+                    for (const int64_t right : {0, 1}) entry(out.at(b, h + down, w + right, c), in.at(b, h, w, c), 0.25);
+            });
+        };
+        expect_linear_map(in, out, entries, transpose, kernel);
+    }
+}
+
+// Output i of 2n lies at i (n - 1) / (2n - 1), a hat function wide.
+void check_upsample2(bool transpose, decltype(Backend::upsample2) kernel) {
+    for (const Sides& in : all_images) {
+        const Sides out{in.batch, 2 * in.height, 2 * in.width, in.channels};
+        const auto weight = [](int64_t i, int64_t k, int64_t n) {
+            return std::max(0.0, 1 - std::abs(double(i) * double(n - 1) / double(2 * n - 1) - double(k)));
+        };
+        const auto entries = [&](auto entry) {
+            for_each_element(out, [&](int64_t b, int64_t h, int64_t w, int64_t c) {
+                for (int64_t row = std::max<int64_t>(0, h / 2 - 1); row <= std::min(in.height - 1, h / 2 + 1); ++row)
+                    for (int64_t column = std::max<int64_t>(0, w / 2 - 1); column <= std::min(in.width - 1, w / 2 + 1); ++column)
+                        entry(out.at(b, h, w, c), in.at(b, row, column, c), weight(h, row, in.height) * weight(w, column, in.width));
+            });
+        };
+        expect_linear_map(in, out, entries, transpose, kernel);
+    }
+}
+
+TEST_P(Kernel, avg_pool2) { check_avg_pool2(false, backend().avg_pool2); }
+TEST_P(Kernel, avg_pool2_backward) { check_avg_pool2(true, backend().avg_pool2_backward); }
+TEST_P(Kernel, box_filter2) { check_box_filter2(false, backend().box_filter2); }
+TEST_P(Kernel, box_filter2_backward) { check_box_filter2(true, backend().box_filter2_backward); }
+TEST_P(Kernel, upsample2) { check_upsample2(false, backend().upsample2); }
+TEST_P(Kernel, upsample2_backward) { check_upsample2(true, backend().upsample2_backward); }
+
+constexpr Sides pooled_images[] = {{1, 1, 1, 1}, {2, 1, 37, 3}, {3, 1, 16, 65}, {129, 1, 4, 130}};  // the pixels are in `width`
+
+TEST_P(Kernel, global_avg_pool) {
+    for (const Sides& s : pooled_images) {
+        const Values x = random_values(s.size(), 1);
+        std::vector<double> expected(size_t(s.batch * s.channels), 0);
+        for_each_element(s, [&](int64_t b, int64_t, int64_t pixel, int64_t c) {
+            expected[size_t(b * s.channels + c)] += x[s.at(b, 0, pixel, c)] / double(s.width);
+        });
+        const Values y = output(s.batch * s.channels, [&](float* p) { backend().global_avg_pool(p, Buffer(x), s.batch, s.width, s.channels); });
+        expect_close(y, expected, 0, 8 * unit, s.name());  // a sum of n wrong by 4 n u, divided by n, and that rounded
+    }
+}
+
+TEST_P(Kernel, global_avg_pool_backward) {
+    for (const Sides& s : pooled_images) {
+        const Values dy = random_values(s.batch * s.channels, 1);
+        std::vector<double> expected(size_t(s.size()));
+        for_each_element(s, [&](int64_t b, int64_t, int64_t pixel, int64_t c) {
+            expected[s.at(b, 0, pixel, c)] = dy[size_t(b * s.channels + c)] / double(s.width);
+        });
+        const Values dx = output(s.size(), [&](float* p) { backend().global_avg_pool_backward(p, Buffer(dy), s.batch, s.width, s.channels); });
+        expect_close(dx, expected, 4 * unit, 0, s.name());
+    }
+}
+
+// ---- reductions to a scalar -----------------------------------------------------------------------------------------------------
+
+// Below and above one part (4096), one more than two parts, and more than 64 parts' worth.
+constexpr int64_t reduced_sizes[] = {1, 3, 37, 4095, 8193, 300007};
+
+template <class Call, class Term>
+void expect_sum(int64_t n, double roundings, Call call, Term term) {
+    double expected = 0, magnitude = 0;
+    for (int64_t i = 0; i < n; ++i) expected += term(size_t(i)), magnitude = std::max(magnitude, std::abs(term(size_t(i))));
+    // Terms rounded in float32, in random directions: sqrt(n) u times their size, eight standard deviations; added in double
+    // precision or in parts that are; the result rounded once.
+    const double atol = 8 * roundings * unit * magnitude * std::sqrt(double(n));
+    expect_close(output(1, call), std::vector<double>{expected}, 2 * unit, atol, count(n));
+}
+
+TEST_P(Kernel, sum) {
+    for (const int64_t n : reduced_sizes) {
+        const Values x = random_values(n, 1);
+        expect_sum(n, 1, [&](float* y) { backend().sum(y, Buffer(x), -0.7f, n); }, [&](size_t i) { return double(-0.7f) * x[i]; });
+    }
+}
+
+TEST_P(Kernel, dot) {
+    for (const int64_t n : reduced_sizes) {
+        const Values a = random_values(n, 1), b = random_values(n, 2);
+        expect_sum(n, 1, [&](float* y) { backend().dot(y, Buffer(a), Buffer(b), n); }, [&](size_t i) { return double(a[i]) * b[i]; });
+    }
+}
+
+TEST_P(Kernel, squared_error) {
+    for (const int64_t n : reduced_sizes) {
+        const Values a = random_values(n, 1), b = random_values(n, 2);
+        expect_sum(n, 3, [&](float* y) { backend().squared_error(y, Buffer(a), Buffer(b), 0.7f, n); },
+                   [&](size_t i) { return double(0.7f) * std::pow(double(a[i]) - b[i], 2); });
+    }
+}
+
+TEST_P(Kernel, gaussian_nll) {
+    for (const int64_t n : reduced_sizes)
+        for (const float least : {-2.0f, -15.0f}) {
+            const Values z = random_values(n, 1), mu = random_values(n, 2), logvar = random_values(n, 3, least, least + 3);
+            expect_sum(n, 8, [&](float* y) { backend().gaussian_nll(y, Buffer(z), Buffer(mu), Buffer(logvar), 0.7f, n); }, [&](size_t i) {
+                const double difference = double(z[i]) - mu[i];
+                return 0.5 * double(0.7f) * (logvar[i] + difference * difference / (double(1e-6f) + std::exp(double(logvar[i]))));
+            });
+        }
+}
+
+// ---- column statistics ----------------------------------------------------------------------------------------------------------
+
+struct Matrix {
+    int64_t rows, columns;
+    size_t at(int64_t r, int64_t c) const { return size_t(r * columns + c); }
+    std::string name() const { return std::to_string(rows) + " x " + std::to_string(columns); }
+    // Rows that one float32 sum runs over: the longest part. (A backend that sums whole columns in order is allowed as much.)
+    double length() const { return double(rows); }
+};
+
+// One row, less than one part (64 rows), a part and one row, more than 64 parts' worth; also enough work for several threads.
+constexpr Matrix tall[] = {{1, 1}, {1, 5}, {2, 3}, {63, 17}, {65, 35}, {700, 70}, {4801, 6}};
+
+TEST_P(Kernel, column_sum) {
+    for (const Matrix& s : tall) {
+        const Values x = random_values(s.rows * s.columns, 1);
+        std::vector<double> expected(size_t(s.columns), 0);
+        for (int64_t r = 0; r < s.rows; ++r)
+            for (int64_t c = 0; c < s.columns; ++c) expected[size_t(c)] += x[s.at(r, c)];
+        const Values y = output(s.columns, [&](float* p) { backend().column_sum(p, Buffer(x), s.rows, s.columns); });
+        expect_close(y, expected, 0, 4 * s.length() * unit, s.name());
+    }
+}
+
+// Batch normalisation in double precision; `offset` moves the mean away from 0.
+struct BatchNorm {
+    Matrix s;
+    double offset;
+    Values x, weight, bias, dy;
+    std::vector<double> mean, rstd, unbiased, y, dx, dweight, dbias;
+
+    BatchNorm(const Matrix& sides, float offset_)
+        : s(sides), offset(offset_), x(random_values(s.rows * s.columns, 1, offset_ - 2, offset_ + 2)), weight(random_values(s.columns, 2, 0.5f, 2)),
+          bias(random_values(s.columns, 3)), dy(random_values(s.rows * s.columns, 4)), mean(size_t(s.columns), 0), rstd(mean), unbiased(mean),
+          y(x.size()), dx(x.size()), dweight(mean), dbias(mean) {
+        const double n = double(s.rows);
+        for (size_t c = 0; c < mean.size(); ++c) {
+            double squares = 0;
+            for (int64_t r = 0; r < s.rows; ++r) mean[c] += x[s.at(r, int64_t(c))] / n;
+            for (int64_t r = 0; r < s.rows; ++r) squares += std::pow(x[s.at(r, int64_t(c))] - mean[c], 2);
+            rstd[c] = 1 / std::sqrt(squares / n + double(1e-5f));
+            unbiased[c] = s.rows > 1 ? squares / (n - 1) : 0;
+            for (int64_t r = 0; r < s.rows; ++r) {
+                const size_t i = s.at(r, int64_t(c));
+                y[i] = (x[i] - mean[c]) * rstd[c] * weight[c] + bias[c];
+                dbias[c] += dy[i];
+                dweight[c] += dy[i] * (x[i] - mean[c]) * rstd[c];
+            }
+            for (int64_t r = 0; r < s.rows; ++r) {
+                const size_t i = s.at(r, int64_t(c));
+                dx[i] = weight[c] * rstd[c] * (dy[i] - dbias[c] / n - (x[i] - mean[c]) * rstd[c] * dweight[c] / n);
+            }
+        }
+    }
+    // The mean: a sum of n values of this size, added one by one, is wrong by at most 2 n u of its average size; divided by n.
+    double mean_error() const { return 2 * (std::abs(offset) + 2) * (std::sqrt(s.length()) + 4) * unit; }
+};
+
+TEST_P(Kernel, batch_norm) {
+    for (const Matrix& s : tall)
+        for (const float offset : {0.0f, 3.0f, 500.0f}) {  // Σx² - (Σx)² would be wrong by 10 % at 500
+            const BatchNorm b(s, offset);
+            const Values running_mean = random_values(s.columns, 5), running_var = random_values(s.columns, 6, 0.5f, 2);
+            const auto result = run({poison(s.rows * s.columns), poison(s.columns), poison(s.columns), running_mean, running_var}, [&](auto& out) {
+                backend().batch_norm(out[0], out[1], out[2], out[3], out[4], Buffer(b.x), Buffer(b.weight), Buffer(b.bias), 1e-5f, 0.1f, s.rows, s.columns);
+            });
+            const auto after_mean = tabulate(s.columns, [&](size_t c) { return running_mean[c] + double(0.1f) * (b.mean[c] - running_mean[c]); });
+            const auto after_var = tabulate(s.columns, [&](size_t c) { return running_var[c] + double(0.1f) * (b.unbiased[c] - running_var[c]); });
+            const std::string what = s.name() + ", offset " + std::to_string(int(offset)) + ": ";
+            const double largest = *std::max_element(b.rstd.begin(), b.rstd.end());
+            const double n = s.length();
+            // Squared deviations: positive terms, a relative error of up to n u; x - mean is off by the mean's error m, which
+            // enters squared, and by the rounding of x - mean, u relative.
+            const double m = b.mean_error(), relative = 2 * n * unit + 8 * unit + m * m * largest * largest;
+            expect_close(result[1], b.mean, 2 * unit, m, what + "mean");
+            expect_close(result[2], b.rstd, relative, 0, what + "rstd");
+            expect_close(result[3], after_mean, 4 * unit, m + 8 * unit, what + "running mean");
+            expect_close(result[4], after_var, relative, 8 * unit + m * m, what + "running var");
+            // |x - mean| rstd is below sqrt(n) <= 70, in fact below 3 here; weights are below 2.
+            expect_close(result[0], b.y, 0, 2 * (m * largest + 4 * relative) + 16 * unit, what + "y");
+        }
+}
+
+TEST_P(Kernel, batch_norm_backward) {
+    for (const Matrix& s : tall)
+        for (const float offset : {0.0f, 3.0f}) {
+            if (s.rows == 1) continue;  // x = mean: the gradient is 0 but for rounding times rstd = 316; tested below
+            const BatchNorm b(s, offset);
+            const Values mean(b.mean.begin(), b.mean.end()), rstd(b.rstd.begin(), b.rstd.end());
+            const auto result = run({poison(s.rows * s.columns), poison(s.columns), poison(s.columns)}, [&](auto& out) {
+                backend().batch_norm_backward(out[0], out[1], out[2], Buffer(mean), Buffer(rstd), Buffer(b.x), Buffer(b.weight), Buffer(b.dy), s.rows,
+                                              s.columns);
+            });
+            const double largest = std::max(1.0, *std::max_element(b.rstd.begin(), b.rstd.end())), n = s.length();
+            // Sums of n terms below 1 (dbias) and below 4 rstd (dweight; the mean handed in is itself rounded, u of 5, in every term).
+            const double bias_error = 4 * n * unit, weight_error = (16 + 8) * n * unit * largest;
+            expect_close(result[2], b.dbias, 0, bias_error, s.name() + ": dbias");
+            expect_close(result[1], b.dweight, 0, weight_error, s.name() + ": dweight");
+            // dx = weight rstd (dy - dbias/n - x̂ dweight/n) with |x̂| < 4, all roundings of values below 8.
+            expect_close(result[0], b.dx, 0, 2 * largest * ((bias_error + 4 * weight_error) / n + 32 * unit * largest), s.name() + ": dx");
+        }
+    // One row: dbias = dy, and nothing passes to x or the weight.
+    const auto single = run({poison(3), poison(3), poison(3)}, [](auto& out) {
+        const Buffer x({1, 2, 3}), rstd({316, 316, 316}), weight({1, 2, 3}), dy({0.5f, -0.25f, 2});
+        backend().batch_norm_backward(out[0], out[1], out[2], x, rstd, x, weight, dy, 1, 3);
+    });
+    EXPECT_EQ(single, (std::vector<Values>{{0, 0, 0}, {0, 0, 0}, {0.5f, -0.25f, 2}}));
+}
+
+// ---- products -------------------------------------------------------------------------------------------------------------------
+
+constexpr Matrix matrices[] = {{1, 1}, {1, 37}, {35, 1}, {5, 3}, {17, 130}, {64, 64}, {130, 65}, {301, 257}};
+
+TEST_P(Kernel, matvec) {
+    for (const Matrix& s : matrices) {
+        const Values a = random_values(s.rows * s.columns, 1), x = random_values(s.columns, 2);
+        std::vector<double> expected(size_t(s.rows), 0);
+        for (int64_t r = 0; r < s.rows; ++r)
+            for (int64_t c = 0; c < s.columns; ++c) expected[size_t(r)] += double(a[s.at(r, c)]) * x[size_t(c)];
+        const Values y = output(s.rows, [&](float* p) { backend().matvec(p, Buffer(a), Buffer(x), s.rows, s.columns); });
+        expect_close(y, expected, 0, 4 * double(s.columns) * unit, s.name());
+    }
+}
+
+TEST_P(Kernel, matvec_transposed) {
+    for (const Matrix& s : matrices) {
+        const Values a = random_values(s.rows * s.columns, 1), x = random_values(s.rows, 2);
+        std::vector<double> expected(size_t(s.columns), 0);
+        for (int64_t r = 0; r < s.rows; ++r)
+            for (int64_t c = 0; c < s.columns; ++c) expected[size_t(c)] += double(a[s.at(r, c)]) * x[size_t(r)];
+        const Values y = output(s.columns, [&](float* p) { backend().matvec_transposed(p, Buffer(a), Buffer(x), s.rows, s.columns); });
+        expect_close(y, expected, 0, 4 * double(s.rows) * unit, s.name());
+    }
+}
+
+TEST_P(Kernel, normalise) {
+    for (const int64_t n : sizes)
+        for (const float size : {1.0f, 1e-3f}) {
+            const Values x = random_values(n, 1, -size, size);
+            double squares = 0;
+            for (const float value : x) squares += double(value) * value;
+            for (const float epsilon : {1e-12f, 1e4f}) {  // the second is larger than any norm here
+                const auto expected = tabulate(n, [&](size_t i) { return x[i] / std::max(std::sqrt(squares), double(epsilon)); });
+                const Values y = run({x}, [&](auto& p) { backend().normalise(p[0], epsilon, n); })[0];
+                expect_close(y, expected, 10 * unit, 0, count(n));  // norm (rounded squares), root, reciprocal, product
+            }
+        }
+    EXPECT_EQ(run({{0, 0, 0}}, [](auto& p) { backend().normalise(p[0], 1e-12f, 3); })[0], (Values{0, 0, 0}));
+}
+
+// y = W/σ: dW = (dy - <dy, y> v uᵀ)/σ. y, u, v are free here; what they are is ops_test.cpp's business.
+TEST_P(Kernel, spectral_norm_backward) {
+    for (const Matrix& s : matrices) {
+        const int64_t n = s.rows * s.columns;
+        const Values y = random_values(n, 1), dy = random_values(n, 2), u = random_values(s.columns, 3), v = random_values(s.rows, 4);
+        const float sigma = 1.7f;
+        double inner = 0;
+        for (size_t i = 0; i < y.size(); ++i) inner += double(y[i]) * dy[i];
+        const auto expected = tabulate(n, [&](size_t i) {
+            return (dy[i] - inner * v[i / size_t(s.columns)] * u[i % size_t(s.columns)]) / double(sigma);
+        });
+        const Values dw = output(n, [&](float* p) {
+            backend().spectral_norm_backward(p, Buffer(y), Buffer({sigma}), Buffer(u), Buffer(v), Buffer(dy), s.rows, s.columns);
+        });
+        // <dy, y> with its products rounded: 8 u sqrt(n); then six roundings of values of its size + 1.
+        expect_close(dw, expected, 0, 8 * unit * std::sqrt(double(n)) + 8 * unit * (std::abs(inner) + 1), s.name());
+    }
+}
+
+// ---- convolution ----------------------------------------------------------------------------------------------------------------
+
+// The definition. Calls product(x's index, w's index, y's index) for each product that a convolution adds up: seven loops.
+template <class Product>
+void for_each_product(const ConvShape& s, Product product) {
+    const int64_t out_height = (s.height + 2 * s.padding - s.kernel) / s.stride + 1, out_width = (s.width + 2 * s.padding - s.kernel) / s.stride + 1;
+    for (int64_t b = 0; b < s.batch; ++b)
+        for (int64_t row = 0; row < out_height; ++row)
+            for (int64_t column = 0; column < out_width; ++column)
+                for (int64_t kh = 0; kh < s.kernel; ++kh)
+                    for (int64_t kw = 0; kw < s.kernel; ++kw) {
+                        const int64_t h = row * s.stride - s.padding + kh, w = column * s.stride - s.padding + kw;
+                        if (h < 0 || h >= s.height || w < 0 || w >= s.width) continue;
+                        for (int64_t i = 0; i < s.in; ++i)
+                            for (int64_t o = 0; o < s.out; ++o)
+                                product(size_t(((b * s.height + h) * s.width + w) * s.in + i), size_t(((kh * s.kernel + kw) * s.in + i) * s.out + o),
+                                        size_t(((b * out_height + row) * out_width + column) * s.out + o));
+                    }
+}
+
+int64_t x_size(const ConvShape& s) { return s.batch * s.height * s.width * s.in; }
+int64_t w_size(const ConvShape& s) { return s.kernel * s.kernel * s.in * s.out; }
+int64_t y_size(const ConvShape& s) {
+    return s.batch * ((s.height + 2 * s.padding - s.kernel) / s.stride + 1) * ((s.width + 2 * s.padding - s.kernel) / s.stride + 1) * s.out;
+}
+std::string name(const ConvShape& s) {
+    return text("batch ", s.batch, ", ", s.height, " x ", s.width, ", ", s.in, " -> ", s.out, " channels, kernel ", s.kernel, ", stride ", s.stride,
+                ", padding ", s.padding);
+}
+
+std::vector<ConvShape> conv_shapes() {
+    std::vector<ConvShape> shapes;
+    // Every geometry, over odd and even sides, one of them as small as it can be.
+    for (const int64_t kernel : {1, 3, 4})
+        for (const int64_t stride : {1, 2})
+            for (const int64_t padding : {0, 1})
+                for (const auto& [height, width] : {std::pair<int64_t, int64_t>{7, 6}, {6, 9}, {4, 5}, {4, 4}, {std::max<int64_t>(1, kernel - 2 * padding), 5}})
+                    shapes.push_back({2, height, width, 3, 5, kernel, stride, padding});
+    // Every pair of channel counts: vectors with and without rest, several blocks, more than one chunk (above 128).
+    for (const int64_t in : {1, 3, 5, 16, 17, 35, 64, 70, 130})
+        for (const int64_t out : {1, 3, 5, 16, 17, 35, 64, 70, 130}) shapes.push_back({1, 3, 4, in, out, 3, 1, 1});
+    for (const ConvShape& s : {
+             ConvShape{1, 1, 1, 1, 1, 1, 1, 0},
+             // Chunks with strides, where the gradient of the input has several phases; 200 is three chunks and a rest.
+             {2, 6, 5, 130, 17, 4, 2, 1}, {2, 5, 6, 17, 130, 4, 2, 1}, {2, 5, 7, 131, 133, 3, 2, 1}, {3, 3, 2, 200, 36, 1, 2, 0}, {2, 4, 3, 36, 200, 3, 1, 1},
+             // Small images, several to a task with a rest; linear layers; kernels as large as the image.
+             {101, 1, 1, 37, 19, 1, 1, 0}, {17, 1, 1, 130, 67, 1, 1, 0}, {1, 1, 1, 130, 1, 1, 1, 0}, {53, 2, 2, 5, 17, 3, 1, 1},
+             {35, 3, 3, 5, 17, 3, 1, 0}, {7, 4, 4, 35, 3, 4, 1, 0}, {50, 4, 4, 17, 5, 4, 2, 1}, {33, 4, 4, 3, 16, 4, 2, 0}, {29, 2, 3, 16, 6, 3, 2, 1},
+             {19, 3, 5, 7, 6, 3, 1, 0}, {37, 3, 1, 6, 7, 3, 2, 1},
+             // Batches about the 16 parts into which the gradient of the weight is cut; enough for several threads.
+             {16, 5, 3, 4, 6, 3, 1, 1}, {18, 3, 5, 6, 4, 3, 1, 1}, {5, 13, 11, 19, 35, 3, 1, 1}, {3, 16, 18, 8, 24, 4, 2, 1}, {4, 9, 9, 16, 32, 1, 1, 0},
+             // What convolutions in general have, though these networks do not.
+             {2, 11, 10, 3, 5, 5, 3, 2}, {2, 8, 7, 3, 5, 2, 2, 0}, {2, 5, 6, 3, 5, 3, 1, 2}, {2, 9, 10, 3, 5, 2, 3, 1}})
+        shapes.push_back(s);
+    return shapes;
+}
+
+TEST_P(Kernel, conv2d) {
+    for (const ConvShape& s : conv_shapes())
+        for (const bool with_bias : {false, true}) {
+            const Values x = random_values(x_size(s), 1), w = random_values(w_size(s), 2), bias = random_values(s.out, 3);
+            std::vector<double> expected(size_t(y_size(s)), 0);
+            for_each_product(s, [&](size_t xi, size_t wi, size_t yi) { expected[yi] += double(x[xi]) * w[wi]; });
+            if (with_bias)
+                for (size_t i = 0; i < expected.size(); ++i) expected[i] += bias[i % size_t(s.out)];
+            const Buffer biases(bias);
+            const float* given = with_bias ? biases : static_cast<float*>(nullptr);
+            const Values y = output(y_size(s), [&](float* p) { backend().conv2d(p, Buffer(x), Buffer(w), given, s); });
+            expect_close(y, expected, 0, 4 * double(s.kernel * s.kernel * s.in + 1) * unit, name(s) + (with_bias ? ", bias" : ""));
+        }
+}
+
+TEST_P(Kernel, conv2d_backward_input) {
+    for (const ConvShape& s : conv_shapes()) {
+        const Values dy = random_values(y_size(s), 1), w = random_values(w_size(s), 2);
+        std::vector<double> expected(size_t(x_size(s)), 0);
+        for_each_product(s, [&](size_t xi, size_t wi, size_t yi) { expected[xi] += double(dy[yi]) * w[wi]; });
+        const Values dx = output(x_size(s), [&](float* p) { backend().conv2d_backward_input(p, Buffer(dy), Buffer(w), s); });
+        expect_close(dx, expected, 0, 4 * double(s.kernel * s.kernel * s.out) * unit, name(s));
+    }
+}
+
+TEST_P(Kernel, conv2d_backward_weight) {
+    for (const ConvShape& s : conv_shapes()) {
+        const Values x = random_values(x_size(s), 1), dy = random_values(y_size(s), 2);
+        std::vector<double> expected(size_t(w_size(s)), 0);
+        for_each_product(s, [&](size_t xi, size_t wi, size_t yi) { expected[wi] += double(x[xi]) * dy[yi]; });
+        const Values dw = output(w_size(s), [&](float* p) { backend().conv2d_backward_weight(p, Buffer(x), Buffer(dy), s); });
+        expect_close(dw, expected, 0, 4 * double(y_size(s) / s.out) * unit, name(s));
+    }
+}
+
+// ---- random numbers: here only that all are written, in place, whatever the count; their values are in random_test.cpp -------------
+
+template <class Draw>
+void expect_prefixes(Draw draw) {
+    const Values longest = draw(70001);
+    for (const float value : longest) ASSERT_TRUE(std::isfinite(value));
+    for (const int64_t n : {1, 2, 3, 4, 5, 37, 20011}) EXPECT_EQ(draw(n), Values(longest.begin(), longest.begin() + n)) << count(n);
+}
+
+TEST_P(Kernel, normal) {
+    expect_prefixes([](int64_t n) { return output(n, [&](float* y) { backend().normal(y, {1, 2, 3}, n); }); });
+}
+
+TEST_P(Kernel, uniform) {
+    expect_prefixes([](int64_t n) { return output(n, [&](float* y) { backend().uniform(y, {1, 2, 3}, -1, 2, n); }); });
+}
+
+// A kernel of the table without a TEST_P of its name above does not compile.
+#define DUALMCMC_TESTED(name, arguments) static_assert(sizeof(GTEST_TEST_CLASS_NAME_(Kernel, name)) > 0);
+DUALMCMC_KERNELS(DUALMCMC_TESTED)
+#undef DUALMCMC_TESTED
+
+}  // namespace
+}  // namespace dualmcmc::test
