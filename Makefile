@@ -8,6 +8,7 @@ CXXFLAGS ?= -O3
 # -Wno-restrict: GCC 12 warns falsely of std::string at -O3 (GCC bug 105651).
 FLAGS    := -std=c++20 -fopenmp -Wall -Wextra -Werror -Wno-restrict -MMD -MP -Icuda -Isrc $(CXXFLAGS)
 
+# -fno-math-errno -fno-trapping-math: without them sqrt and x > 0 ? x : s x are not vectorised; NaN and infinity stay what they are.
 # Fewer instructions first: where two objects hold the same inline function of the standard library, the linker takes the first one's.
 ISAS         := sse2 avx2 avx512
 MARCH_sse2   := x86-64
@@ -25,7 +26,7 @@ all: build/dualmcmc
 build/dualmcmc: build/src/main.o $(LIBRARY)
 	$(CXX) $(FLAGS) $^ -o $@
 
-build/tests: $(TESTS) $(LIBRARY)
+build/dualmcmc_tests: $(TESTS) $(LIBRARY)
 	$(CXX) $(FLAGS) $^ -lgtest -lgtest_main -o $@
 
 build/%.o: %.cpp | packages
@@ -35,7 +36,7 @@ build/%.o: %.cpp | packages
 define kernel_rule
 build/$(1)/%.o: cuda/%.cu | packages
 	@mkdir -p $$(@D)
-	$$(CXX) -x c++ $$(FLAGS) -march=$$(MARCH_$(1)) -DDEVICE_NAMESPACE=cpu_$(1) -DDEVICE_NAME='"CPU, $(1)"' -c $$< -o $$@
+	$$(CXX) -x c++ $$(FLAGS) -fno-math-errno -fno-trapping-math -march=$$(MARCH_$(1)) -DDEVICE_NAMESPACE=cpu_$(1) -DDEVICE_NAME='"CPU, $(1)"' -c $$< -o $$@
 endef
 $(foreach isa,$(ISAS),$(eval $(call kernel_rule,$(isa))))
 
@@ -52,8 +53,8 @@ packages:
 	    || { echo "could not install$$missing: install them with your package manager, then run make again" >&2; exit 1; }; \
 	fi
 
-test: build/dualmcmc build/tests
-	build/tests --gtest_brief=1
+test: build/dualmcmc build/dualmcmc_tests
+	build/dualmcmc_tests --gtest_brief=1
 
 demo: build/dualmcmc
 	rm -rf runs/demo

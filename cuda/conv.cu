@@ -8,75 +8,17 @@
 //                   phases (their position modulo s), each of which meets its own subset of the taps, and no product is wasted
 //   gradient of w   dw[t, i, o] = Σ_p x[base[p] + offset[t] + i] dy[p, o]
 //
-// The inner tile holds 6 pixels × up to 4 vectors of output channels in registers: with AVX-512, 24 accumulators, 4 weight vectors
-// and a pixel's value broadcast from memory. A matrix product (a linear layer) is the case of one tap and images of one pixel.
-#include "launch.h"
-
-#include <algorithm>
-#include <utility>
+// The inner loop (tile.h) takes 6 pixels × up to 4 vectors of output channels at a time. A matrix product (a linear layer) is the
+// case of one tap and images of one pixel. Two kinds of convolution go other ways: 3×3 ones at stride 1 through winograd.cu, and
+// those with a few output channels (an image's three colours) through narrow_product below.
 #include <vector>
+
+#include "tile.h"
+#include "winograd.h"
 
 namespace dualmcmc::DEVICE_NAMESPACE {
 
 namespace {
-
-#if defined(__AVX512F__)
-constexpr int lanes = 16, max_vectors = 4, tile_rows = 6;
-#elif defined(__AVX2__)
-constexpr int lanes = 8, max_vectors = 2, tile_rows = 6;
-#else
-constexpr int lanes = 4, max_vectors = 2, tile_rows = 4;
-#endif
-
-#define INLINE __attribute__((always_inline))  // no accumulator may pass through memory
-
-using Vector = float __attribute__((vector_size(lanes * sizeof(float))));
-using UnalignedVector = float __attribute__((vector_size(lanes * sizeof(float)), aligned(sizeof(float))));
-
-inline Vector load(const float* p) { return *reinterpret_cast<const UnalignedVector*>(p); }
-inline void store(float* p, Vector v) { *reinterpret_cast<UnalignedVector*>(p) = v; }
-
-// Calls body(integral_constant 0), … unrolled by the language, so that accumulator arrays stay in registers.
-template <int count, class Body>
-INLINE inline void unroll(Body body) {
-    [&]<int... i>(std::integer_sequence<int, i...>) INLINE {
-        (body(std::integral_constant<int, i>{}), ...);
-    }(std::make_integer_sequence<int, count>{});
-}
-
-// Calls body(integral_constant n) for the n = value in 1 … limit.
-template <int limit, class Body>
-INLINE inline void dispatch(int value, Body body) {
-    if constexpr (limit > 0) {
-        if (value == limit) body(std::integral_constant<int, limit>{});
-        else dispatch<limit - 1>(value, body);
-    }
-}
-
-// acc[r][v] += Σ_k rows[r][k · row_step] · weights[k · weight_step + v] : the one loop where all the time goes.
-template <int rows, int vectors>
-struct Tile {
-    Vector acc[rows][vectors];
-
-    INLINE inline void load_from(float* const* out) {
-        unroll<rows>([&](auto r) INLINE { unroll<vectors>([&](auto v) INLINE { acc[r][v] = load(out[r] + v * lanes); }); });
-    }
-    INLINE inline void store_to(float* const* out) const {
-        unroll<rows>([&](auto r) INLINE { unroll<vectors>([&](auto v) INLINE { store(out[r] + v * lanes, acc[r][v]); }); });
-    }
-    INLINE inline void clear() {
-        unroll<rows>([&](auto r) INLINE { unroll<vectors>([&](auto v) INLINE { acc[r][v] = Vector{}; }); });
-    }
-    // `values[r]` is the place of row r's value; `weight` is that of the vectors.
-    INLINE inline void multiply_add(const float* const* values, int64_t k, const float* weight) {
-        Vector w[vectors];
-        unroll<vectors>([&](auto v) INLINE { w[v] = load(weight + v * lanes); });
-        unroll<rows>([&](auto r) INLINE {
-            const float value = values[r][k];
-            unroll<vectors>([&](auto v) INLINE { acc[r][v] += value * w[v]; });
-        });
-    }
-};
 
 // ---- geometry -------------------------------------------------------------------------------------------------------------------
 
@@ -161,17 +103,6 @@ int64_t images_per_task(int64_t pixels_per_image, int64_t batch) {
 
 // ---- y = gather(x) · w, the body of the forward pass and of the gradient of the input ---------------------------------------------
 
-// The columns of the result are cut into blocks of at most max_vectors vectors, the last one padded with zero weights; the
-// rows of w (its input channels) into chunks, so that the weights of a chunk stay in the second-level cache.
-struct Blocks {
-    int64_t in, out, chunk;
-    Blocks(int64_t in_, int64_t out_) : in(in_), out(out_), chunk(in_ <= 128 ? in_ : 64) {}
-    int64_t block_width() const { return lanes * max_vectors; }
-    int64_t count() const { return (out + block_width() - 1) / block_width(); }
-    int64_t padded_out() const { return (out + lanes - 1) / lanes * lanes; }
-    int vectors(int64_t block) const { return int(std::min(block_width(), padded_out() - block * block_width()) / lanes); }
-};
-
 // packed: for each block, each chunk: (taps, chunk, block's columns). element(tap, i, o) reads the weight.
 template <class Element>
 void pack_weights(float* packed, const Blocks& blocks, int64_t taps, Element element) {
@@ -236,16 +167,57 @@ void gather_product(float* y, const float* haloed, int64_t halo_size, int64_t y_
     }
 }
 
+// ---- few output channels -----------------------------------------------------------------------------------------------------------
+
+// With three output channels most of a vector would be idle. Instead the taps' outputs stand side by side as columns: one matrix
+// product gives z[q, t, o] = Σ_i x[q, i] w[t, i, o] for every pixel q of the haloed image, and y[p, o] = Σ_t z[p + offset[t], t, o].
+bool narrow_applies(const ConvShape& s, int64_t out) { return s.kernel == 3 && s.stride == 1 && out * 9 <= 2 * lanes && 2 <= max_vectors; }
+
+constexpr int narrow_width = 2 * lanes;  // columns of z: taps × outputs, padded
+
+template <class Element>
+void pack_narrow(float* packed, int64_t taps, int64_t in, int64_t out, Element element) {
+    std::fill(packed, packed + in * narrow_width, 0.0f);
+    for (int64_t i = 0; i < in; ++i)
+        for (int64_t tap = 0; tap < taps; ++tap)
+            for (int64_t o = 0; o < out; ++o) packed[i * narrow_width + tap * out + o] = element(tap, i, o);
+}
+
+void narrow_product(float* y, const float* haloed, const Halo& halo, int64_t y_size, int64_t count, const Phase& phase, int64_t out,
+                    const float* packed, const float* bias) {
+    const int64_t places = halo.height * halo.width, taps = int64_t(phase.tap_offset.size());
+    float* z = scratch<2>(places * narrow_width);
+    std::vector<int64_t> column(static_cast<size_t>(taps));
+    for (int64_t tap = 0; tap < taps; ++tap)
+        column[size_t(tap)] = phase.tap_offset[size_t(tap)] / halo.channels * narrow_width + tap * out;
+    for (int64_t image = 0; image < count; ++image) {
+        block_product(z, narrow_width, haloed + image * halo.size(), halo.channels, places, halo.channels, 2, packed);
+        for (size_t pixel = 0; pixel < phase.base.size(); ++pixel) {
+            const float* source = z + phase.base[pixel] / halo.channels * narrow_width;
+            float* target = y + image * y_size + phase.target[pixel];
+            for (int64_t o = 0; o < out; ++o) {
+                float total = bias ? bias[o] : 0;
+                for (const int64_t place : column) total += source[place + o];
+                target[o] = total;
+            }
+        }
+    }
+}
+
 }  // namespace
 
 void conv2d(float* y, const float* x, const float* w, const float* bias, ConvShape shape) {
     const ConvShape s = simplified(shape);
+    if (winograd_applies(s)) return winograd(y, x, w, bias, s, false);
     const Halo halo = forward_halo(s);
     const Phase phase = forward_phase(s, halo);
     const Blocks blocks(s.in, s.out);
     const int64_t taps = s.kernel * s.kernel, pixels = int64_t(phase.base.size()), y_size = pixels * s.out;
+    const bool narrow = narrow_applies(s, s.out);
     float* packed = scratch<0>(taps * s.in * blocks.padded_out() + blocks.padded_out());
-    pack_weights(packed, blocks, taps, [=](int64_t tap, int64_t i, int64_t o) { return w[(tap * s.in + i) * s.out + o]; });
+    const auto element = [=](int64_t tap, int64_t i, int64_t o) { return w[(tap * s.in + i) * s.out + o]; };
+    if (narrow) pack_narrow(packed, taps, s.in, s.out, element);
+    else pack_weights(packed, blocks, taps, element);
     float* padded_bias = bias ? packed + taps * s.in * blocks.padded_out() : nullptr;
     if (bias) std::fill(std::copy_n(bias, s.out, padded_bias), padded_bias + blocks.padded_out(), 0.0f);
 
@@ -258,14 +230,17 @@ void conv2d(float* y, const float* x, const float* w, const float* bias, ConvSha
             fill_halo(filled, x, halo, s.height, s.width, first, count);
             haloed = filled;
         }
-        gather_product(y + first * y_size, haloed, halo.size(), y_size, count, phase, blocks, packed, padded_bias);
+        if (narrow) narrow_product(y + first * y_size, haloed, halo, y_size, count, phase, s.out, packed, bias);
+        else gather_product(y + first * y_size, haloed, halo.size(), y_size, count, phase, blocks, packed, padded_bias);
     });
 }
 
 void conv2d_backward_input(float* dx, const float* dy, const float* w, ConvShape shape) {
     const ConvShape s = simplified(shape);
+    if (winograd_applies(s)) return winograd(dx, dy, w, nullptr, s, true);
     const Halo halo = backward_halo(s);
     const Blocks blocks(s.out, s.in);
+    const bool narrow = narrow_applies(s, s.in);
     const int64_t dx_size = s.height * s.width * s.in;
     std::vector<Phase> phases;
     std::vector<float*> packed;
@@ -274,8 +249,9 @@ void conv2d_backward_input(float* dx, const float* dy, const float* w, ConvShape
         phases.push_back(backward_phase(s, halo, index / s.stride, index % s.stride));
         const Phase& phase = phases.back();
         packed.push_back(next);
-        pack_weights(next, blocks, int64_t(phase.tap.size()),
-                     [&](int64_t tap, int64_t o, int64_t i) { return w[(phase.tap[size_t(tap)] * s.in + i) * s.out + o]; });
+        const auto element = [&](int64_t tap, int64_t o, int64_t i) { return w[(phase.tap[size_t(tap)] * s.in + i) * s.out + o]; };
+        if (narrow) pack_narrow(next, int64_t(phase.tap.size()), s.out, s.in, element);
+        else pack_weights(next, blocks, int64_t(phase.tap.size()), element);
         next += int64_t(phase.tap.size()) * s.out * blocks.padded_out();
     }
     const int64_t group = images_per_task(s.height * s.width, s.batch);
@@ -288,8 +264,10 @@ void conv2d_backward_input(float* dx, const float* dy, const float* w, ConvShape
             fill_halo(filled, dy, halo, s.out_height(), s.out_width(), first, count);
             haloed = filled;
         }
-        for (size_t p = 0; p < phases.size(); ++p)
-            gather_product(dx + first * dx_size, haloed, halo.size(), dx_size, count, phases[p], blocks, packed[p], nullptr);
+        for (size_t p = 0; p < phases.size(); ++p) {
+            if (narrow) narrow_product(dx + first * dx_size, haloed, halo, dx_size, count, phases[p], s.in, packed[p], nullptr);
+            else gather_product(dx + first * dx_size, haloed, halo.size(), dx_size, count, phases[p], blocks, packed[p], nullptr);
+        }
     });
 }
 

@@ -82,12 +82,13 @@ void langevin_update(float* y, const float* x, const float* gradient, const floa
     parallel_for(n, [=] KERNEL(int64_t i) { y[i] = x[i] - drift * gradient[i] + scale * noise[i]; });
 }
 
-void adam_update(float* w, float* m, float* v, const float* gradient, float step_size, float beta1, float beta2,
+void adam_update(float* w, float* m, float* v, const float* gradient, float step_size, double beta1, double beta2,
                  float denominator_scale, float epsilon, float weight_decay, int64_t n) {
+    const float keep1 = float(beta1), add1 = float(1 - beta1), keep2 = float(beta2), add2 = float(1 - beta2);
     parallel_for(n, [=] KERNEL(int64_t i) {
         const float g = gradient[i] + weight_decay * w[i];
-        m[i] = beta1 * m[i] + (1 - beta1) * g;
-        v[i] = beta2 * v[i] + (1 - beta2) * g * g;
+        m[i] = keep1 * m[i] + add1 * g;
+        v[i] = keep2 * v[i] + add2 * g * g;
         w[i] -= step_size * m[i] / (sqrtf(v[i]) * denominator_scale + epsilon);
     });
 }

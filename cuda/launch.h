@@ -54,14 +54,14 @@ constexpr int64_t parallel_threshold = 16384;
 
 template <class Body>
 void parallel_for(int64_t n, Body body) {
-#pragma omp parallel for simd schedule(static) if (n >= parallel_threshold)
+#pragma omp parallel for simd schedule(static) firstprivate(body) if (n >= parallel_threshold)
     for (int64_t i = 0; i < n; ++i) body(i);
 }
 
 // Rows of `columns` contiguous elements: body(row, column). What depends on the row alone is computed once a row.
 template <class Body>
 void parallel_for_rows(int64_t rows, int64_t columns, Body body) {
-#pragma omp parallel for schedule(static) if (rows * columns >= parallel_threshold)
+#pragma omp parallel for schedule(static) firstprivate(body) if (rows * columns >= parallel_threshold)
     for (int64_t row = 0; row < rows; ++row) {
 #pragma omp simd
         for (int64_t column = 0; column < columns; ++column) body(row, column);

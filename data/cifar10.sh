@@ -66,7 +66,8 @@ fi
 if verified "$target"; then say "found CIFAR-10, fetched before, checksums right"; finish "$target"; fi
 
 give_up() {
-    say "CIFAR-10 cannot be had ($1): run \`make demo\`, which needs none, or set CIFAR10_DIR to a folder with its .bin files"
+    say "CIFAR-10 cannot be had ($1): run \`make demo\`, which needs no data," \
+        "or set CIFAR10_DIR to a folder with its .bin files"
     exit 1
 }
 mkdir -p "$target" 2>/dev/null && work=$(mktemp -d "$target/download.XXXXXX" 2>/dev/null) \

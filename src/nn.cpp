@@ -171,7 +171,7 @@ BatchNorm::BatchNorm(State& state, const std::string& name, int64_t channels)
 // ---- optimiser ------------------------------------------------------------------------------------------------------------------
 
 void adam_step(State& state, const AdamSettings& s, int64_t step) {
-    const double correction1 = 1 - std::pow(double(s.beta1), double(step)), correction2 = 1 - std::pow(double(s.beta2), double(step));
+    const double correction1 = 1 - std::pow(s.beta1, double(step)), correction2 = 1 - std::pow(s.beta2, double(step));
     for (StateEntry& entry : state.entries()) {
         if (!entry.trained) continue;
         const Tensor& weight = entry.value.value();

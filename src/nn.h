@@ -109,7 +109,9 @@ struct BatchNorm {
 
 // Adam (Kingma and Ba 2015), bias-corrected, eps 1e-8, with L2 decay added to the gradient, as torch.optim.Adam.
 struct AdamSettings {
-    float learning_rate, weight_decay, beta1 = 0, beta2 = 0.9f, epsilon = 1e-8f;
+    float learning_rate, weight_decay;
+    double beta1 = 0, beta2 = 0.9;
+    float epsilon = 1e-8f;
 };
 // One step on every parameter of `state` from its gradient (none is left out); `step` counts from 1. The gradients stay.
 void adam_step(State& state, const AdamSettings& settings, int64_t step);

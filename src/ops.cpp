@@ -253,6 +253,8 @@ Var batch_norm(const Var& x, const Var& weight, const Var& bias, const Tensor& r
     const int64_t channels = x.shape().back(), rows = x.value().size() / channels;
     CHECK_EQ(weight.value().size(), channels);
     CHECK_EQ(bias.value().size(), channels);
+    CHECK_EQ(running_mean.size(), channels);
+    CHECK_EQ(running_var.size(), channels);
     Tensor y(x.shape()), mean({channels}), rstd({channels});
     backend().batch_norm(y.data(), mean.data(), rstd.data(), running_mean.data(), running_var.data(), x.value().data(),
                          weight.value().data(), bias.value().data(), 1e-5f, 0.1f, rows, channels);

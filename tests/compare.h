@@ -144,7 +144,8 @@ inline Values nchw_to_nhwc(const Values& x, int64_t batch, int64_t channels, int
         for (int64_t c = 0; c < channels; ++c)
             for (int64_t h = 0; h < height; ++h)
                 for (int64_t w = 0; w < width; ++w)
-                    y.at(size_t(((b * height + h) * width + w) * channels + c)) = x.at(size_t(((b * channels + c) * height + h) * width + w));
+                    y.at(size_t(((b * height + h) * width + w) * channels + c)) =
+                        x.at(size_t(((b * channels + c) * height + h) * width + w));
     return y;
 }
 
@@ -155,7 +156,8 @@ inline Values nhwc_to_nchw(const Values& x, int64_t batch, int64_t height, int64
         for (int64_t h = 0; h < height; ++h)
             for (int64_t w = 0; w < width; ++w)
                 for (int64_t c = 0; c < channels; ++c)
-                    y.at(size_t(((b * channels + c) * height + h) * width + w)) = x.at(size_t(((b * height + h) * width + w) * channels + c));
+                    y.at(size_t(((b * channels + c) * height + h) * width + w)) =
+                        x.at(size_t(((b * height + h) * width + w) * channels + c));
     return y;
 }
 

@@ -287,7 +287,7 @@ TEST(Shapes, DependOnSeedAndIndexOnly) {
 
 TEST(Shapes, NoImageStandsTwice) {
     const Dataset data = load_dataset("shapes", 32, 1);
-    std::set<std::vector<uint8_t>> seen;
+    std::set<std::string> seen;
     for (const ImageSet* set : {&data.train, &data.held_out})
         for (int64_t i = 0; i < set->count; ++i) seen.emplace(image_at(*set, i), image_at(*set, i) + 3072);
     EXPECT_EQ(seen.size(), 12000u);

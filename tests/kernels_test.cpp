@@ -9,6 +9,7 @@
 // sqrt(k)/3, so that the roundings, which go in random directions, add up to about 0.14 n u; we allow 4 n u, 28 standard deviations.
 // (At n = 1170, the longest sum here, that is 3e-4, where one lost term would show as 0.3.)
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "compare.h"
@@ -24,11 +25,13 @@ constexpr int64_t sizes[] = {1, 3, 37, 20011};
 
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
 
-// An array on the device between two guards.
+// An array on the device between two guards, which hold a NaN of its own: one computed from another array's guard has that one's bits.
 class Buffer {
 public:
     Buffer(const Values& values) : n_(int64_t(values.size())), memory_(Shape{n_ + 2 * guard}) {
-        Values all(size_t(memory_.size()), nan);
+        static uint32_t serial = 0;
+        mark_ = std::bit_cast<float>(0x7fc00000u + (++serial & 0xfffff));
+        Values all(size_t(memory_.size()), mark_);
         std::copy(values.begin(), values.end(), all.begin() + guard);
         memory_.copy_from_host(all);
     }
@@ -36,15 +39,16 @@ public:
 
     Values read() const {
         const Values all = memory_.to_host();
-        bool intact = true;
-        for (int64_t i = 0; i < guard; ++i) intact = intact && std::isnan(all[size_t(i)]) && std::isnan(all[size_t(guard + n_ + i)]);
-        EXPECT_TRUE(intact) << "a write beyond the end or before the beginning of " << n_ << " values";
+        const auto marked = [this](float value) { return std::bit_cast<uint32_t>(value) == std::bit_cast<uint32_t>(mark_); };
+        EXPECT_TRUE(std::all_of(all.begin(), all.begin() + guard, marked)) << "a write before the first of " << n_ << " values";
+        EXPECT_TRUE(std::all_of(all.end() - guard, all.end(), marked)) << "a write beyond the last of " << n_ << " values";
         return {all.begin() + guard, all.end() - guard};
     }
 
 private:
     static constexpr int64_t guard = 64;
     int64_t n_;
+    float mark_;
     Tensor memory_;
 };
 
@@ -211,7 +215,8 @@ TEST_P(Kernel, scale_by) {
     for (const int64_t n : sizes) {
         const Values x = random_values(n, 1);
         const auto expected = tabulate(n, [&](size_t i) { return -3 * double(0.7f) * x[i]; });
-        expect_close(output(n, [&](float* y) { backend().scale_by(y, Buffer(x), Buffer({0.7f}), -3, n); }), expected, 4 * unit, 0, count(n));
+        expect_close(output(n, [&](float* y) { backend().scale_by(y, Buffer(x), Buffer({0.7f}), -3, n); }), expected, 4 * unit, 0,
+                     count(n));
     }
 }
 
@@ -257,8 +262,11 @@ TEST_P(Kernel, gaussian_nll_backward) {
         for (const float least : {-2.0f, -15.0f}) {  // in the second case 1e-6 counts
             const Values z = random_values(n, 1), mu = random_values(n, 2), logvar = random_values(n, 3, least, least + 3);
             const double upstream = double(0.7f) * -3;
-            const auto square = [&](size_t i) { return std::pow((double(z[i]) - mu[i]) / (double(1e-6f) + std::exp(double(logvar[i]))), 2); };
-            const auto dmu = tabulate(n, [&](size_t i) { return -upstream * (double(z[i]) - mu[i]) / (double(1e-6f) + std::exp(double(logvar[i]))); });
+            const auto square = [&](size_t i) {
+                return std::pow((double(z[i]) - mu[i]) / (double(1e-6f) + std::exp(double(logvar[i]))), 2);
+            };
+            const auto dmu =
+                tabulate(n, [&](size_t i) { return -upstream * (double(z[i]) - mu[i]) / (double(1e-6f) + std::exp(double(logvar[i]))); });
             const auto dlogvar = tabulate(n, [&](size_t i) { return 0.5 * upstream * (1 - square(i) * std::exp(double(logvar[i]))); });
             const auto result = run({poison(n), poison(n)}, [&](auto& y) {
                 backend().gaussian_nll_backward(y[0], y[1], Buffer(z), Buffer(mu), Buffer(logvar), Buffer({0.7f}), -3, n);
@@ -319,7 +327,8 @@ struct Sides {
     int64_t size() const { return batch * height * width * channels; }
     size_t at(int64_t b, int64_t h, int64_t w, int64_t c) const { return size_t(((b * height + h) * width + w) * channels + c); }
     std::string name() const {
-        return "(" + std::to_string(batch) + ", " + std::to_string(height) + ", " + std::to_string(width) + ", " + std::to_string(channels) + ")";
+        return "(" + std::to_string(batch) + ", " + std::to_string(height) + ", " + std::to_string(width) + ", " +
+               std::to_string(channels) + ")";
     }
 };
 
@@ -355,7 +364,8 @@ void check_avg_pool2(bool transpose, decltype(Backend::avg_pool2) kernel) {
     for (const Sides& in : even_images) {
         const Sides out{in.batch, in.height / 2, in.width / 2, in.channels};
         const auto entries = [&](auto entry) {
-            for_each_element(in, [&](int64_t b, int64_t h, int64_t w, int64_t c) { entry(out.at(b, h / 2, w / 2, c), in.at(b, h, w, c), 0.25); });
+            for_each_element(
+                in, [&](int64_t b, int64_t h, int64_t w, int64_t c) { entry(out.at(b, h / 2, w / 2, c), in.at(b, h, w, c), 0.25); });
         };
         expect_linear_map(in, out, entries, transpose, kernel);
     }
@@ -408,7 +418,8 @@ TEST_P(Kernel, global_avg_pool) {
         for_each_element(s, [&](int64_t b, int64_t, int64_t pixel, int64_t c) {
             expected[size_t(b * s.channels + c)] += x[s.at(b, 0, pixel, c)] / double(s.width);
         });
-        const Values y = output(s.batch * s.channels, [&](float* p) { backend().global_avg_pool(p, Buffer(x), s.batch, s.width, s.channels); });
+        const Values y =
+            output(s.batch * s.channels, [&](float* p) { backend().global_avg_pool(p, Buffer(x), s.batch, s.width, s.channels); });
         expect_close(y, expected, 0, 8 * unit, s.name());  // a sum of n wrong by 4 n u, divided by n, and that rounded
     }
 }
@@ -420,7 +431,8 @@ TEST_P(Kernel, global_avg_pool_backward) {
         for_each_element(s, [&](int64_t b, int64_t, int64_t pixel, int64_t c) {
             expected[s.at(b, 0, pixel, c)] = dy[size_t(b * s.channels + c)] / double(s.width);
         });
-        const Values dx = output(s.size(), [&](float* p) { backend().global_avg_pool_backward(p, Buffer(dy), s.batch, s.width, s.channels); });
+        const Values dx =
+            output(s.size(), [&](float* p) { backend().global_avg_pool_backward(p, Buffer(dy), s.batch, s.width, s.channels); });
         expect_close(dx, expected, 4 * unit, 0, s.name());
     }
 }
@@ -445,6 +457,14 @@ TEST_P(Kernel, sum) {
         const Values x = random_values(n, 1);
         expect_sum(n, 1, [&](float* y) { backend().sum(y, Buffer(x), -0.7f, n); }, [&](size_t i) { return double(-0.7f) * x[i]; });
     }
+    // Numbers of many sizes that cancel: what is left is rounding, so that the order of addition shows (output compares the bits).
+    Values x = random_values(100001, 2);
+    for (size_t i = 0; i < 50000; ++i) {
+        x[i] = std::ldexp(x[i], int(i % 41) - 40);
+        x[100000 - i] = -x[i];
+    }
+    x[50000] = 0;
+    expect_close(output(1, [&](float* y) { backend().sum(y, Buffer(x), 1, 100001); }), Values{0}, 0, 1e-6, "numbers that cancel");
 }
 
 TEST_P(Kernel, dot) {
@@ -505,9 +525,9 @@ struct BatchNorm {
     std::vector<double> mean, rstd, unbiased, y, dx, dweight, dbias;
 
     BatchNorm(const Matrix& sides, float offset_)
-        : s(sides), offset(offset_), x(random_values(s.rows * s.columns, 1, offset_ - 2, offset_ + 2)), weight(random_values(s.columns, 2, 0.5f, 2)),
-          bias(random_values(s.columns, 3)), dy(random_values(s.rows * s.columns, 4)), mean(size_t(s.columns), 0), rstd(mean), unbiased(mean),
-          y(x.size()), dx(x.size()), dweight(mean), dbias(mean) {
+        : s(sides), offset(offset_), x(random_values(s.rows * s.columns, 1, offset_ - 2, offset_ + 2)),
+          weight(random_values(s.columns, 2, 0.5f, 2)), bias(random_values(s.columns, 3)), dy(random_values(s.rows * s.columns, 4)),
+          mean(size_t(s.columns), 0), rstd(mean), unbiased(mean), y(x.size()), dx(x.size()), dweight(mean), dbias(mean) {
         const double n = double(s.rows);
         for (size_t c = 0; c < mean.size(); ++c) {
             double squares = 0;
@@ -527,7 +547,7 @@ struct BatchNorm {
             }
         }
     }
-    // The mean: a sum of n values of this size, added one by one, is wrong by at most 2 n u of its average size; divided by n.
+    // The mean of n values of size a, added one by one: partial sums k a, rounded, come to 0.17 sqrt(n) a u; 2 sqrt(n) a u are allowed.
     double mean_error() const { return 2 * (std::abs(offset) + 2) * (std::sqrt(s.length()) + 4) * unit; }
 };
 
@@ -536,11 +556,15 @@ TEST_P(Kernel, batch_norm) {
         for (const float offset : {0.0f, 3.0f, 500.0f}) {  // Σx² - (Σx)² would be wrong by 10 % at 500
             const BatchNorm b(s, offset);
             const Values running_mean = random_values(s.columns, 5), running_var = random_values(s.columns, 6, 0.5f, 2);
-            const auto result = run({poison(s.rows * s.columns), poison(s.columns), poison(s.columns), running_mean, running_var}, [&](auto& out) {
-                backend().batch_norm(out[0], out[1], out[2], out[3], out[4], Buffer(b.x), Buffer(b.weight), Buffer(b.bias), 1e-5f, 0.1f, s.rows, s.columns);
-            });
-            const auto after_mean = tabulate(s.columns, [&](size_t c) { return running_mean[c] + double(0.1f) * (b.mean[c] - running_mean[c]); });
-            const auto after_var = tabulate(s.columns, [&](size_t c) { return running_var[c] + double(0.1f) * (b.unbiased[c] - running_var[c]); });
+            const auto result =
+                run({poison(s.rows * s.columns), poison(s.columns), poison(s.columns), running_mean, running_var}, [&](auto& out) {
+                    backend().batch_norm(out[0], out[1], out[2], out[3], out[4], Buffer(b.x), Buffer(b.weight), Buffer(b.bias), 1e-5f, 0.1f,
+                                         s.rows, s.columns);
+                });
+            const auto after_mean =
+                tabulate(s.columns, [&](size_t c) { return running_mean[c] + double(0.1f) * (b.mean[c] - running_mean[c]); });
+            const auto after_var =
+                tabulate(s.columns, [&](size_t c) { return running_var[c] + double(0.1f) * (b.unbiased[c] - running_var[c]); });
             const std::string what = s.name() + ", offset " + std::to_string(int(offset)) + ": ";
             const double largest = *std::max_element(b.rstd.begin(), b.rstd.end());
             const double n = s.length();
@@ -563,8 +587,8 @@ TEST_P(Kernel, batch_norm_backward) {
             const BatchNorm b(s, offset);
             const Values mean(b.mean.begin(), b.mean.end()), rstd(b.rstd.begin(), b.rstd.end());
             const auto result = run({poison(s.rows * s.columns), poison(s.columns), poison(s.columns)}, [&](auto& out) {
-                backend().batch_norm_backward(out[0], out[1], out[2], Buffer(mean), Buffer(rstd), Buffer(b.x), Buffer(b.weight), Buffer(b.dy), s.rows,
-                                              s.columns);
+                backend().batch_norm_backward(out[0], out[1], out[2], Buffer(mean), Buffer(rstd), Buffer(b.x), Buffer(b.weight),
+                                              Buffer(b.dy), s.rows, s.columns);
             });
             const double largest = std::max(1.0, *std::max_element(b.rstd.begin(), b.rstd.end())), n = s.length();
             // Sums of n terms below 1 (dbias) and below 4 rstd (dweight; the mean handed in is itself rounded, u of 5, in every term).
@@ -584,7 +608,7 @@ TEST_P(Kernel, batch_norm_backward) {
 
 // ---- products -------------------------------------------------------------------------------------------------------------------
 
-constexpr Matrix matrices[] = {{1, 1}, {1, 37}, {35, 1}, {5, 3}, {17, 130}, {64, 64}, {130, 65}, {301, 257}};
+constexpr Matrix matrices[] = {{1, 1}, {1, 37}, {35, 1}, {5, 3}, {17, 130}, {64, 64}, {130, 65}, {301, 257}, {1031, 515}};
 
 TEST_P(Kernel, matvec) {
     for (const Matrix& s : matrices) {
@@ -647,7 +671,8 @@ TEST_P(Kernel, spectral_norm_backward) {
 // The definition. Calls product(x's index, w's index, y's index) for each product that a convolution adds up: seven loops.
 template <class Product>
 void for_each_product(const ConvShape& s, Product product) {
-    const int64_t out_height = (s.height + 2 * s.padding - s.kernel) / s.stride + 1, out_width = (s.width + 2 * s.padding - s.kernel) / s.stride + 1;
+    const int64_t out_height = (s.height + 2 * s.padding - s.kernel) / s.stride + 1,
+                  out_width = (s.width + 2 * s.padding - s.kernel) / s.stride + 1;
     for (int64_t b = 0; b < s.batch; ++b)
         for (int64_t row = 0; row < out_height; ++row)
             for (int64_t column = 0; column < out_width; ++column)
@@ -657,7 +682,8 @@ void for_each_product(const ConvShape& s, Product product) {
                         if (h < 0 || h >= s.height || w < 0 || w >= s.width) continue;
                         for (int64_t i = 0; i < s.in; ++i)
                             for (int64_t o = 0; o < s.out; ++o)
-                                product(size_t(((b * s.height + h) * s.width + w) * s.in + i), size_t(((kh * s.kernel + kw) * s.in + i) * s.out + o),
+                                product(size_t(((b * s.height + h) * s.width + w) * s.in + i),
+                                        size_t(((kh * s.kernel + kw) * s.in + i) * s.out + o),
                                         size_t(((b * out_height + row) * out_width + column) * s.out + o));
                     }
 }
@@ -668,8 +694,8 @@ int64_t y_size(const ConvShape& s) {
     return s.batch * ((s.height + 2 * s.padding - s.kernel) / s.stride + 1) * ((s.width + 2 * s.padding - s.kernel) / s.stride + 1) * s.out;
 }
 std::string name(const ConvShape& s) {
-    return text("batch ", s.batch, ", ", s.height, " x ", s.width, ", ", s.in, " -> ", s.out, " channels, kernel ", s.kernel, ", stride ", s.stride,
-                ", padding ", s.padding);
+    return text("batch ", s.batch, ", ", s.height, " x ", s.width, ", ", s.in, " -> ", s.out, " channels, kernel ", s.kernel, ", stride ",
+                s.stride, ", padding ", s.padding);
 }
 
 std::vector<ConvShape> conv_shapes() {
@@ -678,7 +704,8 @@ std::vector<ConvShape> conv_shapes() {
     for (const int64_t kernel : {1, 3, 4})
         for (const int64_t stride : {1, 2})
             for (const int64_t padding : {0, 1})
-                for (const auto& [height, width] : {std::pair<int64_t, int64_t>{7, 6}, {6, 9}, {4, 5}, {4, 4}, {std::max<int64_t>(1, kernel - 2 * padding), 5}})
+                for (const auto& [height, width] :
+                     {std::pair<int64_t, int64_t>{7, 6}, {6, 9}, {4, 5}, {4, 4}, {std::max<int64_t>(1, kernel - 2 * padding), 5}})
                     shapes.push_back({2, height, width, 3, 5, kernel, stride, padding});
     // Every pair of channel counts: vectors with and without rest, several blocks, more than one chunk (above 128).
     for (const int64_t in : {1, 3, 5, 16, 17, 35, 64, 70, 130})
@@ -686,13 +713,15 @@ std::vector<ConvShape> conv_shapes() {
     for (const ConvShape& s : {
              ConvShape{1, 1, 1, 1, 1, 1, 1, 0},
              // Chunks with strides, where the gradient of the input has several phases; 200 is three chunks and a rest.
-             {2, 6, 5, 130, 17, 4, 2, 1}, {2, 5, 6, 17, 130, 4, 2, 1}, {2, 5, 7, 131, 133, 3, 2, 1}, {3, 3, 2, 200, 36, 1, 2, 0}, {2, 4, 3, 36, 200, 3, 1, 1},
+             {2, 6, 5, 130, 17, 4, 2, 1}, {2, 5, 6, 17, 130, 4, 2, 1}, {2, 5, 7, 131, 133, 3, 2, 1},
+             {3, 3, 2, 200, 36, 1, 2, 0}, {2, 4, 3, 36, 200, 3, 1, 1},
              // Small images, several to a task with a rest; linear layers; kernels as large as the image.
              {101, 1, 1, 37, 19, 1, 1, 0}, {17, 1, 1, 130, 67, 1, 1, 0}, {1, 1, 1, 130, 1, 1, 1, 0}, {53, 2, 2, 5, 17, 3, 1, 1},
-             {35, 3, 3, 5, 17, 3, 1, 0}, {7, 4, 4, 35, 3, 4, 1, 0}, {50, 4, 4, 17, 5, 4, 2, 1}, {33, 4, 4, 3, 16, 4, 2, 0}, {29, 2, 3, 16, 6, 3, 2, 1},
-             {19, 3, 5, 7, 6, 3, 1, 0}, {37, 3, 1, 6, 7, 3, 2, 1},
+             {35, 3, 3, 5, 17, 3, 1, 0}, {7, 4, 4, 35, 3, 4, 1, 0}, {50, 4, 4, 17, 5, 4, 2, 1}, {33, 4, 4, 3, 16, 4, 2, 0},
+             {29, 2, 3, 16, 6, 3, 2, 1}, {19, 3, 5, 7, 6, 3, 1, 0}, {37, 3, 1, 6, 7, 3, 2, 1},
              // Batches about the 16 parts into which the gradient of the weight is cut; enough for several threads.
-             {16, 5, 3, 4, 6, 3, 1, 1}, {18, 3, 5, 6, 4, 3, 1, 1}, {5, 13, 11, 19, 35, 3, 1, 1}, {3, 16, 18, 8, 24, 4, 2, 1}, {4, 9, 9, 16, 32, 1, 1, 0},
+             {16, 5, 3, 4, 6, 3, 1, 1}, {18, 3, 5, 6, 4, 3, 1, 1}, {5, 13, 11, 19, 35, 3, 1, 1}, {3, 16, 18, 8, 24, 4, 2, 1},
+             {4, 9, 9, 16, 32, 1, 1, 0},
              // What convolutions in general have, though these networks do not.
              {2, 11, 10, 3, 5, 5, 3, 2}, {2, 8, 7, 3, 5, 2, 2, 0}, {2, 5, 6, 3, 5, 3, 1, 2}, {2, 9, 10, 3, 5, 2, 3, 1}})
         shapes.push_back(s);

@@ -1,0 +1,101 @@
+// The innermost loop of every product on the CPU: a tile of rows × vectors that stays in registers. Included by conv.cu and winograd.cu.
+//
+// With AVX-512 a tile holds 6 rows × 4 vectors of 16 columns: 24 accumulators, 4 weight vectors, and a row's value broadcast from memory.
+#pragma once
+#include <algorithm>
+#include <utility>
+
+#include "launch.h"
+
+namespace dualmcmc::DEVICE_NAMESPACE {
+
+#if defined(__AVX512F__)
+constexpr int lanes = 16, max_vectors = 4, tile_rows = 6;
+#elif defined(__AVX2__)
+constexpr int lanes = 8, max_vectors = 2, tile_rows = 6;
+#else
+constexpr int lanes = 4, max_vectors = 2, tile_rows = 4;
+#endif
+
+#define INLINE __attribute__((always_inline))  // no accumulator may pass through memory
+
+using Vector = float __attribute__((vector_size(lanes * sizeof(float))));
+using UnalignedVector = float __attribute__((vector_size(lanes * sizeof(float)), aligned(sizeof(float))));
+
+inline Vector load(const float* p) { return *reinterpret_cast<const UnalignedVector*>(p); }
+inline void store(float* p, Vector v) { *reinterpret_cast<UnalignedVector*>(p) = v; }
+
+// Calls body(integral_constant 0), … unrolled by the language, so that accumulator arrays stay in registers.
+template <int count, class Body>
+INLINE inline void unroll(Body body) {
+    [&]<int... i>(std::integer_sequence<int, i...>) INLINE {
+        (body(std::integral_constant<int, i>{}), ...);
+    }(std::make_integer_sequence<int, count>{});
+}
+
+// Calls body(integral_constant n) for the n = value in 1 … limit.
+template <int limit, class Body>
+INLINE inline void dispatch(int value, Body body) {
+    if constexpr (limit > 0) {
+        if (value == limit) body(std::integral_constant<int, limit>{});
+        else dispatch<limit - 1>(value, body);
+    }
+}
+
+// acc[r][v] += Σ_k rows[r][k · row_step] · weights[k · weight_step + v] : the one loop where all the time goes.
+template <int rows, int vectors>
+struct Tile {
+    Vector acc[rows][vectors];
+
+    INLINE inline void load_from(float* const* out) {
+        unroll<rows>([&](auto r) INLINE { unroll<vectors>([&](auto v) INLINE { acc[r][v] = load(out[r] + v * lanes); }); });
+    }
+    INLINE inline void store_to(float* const* out) const {
+        unroll<rows>([&](auto r) INLINE { unroll<vectors>([&](auto v) INLINE { store(out[r] + v * lanes, acc[r][v]); }); });
+    }
+    INLINE inline void clear() {
+        unroll<rows>([&](auto r) INLINE { unroll<vectors>([&](auto v) INLINE { acc[r][v] = Vector{}; }); });
+    }
+    // `values[r]` is the place of row r's value; `weight` is that of the vectors.
+    INLINE inline void multiply_add(const float* const* values, int64_t k, const float* weight) {
+        Vector w[vectors];
+        unroll<vectors>([&](auto v) INLINE { w[v] = load(weight + v * lanes); });
+        unroll<rows>([&](auto r) INLINE {
+            const float value = values[r][k];
+            unroll<vectors>([&](auto v) INLINE { acc[r][v] += value * w[v]; });
+        });
+    }
+};
+
+// The columns of a result are cut into blocks of at most max_vectors vectors, the last one padded with zero weights; the
+// rows of w (its input channels) into chunks, so that the weights of a chunk stay in the second-level cache.
+struct Blocks {
+    int64_t in, out, chunk;
+    Blocks(int64_t in_, int64_t out_) : in(in_), out(out_), chunk(in_ <= 128 ? in_ : 64) {}
+    int64_t block_width() const { return lanes * max_vectors; }
+    int64_t count() const { return (out + block_width() - 1) / block_width(); }
+    int64_t padded_out() const { return (out + lanes - 1) / lanes * lanes; }
+    int vectors(int64_t block) const { return int(std::min(block_width(), padded_out() - block * block_width()) / lanes); }
+};
+
+// out (rows, vectors · lanes) = in (rows, channels) · weights (channels, vectors · lanes), rows out_step and in_step apart.
+inline void block_product(float* out, int64_t out_step, const float* in, int64_t in_step, int64_t row_count, int64_t channels,
+                          int vectors, const float* weights) {
+    dispatch<max_vectors>(vectors, [&](auto v) INLINE {
+        for (int64_t row = 0; row < row_count; row += tile_rows)
+            dispatch<tile_rows>(int(std::min<int64_t>(tile_rows, row_count - row)), [&](auto r) INLINE {
+                const float* values[r];
+                float* target[r];
+                unroll<r>([&](auto i) INLINE {
+                    values[i] = in + (row + i) * in_step;
+                    target[i] = out + (row + i) * out_step;
+                });
+                Tile<r, v> tile;
+                tile.clear();
+                for (int64_t k = 0; k < channels; ++k) tile.multiply_add(values, k, weights + k * v * lanes);
+                tile.store_to(target);
+            });
+    });
+}
+
+}  // namespace dualmcmc::DEVICE_NAMESPACE

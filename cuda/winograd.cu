@@ -1,0 +1,157 @@
+// 3×3 convolution at stride 1 by F(4×4, 3×3) (Winograd 1980; Lavin and Gray 2016), with a quarter of the direct products.
+//
+// In one dimension four outputs of a three-tap filter g over six inputs d are  Aᵀ[(G g) ⊙ (Bᵀ d)]  with the matrices below, which
+// evaluate, multiply and interpolate polynomials at 0, ±1, ±2, ∞. In two: Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)] A, for 6×6 input tiles that
+// overlap by two. Summed over input channels, each of the 36 places of the tile is a matrix product of its own:
+//   M_ξ (tiles, out) = V_ξ (tiles, in) · U_ξ (in, out).
+// Rounding: about 1e-6 of the result's norm, against 2e-7 for the direct sum.
+#include "winograd.h"
+
+#include "tile.h"
+
+namespace dualmcmc::DEVICE_NAMESPACE {
+
+namespace {
+
+constexpr int64_t places = 36;
+
+// Bᵀ d of six values, `step` apart in both arrays.
+INLINE inline void transform_input(Vector* y, const Vector* d, int step) {
+    const Vector d0 = d[0], d1 = d[step], d2 = d[2 * step], d3 = d[3 * step], d4 = d[4 * step], d5 = d[5 * step];
+    const Vector even4 = d4 - 4 * d2, odd4 = d3 - 4 * d1, even1 = d4 - d2, odd1 = 2 * (d3 - d1);
+    y[0] = 4 * d0 - 5 * d2 + d4;
+    y[step] = even4 + odd4;
+    y[2 * step] = even4 - odd4;
+    y[3 * step] = even1 + odd1;
+    y[4 * step] = even1 - odd1;
+    y[5 * step] = 4 * d1 - 5 * d3 + d5;
+}
+
+// Aᵀ m: four values from six.
+INLINE inline void transform_output(Vector* y, const Vector* m, int step) {
+    const Vector sum1 = m[step] + m[2 * step], difference1 = m[step] - m[2 * step];
+    const Vector sum2 = m[3 * step] + m[4 * step], difference2 = m[3 * step] - m[4 * step];
+    y[0] = m[0] + sum1 + sum2;
+    y[step] = difference1 + 2 * difference2;
+    y[2 * step] = sum1 + 4 * sum2;
+    y[3 * step] = difference1 + 8 * difference2 + m[5 * step];
+}
+
+// G g: six values from three.
+INLINE inline void transform_weight(Vector* u, const Vector* g, int from, int to) {
+    const Vector outer = g[0] + g[2 * from], outer2 = g[0] * (1.0f / 24) + g[2 * from] * (1.0f / 6);
+    u[0] = g[0] * 0.25f;
+    u[to] = (outer + g[from]) * (-1.0f / 6);
+    u[2 * to] = (outer - g[from]) * (-1.0f / 6);
+    u[3 * to] = outer2 + g[from] * (1.0f / 12);
+    u[4 * to] = outer2 - g[from] * (1.0f / 12);
+    u[5 * to] = g[2 * from];
+}
+
+// U, ordered (place, block of columns, in, block's columns): what block_product wants. w (9, in, out).
+void transform_weights(float* u, const float* w, const Blocks& blocks) {
+    const int64_t place_size = blocks.in * blocks.out;
+    for (int64_t block = 0; block < blocks.count(); ++block) {
+        const int64_t first = block * blocks.block_width(), width = blocks.vectors(block) * lanes;
+        for (int64_t i = 0; i < blocks.in; ++i)
+            for (int64_t column = 0; column < width; column += lanes) {
+                Vector g[9], rows[18], all[36];
+                for (int tap = 0; tap < 9; ++tap) g[tap] = load(w + (tap * blocks.in + i) * blocks.out + first + column);
+                for (int c = 0; c < 3; ++c) transform_weight(rows + c, g + c, 3, 3);
+                for (int r = 0; r < 6; ++r) transform_weight(all + 6 * r, rows + 3 * r, 1, 1);
+                float* target = u + first * blocks.in + i * width + column;
+                for (int place = 0; place < 36; ++place) store(target + place * place_size, all[place]);
+            }
+    }
+}
+
+// The images' tiles, numbered through the batch.
+struct Tiling {
+    int64_t height, width, rows, columns;
+    Tiling(int64_t height_, int64_t width_) : height(height_), width(width_), rows((height + 3) / 4), columns((width + 3) / 4) {}
+    int64_t per_image() const { return rows * columns; }
+    int64_t image(int64_t tile) const { return tile / per_image(); }
+    int64_t row(int64_t tile) const { return tile % per_image() / columns * 4; }
+    int64_t column(int64_t tile) const { return tile % columns * 4; }
+};
+
+// V of one tile: v[place · place_step + channel].
+void gather_tile(float* v, int64_t place_step, const float* x, const float* zeros, const Tiling& tiling, int64_t tile, int64_t channels) {
+    const float* source[36];
+    for (int64_t r = 0; r < 6; ++r)
+        for (int64_t c = 0; c < 6; ++c) {
+            const int64_t row = tiling.row(tile) + r - 1, column = tiling.column(tile) + c - 1;
+            const bool inside = row >= 0 && row < tiling.height && column >= 0 && column < tiling.width;
+            source[6 * r + c] = inside ? x + ((tiling.image(tile) * tiling.height + row) * tiling.width + column) * channels : zeros;
+        }
+    for (int64_t channel = 0; channel < channels; channel += lanes) {
+        Vector d[36];
+        for (int place = 0; place < 36; ++place) d[place] = load(source[place] + channel);
+        for (int c = 0; c < 6; ++c) transform_input(d + c, d + c, 6);
+        for (int r = 0; r < 6; ++r) transform_input(d + 6 * r, d + 6 * r, 1);
+        for (int place = 0; place < 36; ++place) store(v + place * place_step + channel, d[place]);
+    }
+}
+
+// The 4×4 outputs of one tile from m[place · place_step + channel], those inside the image.
+void scatter_tile(float* y, const float* m, int64_t place_step, const float* bias, const Tiling& tiling, int64_t tile, int64_t channels) {
+    const int64_t rows = std::min<int64_t>(4, tiling.height - tiling.row(tile)), columns = std::min<int64_t>(4, tiling.width - tiling.column(tile));
+    float* target = y + ((tiling.image(tile) * tiling.height + tiling.row(tile)) * tiling.width + tiling.column(tile)) * channels;
+    for (int64_t channel = 0; channel < channels; channel += lanes) {
+        Vector d[36], half[24], out[16];
+        for (int place = 0; place < 36; ++place) d[place] = load(m + place * place_step + channel);
+        for (int c = 0; c < 6; ++c) transform_output(half + c, d + c, 6);
+        for (int r = 0; r < 4; ++r) transform_output(out + 4 * r, half + 6 * r, 1);
+        const Vector offset = bias ? load(bias + channel) : Vector{};
+        for (int64_t r = 0; r < rows; ++r)
+            for (int64_t c = 0; c < columns; ++c) store(target + (r * tiling.width + c) * channels + channel, out[4 * r + c] + offset);
+    }
+}
+
+// Tiles that are worked on together: V and M of these should stay in the second-level cache.
+int64_t tiles_per_task(int64_t in, int64_t out) {
+    const int64_t fitting = 98304 / (places * (in + out));  // 384 KiB of floats
+    return std::clamp<int64_t>(fitting / tile_rows * tile_rows, 4 * tile_rows, 16 * tile_rows);
+}
+
+}  // namespace
+
+bool winograd_applies(const ConvShape& s) {
+    return s.kernel == 3 && s.stride == 1 && s.padding == 1 && s.in % lanes == 0 && s.out % lanes == 0 && s.height >= 4 && s.width >= 4;
+}
+
+void winograd(float* y, const float* x, const float* w, const float* bias, const ConvShape& s, bool transposed) {
+    const Blocks blocks(transposed ? s.out : s.in, transposed ? s.in : s.out);
+    const int64_t weights = blocks.in * blocks.out;
+    float* u = scratch<0>((places + 9) * weights);
+    if (transposed) {  // the input's gradient is a convolution with the taps in reverse and the channels exchanged
+        float* turned = u + places * weights;
+        for (int64_t tap = 0; tap < 9; ++tap)
+            for (int64_t o = 0; o < s.out; ++o)
+                for (int64_t i = 0; i < s.in; ++i) turned[(tap * s.out + o) * s.in + i] = w[((8 - tap) * s.in + i) * s.out + o];
+        w = turned;
+    }
+    transform_weights(u, w, blocks);
+
+    const Tiling tiling(s.height, s.width);
+    const int64_t tiles = s.batch * tiling.per_image(), group = tiles_per_task(blocks.in, blocks.out);
+    parallel_tasks((tiles + group - 1) / group, [&, u](int64_t task) {
+        const int64_t first = task * group, count = std::min(group, tiles - first);
+        float* v = scratch<1>(places * group * blocks.in + blocks.in);
+        float* m = scratch<2>(places * group * blocks.out);
+        float* zeros = v + places * group * blocks.in;
+        std::fill(zeros, zeros + blocks.in, 0.0f);
+        for (int64_t tile = 0; tile < count; ++tile)
+            gather_tile(v + tile * blocks.in, group * blocks.in, x, zeros, tiling, first + tile, blocks.in);
+        for (int64_t place = 0; place < places; ++place)
+            for (int64_t block = 0; block < blocks.count(); ++block) {
+                const int64_t column = block * blocks.block_width();
+                block_product(m + place * group * blocks.out + column, blocks.out, v + place * group * blocks.in, blocks.in, count,
+                              blocks.in, blocks.vectors(block), u + place * weights + column * blocks.in);
+            }
+        for (int64_t tile = 0; tile < count; ++tile)
+            scatter_tile(y, m + tile * blocks.out, group * blocks.out, bias, tiling, first + tile, blocks.out);
+    });
+}
+
+}  // namespace dualmcmc::DEVICE_NAMESPACE

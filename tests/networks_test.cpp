@@ -1,0 +1,360 @@
+// The networks of both architectures: one pass forward and backward against PyTorch (reference/networks_*.safetensors), their
+// names and shapes in files, and the initial value of every parameter against the rules of the release (paper.md, section 5).
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <set>
+
+#include "checkpoint.h"
+#include "models.h"
+#include "compare.h"
+
+namespace dualmcmc::test {
+namespace {
+
+const char* const architectures[] = {"cifar10", "celeba64"};
+
+std::string reference_path(const std::string& architecture) { return "reference/networks_" + architecture + ".safetensors"; }
+
+int64_t metadata_number(const SafetensorsFile& file, const std::string& key) { return std::stoll(file.metadata.at(key)); }
+
+ModelSettings reference_settings(const SafetensorsFile& file) {
+    return {file.metadata.at("architecture"), metadata_number(file, "width_generator"), metadata_number(file, "width_ebm"),
+            metadata_number(file, "width_encoder"), metadata_number(file, "latent")};
+}
+
+// ---- one pass against PyTorch ---------------------------------------------------------------------------------------------------
+
+// The reference is computed in float64. Each of about 12 products one way, and as many back, sums up to n = 1200 terms, whose
+// rounding errors add like a random walk to about sqrt(n) unit / 2 = 17 units, the products' to sqrt(24) 17 = 85 units; batch norm
+// over few pixels and the cancellation in a weight's gradient each cost a few times as much. 1000 units = 6e-5.
+constexpr double network_tolerance = 1000 * unit;
+
+class Networks : public EachBackend {
+protected:
+    // Loads the reference's state and keeps what the comparisons need.
+    void load(const std::string& architecture) {
+        path = reference_path(architecture);
+        file = read_safetensors(path);
+        models.emplace(reference_settings(file), 99);
+        for (const auto& [prefix, state] : models->networks()) load_state(file, path, prefix, *state);
+        batch = metadata_number(file, "batch");
+        image = Layout::image({batch, models->settings.image_size(), models->settings.image_size(), 3});
+        latent = Layout::plain({batch, models->settings.latent});
+        scalars = Layout::plain({batch});
+    }
+    Tensor given(const std::string& name, const Layout& layout) const {
+        return Tensor::from_host(layout.memory_shape(), stored_values(file, path, name, layout));
+    }
+    void expect_stored(const std::string& name, const Layout& layout, const Tensor& actual) const {
+        ASSERT_TRUE(actual.defined()) << name;
+        EXPECT_LE(relative_l2(actual, given(name, layout)), network_tolerance) << name;
+    }
+    // grad.* of one network. A gradient that vanishes in exact arithmetic (a bias before batch norm) is rounding alone; it is
+    // held against the network's largest.
+    void expect_gradients(const std::string& prefix, const State& state) const {
+        double largest = 0;
+        auto norm = [](const Values& x) { return relative_l2(x, Values(x.size(), 0)); };
+        for (const StateEntry& entry : state.entries())
+            if (entry.trained) largest = std::max(largest, norm(stored_values(file, path, "grad." + prefix + entry.name, entry.layout)));
+        ASSERT_GT(largest, 0);
+        for (const StateEntry& entry : state.entries()) {
+            const std::string name = "grad." + prefix + entry.name;
+            if (!entry.trained) continue;
+            ASSERT_TRUE(entry.value.grad().defined()) << name;
+            const Values expected = stored_values(file, path, name, entry.layout), actual = entry.value.grad().to_host();
+            const double own = norm(expected);
+            const double scale = own < 1e-5 * largest ? largest : own;
+            EXPECT_LE(relative_l2(actual, expected) * (own > 0 ? own : 1) / scale, network_tolerance) << name;
+        }
+    }
+    // after.* of one network: the entries whose names end so.
+    void expect_after(const std::string& prefix, const State& state, const std::set<std::string>& endings, size_t count) const {
+        size_t found = 0;
+        for (const StateEntry& entry : state.entries()) {
+            if (!endings.count(entry.name.substr(entry.name.rfind('.')))) continue;
+            expect_stored("after." + prefix + entry.name, entry.layout, entry.value.value());
+            ++found;
+        }
+        EXPECT_EQ(found, count);
+    }
+    void check_energy() {
+        const Var x(given("x", image));
+        EnergyModel& energy = models->energy;
+        const Var e = energy(x);
+        expect_stored("energy", scalars, e.value());
+        std::vector<Var> wanted = energy.state.parameters();
+        wanted.push_back(x);
+        backward(e, wanted, given("denergy", scalars));
+        expect_stored("energy.dx", image, x.grad());
+        expect_gradients("netE.", energy.state);
+        const size_t weights = models->settings.architecture == "cifar10" ? 11 : 16;
+        expect_after("netE.", energy.state, {".weight_u", ".weight_v"}, 2 * weights);
+    }
+    void check_generator() {
+        const Var z(given("z", latent));
+        const Var y = models->generator(z);
+        expect_stored("image", image, y.value());
+        std::vector<Var> wanted = models->generator.state.parameters();
+        wanted.push_back(z);
+        backward(y, wanted, given("dimage", image));
+        expect_stored("image.dz", latent, z.grad());
+        expect_gradients("netG.", models->generator.state);
+        const size_t norms = models->settings.architecture == "cifar10" ? 7 : 9;
+        expect_after("netG.", models->generator.state, {".running_mean", ".running_var"}, 2 * norms);
+    }
+    void check_encoder() {
+        const Var x(given("x", image));
+        const auto [mu, logvar] = models->encoder(x);
+        expect_stored("mu", latent, mu.value());
+        expect_stored("logvar", latent, logvar.value());
+        const Var dmu(given("dmu", latent)), dlogvar(given("dlogvar", latent));
+        std::vector<Var> wanted = models->encoder.state.parameters();
+        wanted.push_back(x);
+        backward(add(sum(multiply(mu, dmu)), sum(multiply(logvar, dlogvar))), wanted);
+        expect_stored("encoder.dx", image, x.grad());
+        expect_gradients("netI.", models->encoder.state);
+    }
+
+    std::string path;
+    SafetensorsFile file;
+    std::optional<Models> models;
+    int64_t batch = 0;
+    Layout image, latent, scalars;
+};
+INSTANTIATE_TEST_SUITE_P(Cpu, Networks, testing::ValuesIn(cpu_backends()), backend_name);
+
+TEST_P(Networks, EnergyModelIsPyTorchs) {
+    for (const std::string architecture : architectures) {
+        SCOPED_TRACE(architecture);
+        load(architecture);
+        check_energy();
+    }
+}
+
+TEST_P(Networks, GeneratorIsPyTorchs) {
+    for (const std::string architecture : architectures) {
+        SCOPED_TRACE(architecture);
+        load(architecture);
+        check_generator();
+    }
+}
+
+TEST_P(Networks, EncoderIsPyTorchs) {
+    for (const std::string architecture : architectures) {
+        SCOPED_TRACE(architecture);
+        load(architecture);
+        check_encoder();
+    }
+}
+
+// ---- names and shapes -----------------------------------------------------------------------------------------------------------
+
+TEST(NetworkFiles, NamesAndShapesAreTheReleases) {
+    for (const std::string architecture : architectures) {
+        SCOPED_TRACE(architecture);
+        const SafetensorsFile reference = read_safetensors(reference_path(architecture));
+        std::map<std::string, Shape> expected, actual;
+        for (const auto& [name, tensor] : reference.tensors)
+            if (name.starts_with("netE.") || name.starts_with("netG.") || name.starts_with("netI.")) expected[name] = tensor.shape;
+        ASSERT_GT(expected.size(), 80u);
+        Models models(reference_settings(reference), 1);
+        SafetensorsFile stored;
+        for (const auto& [prefix, state] : models.networks()) store_state(stored, prefix, *state);
+        for (const auto& [name, tensor] : stored.tensors) actual[name] = tensor.shape;
+        EXPECT_EQ(actual, expected);
+    }
+}
+
+TEST(NetworkFiles, StateGoesOutAsItCameIn) {
+    for (const std::string architecture : architectures) {
+        SCOPED_TRACE(architecture);
+        const std::string path = reference_path(architecture);
+        const SafetensorsFile reference = read_safetensors(path);
+        Models models(reference_settings(reference), 1);
+        SafetensorsFile stored;
+        for (const auto& [prefix, state] : models.networks()) {
+            load_state(reference, path, prefix, *state);
+            store_state(stored, prefix, *state);
+        }
+        for (const auto& [name, tensor] : stored.tensors) EXPECT_EQ(tensor.bytes, reference.tensors.at(name).bytes) << name;
+    }
+}
+
+// The closed form of paper.md, section 5, at the widths of the paper.
+int64_t conv_weights(int64_t in, int64_t out, int64_t kernel) { return in * out * kernel * kernel; }
+int64_t ebm_block(int64_t in, int64_t out, bool down) {
+    return conv_weights(in, out, 3) + conv_weights(out, out, 3) + (down ? conv_weights(in, out, 1) : 0);
+}
+int64_t generator_block(int64_t in, int64_t out) {
+    return conv_weights(in, out, 3) + conv_weights(out, out, 3) + conv_weights(in, out, 1) + 3 * out + 2 * in + 2 * out;
+}
+
+TEST(NetworkFiles, ParameterCountsAreTheClosedForm) {
+    const int64_t w = 48, e = 32, n = 5, d = 7;
+    const int64_t encoder = conv_weights(n, 2 * n, 4) + conv_weights(2 * n, 4 * n, 4) + conv_weights(4 * n, 8 * n, 4) +
+                            2 * (conv_weights(8 * n, d, 4) + d);
+    Models small({"cifar10", w, e, n, d}, 1);
+    EXPECT_EQ(small.energy.state.parameter_count(), ebm_block(3, e, true) + ebm_block(e, e, true) + 2 * ebm_block(e, e, false) + e);
+    EXPECT_EQ(small.generator.state.parameter_count(), 16 * w * (d + 1) + 3 * generator_block(w, w) + 2 * w + conv_weights(w, 3, 3) + 3);
+    EXPECT_EQ(small.encoder.state.parameter_count(), conv_weights(3, n, 3) + encoder);
+
+    Models large({"celeba64", w, e, n, d}, 1);
+    EXPECT_EQ(large.energy.state.parameter_count(),
+              ebm_block(3, e / 16, true) + ebm_block(e / 16, e / 8, true) + ebm_block(e / 8, e / 4, true) +
+                  ebm_block(e / 4, e / 2, true) + ebm_block(e / 2, e, true) + e);
+    EXPECT_EQ(large.generator.state.parameter_count(),
+              16 * w * (d + 1) + generator_block(w, w / 2) + generator_block(w / 2, w / 4) + generator_block(w / 4, w / 8) +
+                  generator_block(w / 8, w / 16) + 2 * w / 16 + conv_weights(w / 16, 3, 3) + 3);
+    EXPECT_EQ(large.encoder.state.parameter_count(), conv_weights(3, n, 4) + encoder);
+}
+
+// ---- initial values -------------------------------------------------------------------------------------------------------------
+
+const ModelSettings moderate[] = {{"cifar10", 24, 32, 10, 16}, {"celeba64", 96, 80, 8, 16}};
+
+// The rule that one tensor follows, told from its name and its shape in the file. `scale` brings it to unit scale: a normal's
+// standard deviation, a uniform's bound, a constant's value.
+struct Rule {
+    enum Kind { normal, uniform, constant, unit_vector } kind;
+    double scale;
+};
+
+Rule rule_of(const State& state, const StateEntry& entry) {
+    const size_t dot = entry.name.rfind('.');
+    const std::string layer = entry.name.substr(0, dot), what = entry.name.substr(dot + 1);
+    const Shape& shape = entry.layout.file_shape;
+    if (what == "weight_u" || what == "weight_v") return {Rule::unit_vector, 1};
+    if (what == "running_var") return {Rule::constant, 1};
+    if (what == "running_mean" || what == "num_batches_tracked") return {Rule::constant, 0};
+    if (layer.find("bn_") != std::string::npos) return what == "weight" ? Rule{Rule::normal, 1} : Rule{Rule::constant, 0};
+    if (what == "bias") {  // of a convolution or a linear layer: ±1/sqrt(fan_in), fan_in from its weight (out, in, ...)
+        for (const StateEntry& weight : state.entries())
+            if (weight.name == layer + ".weight")
+                return {Rule::uniform, std::sqrt(double(weight.layout.file_shape[0]) / double(element_count(weight.layout.file_shape)))};
+        ADD_FAILURE() << entry.name << " has no weight";
+    }
+    const double fan_in = double(element_count(shape) / shape[0]), fan_out = double(element_count(shape) / shape[1]);
+    if (shape.size() == 2) return {Rule::uniform, 1 / std::sqrt(fan_in)};
+    return {Rule::normal, std::sqrt(2 / (fan_in + fan_out))};
+}
+
+// The first moments of n independent values of unit scale, each within 5 standard errors of what the distribution has.
+// For N(0, 1): Var x² = 2, and the excess kurtosis of a sample has the variance 24/n. For U(-1, 1): E x² = 1/3, Var x² = 4/45; the
+// largest of n is below 1 - 14/n with the probability e^-14. Some 500 such comparisons in all: one fails by chance once in 1000 seeds.
+void expect_moments(const Values& x, Rule::Kind kind, const std::string& what) {
+    const double n = double(x.size());
+    double mean = 0, second = 0, fourth = 0, largest = 0;
+    for (const float value : x) {
+        const double square = double(value) * double(value);
+        mean += double(value) / n;
+        second += square / n;
+        fourth += square * square / n;
+        largest = std::max(largest, std::abs(double(value)));
+    }
+    if (kind == Rule::normal) {
+        EXPECT_LE(std::abs(mean), 5 / std::sqrt(n)) << what;
+        EXPECT_LE(std::abs(second - 1), 5 * std::sqrt(2 / n)) << what;
+        if (n >= 1000) {
+            EXPECT_LE(std::abs(fourth / (second * second) - 3), 5 * std::sqrt(24 / n)) << what << ": kurtosis (a uniform's is 1.8)";
+        }
+        EXPECT_LE(largest, 6.5) << what;
+    } else {
+        EXPECT_LE(std::abs(mean), 5 / std::sqrt(3 * n)) << what;
+        EXPECT_LE(std::abs(second - 1.0 / 3), 5 * std::sqrt(4 / (45 * n))) << what;
+        EXPECT_LE(largest, 1 + 1e-6) << what;
+        EXPECT_GE(largest, 1 - 14 / n) << what;
+    }
+}
+
+TEST(Initialisation, EveryParameterFollowsItsRule) {
+    for (const ModelSettings& settings : moderate) {
+        SCOPED_TRACE(settings.architecture);
+        Models models(settings, 5);
+        std::map<Rule::Kind, Values> small;  // tensors too small for limits of their own, at unit scale, pooled
+        std::map<Rule::Kind, int> seen;
+        for (const auto& [prefix, state] : models.networks()) {
+            for (const StateEntry& entry : state->entries()) {
+                const std::string name = prefix + entry.name;
+                const Rule rule = rule_of(*state, entry);
+                Values values = entry.value.value().to_host();
+                ++seen[rule.kind];
+                if (rule.kind == Rule::constant) {
+                    for (const float value : values) EXPECT_EQ(value, float(rule.scale)) << name;
+                    continue;
+                }
+                if (rule.kind == Rule::unit_vector) {  // normalised N(0, 1): times sqrt(n), of unit scale
+                    EXPECT_NEAR(relative_l2(values, Values(values.size(), 0)), 1, 1e-6) << name;
+                    if (values.size() < 100) continue;
+                    for (float& value : values) value *= std::sqrt(float(values.size()));
+                    expect_moments(values, Rule::normal, name);
+                    continue;
+                }
+                for (float& value : values) value /= float(rule.scale);
+                if (values.size() >= 100) expect_moments(values, rule.kind, name);
+                else small[rule.kind].insert(small[rule.kind].end(), values.begin(), values.end());
+            }
+        }
+        const bool cifar = settings.architecture == "cifar10";
+        EXPECT_EQ(seen[Rule::normal], cifar ? 10 + 10 + 7 + 6 : 15 + 13 + 9 + 6);  // convolutions E, G; batch norms; convolutions I
+        EXPECT_EQ(seen[Rule::uniform], cifar ? 1 + 2 + 10 + 2 : 1 + 2 + 13 + 2);   // linear E; linear G with bias; biases G, I
+        EXPECT_EQ(seen[Rule::unit_vector], cifar ? 22 : 32);
+        for (const auto& [kind, values] : small) {
+            ASSERT_GE(values.size(), 150u);
+            expect_moments(values, kind, kind == Rule::normal ? "small normal tensors" : "small uniform tensors");
+        }
+    }
+}
+
+// Every tensor that is drawn, of all three networks.
+std::vector<std::pair<std::string, Values>> drawn_tensors(Models& models) {
+    std::vector<std::pair<std::string, Values>> out;
+    for (const auto& [prefix, state] : models.networks())
+        for (const StateEntry& entry : state->entries())
+            if (rule_of(*state, entry).kind != Rule::constant) out.emplace_back(prefix + entry.name, entry.value.value().to_host());
+    return out;
+}
+
+// Σ a b / sqrt(Σ a² Σ b²) over the elements that both have, times the square root of their number: N(0, 1) if independent.
+double correlation_in_sigmas(const Values& a, const Values& b) {
+    double aa = 0, bb = 0, ab = 0;
+    const size_t n = std::min(a.size(), b.size());
+    for (size_t i = 0; i < n; ++i) aa += double(a[i]) * a[i], bb += double(b[i]) * b[i], ab += double(a[i]) * b[i];
+    return ab / std::sqrt(aa * bb) * std::sqrt(double(n));
+}
+
+// 10,000 pairs: 6 sigmas are passed by chance once in 50,000 seeds.
+TEST(Initialisation, NoTwoTensorsHaveCommonNoise) {
+    for (const ModelSettings& settings : moderate) {
+        SCOPED_TRACE(settings.architecture);
+        Models models(settings, 5);
+        const auto tensors = drawn_tensors(models);
+        for (size_t i = 0; i < tensors.size(); ++i)
+            for (size_t j = 0; j < i; ++j) {
+                if (std::min(tensors[i].second.size(), tensors[j].second.size()) < 40) continue;  // 6 sigmas: correlation 0.95
+                EXPECT_LE(std::abs(correlation_in_sigmas(tensors[i].second, tensors[j].second)), 6)
+                    << tensors[i].first << " and " << tensors[j].first;
+            }
+    }
+}
+
+TEST(Initialisation, FollowsTheSeedAlone) {
+    for (const ModelSettings& settings : moderate) {
+        SCOPED_TRACE(settings.architecture);
+        Models first(settings, 5), again(settings, 5), other(settings, 6), high(settings, 5 + (uint64_t(1) << 32));
+        const auto a = drawn_tensors(first), b = drawn_tensors(again), c = drawn_tensors(other), d = drawn_tensors(high);
+        for (size_t i = 0; i < a.size(); ++i) {
+            EXPECT_EQ(a[i].second, b[i].second) << a[i].first;
+            if (a[i].second.size() > 1) {  // a unit vector of one element is ±1
+                EXPECT_NE(a[i].second, c[i].second) << a[i].first;
+                EXPECT_NE(a[i].second, d[i].second) << a[i].first;
+            }
+            if (a[i].second.size() < 40) continue;
+            EXPECT_LE(std::abs(correlation_in_sigmas(a[i].second, c[i].second)), 6) << a[i].first;
+            EXPECT_LE(std::abs(correlation_in_sigmas(a[i].second, d[i].second)), 6) << a[i].first << ", seed's upper half";
+        }
+    }
+}
+
+}  // namespace
+}  // namespace dualmcmc::test

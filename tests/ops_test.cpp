@@ -1,0 +1,618 @@
+// The differentiable operations: their gradients by central differences, values and gradients against PyTorch
+// (reference/ops.safetensors), and what the tape promises: only wanted gradients, accumulation, nothing left behind.
+#include <functional>
+#include <map>
+#include <set>
+#include <sstream>
+
+#include "compare.h"
+#include "ops.h"
+#include "safetensors.h"
+
+namespace dualmcmc::test {
+namespace {
+
+using Function = std::function<Var(const std::vector<Var>&)>;
+
+// One thread: thousands of tiny kernels; what threads must not change is kernels_test.cpp's business.
+class Ops : public EachBackend {
+    WithThreads one_{1};
+};
+INSTANTIATE_TEST_SUITE_P(Cpu, Ops, testing::ValuesIn(cpu_backends()), backend_name);
+
+// ---- gradients by central differences -------------------------------------------------------------------------------------------
+
+// How far to step, and what difference to allow, relative to max(1, |gradient|).
+//
+// The numeric gradient <dy, f(x + h e) - f(x - h e)> / 2h is taken in double precision from float32 outputs of size about 1 to 4,
+// of which each that changes is wrong by a few u = 2^-24: with a hundred of them, about 10 u · 4 / h. Where f is linear or quadratic in
+// each input the formula is exact and h may be large: 40 u · 4 = 1e-5 for h = 1/4, ten times that is allowed. Elsewhere its
+// error is h² f'''/6: with h = 1/64 and f''' up to about 10, 4e-4, and the rounding 1.5e-4; 2e-3 is allowed.
+struct Step {
+    double h, tolerance;
+};
+constexpr Step exact{0.25, 1e-4}, curved{1 / 64.0, 2e-3};
+
+void expect_gradients(const std::string& what, const Function& function, const std::vector<Tensor>& inputs, Step step) {
+    std::vector<Var> leaves;
+    for (const Tensor& input : inputs) leaves.emplace_back(input.clone());
+    const Var y = function(leaves);
+    const Tensor dy = random_tensor(y.shape(), 1000);
+    const Values upstream = dy.to_host();
+    backward(y, leaves, dy);
+    for (size_t k = 0; k < inputs.size(); ++k) {
+        const std::string name = what + ", input " + std::to_string(k);
+        ASSERT_TRUE(leaves[k].grad().defined()) << name;
+        EXPECT_EQ(leaves[k].grad().shape(), inputs[k].shape()) << name;
+        const Values gradient = leaves[k].grad().to_host(), x = inputs[k].to_host();
+        std::vector<double> numeric(x.size());
+        const NoTape no_tape;
+        for (size_t i = 0; i < x.size(); ++i) {
+            Values moved[2] = {x, x};  // up and down, as float32 has them
+            moved[0][i] += float(step.h);
+            moved[1][i] -= float(step.h);
+            Values out[2];
+            for (const int side : {0, 1}) {
+                std::vector<Var> at;
+                for (size_t j = 0; j < inputs.size(); ++j)
+                    at.emplace_back(j == k ? Tensor::from_host(inputs[j].shape(), moved[side]) : inputs[j]);
+                out[side] = function(at).value().to_host();
+            }
+            double difference = 0;
+            for (size_t j = 0; j < upstream.size(); ++j) difference += upstream[j] * (double(out[0][j]) - double(out[1][j]));
+            numeric[i] = difference / (double(moved[0][i]) - double(moved[1][i]));
+        }
+        expect_close(gradient, numeric, step.tolerance, step.tolerance, name);
+    }
+}
+
+// Values away from 0 by more than the step, where relu has its kink.
+Tensor away_from_zero(const Shape& shape, uint32_t seed) {
+    Values values = random_values(element_count(shape), seed);
+    for (float& value : values) value += value < 0 ? -0.1f : 0.1f;
+    return Tensor::from_host(shape, values);
+}
+
+TEST_P(Ops, elementwise_gradients) {
+    const Shape shape{2, 5, 3, 7};
+    const Tensor a = random_tensor(shape, 1, -2, 2), b = random_tensor(shape, 2, -2, 2), kinked = away_from_zero(shape, 3);
+    expect_gradients("add", [](auto& v) { return add(v[0], v[1]); }, {a, b}, exact);
+    expect_gradients("multiply", [](auto& v) { return multiply(v[0], v[1]); }, {a, b}, exact);
+    expect_gradients("scale", [](auto& v) { return scale(v[0], -1.7f); }, {a}, exact);
+    expect_gradients("leaky_relu", [](auto& v) { return leaky_relu(v[0], 0.2f); }, {kinked}, curved);
+    expect_gradients("relu", [](auto& v) { return relu(v[0]); }, {kinked}, curved);
+    expect_gradients("tanh", [](auto& v) { return tanh(v[0]); }, {a}, curved);
+    expect_gradients("exp", [](auto& v) { return exp(v[0]); }, {a}, curved);
+    expect_gradients("reshape", [](auto& v) { return reshape(v[0], {7, 30}); }, {a}, exact);
+}
+
+TEST_P(Ops, reduction_gradients) {
+    const Tensor x = random_tensor({3, 4, 2, 5}, 1), r = random_tensor({3, 4, 2, 5}, 2);
+    expect_gradients("sum", [](auto& v) { return sum(v[0]); }, {x}, exact);
+    expect_gradients("mean", [](auto& v) { return mean(v[0]); }, {x}, exact);
+    expect_gradients("squared_error", [](auto& v) { return squared_error(v[0], v[1]); }, {x, r}, exact);
+    const Tensor z = random_tensor({3, 7}, 3), mu = random_tensor({3, 7}, 4), logvar = random_tensor({3, 7}, 5);
+    const Tensor eps = random_tensor({3, 7}, 6);
+    expect_gradients("gaussian_nll", [](auto& v) { return gaussian_nll(v[0], v[1], v[2]); }, {z, mu, logvar}, curved);
+    expect_gradients("reparametrise", [eps](auto& v) { return reparametrise(v[0], v[1], eps); }, {mu, logvar}, curved);
+}
+
+TEST_P(Ops, image_gradients) {
+    expect_gradients("avg_pool2", [](auto& v) { return avg_pool2(v[0]); }, {random_tensor({3, 4, 2, 5}, 1)}, exact);
+    expect_gradients("box_filter2", [](auto& v) { return box_filter2(v[0]); }, {random_tensor({2, 3, 4, 5}, 1)}, exact);
+    expect_gradients("global_avg_pool", [](auto& v) { return global_avg_pool(v[0]); }, {random_tensor({2, 3, 4, 5}, 1)}, exact);
+    expect_gradients("upsample2", [](auto& v) { return upsample2(v[0]); }, {random_tensor({2, 3, 4, 5}, 1)}, exact);
+    expect_gradients("upsample2 of one row", [](auto& v) { return upsample2(v[0]); }, {random_tensor({2, 1, 4, 3}, 1)}, exact);
+}
+
+TEST_P(Ops, convolution_gradients) {
+    for (const int64_t kernel : {1, 3, 4})
+        for (const int64_t stride : {1, 2})
+            for (const int64_t padding : {0, 1}) {
+                const Tensor x = random_tensor({2, 5, 4, 3}, 1), w = random_tensor({kernel, kernel, 3, 6}, 2), bias = random_tensor({6}, 3);
+                const std::string what = text("conv2d, kernel ", kernel, ", stride ", stride, ", padding ", padding);
+                expect_gradients(what, [=](auto& v) { return conv2d(v[0], v[1], v[2], stride, padding); }, {x, w, bias}, exact);
+                expect_gradients(what + ", no bias", [=](auto& v) { return conv2d(v[0], v[1], Var(), stride, padding); }, {x, w}, exact);
+            }
+    const Tensor image = random_tensor({2, 6, 4, 3}, 1), w = random_tensor({3, 3, 3, 5}, 2);
+    expect_gradients("conv2d_avg_pool2", [](auto& v) { return conv2d_avg_pool2(v[0], v[1]); }, {image, w}, exact);
+    const Tensor x = random_tensor({3, 11}, 1), matrix = random_tensor({11, 7}, 2), bias = random_tensor({7}, 3);
+    expect_gradients("linear", [](auto& v) { return linear(v[0], v[1], v[2]); }, {x, matrix, bias}, exact);
+    expect_gradients("linear, no bias", [](auto& v) { return linear(v[0], v[1], Var()); }, {x, matrix}, exact);
+}
+
+TEST_P(Ops, batch_norm_gradients) {
+    const auto function = [](const std::vector<Var>& v) {
+        return batch_norm(v[0], v[1], v[2], Tensor::full({5}, 0), Tensor::full({5}, 1));
+    };
+    const Tensor weight = random_tensor({5}, 2), bias = random_tensor({5}, 3);
+    expect_gradients("batch_norm of images", function, {random_tensor({2, 4, 3, 5}, 1, -1, 4), weight, bias}, curved);
+    expect_gradients("batch_norm of a matrix", function, {random_tensor({7, 5}, 1, -1, 4), weight, bias}, curved);
+}
+
+// At the leading singular vectors σ is stationary in u and v, so that the difference with their power iteration is the gradient
+// with u and v held, up to h²: they are brought there first, and each evaluation starts from copies.
+TEST_P(Ops, spectral_norm_gradients) {
+    for (const Shape& shape : {Shape{3, 3, 2, 5}, Shape{7, 4}, Shape{11, 1}}) {
+        const Tensor w = random_tensor(shape, 1);
+        const int64_t columns = shape.back(), rows = w.size() / columns;
+        const Tensor u = random_tensor({columns}, 2), v = random_tensor({rows}, 3);
+        {
+            const NoTape no_tape;
+            for (int pass = 0; pass < 300; ++pass) spectral_norm(Var(w), u, v);
+        }
+        const auto function = [&](const std::vector<Var>& at) { return spectral_norm(at[0], u.clone(), v.clone()); };
+        expect_gradients("spectral_norm " + to_string(shape), function, {w}, curved);
+    }
+}
+
+// ---- values: the ops that the reference below does not have -----------------------------------------------------------------------
+
+TEST_P(Ops, values) {
+    const Shape shape{2, 5, 3, 7};
+    const NoTape no_tape;
+    const Var a(random_tensor(shape, 1)), b(random_tensor(shape, 2));
+    const Values x = a.value().to_host(), r = b.value().to_host();
+    std::vector<double> sums, products, multiples;
+    double total = 0;
+    for (size_t i = 0; i < x.size(); ++i) {
+        sums.push_back(double(x[i]) + r[i]);
+        products.push_back(double(x[i]) * r[i]);
+        multiples.push_back(-1.7f * double(x[i]));
+        total += x[i];
+    }
+    expect_close(add(a, b).value(), sums, 2 * unit, 0, "add");
+    expect_close(multiply(a, b).value(), products, 2 * unit, 0, "multiply");
+    expect_close(scale(a, -1.7f).value(), multiples, 2 * unit, 0, "scale");
+    expect_close(sum(a).value(), std::vector<double>{total}, 2 * unit, 10 * unit, "sum");
+    expect_close(dualmcmc::mean(a).value(), std::vector<double>{total / 210}, 4 * unit, unit, "mean");
+    const Var reshaped = reshape(a, {7, 30});
+    EXPECT_EQ(to_string(reshaped.shape()), "(7, 30)");
+    EXPECT_EQ(reshaped.value().to_host(), x);
+}
+
+// ---- against PyTorch --------------------------------------------------------------------------------------------------------------
+
+// One case of the file: its tensors in this program's layouts. Remembers which were asked for.
+class Case {
+public:
+    Case(const SafetensorsFile& file, const std::string& name) : file_(file), name_(name), op_(file.metadata.at(name + ".op")) {}
+
+    const std::string& name() const { return name_; }
+    const std::string& op() const { return op_; }
+    bool has(const std::string& what) const { return file_.tensors.contains(name_ + "." + what); }
+    int64_t attribute(const std::string& what) const { return std::stoll(file_.metadata.at(name_ + "." + what)); }
+    const std::set<std::string>& used() const { return used_; }
+
+    Tensor get(const std::string& what) {
+        const std::string key = name_ + "." + what;
+        used_.insert(key);
+        const StoredTensor& stored = file_.tensors.at(key);
+        const Values values = as_floats(stored, key);
+        const Shape& s = stored.shape;
+        const bool spectral = op_ == "spectral_norm";
+        const bool weight = spectral || what == "w" || what == "dw";  // of spectral_norm, everything of two or four sides
+        if (s.size() == 4 && weight) return Tensor::from_host({s[2], s[3], s[1], s[0]}, oihw_to_hwio(values, s[0], s[1], s[2], s[3]));
+        if (s.size() == 4) return Tensor::from_host({s[0], s[2], s[3], s[1]}, nchw_to_nhwc(values, s[0], s[1], s[2], s[3]));
+        if (s.size() == 2 && weight && (spectral || op_ == "linear"))
+            return Tensor::from_host({s[1], s[0]}, transposed(values, s[0], s[1]));
+        if (spectral && what[0] == 'v') {  // over (in, kh, kw); ours over (kh, kw, in)
+            const Shape& w = file_.tensors.at(name_ + ".w").shape;
+            if (w.size() == 4) return Tensor::from_host(s, oihw_to_hwio(values, 1, w[1], w[2], w[3]));
+        }
+        return Tensor::from_host(s, values);
+    }
+
+    // Float32 against float64 rounded once: sums of up to a few hundred terms, each rounding u, come to 1e-6 of a typical value, so 1e-5 is
+    // allowed of each value and of the root of the mean square.
+    void expect(const Tensor& actual, const std::string& what, double tolerance = 1e-5) {
+        const Tensor expected = get(what);
+        double squares = 0;
+        for (const float value : expected.to_host()) squares += double(value) * value;
+        expect_close(actual, expected, tolerance, tolerance * std::sqrt(squares / double(expected.size())), name_ + "." + what);
+    }
+
+private:
+    const SafetensorsFile& file_;
+    std::string name_, op_;
+    std::set<std::string> used_;
+};
+
+// Compares y and the gradients of all `inputs`.
+void expect_reference(Case& c, const std::vector<std::string>& inputs, const Function& function) {
+    std::vector<Var> leaves;
+    for (const std::string& input : inputs) leaves.emplace_back(c.get(input));
+    const Var y = function(leaves);
+    c.expect(y.value(), "y");
+    backward(y, leaves, c.get("dy"));
+    for (size_t k = 0; k < inputs.size(); ++k) c.expect(leaves[k].grad(), "d" + inputs[k]);
+}
+
+std::vector<std::string> with_bias(const Case& c) {
+    return c.has("b") ? std::vector<std::string>{"x", "w", "b"} : std::vector<std::string>{"x", "w"};
+}
+Var bias_of(const std::vector<Var>& v) { return v.size() > 2 ? v[2] : Var(); }
+
+void expect_batch_norm(Case& c) {
+    const Tensor mean = c.get("running_mean"), var = c.get("running_var");
+    expect_reference(c, {"x", "weight", "bias"}, [&](auto& v) { return batch_norm(v[0], v[1], v[2], mean, var); });
+    c.expect(mean, "after_running_mean");
+    c.expect(var, "after_running_var");
+}
+
+// Before a pass is walked back another one moves u and v on: the gradient must have kept those of its own moment.
+void expect_spectral_norm(Case& c) {
+    const Var w(c.get("w"));
+    const Tensor u = c.get("u0"), v = c.get("v0");
+    for (const std::string pass : {"1", "2", "3"}) {
+        const Var y = spectral_norm(w, u, v);
+        c.expect(y.value(), "y" + pass);
+        c.expect(u, "u" + pass);
+        c.expect(v, "v" + pass);
+        // σ does not leave the op: W's first element is σ times that of y, where it is not tiny.
+        const Values all = w.value().to_host(), divided = y.value().to_host();
+        size_t largest = 0;
+        for (size_t i = 0; i < all.size(); ++i)
+            if (std::abs(all[i]) > std::abs(all[largest])) largest = i;
+        c.expect(Tensor::from_host({1}, {all[largest] / divided[largest]}), "sigma" + pass);
+        w.clear_grad();
+        const Tensor u_now = u.clone(), v_now = v.clone();
+        if (pass != "3") {
+            const NoTape no_tape;
+            spectral_norm(w, u, v);
+        }
+        backward(y, {w}, c.get("dy" + pass));
+        c.expect(w.grad(), "dw" + pass);
+        u.copy_from(u_now);
+        v.copy_from(v_now);
+    }
+}
+
+const std::map<std::string, std::function<void(Case&)>>& reference_tests() {
+    static const std::map<std::string, std::function<void(Case&)>> tests = {
+        {"conv2d", [](Case& c) {
+             const int64_t stride = c.attribute("stride"), padding = c.attribute("padding");
+             expect_reference(c, with_bias(c), [&](auto& v) { return conv2d(v[0], v[1], bias_of(v), stride, padding); });
+         }},
+        {"conv_avg_pool", [](Case& c) {
+             expect_reference(c, {"x", "w"}, [](auto& v) { return conv2d_avg_pool2(v[0], v[1]); });
+             expect_reference(c, {"x", "w"}, [](auto& v) { return avg_pool2(conv2d(v[0], v[1], Var(), 1, 1)); });
+         }},
+        {"linear", [](Case& c) { expect_reference(c, with_bias(c), [](auto& v) { return linear(v[0], v[1], bias_of(v)); }); }},
+        {"batch_norm", expect_batch_norm},
+        {"relu", [](Case& c) { expect_reference(c, {"x"}, [](auto& v) { return relu(v[0]); }); }},
+        {"leaky_relu", [](Case& c) { expect_reference(c, {"x"}, [](auto& v) { return leaky_relu(v[0], 0.2f); }); }},
+        {"tanh", [](Case& c) { expect_reference(c, {"x"}, [](auto& v) { return tanh(v[0]); }); }},
+        {"exp", [](Case& c) { expect_reference(c, {"x"}, [](auto& v) { return exp(v[0]); }); }},
+        {"avg_pool2", [](Case& c) { expect_reference(c, {"x"}, [](auto& v) { return avg_pool2(v[0]); }); }},
+        {"global_avg_pool", [](Case& c) { expect_reference(c, {"x"}, [](auto& v) { return global_avg_pool(v[0]); }); }},
+        {"upsample2", [](Case& c) { expect_reference(c, {"x"}, [](auto& v) { return upsample2(v[0]); }); }},
+        {"squared_error", [](Case& c) { expect_reference(c, {"x", "r"}, [](auto& v) { return squared_error(v[0], v[1]); }); }},
+        {"gaussian_nll", [](Case& c) {
+             expect_reference(c, {"z", "mu", "logvar"}, [](auto& v) { return gaussian_nll(v[0], v[1], v[2]); });
+         }},
+        {"reparametrise", [](Case& c) {
+             const Tensor eps = c.get("eps");
+             expect_reference(c, {"mu", "logvar"}, [&](auto& v) { return reparametrise(v[0], v[1], eps); });
+         }},
+        {"spectral_norm", expect_spectral_norm},
+    };
+    return tests;
+}
+
+// Every case and every tensor of the file must be used; every test above must meet a case.
+TEST_P(Ops, agree_with_pytorch) {
+    const SafetensorsFile file = read_safetensors("reference/ops.safetensors");
+    std::set<std::string> untouched, ops;
+    for (const auto& entry : file.tensors) untouched.insert(entry.first);
+    std::istringstream names(file.metadata.at("cases"));
+    for (std::string name; names >> name;) {
+        Case c(file, name);
+        ops.insert(c.op());
+        const auto test = reference_tests().find(c.op());
+        if (test == reference_tests().end()) {
+            ADD_FAILURE() << name << ": there is no test for " << c.op();
+            continue;
+        }
+        test->second(c);
+        for (const std::string& used : c.used()) untouched.erase(used);
+    }
+    for (const std::string& key : untouched) ADD_FAILURE() << key << " was not compared with anything";
+    for (const auto& test : reference_tests()) EXPECT_TRUE(ops.contains(test.first)) << "the reference has no case of " << test.first;
+}
+
+// ---- the tape -----------------------------------------------------------------------------------------------------------------
+
+Var leaf(const Shape& shape, uint32_t seed) { return Var(random_tensor(shape, seed)); }
+
+std::vector<double> scaled(const Tensor& x, double factor) {
+    const Values values = x.to_host();
+    std::vector<double> out(values.begin(), values.end());
+    for (double& value : out) value *= factor;
+    return out;
+}
+
+TEST(Tape, gives_gradients_to_wanted_leaves_only) {
+    const Var x = leaf({2, 5, 4, 3}, 1), w = leaf({3, 3, 3, 6}, 2), bias = leaf({6}, 3), unrelated = leaf({7}, 4);
+    const auto loss = [&] { return sum(tanh(conv2d(x, w, bias, 1, 1))); };
+    backward(loss(), {x});
+    EXPECT_TRUE(x.grad().defined());
+    EXPECT_FALSE(w.grad().defined());
+    EXPECT_FALSE(bias.grad().defined());
+    const Tensor dx = x.grad();
+    x.clear_grad();
+    EXPECT_FALSE(x.grad().defined());
+    backward(loss(), {w, bias, unrelated});
+    EXPECT_FALSE(x.grad().defined()) << "wanted in the call before, not in this one";
+    EXPECT_TRUE(w.grad().defined());
+    EXPECT_TRUE(bias.grad().defined());
+    EXPECT_FALSE(unrelated.grad().defined()) << "the loss does not depend on it";
+    const Tensor dw = w.grad(), dbias = bias.grad();
+    for (const Var& v : {w, bias}) v.clear_grad();
+    backward(loss(), {x, w, bias});
+    for (const auto& [together, alone] : {std::pair{x.grad(), dx}, {w.grad(), dw}, {bias.grad(), dbias}})
+        expect_close(together, alone, 0, 0, "wanted together and alone");
+}
+
+TEST(Tape, wants_nothing_of_nobody) {
+    const Var x = leaf({3, 2}, 1);
+    backward(sum(exp(x)), {});
+    EXPECT_FALSE(x.grad().defined());
+    EXPECT_EQ(tape_size(), 0);
+}
+
+TEST(Tape, each_input_of_each_op_alone) {
+    const Var a = leaf({3, 5}, 1), b = leaf({3, 5}, 2), c = leaf({3, 5}, 3), w = leaf({5, 4}, 4), bias = leaf({4}, 5),
+              weight = leaf({5}, 6), shift = leaf({5}, 7);
+    const Tensor eps = random_tensor({3, 5}, 8);
+    const std::pair<std::vector<Var>, std::function<Var()>> cases[] = {
+        {{a, b}, [&] { return sum(add(a, b)); }},
+        {{a, b}, [&] { return sum(multiply(a, b)); }},
+        {{a, b}, [&] { return squared_error(a, b); }},
+        {{a, b, c}, [&] { return gaussian_nll(a, b, c); }},
+        {{a, b}, [&] { return sum(reparametrise(a, b, eps)); }},
+        {{a, w, bias}, [&] { return sum(linear(a, w, bias)); }},
+        {{a, weight, shift}, [&] { return sum(exp(batch_norm(a, weight, shift, Tensor::full({5}, 0), Tensor::full({5}, 1)))); }},
+    };
+    for (const auto& [inputs, loss] : cases) {
+        backward(loss(), inputs);
+        std::vector<Tensor> together;
+        for (const Var& v : inputs) together.push_back(v.grad()), v.clear_grad();
+        for (size_t k = 0; k < inputs.size(); ++k) {
+            backward(loss(), {inputs[k]});
+            for (size_t j = 0; j < inputs.size(); ++j) EXPECT_EQ(inputs[j].grad().defined(), j == k) << "input " << j << ", wanted " << k;
+            expect_close(inputs[k].grad(), together[k], 0, 0, "input " + std::to_string(k));
+            inputs[k].clear_grad();
+        }
+    }
+}
+
+TEST(Tape, gradients_accumulate_over_calls) {
+    const Var x = leaf({3, 7}, 1);
+    backward(sum(multiply(x, x)), {x});
+    const Tensor held = x.grad();
+    expect_close(held, scaled(x.value(), 2), 2 * unit, 0, "one call");
+    backward(sum(scale(x, 3)), {x});
+    std::vector<double> expected = scaled(x.value(), 2);
+    for (double& value : expected) value += 3;
+    expect_close(x.grad(), expected, 4 * unit, 0, "two calls");
+    expect_close(held, scaled(x.value(), 2), 2 * unit, 0, "a gradient that somebody holds stays as it was");
+    x.clear_grad();
+    backward(sum(scale(x, 3)), {x});
+    expect_close(x.grad(), std::vector<double>(21, 3), 0, 0, "cleared");
+}
+
+TEST(Tape, a_variable_used_twice_gets_both_gradients) {
+    const Var a = leaf({3, 7}, 1), b = leaf({3, 7}, 2);
+    const Tensor dy = random_tensor({3, 7}, 3);
+    backward(add(a, a), {a}, dy);
+    expect_close(a.grad(), scaled(dy, 2), 2 * unit, 0, "a + a");
+    a.clear_grad();
+    backward(multiply(a, a), {a}, dy);
+    const Values values = a.value().to_host(), upstream = dy.to_host();
+    std::vector<double> expected(values.size());
+    for (size_t i = 0; i < expected.size(); ++i) expected[i] = 2.0 * values[i] * upstream[i];
+    expect_close(a.grad(), expected, 4 * unit, 0, "a a");
+    a.clear_grad();
+    // The same gradient goes to both: accumulating into one must not change the other, nor what the caller handed in.
+    backward(add(add(a, b), a), {a, b}, dy);
+    expect_close(a.grad(), scaled(dy, 2), 2 * unit, 0, "(a + b) + a, a");
+    expect_close(b.grad(), scaled(dy, 1), 0, 0, "(a + b) + a, b");
+    expect_close(dy, upstream, 0, 0, "the seed");
+    // An intermediate value used twice, once through a longer path.
+    for (const Var& v : {a, b}) v.clear_grad();
+    const Var square = multiply(a, a);
+    backward(sum(add(square, scale(reshape(reshape(square, {7, 3}), {3, 7}), 2))), {a});
+    expect_close(a.grad(), scaled(a.value(), 6), 4 * unit, 0, "3 a²");
+}
+
+TEST(Tape, backward_starts_with_ones_and_skips_what_came_after) {
+    const Var x = leaf({3, 7}, 1);
+    const Var y = scale(x, 5), later = exp(y);
+    backward(y, {x});
+    expect_close(x.grad(), std::vector<double>(21, 5), 0, 0, "d Σ 5 x");
+    EXPECT_TRUE(later.defined());
+}
+
+TEST(Tape, is_empty_after_backward) {
+    EXPECT_EQ(tape_size(), 0);
+    const Var x = leaf({3, 7}, 1);
+    const Var y = sum(tanh(scale(x, 2)));
+    EXPECT_EQ(tape_size(), 3);
+    backward(y, {x});
+    EXPECT_EQ(tape_size(), 0);
+    EXPECT_FALSE(y.grad().defined()) << "gradients of what lies between are freed";
+    EXPECT_FALSE(x.wanted()) << "wanted only during the call";
+}
+
+TEST(Tape, records_nothing_under_no_tape) {
+    const Var x = leaf({3, 7}, 1);
+    {
+        const NoTape outer;
+        {
+            const NoTape inner;
+            tanh(x);
+        }
+        const Var y = tanh(x);
+        EXPECT_EQ(tape_size(), 0) << "the inner NoTape must not switch recording on again";
+        EXPECT_THROW(backward(sum(y), {x}), std::runtime_error);
+    }
+    const Var constant = [&] {
+        const NoTape no_tape;
+        return scale(x, 3);
+    }();
+    const Var y = sum(multiply(x, constant));
+    EXPECT_EQ(tape_size(), 2);
+    backward(y, {x});
+    expect_close(x.grad(), constant.value().to_host(), 0, 0, "no gradient passes through what was not recorded");
+}
+
+TEST(Tape, batch_norm_and_spectral_norm_move_their_state_under_no_tape) {
+    const NoTape no_tape;
+    const Tensor mean = Tensor::full({5}, 0), var = Tensor::full({5}, 1);
+    batch_norm(Var(Tensor::full({4, 5}, 2)), leaf({5}, 1), leaf({5}, 2), mean, var);
+    expect_close(mean, std::vector<double>(5, 0.2), 4 * unit, 0, "running mean");
+    expect_close(var, std::vector<double>(5, 0.9), 4 * unit, 0, "running variance");
+    const Tensor u = Tensor::full({1}, -2), v = Tensor::full({2}, 7);
+    const Var y = spectral_norm(Var(Tensor::from_host({2, 1}, {3, 4})), u, v);
+    expect_close(u, Values{-1}, 2 * unit, 0, "u");
+    expect_close(v, Values{-0.6f, -0.8f}, 4 * unit, 0, "v");
+    expect_close(y.value(), Values{0.6f, 0.8f}, 4 * unit, 0, "W / σ");
+}
+
+TEST(Tape, wrong_shapes_throw) {
+    const NoTape no_tape;
+    const auto of = [](const Shape& shape) { return leaf(shape, 1); };
+    const auto state = [](int64_t n) { return Tensor::full({n}, 1); };
+    const std::pair<const char*, std::function<void()>> cases[] = {
+        {"add", [&] { add(of({2, 3}), of({3, 2})); }},
+        {"multiply", [&] { multiply(of({2, 3}), of({2, 3, 1})); }},
+        {"leaky_relu with a negative slope", [&] { leaky_relu(of({2, 3}), -0.1f); }},
+        {"reshape", [&] { reshape(of({2, 3}), {2, 4}); }},
+        {"squared_error", [&] { squared_error(of({2, 3}), of({3, 3})); }},
+        {"gaussian_nll, mu", [&] { gaussian_nll(of({2, 3}), of({2, 4}), of({2, 3})); }},
+        {"gaussian_nll, logvar", [&] { gaussian_nll(of({2, 3}), of({2, 3}), of({3, 3})); }},
+        {"reparametrise, logvar", [&] { reparametrise(of({2, 3}), of({2, 4}), state(6)); }},
+        {"reparametrise, eps", [&] { reparametrise(of({2, 3}), of({2, 3}), state(7)); }},
+        {"avg_pool2 of an odd height", [&] { avg_pool2(of({2, 3, 4, 5})); }},
+        {"avg_pool2 of an odd width", [&] { avg_pool2(of({2, 4, 3, 5})); }},
+        {"conv2d, channels", [&] { conv2d(of({2, 5, 4, 3}), of({3, 3, 2, 6}), Var(), 1, 1); }},
+        {"conv2d, a kernel that is not square", [&] { conv2d(of({2, 5, 4, 3}), of({3, 1, 3, 6}), Var(), 1, 1); }},
+        {"conv2d, bias", [&] { conv2d(of({2, 5, 4, 3}), of({3, 3, 3, 6}), of({5}), 1, 1); }},
+        {"conv2d, a kernel higher than the image", [&] { conv2d(of({2, 1, 4, 3}), of({4, 4, 3, 6}), Var(), 1, 1); }},
+        {"conv2d, a kernel wider than the image", [&] { conv2d(of({2, 4, 1, 3}), of({4, 4, 3, 6}), Var(), 1, 1); }},
+        {"conv2d_avg_pool2, an even kernel", [&] { conv2d_avg_pool2(of({2, 4, 6, 3}), of({4, 4, 3, 6})); }},
+        {"conv2d_avg_pool2, an odd image", [&] { conv2d_avg_pool2(of({2, 5, 6, 3}), of({3, 3, 3, 6})); }},
+        {"linear", [&] { linear(of({2, 3}), of({4, 5}), Var()); }},
+        {"linear, bias", [&] { linear(of({2, 3}), of({3, 5}), of({4})); }},
+        {"batch_norm, weight", [&] { batch_norm(of({2, 3}), of({2}), of({3}), state(3), state(3)); }},
+        {"batch_norm, bias", [&] { batch_norm(of({2, 3}), of({3}), of({4}), state(3), state(3)); }},
+        {"batch_norm, running mean", [&] { batch_norm(of({2, 3}), of({3}), of({3}), state(2), state(3)); }},
+        {"batch_norm, running variance", [&] { batch_norm(of({2, 3}), of({3}), of({3}), state(3), state(2)); }},
+        {"spectral_norm, u", [&] { spectral_norm(of({4, 3}), state(4), state(4)); }},
+        {"spectral_norm, v", [&] { spectral_norm(of({4, 3}), state(3), state(3)); }},
+    };
+    for (const auto& [what, call] : cases) EXPECT_THROW(call(), std::runtime_error) << what;
+}
+
+// A gradient of the wrong size is a mistake of an op, or of a seed.
+TEST(Tape, a_seed_of_another_size_throws) {
+    const Var x = leaf({3, 7}, 1);
+    EXPECT_THROW(backward(x, {x}, Tensor::full({20}, 1)), std::runtime_error);
+    backward(x, {x}, Tensor::full({21}, 1));
+    EXPECT_THROW(backward(x, {x}, Tensor::full({20}, 1)), std::runtime_error) << "where there is a gradient to add to";
+}
+
+// ---- only what is wanted is computed: kernel calls are counted ------------------------------------------------------------------------
+
+const Backend* counted_backend = nullptr;
+std::map<std::string, int> calls;
+
+// A copy of the backend whose every kernel counts its calls. (Static: the pool knows its memory by the table's address.)
+const Backend& counting_backend() {
+    static Backend table;
+    counted_backend = &best_cpu_backend();
+    table = *counted_backend;
+#define DUALMCMC_COUNT(kernel, arguments)                 \
+    table.kernel = [](auto... values) {                   \
+        ++calls[#kernel];                                 \
+        counted_backend->kernel(values...);               \
+    };
+    DUALMCMC_KERNELS(DUALMCMC_COUNT)
+#undef DUALMCMC_COUNT
+    return table;
+}
+
+// The kernels that the walk back from `loss` calls.
+std::map<std::string, int> calls_of_backward(const Var& loss, const std::vector<Var>& wanted) {
+    calls.clear();
+    backward(loss, wanted);
+    for (const Var& v : wanted) v.clear_grad();
+    return calls;
+}
+
+using Calls = std::map<std::string, int>;
+
+TEST(KernelCalls, of_a_convolution) {
+    const WithBackend with(counting_backend());
+    const Var x = leaf({2, 5, 4, 3}, 1), w = leaf({3, 3, 3, 6}, 2), bias = leaf({6}, 3);
+    const auto y = [&] { return conv2d(x, w, bias, 1, 1); };
+    EXPECT_EQ(calls_of_backward(y(), {x}), (Calls{{"fill", 1}, {"conv2d_backward_input", 1}}));
+    EXPECT_EQ(calls_of_backward(y(), {w}), (Calls{{"fill", 1}, {"conv2d_backward_weight", 1}}));
+    EXPECT_EQ(calls_of_backward(y(), {bias}), (Calls{{"fill", 1}, {"column_sum", 1}}));
+    EXPECT_EQ(calls_of_backward(y(), {}), (Calls{{"fill", 1}}));
+    const Var other = leaf({7}, 4);
+    EXPECT_EQ(calls_of_backward(y(), {other}), (Calls{{"fill", 1}}));
+}
+
+// Layers of all kinds, as in the energy-based model and in the generator: a Langevin step wants ∂/∂x alone.
+TEST(KernelCalls, of_a_langevin_step) {
+    const WithBackend with(counting_backend());
+    const Var x = leaf({2, 6, 4, 3}, 1), w1 = leaf({3, 3, 3, 6}, 2), b1 = leaf({6}, 3), w2 = leaf({3, 3, 6, 5}, 4), weight = leaf({5}, 5),
+              shift = leaf({5}, 6), w3 = leaf({5, 1}, 7), b3 = leaf({1}, 8);
+    const Tensor u = random_tensor({6}, 9), v = random_tensor({27}, 10), mean = Tensor::full({5}, 0), var = Tensor::full({5}, 1);
+    const auto energy = [&] {
+        const Var h = leaky_relu(conv2d(x, spectral_norm(w1, u, v), b1, 1, 1), 0.2f);
+        const Var pooled = global_avg_pool(relu(batch_norm(conv2d_avg_pool2(h, w2), weight, shift, mean, var)));
+        return sum(linear(pooled, w3, b3));
+    };
+    const Calls step = calls_of_backward(energy(), {x});
+    EXPECT_EQ(step, (Calls{{"fill", 1},
+                           {"broadcast", 1},
+                           {"conv2d_backward_input", 3},
+                           {"global_avg_pool_backward", 1},
+                           {"leaky_relu_backward", 2},
+                           {"batch_norm_backward", 1},
+                           {"box_filter2_backward", 1}}));
+    // The last layer's parameters: the walk ends there.
+    EXPECT_EQ(calls_of_backward(energy(), {w3, b3}),
+              (Calls{{"fill", 1}, {"broadcast", 1}, {"conv2d_backward_weight", 1}, {"column_sum", 1}}));
+    // All parameters, not x: the first convolution gives nothing to x.
+    Calls update = calls_of_backward(energy(), {w1, b1, w2, weight, shift, w3, b3});
+    EXPECT_EQ(update["conv2d_backward_weight"], 3);
+    EXPECT_EQ(update["column_sum"], 2);
+    EXPECT_EQ(update["spectral_norm_backward"], 1);
+    EXPECT_EQ(update["conv2d_backward_input"], 2);
+}
+
+// ---- memory ---------------------------------------------------------------------------------------------------------------------
+
+TEST(Pool, nothing_is_allocated_after_the_first_repetition) {
+    const Var x = leaf({3, 10, 6, 5}, 1), w = leaf({3, 3, 5, 17}, 2), bias = leaf({17}, 3), weight = leaf({17}, 4), shift = leaf({17}, 5);
+    const Tensor u = random_tensor({17}, 6), v = random_tensor({45}, 7), mean = Tensor::full({17}, 0), var = Tensor::full({17}, 1);
+    const auto repetition = [&] {
+        const Var h = tanh(batch_norm(conv2d(x, spectral_norm(w, u, v), bias, 1, 1), weight, shift, mean, var));
+        const Var r = upsample2(avg_pool2(h));
+        backward(add(squared_error(r, h), dualmcmc::mean(h)), {x, w, bias, weight, shift});
+        for (const Var& leaf : {x, w, bias, weight, shift}) leaf.clear_grad();
+    };
+    repetition();
+    const int64_t allocations = pool_allocations(), bytes = pool_bytes();
+    EXPECT_GT(allocations, 0);
+    for (int i = 0; i < 3; ++i) repetition();
+    EXPECT_EQ(pool_allocations(), allocations);
+    EXPECT_EQ(pool_bytes(), bytes);
+}
+
+}  // namespace
+}  // namespace dualmcmc::test
