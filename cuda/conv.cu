@@ -347,10 +347,14 @@ void conv2d_backward_weight(float* dw, const float* x, const float* dy, ConvShap
             accumulate_weight(total, haloed, upstream, count == 1 ? phase : repeat_phase(phase, count, halo.size()), blocks);
         }
     });
-    parallel_for_rows(s.kernel * s.kernel * s.in, s.out, [=] KERNEL(int64_t row, int64_t o) {
-        float total = 0;
-        for (int64_t part = 0; part < parts; ++part) total += partial[part * size + row * padded + o];
-        dw[row * s.out + o] = total;
+    parallel_for_rows(s.kernel * s.kernel * s.in, s.out, [=] KERNEL(int64_t row) {
+        const float* source = partial + row * padded;
+        float* target = dw + row * s.out;
+        return [=](int64_t o) {
+            float total = 0;
+            for (int64_t part = 0; part < parts; ++part) total += source[part * size + o];
+            target[o] = total;
+        };
     });
 }
 

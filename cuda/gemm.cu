@@ -39,8 +39,11 @@ void spectral_norm_backward(float* dw, const float* y, const float* sigma, const
     float inner;
     dot(&inner, dy, y, rows * columns);
     const float inverse = 1 / sigma[0];
-    parallel_for_rows(rows, columns, [=] KERNEL(int64_t row, int64_t c) {
-        dw[row * columns + c] = (dy[row * columns + c] - inner * v[row] * u[c]) * inverse;
+    parallel_for_rows(rows, columns, [=] KERNEL(int64_t row) {
+        const float* upstream = dy + row * columns;
+        const float along = inner * v[row];
+        float* target = dw + row * columns;
+        return [=](int64_t c) { target[c] = (upstream[c] - along * u[c]) * inverse; };
     });
 }
 

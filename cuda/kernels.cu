@@ -93,108 +93,129 @@ void adam_update(float* w, float* m, float* v, const float* gradient, float step
     });
 }
 
-// ---- gathers over images: row = one pixel of the output ----------------------------------------------------------------------
+// ---- gathers over images: row = one pixel of the output; what depends on the pixel alone is found once ------------------------------
 
 void avg_pool2(float* y, const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels) {
-    const int64_t out_width = width / 2, row_stride = width * channels;
-    parallel_for_rows(batch * (height / 2) * out_width, channels, [=] KERNEL(int64_t pixel, int64_t c) {
+    const int64_t out_width = width / 2, line = width * channels;
+    parallel_for_rows(batch * (height / 2) * out_width, channels, [=] KERNEL(int64_t pixel) {
         // Image rows follow one another, so (image, row) needs no taking apart: output row r reads input rows 2r and 2r + 1.
         const float* source = x + (pixel / out_width * 2 * width + pixel % out_width * 2) * channels;
-        y[pixel * channels + c] = 0.25f * (source[c] + source[c + channels] + source[c + row_stride] + source[c + row_stride + channels]);
+        float* target = y + pixel * channels;
+        return [=](int64_t c) { target[c] = 0.25f * (source[c] + source[c + channels] + source[c + line] + source[c + line + channels]); };
     });
 }
 
 void avg_pool2_backward(float* dx, const float* dy, int64_t batch, int64_t height, int64_t width, int64_t channels) {
-    parallel_for_rows(batch * height * width, channels, [=] KERNEL(int64_t pixel, int64_t c) {
-        const int64_t source = pixel / width / 2 * (width / 2) + pixel % width / 2;
-        dx[pixel * channels + c] = 0.25f * dy[source * channels + c];
+    parallel_for_rows(batch * height * width, channels, [=] KERNEL(int64_t pixel) {
+        const float* source = dy + (pixel / width / 2 * (width / 2) + pixel % width / 2) * channels;
+        float* target = dx + pixel * channels;
+        return [=](int64_t c) { target[c] = 0.25f * source[c]; };
     });
 }
 
 void box_filter2(float* y, const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels) {
-    parallel_for_rows(batch * (height + 1) * (width + 1), channels, [=] KERNEL(int64_t pixel, int64_t c) {
+    parallel_for_rows(batch * (height + 1) * (width + 1), channels, [=] KERNEL(int64_t pixel) {
         const int64_t column = pixel % (width + 1), row = pixel / (width + 1) % (height + 1);
         const int64_t image = pixel / ((width + 1) * (height + 1));
-        // The four inputs (row - 1, column - 1) ... (row, column); outside the image they count as zero.
-        const float up = row > 0 ? 0.25f : 0, down = row < height ? 0.25f : 0;
-        const int64_t above = row > 0 ? row - 1 : 0, below = row < height ? row : row - 1;
-        const int64_t left = column > 0 ? column - 1 : 0, right = column < width ? column : column - 1;
-        const float at_left = column > 0 ? 1 : 0, at_right = column < width ? 1 : 0;
-        const float *a = x + (image * height + above) * width * channels, *b = x + (image * height + below) * width * channels;
-        y[pixel * channels + c] = up * (at_left * a[left * channels + c] + at_right * a[right * channels + c]) +
-                                  down * (at_left * b[left * channels + c] + at_right * b[right * channels + c]);
+        // The four inputs (row - 1, column - 1) … (row, column); those outside the image have weight 0 and are read at a clamped place.
+        const bool top = row > 0, bottom = row < height, left = column > 0, right = column < width;
+        const float* above = x + (image * height + (top ? row - 1 : 0)) * width * channels;
+        const float* below = x + (image * height + (bottom ? row : row - 1)) * width * channels;
+        const int64_t before = (left ? column - 1 : 0) * channels, after = (right ? column : column - 1) * channels;
+        const float weight[4] = {top && left ? 0.25f : 0, top && right ? 0.25f : 0, bottom && left ? 0.25f : 0, bottom && right ? 0.25f : 0};
+        float* target = y + pixel * channels;
+        return [=](int64_t c) {
+            target[c] = weight[0] * above[before + c] + weight[1] * above[after + c] + weight[2] * below[before + c] + weight[3] * below[after + c];
+        };
     });
 }
 
 void box_filter2_backward(float* dx, const float* dy, int64_t batch, int64_t height, int64_t width, int64_t channels) {
-    const int64_t row_stride = (width + 1) * channels;
-    parallel_for_rows(batch * height * width, channels, [=] KERNEL(int64_t pixel, int64_t c) {
+    const int64_t line = (width + 1) * channels;
+    parallel_for_rows(batch * height * width, channels, [=] KERNEL(int64_t pixel) {
         const int64_t column = pixel % width, row = pixel / width % height, image = pixel / (width * height);
-        const float* source = dy + (image * (height + 1) + row) * row_stride + column * channels;
-        dx[pixel * channels + c] = 0.25f * (source[c] + source[c + channels] + source[c + row_stride] + source[c + row_stride + channels]);
+        const float* source = dy + (image * (height + 1) + row) * line + column * channels;
+        float* target = dx + pixel * channels;
+        return [=](int64_t c) { target[c] = 0.25f * (source[c] + source[c + channels] + source[c + line] + source[c + line + channels]); };
     });
 }
 
-// Bilinear ×2 with align_corners: output i of 2n lies at input position i (n - 1) / (2n - 1). Its integer part and its fraction
-// in exact integer arithmetic: with i = 0 … 2n-1, floor(i (n-1) / (2n-1)), remainder / (2n-1).
+// Bilinear ×2 with align_corners: output i of 2n lies at input position i (n - 1) / (2n - 1). Its integer part and its fraction are
+// taken in exact integer arithmetic.
 KERNEL inline int64_t upsample_floor(int64_t i, int64_t n) { return i * (n - 1) / (2 * n - 1); }
 KERNEL inline float upsample_fraction(int64_t i, int64_t n) { return float(i * (n - 1) % (2 * n - 1)) / float(2 * n - 1); }
 
 void upsample2(float* y, const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels) {
-    parallel_for_rows(batch * 4 * height * width, channels, [=] KERNEL(int64_t pixel, int64_t c) {
+    parallel_for_rows(batch * 4 * height * width, channels, [=] KERNEL(int64_t pixel) {
         const int64_t column = pixel % (2 * width), row = pixel / (2 * width) % (2 * height), image = pixel / (4 * width * height);
         const int64_t top = upsample_floor(row, height), left = upsample_floor(column, width);
         const float down = upsample_fraction(row, height), right = upsample_fraction(column, width);
         // At the last row and column the fraction is 0: the neighbour is not needed, and there is none.
-        const int64_t below = top + 1 < height ? top + 1 : top, beside = left + 1 < width ? left + 1 : left;
-        const float *a = x + (image * height + top) * width * channels, *b = x + (image * height + below) * width * channels;
-        y[pixel * channels + c] =
-            (1 - down) * ((1 - right) * a[left * channels + c] + right * a[beside * channels + c]) +
-            down * ((1 - right) * b[left * channels + c] + right * b[beside * channels + c]);
+        const float* above = x + (image * height + top) * width * channels;
+        const float* below = top + 1 < height ? above + width * channels : above;
+        const int64_t before = left * channels, after = left + 1 < width ? before + channels : before;
+        float* target = y + pixel * channels;
+        return [=](int64_t c) {
+            target[c] = (1 - down) * ((1 - right) * above[before + c] + right * above[after + c]) +
+                        down * ((1 - right) * below[before + c] + right * below[after + c]);
+        };
     });
 }
 
 // The weight of input position k in output i, 0 where they do not touch: the hat function max(0, 1 - |position - k|).
 KERNEL inline float upsample_weight(int64_t i, int64_t k, int64_t n) {
+    if (i < 0 || i >= 2 * n) return 0;
     const int64_t distance = i * (n - 1) - k * (2 * n - 1), magnitude = distance < 0 ? -distance : distance;
     return magnitude < 2 * n - 1 ? 1 - float(magnitude) / float(2 * n - 1) : 0;
 }
 
 void upsample2_backward(float* dx, const float* dy, int64_t batch, int64_t height, int64_t width, int64_t channels) {
     // Input position k touches outputs 2k - 1 … 2k + 2 at most; those beyond the edge have weight 0 and are read at a clamped place.
-    parallel_for_rows(batch * height * width, channels, [=] KERNEL(int64_t pixel, int64_t c) {
+    struct Reach {
+        float weight[4];
+        int64_t place[4];
+        KERNEL Reach(int64_t k, int64_t n, int64_t step) {
+            for (int64_t j = 0; j < 4; ++j) {
+                const int64_t i = 2 * k - 1 + j;
+                weight[j] = upsample_weight(i, k, n);
+                place[j] = (i < 0 || i >= 2 * n ? 0 : i) * step;
+            }
+        }
+    };
+    parallel_for_rows(batch * height * width, channels, [=] KERNEL(int64_t pixel) {
         const int64_t column = pixel % width, row = pixel / width % height, image = pixel / (width * height);
-        float vertical[4], horizontal[4];
-        int64_t line[4], place[4];
-        for (int k = 0; k < 4; ++k) {
-            const int64_t i = 2 * row - 1 + k, j = 2 * column - 1 + k;
-            const bool row_inside = i >= 0 && i < 2 * height, column_inside = j >= 0 && j < 2 * width;
-            vertical[k] = row_inside ? upsample_weight(i, row, height) : 0;
-            horizontal[k] = column_inside ? upsample_weight(j, column, width) : 0;
-            line[k] = (image * 2 * height + (row_inside ? i : 0)) * 2 * width * channels;
-            place[k] = (column_inside ? j : 0) * channels;
-        }
-        float total = 0;
-        for (int k = 0; k < 4; ++k) {
-            const float* source = dy + line[k] + c;
-            total += vertical[k] * (horizontal[0] * source[place[0]] + horizontal[1] * source[place[1]] +
-                                    horizontal[2] * source[place[2]] + horizontal[3] * source[place[3]]);
-        }
-        dx[pixel * channels + c] = total;
+        const Reach down(row, height, 2 * width * channels), right(column, width, channels);
+        const float* source = dy + image * 4 * height * width * channels;
+        float* target = dx + pixel * channels;
+        return [=](int64_t c) {
+            float total = 0;
+            for (int j = 0; j < 4; ++j) {
+                const float* line = source + down.place[j] + c;
+                total += down.weight[j] * (right.weight[0] * line[right.place[0]] + right.weight[1] * line[right.place[1]] +
+                                           right.weight[2] * line[right.place[2]] + right.weight[3] * line[right.place[3]]);
+            }
+            target[c] = total;
+        };
     });
 }
 
 void global_avg_pool(float* y, const float* x, int64_t batch, int64_t pixels, int64_t channels) {
-    parallel_for_rows(batch, channels, [=] KERNEL(int64_t image, int64_t c) {
-        float total = 0;
-        for (int64_t pixel = 0; pixel < pixels; ++pixel) total += x[(image * pixels + pixel) * channels + c];
-        y[image * channels + c] = total / float(pixels);
+    parallel_for_rows(batch, channels, [=] KERNEL(int64_t image) {
+        const float* source = x + image * pixels * channels;
+        float* target = y + image * channels;
+        return [=](int64_t c) {
+            float total = 0;
+            for (int64_t pixel = 0; pixel < pixels; ++pixel) total += source[pixel * channels + c];
+            target[c] = total / float(pixels);
+        };
     });
 }
 
 void global_avg_pool_backward(float* dx, const float* dy, int64_t batch, int64_t pixels, int64_t channels) {
-    parallel_for_rows(batch * pixels, channels, [=] KERNEL(int64_t pixel, int64_t c) {
-        dx[pixel * channels + c] = dy[pixel / pixels * channels + c] / float(pixels);
+    parallel_for_rows(batch * pixels, channels, [=] KERNEL(int64_t pixel) {
+        const float* source = dy + pixel / pixels * channels;
+        float* target = dx + pixel * channels;
+        return [=](int64_t c) { target[c] = source[c] / float(pixels); };
     });
 }
 

@@ -35,10 +35,10 @@ void parallel_for(int64_t n, Body body) {
     CUDA_CHECK(cudaGetLastError());
 }
 
-// Rows of `columns` contiguous elements: body(row, column).
+// Rows of `columns` elements: body(row) prepares the row and returns what is to be done for a column.
 template <class Body>
 void parallel_for_rows(int64_t rows, int64_t columns, Body body) {
-    parallel_for(rows * columns, [=] __device__(int64_t i) { body(i / columns, i % columns); });
+    parallel_for(rows * columns, [=] __device__(int64_t i) { body(i / columns)(i % columns); });
 }
 
 }  // namespace dualmcmc::DEVICE_NAMESPACE
@@ -58,13 +58,14 @@ void parallel_for(int64_t n, Body body) {
     for (int64_t i = 0; i < n; ++i) body(i);
 }
 
-// Rows of `columns` contiguous elements: body(row, column). What depends on the row alone is computed once a row.
+// Rows of `columns` elements: body(row) prepares the row, once, and returns what is to be done for a column.
 template <class Body>
 void parallel_for_rows(int64_t rows, int64_t columns, Body body) {
 #pragma omp parallel for schedule(static) firstprivate(body) if (rows * columns >= parallel_threshold)
     for (int64_t row = 0; row < rows; ++row) {
+        const auto for_column = body(row);
 #pragma omp simd
-        for (int64_t column = 0; column < columns; ++column) body(row, column);
+        for (int64_t column = 0; column < columns; ++column) for_column(column);
     }
 }
 

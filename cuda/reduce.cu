@@ -118,8 +118,10 @@ void column_statistics(float* mean, float* rstd, float* running_mean, float* run
 void batch_norm(float* y, float* mean, float* rstd, float* running_mean, float* running_var, const float* x, const float* weight,
                 const float* bias, float epsilon, float momentum, int64_t rows, int64_t columns) {
     column_statistics(mean, rstd, running_mean, running_var, x, epsilon, momentum, rows, columns);
-    parallel_for_rows(rows, columns, [=] KERNEL(int64_t row, int64_t c) {
-        y[row * columns + c] = (x[row * columns + c] - mean[c]) * (rstd[c] * weight[c]) + bias[c];
+    parallel_for_rows(rows, columns, [=] KERNEL(int64_t row) {
+        const float* source = x + row * columns;
+        float* target = y + row * columns;
+        return [=](int64_t c) { target[c] = (source[c] - mean[c]) * (rstd[c] * weight[c]) + bias[c]; };
     });
 }
 
@@ -149,10 +151,13 @@ void batch_norm_backward(float* dx, float* dweight, float* dbias, const float* m
         dweight[c] = float(product * double(rstd[c]));
     }
     const float inverse = 1.0f / float(rows);
-    parallel_for_rows(rows, columns, [=] KERNEL(int64_t row, int64_t c) {
-        const float normalised = (x[row * columns + c] - mean[c]) * rstd[c];
-        dx[row * columns + c] =
-            weight[c] * rstd[c] * (dy[row * columns + c] - inverse * dbias[c] - normalised * (inverse * dweight[c]));
+    parallel_for_rows(rows, columns, [=] KERNEL(int64_t row) {
+        const float *source = x + row * columns, *upstream = dy + row * columns;
+        float* target = dx + row * columns;
+        return [=](int64_t c) {
+            const float normalised = (source[c] - mean[c]) * rstd[c];
+            target[c] = weight[c] * rstd[c] * (upstream[c] - inverse * dbias[c] - normalised * (inverse * dweight[c]));
+        };
     });
 }
 

@@ -59,7 +59,8 @@ inline void expect_close(const Tensor& actual, const Tensor& expected, double rt
 }
 
 // ‖actual - expected‖ / ‖expected‖, or ‖actual‖ where nothing is expected; NaN if the sizes differ (EXPECT_LE then fails).
-inline double relative_l2(const Values& actual, const Values& expected) {
+template <class Reference>
+double relative_l2(const Values& actual, const std::vector<Reference>& expected) {
     if (actual.size() != expected.size()) return std::numeric_limits<double>::quiet_NaN();
     double difference = 0, reference = 0;
     for (size_t i = 0; i < actual.size(); ++i) {
