@@ -1,0 +1,520 @@
+// The training loop: results do not depend on threads, pictures or interruptions; what happens on a divergence; metrics, learning
+// rates, order of the images, checkpoints. Runs on a handful of images with networks a few channels wide.
+#include "train.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <filesystem>
+#include <set>
+#include <sstream>
+
+#include "checkpoint.h"
+#include "compare.h"
+#include "file_helpers.h"
+#include "npy.h"
+#include "sample.h"
+
+namespace dualmcmc::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Every tensor of the networks, and Adam's moments, by name.
+std::map<std::string, Values> snapshot(Models& models) {
+    std::map<std::string, Values> out;
+    for (const auto& [prefix, state] : models.networks())
+        for (const StateEntry& entry : state->entries()) {
+            out[prefix + entry.name] = entry.value.value().to_host();
+            if (!entry.trained) continue;
+            out["adam1." + std::string(prefix) + entry.name] = entry.moment1.to_host();
+            out["adam2." + std::string(prefix) + entry.name] = entry.moment2.to_host();
+        }
+    return out;
+}
+
+void expect_identical(const std::map<std::string, Values>& a, const std::map<std::string, Values>& b) {
+    ASSERT_EQ(a.size(), b.size());
+    for (const auto& [name, values] : a) {
+        ASSERT_TRUE(b.count(name)) << name;
+        ASSERT_EQ(values.size(), b.at(name).size()) << name;
+        EXPECT_EQ(std::memcmp(values.data(), b.at(name).data(), values.size() * sizeof(float)), 0) << name;
+    }
+}
+
+StepSettings short_steps() {
+    StepSettings s;
+    s.chain_x.steps = 2;
+    s.chain_z.steps = 2;
+    return s;
+}
+
+// ---- iterations in memory ---------------------------------------------------------------------------------------------------------
+
+std::map<std::string, Values> run_iterations(Models& models, int64_t batch, int64_t first, int64_t count) {
+    const int64_t side = models.settings.image_size();
+    std::map<std::string, Values> out;
+    for (int64_t i = first; i < first + count; ++i) {
+        const Tensor x = random_tensor({batch, side, side, 3}, uint32_t(100 + i));
+        const StepResult r = dual_mcmc_step(models, x, philox_noise(5, uint64_t(i), x.shape(), models.settings.latent), short_steps(), i + 1);
+        for (const auto& [name, tensor] : {std::pair("x_resampled", r.x_resampled), {"z_revised", r.z_revised}, {"loss_recon", r.loss_recon},
+                                           {"nll_prior", r.nll_prior}, {"energy_model", r.energy_model}})
+            out[text(name, " ", i)] = tensor.to_host();
+    }
+    out.merge(snapshot(models));
+    return out;
+}
+
+class Threads : public EachBackend {};
+INSTANTIATE_TEST_SUITE_P(Cpu, Threads, testing::ValuesIn(cpu_backends()), backend_name);
+
+// Sizes beyond the thresholds where kernels go parallel, and divisible by no number of threads.
+TEST_P(Threads, DoNotChangeAnyBit) {
+    for (const auto& [settings, batch] : {std::pair(ModelSettings{"cifar10", 9, 7, 5, 6}, 7), {ModelSettings{"celeba64", 16, 32, 3, 5}, 3}}) {
+        std::map<std::string, Values> first;
+        for (const int threads : {1, 2, 3}) {
+            SCOPED_TRACE(text(settings.architecture, ", ", threads, " threads"));
+            const WithThreads with(threads);
+            Models models(settings, 3);
+            const auto found = run_iterations(models, batch, 0, settings.architecture == "cifar10" ? 3 : 2);
+            if (threads == 1) first = found;
+            else expect_identical(found, first);
+        }
+    }
+}
+
+TEST(Iteration, SameSeedSameResult) {
+    const WithThreads one(1);
+    const ModelSettings settings{"cifar10", 4, 5, 2, 6};
+    Models a(settings, 3), b(settings, 3);
+    expect_identical(run_iterations(a, 3, 0, 2), run_iterations(b, 3, 0, 2));
+}
+
+// On one thread: how many buffers several threads hold at once depends on chance.
+TEST(Iteration, AllocatesNothingAfterTheSecond) {
+    const WithThreads one(1);
+    Models models({"cifar10", 5, 6, 3, 4}, 3);
+    run_iterations(models, 4, 0, 2);
+    const int64_t allocations = pool_allocations(), bytes = pool_bytes();
+    run_iterations(models, 4, 2, 4);
+    EXPECT_EQ(pool_allocations(), allocations);
+    EXPECT_EQ(pool_bytes(), bytes);
+}
+
+TEST(Checkpoint, GivesBackEveryBit) {
+    const WithThreads one(1);
+    const std::string path = temporary_path("round_trip.safetensors");
+    for (const ModelSettings& settings : {ModelSettings{"cifar10", 4, 5, 2, 6}, ModelSettings{"celeba64", 16, 16, 2, 3}}) {
+        SCOPED_TRACE(settings.architecture);
+        Models trained(settings, 3), fresh(settings, 4), weights(settings, 4);
+        run_iterations(trained, 2, 0, 2);
+        save_checkpoint(path, trained, {{"note", "kept"}});
+        const SafetensorsFile file = read_safetensors(path);
+        EXPECT_EQ(file.metadata.at("note"), "kept");
+        EXPECT_EQ(file.metadata.at("format"), checkpoint_format);
+        load_checkpoint(file, path, fresh, true);
+        expect_identical(snapshot(fresh), snapshot(trained));
+        // Without the optimiser, from a file without moments (the converted release): the moments stay 0.
+        SafetensorsFile bare = file;
+        std::erase_if(bare.tensors, [](const auto& t) { return t.first.starts_with("adam"); });
+        load_checkpoint(bare, path, weights, false);
+        for (const auto& [name, values] : snapshot(weights)) {
+            if (name.starts_with("adam")) {
+                EXPECT_EQ(values, Values(values.size(), 0)) << name;
+            } else {
+                EXPECT_EQ(values, snapshot(trained).at(name)) << name;
+            }
+        }
+        EXPECT_THROW(load_checkpoint(bare, path, weights, true), std::runtime_error);
+    }
+    fs::remove(path);
+}
+
+TEST(KeepState, LookingLeavesNoTrace) {
+    const WithThreads one(1);
+    Models models({"cifar10", 4, 5, 2, 6}, 3);
+    run_iterations(models, 3, 0, 1);
+    const auto before = snapshot(models);
+    ImageSet images{4, 32, std::vector<uint8_t>(4 * 32 * 32 * 3, 90), "grey"};
+    {
+        const KeepState keep(models);
+        draw_samples(models, 5, 3, {2, 0.5f, 0.01f}, 1);
+        reconstruct(models, images, short_steps(), 1);
+        const auto during = snapshot(models);
+        for (const char* name : {"netE.block2.conv1.weight_u", "netE.block2.conv1.weight_v", "netG.bn_5.running_mean", "netG.bn_5.running_var"})
+            EXPECT_NE(during.at(name), before.at(name)) << name;
+    }
+    expect_identical(snapshot(models), before);
+}
+
+// ---- whole runs -------------------------------------------------------------------------------------------------------------------
+
+constexpr int64_t image_count = 10, batch_size = 3, per_epoch = 3;  // one image of each epoch is left out
+
+class Training : public testing::Test {
+protected:
+    Training() {
+        fs::remove_all(folder_);
+        fs::create_directories(folder_);
+        std::vector<uint8_t> pixels;
+        for (const float value : random_values(image_count * 32 * 32 * 3, 5, 0, 256)) pixels.push_back(uint8_t(value));
+        write_npy(folder_ + "/images.npy", {image_count, 32, 32, 3}, pixels.data());
+    }
+    ~Training() override { fs::remove_all(folder_); }
+
+    Config config(const std::string& name, int64_t iterations) const {
+        Config c;
+        c.data = folder_ + "/images.npy";
+        c.out = folder_ + "/" + name;
+        c.model = {"cifar10", 4, 5, 2, 6};
+        c.step = short_steps();
+        c.batch = batch_size;
+        c.iterations = iterations;
+        c.lr_decay = 0.7;
+        c.checkpoint_every = 7;
+        c.sample_every = 1000;
+        c.flip = true;
+        return c;
+    }
+    // Trains, from the newest checkpoint if `resume`, and returns what it printed.
+    static std::string run(const Config& config, bool resume = false) {
+        std::optional<LoadedCheckpoint> from;
+        if (resume) from = read_checkpoint(newest_checkpoint(config.out));
+        testing::internal::CaptureStdout();
+        try {
+            EXPECT_TRUE(train(config, from));
+        } catch (...) {
+            testing::internal::GetCapturedStdout();
+            throw;
+        }
+        return testing::internal::GetCapturedStdout();
+    }
+    static SafetensorsFile last(const Config& config) { return read_safetensors(newest_checkpoint(config.out)); }
+
+    const std::string folder_ = temporary_path("training");
+    const WithThreads one_{1};
+};
+
+void expect_same_tensors(const SafetensorsFile& a, const SafetensorsFile& b) {
+    ASSERT_EQ(a.tensors.size(), b.tensors.size());
+    for (const auto& [name, tensor] : a.tensors) EXPECT_EQ(tensor.bytes, b.tensors.at(name).bytes) << name;
+}
+bool same_parameters(const SafetensorsFile& a, const SafetensorsFile& b) {
+    for (const auto& [name, tensor] : a.tensors)
+        if (name.starts_with("adam1.") && tensor.bytes.size() > 4) {
+            const std::string parameter = name.substr(6);
+            if (a.tensors.at(parameter).bytes != b.tensors.at(parameter).bytes) return false;
+        }
+    return true;
+}
+
+// metrics.csv as rows of cells, header first.
+std::vector<std::vector<std::string>> read_table(const Config& config) {
+    std::istringstream lines(read_bytes(config.out + "/metrics.csv"));
+    std::vector<std::vector<std::string>> rows;
+    for (std::string line; std::getline(lines, line);) {
+        std::vector<std::string> cells{""};
+        for (const char c : line) {
+            if (c == ',') cells.emplace_back();
+            else cells.back() += c;
+        }
+        rows.push_back(cells);
+    }
+    return rows;
+}
+size_t column(const std::vector<std::vector<std::string>>& table, const std::string& name) {
+    const auto found = std::find(table.at(0).begin(), table.at(0).end(), name);
+    EXPECT_NE(found, table[0].end()) << name;
+    return size_t(found - table[0].begin());
+}
+// The rows without times and without the distances, which are measured now and then.
+std::vector<std::vector<std::string>> results(const Config& config) {
+    auto table = read_table(config);
+    for (auto& row : table) row.resize(9);
+    EXPECT_EQ(table.at(0).back(), "nll_prior");
+    return table;
+}
+
+TEST_F(Training, TwentyIterationsAreTenAndTen) {
+    const Config whole = config("whole", 20), halves = config("halves", 20);
+    Config first = halves;
+    first.iterations = 10;
+    run(whole);
+    run(first);
+    EXPECT_EQ(last(first).metadata.at("iteration"), "10");
+    run(halves, true);
+    const SafetensorsFile a = last(whole), b = last(halves);
+    EXPECT_EQ(a.metadata.at("iteration"), "20");
+    expect_same_tensors(a, b);
+    auto without_out = [](std::map<std::string, std::string> m) { return m.erase("out"), m; };
+    EXPECT_EQ(without_out(a.metadata), without_out(b.metadata));
+    EXPECT_EQ(results(whole), results(halves));
+    EXPECT_EQ(results(whole).size(), 21u);
+    // And --flip matters.
+    Config straight = config("straight", 10);
+    straight.flip = false;
+    run(straight);
+    run(first = config("flipped", 10));
+    EXPECT_FALSE(same_parameters(last(straight), last(first)));
+}
+
+TEST_F(Training, PicturesDoNotChangeIt) {
+    const Config rare = config("rare", 5);
+    Config often = config("often", 5);
+    often.sample_every = 2;
+    often.log_every = 1;
+    often.checkpoint_every = 1;
+    run(rare);
+    run(often);
+    expect_same_tensors(last(rare), last(often));
+    EXPECT_EQ(results(rare), results(often));
+    for (const int64_t iteration : {0, 2, 4, 5})
+        for (const char* what : {"samples", "reconstructions"})
+            EXPECT_TRUE(fs::exists(text(often.out, "/samples/iteration-00000", iteration, "-", what, ".png"))) << iteration << what;
+    EXPECT_FALSE(fs::exists(often.out + "/samples/iteration-000003-samples.png"));
+}
+
+TEST_F(Training, SeedsDiffer) {
+    Config a = config("a", 1), b = config("b", 1);
+    b.seed = 2;
+    run(a);
+    run(b);
+    EXPECT_FALSE(same_parameters(last(a), last(b)));
+}
+
+TEST_F(Training, MetricsHaveARowForEachIteration) {
+    Config c = config("run", 7);
+    c.sample_every = 3;
+    const std::string printed = run(c);
+    const auto table = read_table(c);
+    ASSERT_EQ(table.size(), 8u);
+    EXPECT_EQ(table[0].front(), "iteration");
+    const size_t columns = table[0].size(), distance = column(table, "swd_generator"), mse = column(table, "mse"), gap = column(table, "energy_gap"),
+                 model = column(table, "energy_model"), data = column(table, "energy_data"), epoch = column(table, "epoch");
+    for (size_t i = 1; i < table.size(); ++i) {
+        ASSERT_EQ(table[i].size(), columns) << i;
+        EXPECT_EQ(table[i][0], std::to_string(i));
+        EXPECT_EQ(table[i][epoch], std::to_string((i - 1) / size_t(per_epoch)));
+        for (size_t j = 0; j < columns; ++j) {
+            const bool measured = i == 3 || i == 6 || i == 7;
+            if (j >= distance) {
+                EXPECT_EQ(table[i][j].empty(), !measured) << "iteration " << i << ", " << table[0][j];
+            }
+            if (j < distance || measured) {
+                EXPECT_TRUE(std::isfinite(std::stod(table[i][j]))) << "iteration " << i << ", " << table[0][j];
+            }
+        }
+        EXPECT_GT(std::stod(table[i][mse]), 0);
+        EXPECT_LT(std::stod(table[i][mse]), 4);  // pixels and images lie in [-1, 1]
+        EXPECT_NEAR(std::stod(table[i][gap]), std::stod(table[i][model]) - std::stod(table[i][data]), 1e-4 * (1 + std::abs(std::stod(table[i][data]))));
+    }
+    EXPECT_NE(printed.find("7/7"), std::string::npos) << printed;
+    EXPECT_NE(printed.find("sliced Wasserstein"), std::string::npos) << printed;
+}
+
+TEST_F(Training, OldCheckpointsAreRemoved) {
+    Config c = config("run", 5);
+    c.checkpoint_every = 1;
+    c.keep = 2;
+    run(c);
+    std::set<std::string> names;
+    for (const auto& entry : fs::directory_iterator(c.out + "/checkpoints")) names.insert(entry.path().filename().string());
+    EXPECT_EQ(names, (std::set<std::string>{"iteration-000004.safetensors", "iteration-000005.safetensors"}));
+    EXPECT_EQ(fs::path(newest_checkpoint(c.out)).filename().string(), "iteration-000005.safetensors");
+}
+
+TEST_F(Training, ConfigFileIsComplete) {
+    const Config c = config("run", 2);
+    run(c);
+    Config again;
+    for (const auto& [name, value] : read_config(c.out + "/config.txt")) set_setting(again, name, value);
+    EXPECT_EQ(config_to_map(again), config_to_map(c));
+}
+
+TEST_F(Training, AFinishedRunHasNothingToDo) {
+    const Config c = config("run", 2);
+    run(c);
+    const std::string before = read_bytes(newest_checkpoint(c.out));
+    EXPECT_NE(run(c, true).find("nothing to do"), std::string::npos);
+    EXPECT_EQ(read_bytes(newest_checkpoint(c.out)), before);
+    expect_failure([&] { run(c); }, {"--resume", c.out});
+    EXPECT_EQ(read_bytes(newest_checkpoint(c.out)), before);
+}
+
+// Learning rates are base · decay^epoch: the same as halving them by hand when an epoch begins.
+TEST_F(Training, LearningRatesDecayByEpoch) {
+    Config decaying = config("decaying", 2 * per_epoch + 1);
+    decaying.lr_decay = 0.5;
+    run(decaying);
+    Config by_hand = config("by_hand", per_epoch);
+    by_hand.lr_decay = 1;
+    run(by_hand);
+    for (const int64_t until : {2 * per_epoch, 2 * per_epoch + 1}) {
+        by_hand.iterations = until;
+        for (AdamSettings* adam : {&by_hand.step.adam_generator, &by_hand.step.adam_ebm, &by_hand.step.adam_encoder}) adam->learning_rate *= 0.5f;
+        run(by_hand, true);
+    }
+    expect_same_tensors(last(decaying), last(by_hand));
+}
+
+// ---- divergence -------------------------------------------------------------------------------------------------------------------
+
+std::vector<std::string> lines_with(const std::string& printed, const std::string& part) {
+    std::istringstream in(printed);
+    std::vector<std::string> found;
+    for (std::string line; std::getline(in, line);)
+        if (line.find(part) != std::string::npos) found.push_back(line);
+    return found;
+}
+
+// Runs until it fails; returns what it printed and the message.
+std::pair<std::string, std::string> run_to_failure(const Config& config, bool resume) {
+    std::optional<LoadedCheckpoint> from;
+    if (resume) from = read_checkpoint(newest_checkpoint(config.out));
+    testing::internal::CaptureStdout();
+    std::string message;
+    try {
+        train(config, from);
+    } catch (const std::runtime_error& error) {
+        message = error.what();
+    }
+    return {testing::internal::GetCapturedStdout(), message};
+}
+
+TEST_F(Training, GivesUpAfterSomeReturnsAndKeepsTheGoodCheckpoint) {
+    Config c = config("run", 4);
+    run(c);
+    const std::string path = newest_checkpoint(c.out), before = read_bytes(path), metrics = read_bytes(c.out + "/metrics.csv");
+    c.iterations = 9;
+    c.guard = 1e-30;  // every gap is beyond it
+    const auto [printed, message] = run_to_failure(c, true);
+    const auto returns = lines_with(printed, "diverged");
+    EXPECT_EQ(returns.size(), 5u) << printed;
+    std::set<std::string> gaps;
+    for (size_t i = 0; i < returns.size(); ++i) {
+        EXPECT_NE(returns[i].find("iteration 5"), std::string::npos) << returns[i];
+        EXPECT_NE(returns[i].find(path), std::string::npos) << returns[i];
+        EXPECT_NE(returns[i].find(text("return ", i + 1, " of 5")), std::string::npos) << returns[i];
+        gaps.insert(returns[i].substr(returns[i].find("energy gap"), returns[i].find(", mse") - returns[i].find("energy gap")));
+    }
+    EXPECT_EQ(gaps.size(), 5u) << "each return has fresh noise:\n" << printed;
+    EXPECT_NE(message.find("diverged"), std::string::npos) << message;
+    EXPECT_NE(message.find("learning rate"), std::string::npos) << message;
+    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+    EXPECT_EQ(newest_checkpoint(c.out), path);
+    EXPECT_EQ(read_bytes(path), before);
+    EXPECT_EQ(read_bytes(c.out + "/metrics.csv"), metrics);
+    // It is as good as ever: with the old guard the run goes on.
+    c.guard = 1e4;
+    run(c, true);
+    EXPECT_EQ(last(c).metadata.at("iteration"), "9");
+}
+
+TEST_F(Training, ANumberThatIsNoneIsADivergence) {
+    Config c = config("run", 6);
+    c.step.adam_generator.learning_rate = 1e30f;
+    const auto [printed, message] = run_to_failure(c, false);
+    EXPECT_EQ(lines_with(printed, "diverged").size(), 5u) << printed;
+    EXPECT_NE(message.find("diverged"), std::string::npos) << message;
+    // What is left holds numbers only (load_state would refuse others).
+    const std::string path = newest_checkpoint(c.out);
+    EXPECT_EQ(fs::path(path).filename().string(), "iteration-000000.safetensors");
+    Models models(c.model, 1);
+    load_checkpoint(read_safetensors(path), path, models, true);
+}
+
+// A run whose gap passes the guard once: back to the checkpoint, fresh noise, and on to the end; the count of returns is in the
+// checkpoint, so that a resumed run draws the same noise.
+TEST_F(Training, ReturnsAndGoesOn) {
+    Config c = config("calm", 6);
+    c.checkpoint_every = 1;
+    run(c);
+    const auto table = read_table(c);
+    const size_t gap = column(table, "energy_gap");
+    size_t worst = 1;
+    for (size_t i = 1; i < table.size(); ++i)
+        if (std::abs(std::stod(table[i][gap])) > std::abs(std::stod(table[worst][gap]))) worst = i;
+    // Just below the largest gap: other noise at that iteration falls on either side.
+    Config guarded = config("guarded", 6);
+    guarded.checkpoint_every = 1;
+    guarded.guard = std::abs(std::stod(table[worst][gap])) * 0.9999;
+    const auto [printed, message] = run_to_failure(guarded, false);
+    ASSERT_EQ(message, "");
+    const auto returns = lines_with(printed, "diverged");
+    ASSERT_GE(returns.size(), 1u);
+    EXPECT_NE(returns[0].find(text("iteration ", worst)), std::string::npos) << returns[0];
+    EXPECT_EQ(last(guarded).metadata.at("iteration"), "6");
+    EXPECT_EQ(last(guarded).metadata.at("returns"), std::to_string(returns.size()));
+    const auto rows = read_table(guarded);
+    ASSERT_EQ(rows.size(), 7u);
+    for (size_t i = 1; i < rows.size(); ++i) {
+        EXPECT_EQ(rows[i][0], std::to_string(i));
+        EXPECT_LE(std::abs(std::stod(rows[i][gap])), guarded.guard * 1.0001) << i;  // printed with six digits
+    }
+    // The noise of a run that has returned stays another: two more iterations differ from the calm run's, and are the same each time.
+    EXPECT_FALSE(same_parameters(last(guarded), last(c)));
+    guarded.guard = 1e4;
+    guarded.iterations = 8;
+    fs::copy(guarded.out, folder_ + "/copy", fs::copy_options::recursive);
+    Config copy = guarded;
+    copy.out = folder_ + "/copy";
+    copy.iterations = 7;
+    run(guarded, true);
+    run(copy, true);
+    copy.iterations = 8;
+    run(copy, true);
+    expect_same_tensors(last(guarded), last(copy));
+}
+
+// ---- the order of the images --------------------------------------------------------------------------------------------------------
+
+// Eight grey images, the i-th 2^i of 255, and a generator that draws black whatever z is, with learning rates of 0. The squared error per
+// pixel is then the mean of (2 · 2^i / 255)² over the batch, and its digits to base 4 tell which images are in it.
+TEST_F(Training, EachEpochSeesEveryImageAtMostOnce) {
+    constexpr int64_t count = 8, epochs = 12;
+    std::vector<uint8_t> pixels;
+    for (int64_t i = 0; i < count; ++i) pixels.insert(pixels.end(), 32 * 32 * 3, uint8_t(1 << i));
+    Config c = config("run", epochs * 2);
+    write_npy(folder_ + "/grey.npy", {count, 32, 32, 3}, pixels.data());
+    c.data = folder_ + "/grey.npy";
+    for (AdamSettings* adam : {&c.step.adam_generator, &c.step.adam_ebm, &c.step.adam_encoder}) *adam = {0, 0};
+    Models models(c.model, 1);
+    for (StateEntry& entry : models.generator.state.entries()) {
+        if (entry.name == "conv5.weight") entry.value.value().copy_from(Tensor::full(entry.value.shape(), 0));
+        if (entry.name == "conv5.bias") entry.value.value().copy_from(Tensor::full(entry.value.shape(), -20));
+    }
+    fs::create_directories(c.out + "/checkpoints");
+    std::map<std::string, std::string> metadata = config_to_map(c);
+    metadata["iteration"] = metadata["returns"] = "0";
+    save_checkpoint(c.out + "/checkpoints/iteration-000000.safetensors", models, metadata);
+    run(c, true);
+
+    const auto table = read_table(c);
+    const size_t mse = column(table, "mse");
+    ASSERT_EQ(table.size(), size_t(2 * epochs + 1));  // 8 / 3: two batches an epoch
+    std::array<int, count> seen{};
+    std::set<std::vector<int64_t>> orders;
+    for (size_t epoch = 0; epoch < size_t(epochs); ++epoch) {
+        std::vector<int64_t> order;
+        for (size_t i = 0; i < 2; ++i) {
+            const double sum = std::stod(table[1 + 2 * epoch + i][mse]) * 3 * 255 * 255 / 4;
+            int64_t digits = std::llround(sum);
+            ASSERT_NEAR(sum, double(digits), 0.2);
+            int64_t images = 0;
+            for (int64_t image = 0; image < count; ++image, digits /= 4) {
+                ASSERT_LE(digits % 4, 1) << "image " << image << " twice in a batch of epoch " << epoch;
+                if (digits % 4 == 1) order.push_back(image), ++seen[size_t(image)], ++images;
+            }
+            EXPECT_EQ(images, 3);
+            EXPECT_EQ(digits, 0);
+        }
+        EXPECT_EQ(std::set<int64_t>(order.begin(), order.end()).size(), 6u) << "an image twice in epoch " << epoch;
+        orders.insert(order);
+    }
+    EXPECT_GE(orders.size(), size_t(epochs - 1)) << "the order is drawn anew for each epoch";
+    // Each image is in 3/4 of the epochs, in the mean 9 of 12: standard deviation 1.5.
+    for (size_t i = 0; i < seen.size(); ++i) EXPECT_GE(seen[i], 3) << "image " << i;
+}
+
+}  // namespace
+}  // namespace dualmcmc::test
