@@ -21,17 +21,23 @@ Config preset_config(const std::string& name) {
         return c;
     }
     if (name == "cifar10-small" || name == "demo") {
+        // Small networks and a short run: larger learning rates, and a larger step of the x-chain, since an EBM under spectral
+        // normalisation that has seen little training has a small gradient.
         c.model = {"cifar10", 32, 32, 16, 64};
-        c.batch = 64;
-        c.step.chain_x.steps = 15;
+        c.batch = 32;
+        c.step.chain_x = {15, 4, 0.004f};
         c.step.resample = false;
-        c.sample_every = 200;
-        c.checkpoint_every = 200;
-        c.iterations = 4000;
+        c.step.adam_generator.learning_rate = 5e-4f;
+        c.step.adam_ebm.learning_rate = 2e-4f;
+        c.step.adam_encoder.learning_rate = 5e-4f;
+        c.lr_decay = 0.85;
+        c.sampler = {20, 4, 0.004f};
+        c.sample_every = c.checkpoint_every = 200;
+        c.minutes = 60;
         if (name == "demo") {
             c.data = "shapes";
-            c.iterations = 300;
-            c.sample_every = 50;
+            c.minutes = 2.75;
+            c.step.adam_ebm.learning_rate = 3e-4f;
         }
         return c;
     }
@@ -131,6 +137,7 @@ void check_config(const Config& c) {
     at_least("seed", c.seed, 0);
     at_least("epochs", c.epochs, 0);
     at_least("iterations", c.iterations, 0);
+    at_least("minutes", c.minutes, 0);
     if (c.epochs == 0 && c.iterations == 0) fail("--epochs 0 and --iterations 0: nothing to do; give one of them");
     for (const auto& [name, chain] : {std::pair("x", c.step.chain_x), std::pair("z", c.step.chain_z)}) {
         if (chain.steps < 0 || chain.steps > 65535) fail("--steps-", name, " ", chain.steps, ": must be from 0 to 65535");

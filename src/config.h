@@ -13,6 +13,7 @@ struct Config {
     ModelSettings model;
     StepSettings step;
     int64_t batch = 100, epochs = 301, iterations = 0;  // iterations, where not 0, counts from the run's start and rules
+    double minutes = 0;                                 // where not 0, the run ends after this time at the latest
     bool flip = false;                                  // mirror images at random
     double lr_decay = 0.998;                            // learning rate = base · decay^epoch, epoch from 0
     double guard = 1e4;                                 // |energy gap| beyond which a run has diverged
@@ -34,6 +35,7 @@ void for_each_setting(ConfigType& c, Visit visit) {
     visit("batch", c.batch, "images in one iteration");
     visit("epochs", c.epochs, "passes through the data");
     visit("iterations", c.iterations, "iterations in all, from the run's start; 0: as many as --epochs makes");
+    visit("minutes", c.minutes, "end after this time at the latest, with pictures and a checkpoint; 0: no limit");
     visit("flip", c.flip, "mirror training images at random");
     visit("width-generator", c.model.width_generator, "channels of the generator");
     visit("width-ebm", c.model.width_ebm, "channels of the energy network");

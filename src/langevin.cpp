@@ -22,7 +22,7 @@ Tensor total(const Tensor& x) {
 }
 
 // So many images go through the EBM together on one core: enough to fill tiles, few enough for the cache.
-constexpr int64_t images_per_group = 10;
+constexpr int64_t images_per_group = 8;
 
 }  // namespace
 

@@ -314,6 +314,8 @@ int64_t Run::go_back(int64_t iteration, const Metrics& m) {
 
 bool Run::go() {
     SignalGuard signals;
+    const auto began = std::chrono::steady_clock::now();
+    auto minutes = [began] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() / 60; };
     if (start_ >= total_) {
         progress_.say(text("nothing to do: the checkpoint is at iteration ", start_, " of ", total_, "; give a larger --iterations"));
         return true;
@@ -332,26 +334,29 @@ bool Run::go() {
             read_metrics(result, x.shape(), std::chrono::duration<double>(std::chrono::steady_clock::now() - before).count());
         ++iteration;
 
-        const bool last = iteration == total_ || interrupted, due = last || iteration % config_.checkpoint_every == 0;
+        const bool timed_out = config_.minutes > 0 && minutes() >= config_.minutes;
+        const bool last = iteration == total_ || timed_out;
+        const bool due = last || interrupted || iteration % config_.checkpoint_every == 0;
         if (!metrics.good(config_.guard) || (due && !parameters_finite())) {
             iteration = go_back(iteration, metrics);
             if (interrupted) return false;
             continue;
         }
         progress_.show(iteration, epoch, metrics);
-        const bool looking = iteration % config_.sample_every == 0 || (iteration == total_ && !interrupted);
+        const bool looking = iteration % config_.sample_every == 0 || (last && !interrupted);
         metrics_->row(iteration, epoch, metrics, looking ? look(iteration) : ",");
         if (due) {
             checkpoint(iteration);
             returns_in_a_row_ = 0;
         }
-        if (interrupted && iteration < total_) {
+        if (interrupted && !last) {
             progress_.say(text("interrupted; go on with: dualmcmc train --resume --out ", config_.out));
             return false;
         }
+        if (last) break;
     }
     progress_.say(text("done: pictures in ", config_.out, "/samples, the networks in ",
-                       numbered(config_.out + "/checkpoints", total_, ".safetensors")));
+                       numbered(config_.out + "/checkpoints", last_checkpoint_, ".safetensors")));
     return true;
 }
 
