@@ -23,9 +23,11 @@ def to_safetensors(source, target):
             tensors[f"{net}.{name}"] = value.float().reshape(tuple(value.shape) or (1,)).numpy()
     celeba64 = "netE.lin_6.weight_orig" in tensors
     safetensors_io.save(target, tensors, {
-        "format": "dual-mcmc-checkpoint-1", "architecture": "celeba64" if celeba64 else "cifar10",
-        "width": tensors["netE.lin_6.weight_orig" if celeba64 else "netE.lin_5.weight_orig"].shape[1],
-        "inference_width": tensors["netI.main.0.weight"].shape[0], "latent": tensors["netG.lin_1.weight"].shape[1]})
+        "format": "dual-mcmc-checkpoint-1", "preset": "celeba64" if celeba64 else "cifar10",
+        "architecture": "celeba64" if celeba64 else "cifar10",
+        "width-generator": tensors["netG.lin_1.weight"].shape[0] // 16,
+        "width-ebm": tensors["netE.lin_6.weight_orig" if celeba64 else "netE.lin_5.weight_orig"].shape[1],
+        "width-encoder": tensors["netI.main.0.weight"].shape[0], "latent": tensors["netG.lin_1.weight"].shape[1]})
 
 
 def to_pth(source, target):

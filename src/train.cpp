@@ -148,17 +148,20 @@ std::string duration(double seconds) {
 // One line that is drawn anew on a terminal, or a line now and then elsewhere.
 class Progress {
 public:
-    Progress(int64_t total, int64_t every) : terminal_(isatty(STDOUT_FILENO)), total_(total), every_(every) {}
+    Progress(int64_t total, int64_t every, double minutes)
+        : terminal_(isatty(STDOUT_FILENO)), total_(total), every_(every), seconds_left_(minutes > 0 ? 60 * minutes : INFINITY) {}
 
     void show(int64_t iteration, int64_t epoch, const Metrics& m) {
         average_ = average_ == 0 ? m.wall : 0.9 * average_ + 0.1 * m.wall;
+        const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count();
+        const double left = std::min(average_ * double(total_ - iteration), seconds_left_ - seconds);
         if (!terminal_ && iteration % every_ != 0 && iteration != total_) return;
         const double all = std::max(1e-9, m.seconds.total());
         char line[256];
         std::snprintf(line, sizeof line,
                       "%lld/%lld  epoch %lld  %.2f s/it  ETA %s  mse %.4f  energy gap %+.3g  x-chain %.0f%% z-chain %.0f%% updates %.0f%%",
                       static_cast<long long>(iteration), static_cast<long long>(total_), static_cast<long long>(epoch), average_,
-                      duration(average_ * double(total_ - iteration)).c_str(), m.mse, m.gap, 100 * m.seconds.chain_x / all,
+                      duration(left).c_str(), m.mse, m.gap, 100 * m.seconds.chain_x / all,
                       100 * m.seconds.chain_z / all, 100 * (all - m.seconds.chain_x - m.seconds.chain_z) / all);
         std::printf(terminal_ ? "\r\033[K%s" : "%s\n", line);
         std::fflush(stdout);
@@ -175,7 +178,8 @@ public:
 private:
     bool terminal_, open_ = false;
     int64_t total_, every_;
-    double average_ = 0;
+    double average_ = 0, seconds_left_;
+    std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
 };
 
 class Run {
@@ -213,7 +217,7 @@ int64_t batches(const Config& config, const Dataset& data) {
 Run::Run(const Config& config, const std::optional<LoadedCheckpoint>& resume)
     : config_(config), data_(load_dataset(config.data, config.model.image_size(), uint64_t(config.seed))),
       models_(config.model, uint64_t(config.seed)), batches_per_epoch_(batches(config, data_)),
-      total_(config.iterations > 0 ? config.iterations : config.epochs * batches_per_epoch_), progress_(total_, config.log_every) {
+      total_(config.iterations > 0 ? config.iterations : config.epochs * batches_per_epoch_), progress_(total_, config.log_every, config.minutes) {
     if (resume) {
         load_checkpoint(resume->file, resume->path, models_, true);
         start_ = last_checkpoint_ = resume->iteration;
