@@ -90,6 +90,9 @@ struct RandomKey {
                                         /* y = W/σ, σ = vᵀWu: dW = (dy - <dy, y> v uᵀ)/σ, W (rows, columns)                      */ \
     X(conv2d,               (float* y, const float* x, const float* w, const float* bias, ConvShape shape)) /* bias may be null  */ \
     X(conv2d_backward_input, (float* dx, const float* dy, const float* w, ConvShape shape))                                        \
+    /* The same two, always by direct summation: conv2d may take a quicker way that rounds a little more (winograd.cu).          */ \
+    X(conv2d_direct,        (float* y, const float* x, const float* w, const float* bias, ConvShape shape))                        \
+    X(conv2d_backward_input_direct, (float* dx, const float* dy, const float* w, ConvShape shape))                                 \
     X(conv2d_backward_weight, (float* dw, const float* x, const float* dy, ConvShape shape))                                       \
     /* ---- random numbers: Philox4x32-10, index i of the stream goes to y[i] ---- */                                              \
     X(normal,               (float* y, RandomKey key, int64_t n))                               /* N(0, 1)                      */ \

@@ -206,9 +206,8 @@ void narrow_product(float* y, const float* haloed, const Halo& halo, int64_t y_s
 
 }  // namespace
 
-void conv2d(float* y, const float* x, const float* w, const float* bias, ConvShape shape) {
+void conv2d_direct(float* y, const float* x, const float* w, const float* bias, ConvShape shape) {
     const ConvShape s = simplified(shape);
-    if (winograd_applies(s)) return winograd(y, x, w, bias, s, false);
     const Halo halo = forward_halo(s);
     const Phase phase = forward_phase(s, halo);
     const Blocks blocks(s.in, s.out);
@@ -235,9 +234,8 @@ void conv2d(float* y, const float* x, const float* w, const float* bias, ConvSha
     });
 }
 
-void conv2d_backward_input(float* dx, const float* dy, const float* w, ConvShape shape) {
+void conv2d_backward_input_direct(float* dx, const float* dy, const float* w, ConvShape shape) {
     const ConvShape s = simplified(shape);
-    if (winograd_applies(s)) return winograd(dx, dy, w, nullptr, s, true);
     const Halo halo = backward_halo(s);
     const Blocks blocks(s.out, s.in);
     const bool narrow = narrow_applies(s, s.in);
@@ -356,6 +354,16 @@ void conv2d_backward_weight(float* dw, const float* x, const float* dy, ConvShap
             target[o] = total;
         };
     });
+}
+
+void conv2d(float* y, const float* x, const float* w, const float* bias, ConvShape shape) {
+    if (winograd_applies(shape)) winograd(y, x, w, bias, shape, false);
+    else conv2d_direct(y, x, w, bias, shape);
+}
+
+void conv2d_backward_input(float* dx, const float* dy, const float* w, ConvShape shape) {
+    if (winograd_applies(shape)) winograd(dx, dy, w, nullptr, shape, true);
+    else conv2d_backward_input_direct(dx, dy, w, shape);
 }
 
 }  // namespace dualmcmc::DEVICE_NAMESPACE

@@ -25,19 +25,21 @@ Config preset_config(const std::string& name) {
         // normalisation that has seen little training has a small gradient.
         c.model = {"cifar10", 32, 32, 16, 64};
         c.batch = 32;
-        c.step.chain_x = {15, 4, 0.004f};
+        c.step.chain_x = {15, 4, 0.002f};
+        c.step.chain_z.steps = 8;
         c.step.resample = false;
-        c.step.adam_generator.learning_rate = 5e-4f;
-        c.step.adam_ebm.learning_rate = 2e-4f;
-        c.step.adam_encoder.learning_rate = 5e-4f;
+        c.step.adam_generator.learning_rate = 1e-3f;
+        c.step.adam_ebm.learning_rate = 5e-4f;
+        c.step.adam_encoder.learning_rate = 1e-3f;
         c.lr_decay = 0.85;
-        c.sampler = {20, 4, 0.004f};
+        c.sampler = {20, 4, 0.002f};
         c.sample_every = c.checkpoint_every = 200;
         c.minutes = 60;
         if (name == "demo") {
             c.data = "shapes";
+            c.model = {"cifar10", 16, 16, 8, 32};
+            c.lr_decay = 0.7;
             c.minutes = 2.75;
-            c.step.adam_ebm.learning_rate = 3e-4f;
         }
         return c;
     }

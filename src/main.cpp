@@ -176,6 +176,7 @@ public:
         : command_(app.add_subcommand("replay", "hold a step file of another implementation against this one; exit 0 if they agree")) {
         command_->add_option("file", file_, "a step file, dual-mcmc-step-1")->required();
         command_->add_option("--tolerance", tolerance_, "largest relative L2 error of an output or gradient")->capture_default_str();
+        command_->add_flag("--fast", fast_, "with the quicker convolutions of training, which round a little more");
         command_->add_option("--device", device_, "as in train")->capture_default_str();
         command_->add_option("--threads", threads_, "CPU threads, 0 for all")->capture_default_str();
     }
@@ -185,7 +186,7 @@ public:
         if (!(tolerance_ > 0)) fail("--tolerance ", tolerance_, ": must be above 0");
         std::printf("device: %s\n", select_device(device_, threads_).c_str());
         int failures = 0;
-        const std::vector<ReplayLine> lines = replay_step(file_, tolerance_);
+        const std::vector<ReplayLine> lines = replay_step(file_, tolerance_, fast_);
         for (const ReplayLine& line : lines) {
             std::printf("%-60s %.3e%s\n", line.name.c_str(), line.error, line.passes() ? "" : "  FAILS");
             failures += !line.passes();
@@ -199,6 +200,7 @@ private:
     std::string file_, device_ = "auto";
     double tolerance_ = 1e-3;
     int threads_ = 0;
+    bool fast_ = false;
 };
 
 int run(int argc, char** argv) {

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <optional>
 
 #include "checkpoint.h"
 
@@ -160,7 +160,9 @@ private:
 
 }  // namespace
 
-std::vector<ReplayLine> replay_step(const std::string& path, double tolerance) {
+std::vector<ReplayLine> replay_step(const std::string& path, double tolerance, bool fast) {
+    std::optional<DirectConvolutions> direct;
+    if (!fast) direct.emplace();
     const StepFile file(path);
     const StepSettings settings = step_settings(file);
     Models models(model_settings(file), 0);

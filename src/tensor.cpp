@@ -48,6 +48,14 @@ const Backend& backend() {
 
 void set_backend(const Backend& table) { current_backend = &table; }
 
+DirectConvolutions::DirectConvolutions() : before_(backend()) {
+    Backend& direct = *new Backend(before_);  // never freed: tensors made meanwhile remember it
+    direct.conv2d = direct.conv2d_direct;
+    direct.conv2d_backward_input = direct.conv2d_backward_input_direct;
+    set_backend(direct);
+}
+DirectConvolutions::~DirectConvolutions() { set_backend(before_); }
+
 std::string select_device(const std::string& name, int threads) {
     if (threads < 0) fail("--threads ", threads, ": give the number of CPU threads, or 0 for all");
     if (threads > 0) omp_set_num_threads(threads);

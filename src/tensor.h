@@ -23,6 +23,19 @@ std::string to_string(const Shape& shape);  // "(2, 3, 5)"
 const Backend& backend();
 void set_backend(const Backend& table);
 
+// While one lives, convolutions are summed directly, whatever quicker way the device has: for comparisons, where a rounding error that
+// takes a ReLU across its kink counts.
+class DirectConvolutions {
+public:
+    DirectConvolutions();
+    ~DirectConvolutions();
+    DirectConvolutions(const DirectConvolutions&) = delete;
+    DirectConvolutions& operator=(const DirectConvolutions&) = delete;
+
+private:
+    const Backend& before_;
+};
+
 // The widest CPU backend that this processor can run: AVX-512, AVX2 or SSE2.
 const Backend& best_cpu_backend();
 

@@ -745,7 +745,7 @@ double rounding(const ConvShape& s, int64_t n) {
 // In the mean over a whole tensor rounding is far smaller: a wrong tap or weight anywhere shows here.
 constexpr double mean_rounding = 4e-6;
 
-TEST_P(Kernel, conv2d) {
+void check_conv2d(decltype(Backend::conv2d) conv2d) {
     for (const ConvShape& s : conv_shapes())
         for (const bool with_bias : {false, true}) {
             const Values x = random_values(x_size(s), 1), w = random_values(w_size(s), 2), bias = random_values(s.out, 3);
@@ -755,22 +755,27 @@ TEST_P(Kernel, conv2d) {
                 for (size_t i = 0; i < expected.size(); ++i) expected[i] += bias[i % size_t(s.out)];
             const Buffer biases(bias);
             const float* given = with_bias ? biases : static_cast<float*>(nullptr);
-            const Values y = output(y_size(s), [&](float* p) { backend().conv2d(p, Buffer(x), Buffer(w), given, s); });
+            const Values y = output(y_size(s), [&](float* p) { conv2d(p, Buffer(x), Buffer(w), given, s); });
             expect_close(y, expected, 0, rounding(s, s.kernel * s.kernel * s.in + 1), name(s) + (with_bias ? ", bias" : ""));
             EXPECT_LE(relative_l2(y, expected), mean_rounding) << name(s);
         }
 }
 
-TEST_P(Kernel, conv2d_backward_input) {
+void check_conv2d_backward_input(decltype(Backend::conv2d_backward_input) conv2d_backward_input) {
     for (const ConvShape& s : conv_shapes()) {
         const Values dy = random_values(y_size(s), 1), w = random_values(w_size(s), 2);
         std::vector<double> expected(size_t(x_size(s)), 0);
         for_each_product(s, [&](size_t xi, size_t wi, size_t yi) { expected[xi] += double(dy[yi]) * w[wi]; });
-        const Values dx = output(x_size(s), [&](float* p) { backend().conv2d_backward_input(p, Buffer(dy), Buffer(w), s); });
+        const Values dx = output(x_size(s), [&](float* p) { conv2d_backward_input(p, Buffer(dy), Buffer(w), s); });
         expect_close(dx, expected, 0, rounding(s, s.kernel * s.kernel * s.out), name(s));
         EXPECT_LE(relative_l2(dx, expected), mean_rounding) << name(s);
     }
 }
+
+TEST_P(Kernel, conv2d) { check_conv2d(backend().conv2d); }
+TEST_P(Kernel, conv2d_direct) { check_conv2d(backend().conv2d_direct); }
+TEST_P(Kernel, conv2d_backward_input) { check_conv2d_backward_input(backend().conv2d_backward_input); }
+TEST_P(Kernel, conv2d_backward_input_direct) { check_conv2d_backward_input(backend().conv2d_backward_input_direct); }
 
 TEST_P(Kernel, conv2d_backward_weight) {
     for (const ConvShape& s : conv_shapes()) {
