@@ -1,0 +1,255 @@
+// The program as its user meets it: what it prints, how it exits, what it leaves behind. Runs build/dualmcmc.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <sstream>
+
+#include "npy.h"
+#include "safetensors.h"
+
+namespace dualmcmc::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Outcome {
+    int code;
+    std::string out, error;
+};
+
+std::string contents(const std::string& path) {
+    std::ifstream in(path, std::ios::binary);
+    std::ostringstream text;
+    text << in.rdbuf();
+    return text.str();
+}
+
+// Each test works in an empty folder of its own.
+class CommandLine : public testing::Test {
+protected:
+    void SetUp() override {
+        ASSERT_TRUE(fs::exists("build/dualmcmc")) << "build it first: make";
+        program_ = fs::absolute("build/dualmcmc").string();
+        folder_ = testing::TempDir() + "dualmcmc_cli_" + testing::UnitTest::GetInstance()->current_test_info()->name();
+        fs::remove_all(folder_);
+        fs::create_directories(folder_);
+    }
+    void TearDown() override { fs::remove_all(folder_); }
+
+    std::string in(const std::string& name) const { return folder_ + "/" + name; }
+
+    // Runs `before` and then the program with these arguments, in the folder, on one thread.
+    Outcome run(const std::string& arguments, const std::string& before = "") const {
+        const std::string command = "cd '" + folder_ + "' && unset CIFAR10_DIR; " + before + " OMP_NUM_THREADS=1 '" + program_ + "' " + arguments +
+                                    " >out.txt 2>error.txt";
+        const int status = std::system(command.c_str());
+        return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, contents(in("out.txt")), contents(in("error.txt"))};
+    }
+
+    // Exit code 1, and one line that names each of `words`.
+    void expect_refused(const std::string& arguments, const std::vector<std::string>& words, const std::string& before = "") const {
+        const Outcome result = run(arguments, before);
+        EXPECT_EQ(result.code, 1) << arguments << "\n" << result.out << result.error;
+        EXPECT_EQ(std::count(result.error.begin(), result.error.end(), '\n'), 1) << arguments << "\n" << result.error;
+        for (const std::string& word : words) EXPECT_NE(result.error.find(word), std::string::npos) << arguments << ": no '" << word << "' in " << result.error;
+    }
+
+    Outcome expect_runs(const std::string& arguments) const {
+        const Outcome result = run(arguments);
+        EXPECT_EQ(result.code, 0) << arguments << "\n" << result.out << result.error;
+        return result;
+    }
+
+    // A checkpoint of a tiny trained model.
+    std::string tiny_model() const {
+        expect_runs(tiny + " --iterations 2 --out model");
+        return in("model/checkpoints/iteration-000002.safetensors");
+    }
+
+    inline static const std::string tiny =
+        "train --preset demo --width-generator 2 --width-ebm 2 --width-encoder 1 --latent 2 --batch 2 --steps-x 1 --steps-z 1 --sampler-batch 50";
+    std::string folder_, program_;
+};
+
+TEST_F(CommandLine, HelpSucceeds) {
+    for (const char* command : {"--help", "train --help", "sample --help", "replay --help", "bench --help"}) {
+        const Outcome result = expect_runs(command);
+        EXPECT_GT(result.out.size(), 100u) << command;
+    }
+    const std::string help = expect_runs("train --help").out;
+    for (const char* flag : {"--preset", "--architecture", "--data", "--out", "--seed", "--batch", "--iterations", "--epochs", "--resume", "--device",
+                             "--threads", "--width-generator", "--width-ebm", "--width-encoder", "--latent", "--steps-x", "--step-size-x", "--noise-x",
+                             "--steps-z", "--step-size-z", "--noise-z", "--sigma", "--resample", "--no-resample", "--lambda-data", "--lambda-ebm",
+                             "--lambda-prior", "--lr-generator", "--lr-ebm", "--lr-encoder"})
+        EXPECT_NE(help.find(flag), std::string::npos) << flag;
+}
+
+TEST_F(CommandLine, RefusesWhatMakesNoSense) {
+    expect_refused("", {"subcommand"});
+    expect_refused("train --preset nope", {"--preset nope", "cifar10-small", "demo"});
+    expect_refused("train --nope 3", {"--nope", "--help"});
+    expect_refused("train --preset demo --steps-x -3", {"--steps-x -3"});
+    expect_refused("train --preset demo --steps-z -1", {"--steps-z -1"});
+    expect_refused("train --preset demo --batch many", {"--batch", "many"});
+    expect_refused("train --preset demo --batch 0", {"--batch 0", "at least 1"});
+    expect_refused("train --preset demo --batch 20000", {"--batch 20000", "10000 images"});
+    expect_refused("train --preset demo --noise-x 0", {"--noise-x 0"});
+    expect_refused("train --preset demo --sigma nan", {"--sigma"});
+    expect_refused("train --preset demo --width-generator 0", {"--width-generator 0"});
+    expect_refused("train --preset demo --architecture imagenet", {"imagenet", "celeba64"});
+    expect_refused("train --preset celeba64 --data x.npy --width-ebm 40", {"--width-ebm 40", "16"});
+    expect_refused("train --preset celeba64", {"--data", ".npy"});
+    expect_refused("train --preset demo --device cuda", {"--device cuda", "cpu"});
+    expect_refused("train --preset demo --device abacus", {"abacus"});
+    expect_refused("train --preset demo --threads -1", {"--threads -1"});
+    expect_refused("sample", {"--model"});
+    expect_refused("sample --model missing.safetensors", {"missing.safetensors"});
+    expect_refused("replay missing.safetensors", {"missing.safetensors"});
+    expect_refused("bench --batch 0", {"--batch"});
+}
+
+TEST_F(CommandLine, RefusesBadData) {
+    expect_refused("train --preset cifar10", {"data/cifar-10-batches-bin", "cifar10.sh"});
+    expect_refused("train --preset cifar10 --data missing", {"missing"});
+    fs::create_directories(in("cifar"));
+    for (const char* name : {"data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"})
+        std::ofstream(in("cifar/") + name + ".bin") << "too short";
+    expect_refused("train --preset cifar10 --data cifar", {"data_batch_1.bin", "30730000"});
+    const std::vector<uint8_t> pixels(4 * 20 * 20 * 3, 7);
+    write_npy(in("small.npy"), {4, 20, 20, 3}, pixels.data());
+    expect_refused("train --preset demo --data small.npy", {"small.npy", "20", "32"});
+    std::ofstream(in("text.npy")) << "no npy at all";
+    expect_refused("train --preset demo --data text.npy", {"text.npy"});
+    EXPECT_FALSE(fs::exists(in("runs"))) << "a refused run leaves nothing behind";
+}
+
+TEST_F(CommandLine, RefusesBadConfigurations) {
+    expect_refused("train --config missing.txt", {"missing.txt"});
+    std::ofstream(in("bad.txt")) << "# a comment\nbatch = 4\nno equals sign\n";
+    expect_refused("train --config bad.txt", {"bad.txt:3", "no equals sign"});
+    std::ofstream(in("unknown.txt")) << "colour = red\n";
+    expect_refused("train --config unknown.txt", {"unknown.txt:1", "colour"});
+    std::ofstream(in("value.txt")) << "batch = four\n";
+    expect_refused("train --config value.txt", {"value.txt:1", "four"});
+}
+
+TEST_F(CommandLine, RefusesDamagedCheckpoints) {
+    const std::string model = tiny_model(), whole = contents(model);
+    auto refuse = [&](const std::string& bytes, const std::vector<std::string>& words) {
+        std::ofstream(in("bad.safetensors"), std::ios::binary) << bytes;
+        expect_refused("sample --model bad.safetensors --count 2", words);
+    };
+    refuse(whole.substr(0, whole.size() / 2), {"bad.safetensors"});
+    refuse(whole.substr(0, 5), {"bad.safetensors"});
+    refuse("\xff\xff\xff\xff\xff\xff\xff\x7f" + whole.substr(8), {"bad.safetensors", "header"});
+    std::string json = whole;
+    json[8] = '[';
+    refuse(json, {"bad.safetensors"});
+
+    auto tamper = [&](const std::function<void(SafetensorsFile&)>& change, const std::vector<std::string>& words) {
+        SafetensorsFile file = read_safetensors(model);
+        change(file);
+        write_safetensors(in("bad.safetensors"), file);
+        expect_refused("sample --model bad.safetensors --count 2", words);
+    };
+    const std::string name = "netG.conv5.weight";
+    tamper([&](SafetensorsFile& f) { f.tensors.erase(name); }, {name, "missing"});
+    tamper([&](SafetensorsFile& f) { f.tensors["netG.extra"] = f.tensors.at(name); }, {"netG.extra"});
+    tamper([&](SafetensorsFile& f) { std::swap(f.tensors.at(name).shape[0], f.tensors.at(name).shape[1]); }, {name, "shape"});
+    tamper([&](SafetensorsFile& f) { std::fill_n(f.tensors.at(name).bytes.begin(), 4, char(-1)); }, {name, "finite"});
+    tamper([&](SafetensorsFile& f) { f.metadata["width-ebm"] = "many"; }, {"width-ebm", "many"});
+    tamper([&](SafetensorsFile& f) { f.metadata["format"] = "other"; }, {"other"});
+
+    // The same through --resume; and the flags that would need other networks.
+    std::ofstream(in("model/checkpoints/iteration-000003.safetensors"), std::ios::binary) << whole.substr(0, 1000);
+    expect_refused("train --resume --out model", {"iteration-000003.safetensors"});
+    fs::remove(in("model/checkpoints/iteration-000003.safetensors"));
+    expect_refused("train --resume --out model --width-ebm 4", {"--resume", "width"});
+}
+
+TEST_F(CommandLine, RefusesToLoseARun) {
+    expect_refused("train --resume --out nowhere", {"nowhere", "--resume"});
+    expect_refused(tiny + " --iterations 1 --out /proc/nowhere", {"/proc/nowhere"});
+    tiny_model();
+    expect_refused(tiny + " --iterations 2 --out model", {"model", "--resume"});
+}
+
+TEST_F(CommandLine, FullDiskLeavesTheEarlierCheckpointWhole) {
+    const std::string model = tiny_model(), before = contents(model);
+    // No file may grow beyond a few blocks: the next checkpoint cannot be written.
+    expect_refused("train --resume --out model --iterations 3 --sample-every 100", {"model/"}, "ulimit -f 8; trap '' XFSZ;");
+    EXPECT_EQ(contents(model), before);
+    for (const auto& entry : fs::directory_iterator(in("model/checkpoints"))) EXPECT_NE(entry.path().extension(), ".tmp") << entry.path();
+    expect_runs("train --resume --out model --iterations 3");
+}
+
+TEST_F(CommandLine, IterationsCountFromTheStart) {
+    expect_runs(tiny + " --iterations 4 --out run");
+    expect_runs("train --iterations 8 --resume --out run");
+    EXPECT_TRUE(fs::exists(in("run/checkpoints/iteration-000008.safetensors")));
+    const std::string metrics = contents(in("run/metrics.csv"));
+    EXPECT_EQ(std::count(metrics.begin(), metrics.end(), '\n'), 9);  // a header and eight rows
+    EXPECT_NE(expect_runs("train --iterations 8 --resume --out run").out.find("nothing to do"), std::string::npos);
+}
+
+TEST_F(CommandLine, ConfigurationReproducesTheRun) {
+    expect_runs(tiny + " --iterations 3 --seed 5 --no-resample --lambda-ebm 7 --out first");
+    expect_runs("train --config first/config.txt --out second");
+    const SafetensorsFile a = read_safetensors(in("first/checkpoints/iteration-000003.safetensors")),
+                          b = read_safetensors(in("second/checkpoints/iteration-000003.safetensors"));
+    ASSERT_EQ(a.tensors.size(), b.tensors.size());
+    for (const auto& [name, tensor] : a.tensors) EXPECT_EQ(tensor.bytes, b.tensors.at(name).bytes) << name;
+    EXPECT_EQ(a.metadata.at("lambda-ebm"), "7");
+}
+
+TEST_F(CommandLine, InterruptWritesACheckpoint) {
+    run("", "timeout --preserve-status -s INT 3 env OMP_NUM_THREADS=1 '" + program_ + "' " + tiny +
+                " --iterations 100000 --out run >run.txt 2>&1; code=$?; test $code = 130 && touch stopped;");
+    EXPECT_TRUE(fs::exists(in("stopped"))) << contents(in("run.txt"));
+    EXPECT_NE(contents(in("run.txt")).find("--resume --out run"), std::string::npos) << contents(in("run.txt"));
+    std::string newest;
+    for (const auto& entry : fs::directory_iterator(in("run/checkpoints"))) newest = std::max(newest, entry.path().filename().string());
+    EXPECT_GT(newest, "iteration-000000.safetensors");
+    const int64_t done = std::stoll(newest.substr(10, 6));
+    expect_runs("train --resume --out run --iterations " + std::to_string(done + 1));
+}
+
+TEST_F(CommandLine, DivergenceReturnsAndStops) {
+    const Outcome result = run(tiny + " --iterations 5 --guard 1e-9 --out run");
+    EXPECT_EQ(result.code, 1);
+    EXPECT_NE(result.out.find("fresh noise"), std::string::npos) << result.out;
+    EXPECT_NE(result.error.find("diverged"), std::string::npos) << result.error;
+    EXPECT_TRUE(fs::exists(in("run/checkpoints/iteration-000000.safetensors")));
+}
+
+TEST_F(CommandLine, SamplesAsArraysAndPictures) {
+    const std::string model = tiny_model();
+    expect_runs("sample --model " + model + " --count 5 --batch 4 --out arrays --steps-x 2");
+    for (const char* name : {"arrays/generator.npy", "arrays/revised.npy"}) {
+        NpyImages images(in(name));
+        EXPECT_EQ(images.count, 5);
+        EXPECT_EQ(images.height, 32);
+    }
+    EXPECT_TRUE(fs::exists(in("arrays/samples.png")));
+    expect_runs("sample --model " + model + " --count 3 --batch 4 --out pictures --png");
+    EXPECT_TRUE(fs::exists(in("pictures/revised/000002.png")));
+    EXPECT_FALSE(fs::exists(in("pictures/revised/000003.png")));
+    expect_refused("sample --model " + model + " --count 0", {"--count 0"});
+}
+
+TEST_F(CommandLine, ReplayExitCodes) {
+    const std::string step = fs::absolute("reference/step_cifar10.safetensors").string();
+    EXPECT_NE(expect_runs("replay " + step).out.find("agrees"), std::string::npos);
+    const Outcome strict = run("replay " + step + " --tolerance 1e-12");
+    EXPECT_EQ(strict.code, 1);
+    EXPECT_NE(strict.out.find("DIFFERS"), std::string::npos);
+    expect_refused("replay " + step + " --tolerance 0", {"--tolerance"});
+}
+
+}  // namespace
+}  // namespace dualmcmc::test
