@@ -28,9 +28,8 @@ Config preset_config(const std::string& name) {
         c.step.chain_x = {15, 4, 0.002f};
         c.step.chain_z.steps = 8;
         c.step.resample = false;
-        c.step.adam_generator.learning_rate = 1e-3f;
-        c.step.adam_ebm.learning_rate = 5e-4f;
-        c.step.adam_encoder.learning_rate = 1e-3f;
+        c.step.adam_ebm.learning_rate = 2e-4f;
+        c.step.adam_encoder.learning_rate = 3e-4f;
         c.lr_decay = 0.85;
         c.sampler = {20, 4, 0.002f};
         c.sample_every = c.checkpoint_every = 200;
@@ -38,6 +37,9 @@ Config preset_config(const std::string& name) {
         if (name == "demo") {
             c.data = "shapes";
             c.model = {"cifar10", 16, 16, 8, 32};
+            c.step.adam_generator.learning_rate = 1e-3f;
+            c.step.adam_ebm.learning_rate = 5e-4f;
+            c.step.adam_encoder.learning_rate = 1e-3f;
             c.lr_decay = 0.7;
             c.minutes = 2.75;
         }
