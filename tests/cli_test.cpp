@@ -208,7 +208,7 @@ TEST_F(CommandLine, ConfigurationReproducesTheRun) {
 }
 
 TEST_F(CommandLine, InterruptWritesACheckpoint) {
-    run("", "timeout --preserve-status -s INT 3 env OMP_NUM_THREADS=1 '" + program_ + "' " + tiny +
+    run("", "timeout --foreground --preserve-status -s INT 3 env OMP_NUM_THREADS=1 '" + program_ + "' " + tiny +
                 " --iterations 100000 --out run >run.txt 2>&1; code=$?; test $code = 130 && touch stopped;");
     EXPECT_TRUE(fs::exists(in("stopped"))) << contents(in("run.txt"));
     EXPECT_NE(contents(in("run.txt")).find("--resume --out run"), std::string::npos) << contents(in("run.txt"));
