@@ -37,9 +37,9 @@ Config preset_config(const std::string& name) {
         if (name == "demo") {
             c.data = "shapes";
             c.model = {"cifar10", 16, 16, 8, 32};
-            c.step.adam_generator.learning_rate = 1e-3f;
-            c.step.adam_ebm.learning_rate = 5e-4f;
-            c.step.adam_encoder.learning_rate = 1e-3f;
+            c.step.adam_generator.learning_rate = 5e-4f;
+            c.step.adam_ebm.learning_rate = 3e-4f;
+            c.step.adam_encoder.learning_rate = 5e-4f;
             c.lr_decay = 0.7;
             c.minutes = 2.75;
         }

@@ -149,7 +149,7 @@ TEST(KeepState, LookingLeavesNoTrace) {
 
 // ---- whole runs -------------------------------------------------------------------------------------------------------------------
 
-constexpr int64_t image_count = 10, batch_size = 3, per_epoch = 3;  // one image of each epoch is left out
+constexpr int64_t image_count = 7, batch_size = 2, per_epoch = 3;  // one image of each epoch is left out
 
 class Training : public testing::Test {
 protected:
@@ -477,6 +477,7 @@ TEST_F(Training, EachEpochSeesEveryImageAtMostOnce) {
     Config c = config("run", epochs * 2);
     write_npy(folder_ + "/grey.npy", {count, 32, 32, 3}, pixels.data());
     c.data = folder_ + "/grey.npy";
+    c.batch = 3;
     for (AdamSettings* adam : {&c.step.adam_generator, &c.step.adam_ebm, &c.step.adam_encoder}) *adam = {0, 0};
     Models models(c.model, 1);
     for (StateEntry& entry : models.generator.state.entries()) {
