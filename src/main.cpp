@@ -126,6 +126,8 @@ public:
         if (command_->count("--step-size-x")) settings.sampler.step_size = chain_.step_size;
         if (command_->count("--noise-x")) settings.sampler.noise = chain_.noise;
         if (command_->count("--batch")) settings.sampler_batch = batch_;
+        if (settings.sampler.steps < 0 || settings.sampler.steps > 65535) fail("--steps-x ", settings.sampler.steps, ": must be from 0 to 65535");
+        if (settings.sampler_batch < 1) fail("--batch ", settings.sampler_batch, ": must be at least 1");
         check_config(settings);
         Models models(settings.model, 0);
         load_checkpoint(checkpoint.file, model_, models, false);

@@ -57,7 +57,7 @@ DirectConvolutions::DirectConvolutions() : before_(backend()) {
 DirectConvolutions::~DirectConvolutions() { set_backend(before_); }
 
 std::string select_device(const std::string& name, int threads) {
-    if (threads < 0) fail("--threads ", threads, ": give the number of CPU threads, or 0 for all");
+    if (threads < 0 || threads > 1024) fail("--threads ", threads, ": give the number of CPU threads, at most 1024, or 0 for all");
     if (threads > 0) omp_set_num_threads(threads);
     const std::string cpus = text(", ", omp_get_max_threads(), omp_get_max_threads() == 1 ? " thread" : " threads");
     if (name == "cuda") fail("--device cuda: this build holds no code for GPUs; use --device cpu");

@@ -341,20 +341,24 @@ bool Run::go() {
 
         const bool timed_out = config_.minutes > 0 && minutes() >= config_.minutes;
         const bool last = iteration == total_ || timed_out;
-        const bool due = last || interrupted || iteration % config_.checkpoint_every == 0;
+        const bool stopping = interrupted && !last;  // asked once: a signal that comes later stops the next iteration, which is then saved
+        const bool due = last || stopping || iteration % config_.checkpoint_every == 0;
         if (!metrics.good(config_.guard) || (due && !parameters_finite())) {
             iteration = go_back(iteration, metrics);
-            if (interrupted) return false;
+            if (stopping) {
+                progress_.say(text("interrupted; go on with: dualmcmc train --resume --out ", config_.out));
+                return false;
+            }
             continue;
         }
         progress_.show(iteration, epoch, metrics);
-        const bool looking = iteration % config_.sample_every == 0 || (last && !interrupted);
+        const bool looking = iteration % config_.sample_every == 0 || last;
         metrics_->row(iteration, epoch, metrics, looking ? look(iteration) : ",");
         if (due) {
             checkpoint(iteration);
             returns_in_a_row_ = 0;
         }
-        if (interrupted && !last) {
+        if (stopping) {
             progress_.say(text("interrupted; go on with: dualmcmc train --resume --out ", config_.out));
             return false;
         }

@@ -174,6 +174,14 @@ TEST_F(TamperedStep, NanNeverPasses) {
     }
 }
 
+TEST_F(TamperedStep, NanOfOurOwnNeverPasses) {
+    EXPECT_FALSE((ReplayLine{"nan", std::numeric_limits<double>::quiet_NaN(), 1e-3}.passes()));
+    // Noise so large that the iteration overflows, while the file expects numbers.
+    const Names failures = Tampered([](SafetensorsFile& f) { change(f, "noise.langevin_x", [](Values& v) { scale_by(v, 1e30f); }); }).failures();
+    for (const char* name : {"out.x_revised", "out.energy_profile", "grad.netE.conv_1.conv1.weight_orig"})
+        EXPECT_TRUE(std::count(failures.begin(), failures.end(), name)) << name;
+}
+
 TEST_F(TamperedStep, SettingsMatter) {
     const struct { const char *key, *value; } cases[] = {
         {"resample", "0"}, {"Gfactor", "1.1"}, {"Sfactor", "55"}, {"Ifactor", "0.2"}, {"e_l_step_size", "5.5"}, {"e_n_step_size", "0.06"},

@@ -411,59 +411,63 @@ TEST_F(Training, GivesUpAfterSomeReturnsAndKeepsTheGoodCheckpoint) {
 }
 
 TEST_F(Training, ANumberThatIsNoneIsADivergence) {
-    Config c = config("run", 6);
-    c.step.adam_generator.learning_rate = 1e30f;
-    const auto [printed, message] = run_to_failure(c, false);
-    EXPECT_EQ(lines_with(printed, "diverged").size(), 5u) << printed;
-    EXPECT_NE(message.find("diverged"), std::string::npos) << message;
-    // What is left holds numbers only (load_state would refuse others).
-    const std::string path = newest_checkpoint(c.out);
-    EXPECT_EQ(fs::path(path).filename().string(), "iteration-000000.safetensors");
-    Models models(c.model, 1);
-    load_checkpoint(read_safetensors(path), path, models, true);
+    Config exploding = config("exploding", 6);  // the second iteration's losses are no numbers
+    exploding.step.adam_generator.learning_rate = 1e30f;
+    Config overflowing = config("overflowing", 6);  // the first one's are, but the generator's new parameters are not
+    overflowing.step.lambda_data = 3e38f;
+    overflowing.step.resample = false;
+    overflowing.checkpoint_every = 1;
+    for (const Config& c : {exploding, overflowing}) {
+        SCOPED_TRACE(c.out);
+        const auto [printed, message] = run_to_failure(c, false);
+        EXPECT_EQ(lines_with(printed, "diverged").size(), 5u) << printed;
+        EXPECT_NE(message.find("diverged"), std::string::npos) << message;
+        // What is left holds numbers only (load_state would refuse others).
+        const std::string path = newest_checkpoint(c.out);
+        EXPECT_EQ(fs::path(path).filename().string(), "iteration-000000.safetensors");
+        Models models(c.model, 1);
+        load_checkpoint(read_safetensors(path), path, models, true);
+    }
 }
 
-// A run whose gap passes the guard once: back to the checkpoint, fresh noise, and on to the end; the count of returns is in the
-// checkpoint, so that a resumed run draws the same noise.
+// A run whose gap passes the guard: back to the checkpoint, fresh noise, and on to the end, with each row of metrics.csv once. The count
+// of returns is in the checkpoint, so that a resumed run draws the noise that the run would have drawn.
 TEST_F(Training, ReturnsAndGoesOn) {
-    Config c = config("calm", 6);
-    c.checkpoint_every = 1;
-    run(c);
-    const auto table = read_table(c);
+    const Config calm = config("calm", 6);
+    run(calm);
+    const auto table = read_table(calm);
     const size_t gap = column(table, "energy_gap");
-    size_t worst = 1;
-    for (size_t i = 1; i < table.size(); ++i)
+    size_t worst = 2;  // not the first: some rows are to be taken back
+    for (size_t i = 2; i < table.size(); ++i)
         if (std::abs(std::stod(table[i][gap])) > std::abs(std::stod(table[worst][gap]))) worst = i;
-    // Just below the largest gap: other noise at that iteration falls on either side.
-    Config guarded = config("guarded", 6);
-    guarded.checkpoint_every = 1;
-    guarded.guard = std::abs(std::stod(table[worst][gap])) * 0.9999;
-    const auto [printed, message] = run_to_failure(guarded, false);
+    // Just below the largest gap: with other noise that iteration falls on either side.
+    Config whole = config("whole", 8);
+    whole.checkpoint_every = int64_t(worst) + 1;
+    whole.guard = std::abs(std::stod(table[worst][gap])) * 0.9999;
+    const auto [printed, message] = run_to_failure(whole, false);
     ASSERT_EQ(message, "");
     const auto returns = lines_with(printed, "diverged");
     ASSERT_GE(returns.size(), 1u);
-    EXPECT_NE(returns[0].find(text("iteration ", worst)), std::string::npos) << returns[0];
-    EXPECT_EQ(last(guarded).metadata.at("iteration"), "6");
-    EXPECT_EQ(last(guarded).metadata.at("returns"), std::to_string(returns.size()));
-    const auto rows = read_table(guarded);
-    ASSERT_EQ(rows.size(), 7u);
+    EXPECT_NE(printed.find(text("iteration ", worst, ": diverged")), std::string::npos) << printed;
+    EXPECT_EQ(last(whole).metadata.at("iteration"), "8");
+    EXPECT_EQ(last(whole).metadata.at("returns"), std::to_string(returns.size()));
+    const auto rows = read_table(whole);
+    ASSERT_EQ(rows.size(), 9u);
     for (size_t i = 1; i < rows.size(); ++i) {
         EXPECT_EQ(rows[i][0], std::to_string(i));
-        EXPECT_LE(std::abs(std::stod(rows[i][gap])), guarded.guard * 1.0001) << i;  // printed with six digits
+        EXPECT_LE(std::abs(std::stod(rows[i][gap])), whole.guard * 1.0001) << i;  // printed with six digits
     }
-    // The noise of a run that has returned stays another: two more iterations differ from the calm run's, and are the same each time.
-    EXPECT_FALSE(same_parameters(last(guarded), last(c)));
-    guarded.guard = 1e4;
-    guarded.iterations = 8;
-    fs::copy(guarded.out, folder_ + "/copy", fs::copy_options::recursive);
-    Config copy = guarded;
-    copy.out = folder_ + "/copy";
-    copy.iterations = 7;
-    run(guarded, true);
-    run(copy, true);
-    copy.iterations = 8;
-    run(copy, true);
-    expect_same_tensors(last(guarded), last(copy));
+    // The same in two parts, the second beginning at the checkpoint after the return.
+    Config parts = whole;
+    parts.out = folder_ + "/parts";
+    parts.iterations = whole.checkpoint_every;
+    ASSERT_EQ(run_to_failure(parts, false).second, "");
+    EXPECT_NE(last(parts).metadata.at("returns"), "0");
+    parts.iterations = 8;
+    ASSERT_EQ(run_to_failure(parts, true).second, "");
+    EXPECT_EQ(last(parts).metadata.at("returns"), last(whole).metadata.at("returns"));
+    expect_same_tensors(last(parts), last(whole));
+    EXPECT_EQ(results(parts), results(whole));
 }
 
 // ---- the order of the images --------------------------------------------------------------------------------------------------------
