@@ -54,7 +54,7 @@ packages:
 	fi
 
 test: build/dualmcmc build/dualmcmc_tests
-	build/dualmcmc_tests --gtest_brief=1
+	OMP_WAIT_POLICY=passive build/dualmcmc_tests --gtest_brief=1  # several programs run at a time here: threads that wait must not spin
 
 demo: build/dualmcmc
 	rm -rf runs/demo

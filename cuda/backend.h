@@ -76,10 +76,12 @@ struct RandomKey {
                                         /* Eq. 15: factor ½Σ[logvar + (z-mu)²/(1e-6+e^logvar)]                                   */ \
     X(column_sum,           (float* y, const float* x, int64_t rows, int64_t columns))          /* y[c] = Σ_r x[r,c]            */ \
     X(batch_norm,           (float* y, float* mean, float* rstd, float* running_mean, float* running_var, const float* x,          \
-                             const float* weight, const float* bias, float epsilon, float momentum, int64_t rows, int64_t columns)) \
-                                        /* y = (x - mean) rstd weight + bias, statistics over the rows; running ones updated     */ \
+                             const float* weight, const float* bias, float epsilon, float momentum, float slope,                   \
+                             int64_t rows, int64_t columns))                                                                       \
+                                        /* y = LeakyReLU((x - mean) rstd weight + bias), statistics over the rows; running ones  */ \
+                                        /* updated; slope 1: no LeakyReLU                                                        */ \
     X(batch_norm_backward,  (float* dx, float* dweight, float* dbias, const float* mean, const float* rstd, const float* x,        \
-                             const float* weight, const float* dy, int64_t rows, int64_t columns))                                 \
+                             const float* weight, const float* bias, const float* dy, float slope, int64_t rows, int64_t columns)) \
     /* ---- products ---- */                                                                                                       \
     X(matvec,               (float* y, const float* a, const float* x, int64_t rows, int64_t columns))  /* y = A x,  A (rows, columns) */ \
     X(matvec_transposed,    (float* y, const float* a, const float* x, int64_t rows, int64_t columns))  /* y = Aᵀ x                    */ \

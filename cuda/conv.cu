@@ -135,22 +135,29 @@ void gather_tile(float* const* out, const float* const* source, const Phase& pha
 // All pixels of the phase in `count` haloed images, for all output channels.
 void gather_product(float* y, const float* haloed, int64_t halo_size, int64_t y_size, int64_t count, const Phase& phase,
                     const Blocks& blocks, const float* packed, const float* bias) {
-    const int64_t per_image = int64_t(phase.base.size()), pixels = per_image * count, taps = int64_t(phase.tap_offset.size());
+    const int64_t pixels = int64_t(phase.base.size()) * count, taps = int64_t(phase.tap_offset.size());
     for (int64_t block = 0; block < blocks.count(); ++block) {
         const int vectors = blocks.vectors(block);
         const int64_t width = vectors * lanes, first_out = block * blocks.block_width();
         const bool ragged = first_out + width > blocks.out;  // the last vector sticks out: results go through a small buffer
         for (int64_t first = 0; first < blocks.in; first += blocks.chunk) {
             const int64_t channels = std::min(blocks.chunk, blocks.in - first);
+            const float* image = haloed + first;
+            float* y_image = y + first_out;
+            size_t place = 0;  // the next pixel, in `image`
             for (int64_t pixel = 0; pixel < pixels; pixel += tile_rows) {
                 const int rows = int(std::min<int64_t>(tile_rows, pixels - pixel));
                 alignas(64) float buffer[tile_rows][lanes * max_vectors];
                 const float* source[tile_rows];
                 float *target[tile_rows], *out[tile_rows];
                 for (int r = 0; r < rows; ++r) {
-                    const int64_t image = (pixel + r) / per_image, place = (pixel + r) % per_image;
-                    source[r] = haloed + image * halo_size + phase.base[size_t(place)] + first;
-                    target[r] = y + image * y_size + phase.target[size_t(place)] + first_out;
+                    source[r] = image + phase.base[place];
+                    target[r] = y_image + phase.target[place];
+                    if (++place == phase.base.size()) {
+                        place = 0;
+                        image += halo_size;
+                        y_image += y_size;
+                    }
                     out[r] = ragged ? buffer[r] : target[r];
                     if (ragged && first > 0) std::copy_n(target[r], blocks.out - first_out, buffer[r]);
                 }
@@ -171,35 +178,36 @@ void gather_product(float* y, const float* haloed, int64_t halo_size, int64_t y_
 
 // With three output channels most of a vector would be idle. Instead the taps' outputs stand side by side as columns: one matrix
 // product gives z[q, t, o] = Σ_i x[q, i] w[t, i, o] for every pixel q of the haloed image, and y[p, o] = Σ_t z[p + offset[t], t, o].
-bool narrow_applies(const ConvShape& s, int64_t out) { return s.kernel == 3 && s.stride == 1 && out * 9 <= 2 * lanes && 2 <= max_vectors; }
+bool narrow_applies(const ConvShape& s, int64_t out) { return s.kernel == 3 && s.stride == 1 && out <= 3; }
 
-constexpr int narrow_width = 2 * lanes;  // columns of z: taps × outputs, padded
+constexpr int64_t narrow_taps = 9;
 
 template <class Element>
-void pack_narrow(float* packed, int64_t taps, int64_t in, int64_t out, Element element) {
-    std::fill(packed, packed + in * narrow_width, 0.0f);
-    for (int64_t i = 0; i < in; ++i)
-        for (int64_t tap = 0; tap < taps; ++tap)
-            for (int64_t o = 0; o < out; ++o) packed[i * narrow_width + tap * out + o] = element(tap, i, o);
+void pack_narrow(float* packed, const Blocks& columns, int64_t out, Element element) {
+    pack_weights(packed, columns, 1, [=](int64_t, int64_t i, int64_t column) { return element(column / out, i, column % out); });
 }
 
+using Vector4 = float __attribute__((vector_size(16), aligned(4)));
+
 void narrow_product(float* y, const float* haloed, const Halo& halo, int64_t y_size, int64_t count, const Phase& phase, int64_t out,
-                    const float* packed, const float* bias) {
-    const int64_t places = halo.height * halo.width, taps = int64_t(phase.tap_offset.size());
-    float* z = scratch<2>(places * narrow_width);
-    std::vector<int64_t> column(static_cast<size_t>(taps));
-    for (int64_t tap = 0; tap < taps; ++tap)
-        column[size_t(tap)] = phase.tap_offset[size_t(tap)] / halo.channels * narrow_width + tap * out;
+                    const Blocks& columns, const float* packed, const float* bias) {
+    const int64_t places = halo.height * halo.width, width = columns.padded_out();
+    float* z = scratch<2>(places * width + 4);
+    int64_t column[narrow_taps];
+    for (int64_t tap = 0; tap < narrow_taps; ++tap) column[tap] = phase.tap_offset[size_t(tap)] / halo.channels * width + tap * out;
+    Vector4 start{};
+    for (int64_t o = 0; bias && o < out; ++o) start[o] = bias[o];
     for (int64_t image = 0; image < count; ++image) {
-        block_product(z, narrow_width, haloed + image * halo.size(), halo.channels, places, halo.channels, 2, packed);
+        for (int64_t block = 0; block < columns.count(); ++block) {
+            const int64_t first = block * columns.block_width();
+            block_product(z + first, width, haloed + image * halo.size(), halo.channels, places, halo.channels, columns.vectors(block),
+                          packed + first * columns.in);
+        }
         for (size_t pixel = 0; pixel < phase.base.size(); ++pixel) {
-            const float* source = z + phase.base[pixel] / halo.channels * narrow_width;
-            float* target = y + image * y_size + phase.target[pixel];
-            for (int64_t o = 0; o < out; ++o) {
-                float total = bias ? bias[o] : 0;
-                for (const int64_t place : column) total += source[place + o];
-                target[o] = total;
-            }
+            const float* source = z + phase.base[pixel] / halo.channels * width;
+            Vector4 total = start;  // of one output more than there are at most; what it adds up there is not used
+            for (const int64_t place : column) total += *reinterpret_cast<const Vector4*>(source + place);
+            for (int64_t o = 0; o < out; ++o) y[image * y_size + phase.target[pixel] + o] = total[o];
         }
     }
 }
@@ -213,9 +221,10 @@ void conv2d_direct(float* y, const float* x, const float* w, const float* bias, 
     const Blocks blocks(s.in, s.out);
     const int64_t taps = s.kernel * s.kernel, pixels = int64_t(phase.base.size()), y_size = pixels * s.out;
     const bool narrow = narrow_applies(s, s.out);
-    float* packed = scratch<0>(taps * s.in * blocks.padded_out() + blocks.padded_out());
+    const Blocks columns(s.in, narrow_taps * s.out);
+    float* packed = scratch<0>(std::max(columns.padded_out(), taps * blocks.padded_out()) * s.in + blocks.padded_out());
     const auto element = [=](int64_t tap, int64_t i, int64_t o) { return w[(tap * s.in + i) * s.out + o]; };
-    if (narrow) pack_narrow(packed, taps, s.in, s.out, element);
+    if (narrow) pack_narrow(packed, columns, s.out, element);
     else pack_weights(packed, blocks, taps, element);
     float* padded_bias = bias ? packed + taps * s.in * blocks.padded_out() : nullptr;
     if (bias) std::fill(std::copy_n(bias, s.out, padded_bias), padded_bias + blocks.padded_out(), 0.0f);
@@ -229,7 +238,7 @@ void conv2d_direct(float* y, const float* x, const float* w, const float* bias, 
             fill_halo(filled, x, halo, s.height, s.width, first, count);
             haloed = filled;
         }
-        if (narrow) narrow_product(y + first * y_size, haloed, halo, y_size, count, phase, s.out, packed, bias);
+        if (narrow) narrow_product(y + first * y_size, haloed, halo, y_size, count, phase, s.out, columns, packed, bias);
         else gather_product(y + first * y_size, haloed, halo.size(), y_size, count, phase, blocks, packed, padded_bias);
     });
 }
@@ -242,13 +251,14 @@ void conv2d_backward_input_direct(float* dx, const float* dy, const float* w, Co
     const int64_t dx_size = s.height * s.width * s.in;
     std::vector<Phase> phases;
     std::vector<float*> packed;
-    float* next = scratch<0>(s.kernel * s.kernel * s.out * blocks.padded_out());
+    const Blocks columns(s.out, narrow_taps * s.in);
+    float* next = scratch<0>(std::max(columns.padded_out(), s.kernel * s.kernel * blocks.padded_out()) * s.out);
     for (int64_t index = 0; index < s.stride * s.stride; ++index) {
         phases.push_back(backward_phase(s, halo, index / s.stride, index % s.stride));
         const Phase& phase = phases.back();
         packed.push_back(next);
         const auto element = [&](int64_t tap, int64_t o, int64_t i) { return w[(phase.tap[size_t(tap)] * s.in + i) * s.out + o]; };
-        if (narrow) pack_narrow(next, int64_t(phase.tap.size()), s.out, s.in, element);
+        if (narrow) pack_narrow(next, columns, s.in, element);
         else pack_weights(next, blocks, int64_t(phase.tap.size()), element);
         next += int64_t(phase.tap.size()) * s.out * blocks.padded_out();
     }
@@ -263,7 +273,7 @@ void conv2d_backward_input_direct(float* dx, const float* dy, const float* w, Co
             haloed = filled;
         }
         for (size_t p = 0; p < phases.size(); ++p) {
-            if (narrow) narrow_product(dx + first * dx_size, haloed, halo, dx_size, count, phases[p], s.in, packed[p], nullptr);
+            if (narrow) narrow_product(dx + first * dx_size, haloed, halo, dx_size, count, phases[p], s.in, columns, packed[p], nullptr);
             else gather_product(dx + first * dx_size, haloed, halo.size(), dx_size, count, phases[p], blocks, packed[p], nullptr);
         }
     });

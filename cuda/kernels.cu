@@ -114,29 +114,43 @@ void avg_pool2_backward(float* dx, const float* dy, int64_t batch, int64_t heigh
 }
 
 void box_filter2(float* y, const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels) {
-    parallel_for_rows(batch * (height + 1) * (width + 1), channels, [=] KERNEL(int64_t pixel) {
-        const int64_t column = pixel % (width + 1), row = pixel / (width + 1) % (height + 1);
-        const int64_t image = pixel / ((width + 1) * (height + 1));
-        // The four inputs (row - 1, column - 1) … (row, column); those outside the image have weight 0 and are read at a clamped place.
-        const bool top = row > 0, bottom = row < height, left = column > 0, right = column < width;
-        const float* above = x + (image * height + (top ? row - 1 : 0)) * width * channels;
-        const float* below = x + (image * height + (bottom ? row : row - 1)) * width * channels;
-        const int64_t before = (left ? column - 1 : 0) * channels, after = (right ? column : column - 1) * channels;
-        const float weight[4] = {top && left ? 0.25f : 0, top && right ? 0.25f : 0, bottom && left ? 0.25f : 0, bottom && right ? 0.25f : 0};
-        float* target = y + pixel * channels;
+    const int64_t line = width * channels;
+    // An output row is the mean of the input rows above and below it; one that is not there has weight 0 and is read as the other.
+    struct Rows {
+        float up, down;
+        const float *above, *below;
+        KERNEL Rows(const float* x, int64_t index, int64_t height, int64_t line) {
+            const int64_t row = index % (height + 1), image = index / (height + 1);
+            up = row > 0 ? 0.25f : 0;
+            down = row < height ? 0.25f : 0;
+            above = x + (image * height + (row > 0 ? row - 1 : 0)) * line;
+            below = x + (image * height + (row < height ? row : row - 1)) * line;
+        }
+    };
+    parallel_for_rows(batch * (height + 1), line - channels, [=] KERNEL(int64_t index) {
+        const Rows rows(x, index, height, line);
+        float* target = y + index * (line + channels) + channels;
+        return [=](int64_t e) {
+            target[e] = rows.up * (rows.above[e] + rows.above[e + channels]) + rows.down * (rows.below[e] + rows.below[e + channels]);
+        };
+    });
+    parallel_for_rows(batch * (height + 1), channels, [=] KERNEL(int64_t index) {  // the first and the last pixel of each row
+        const Rows rows(x, index, height, line);
+        float* target = y + index * (line + channels);
+        const int64_t last = line - channels;
         return [=](int64_t c) {
-            target[c] = weight[0] * above[before + c] + weight[1] * above[after + c] + weight[2] * below[before + c] + weight[3] * below[after + c];
+            target[c] = rows.up * rows.above[c] + rows.down * rows.below[c];
+            target[line + c] = rows.up * rows.above[last + c] + rows.down * rows.below[last + c];
         };
     });
 }
 
 void box_filter2_backward(float* dx, const float* dy, int64_t batch, int64_t height, int64_t width, int64_t channels) {
     const int64_t line = (width + 1) * channels;
-    parallel_for_rows(batch * height * width, channels, [=] KERNEL(int64_t pixel) {
-        const int64_t column = pixel % width, row = pixel / width % height, image = pixel / (width * height);
-        const float* source = dy + (image * (height + 1) + row) * line + column * channels;
-        float* target = dx + pixel * channels;
-        return [=](int64_t c) { target[c] = 0.25f * (source[c] + source[c + channels] + source[c + line] + source[c + line + channels]); };
+    parallel_for_rows(batch * height, width * channels, [=] KERNEL(int64_t row) {
+        const float* source = dy + (row + row / height) * line;  // an image has one output row more than input rows
+        float* target = dx + row * width * channels;
+        return [=](int64_t e) { target[e] = 0.25f * (source[e] + source[e + channels] + source[e + line] + source[e + line + channels]); };
     });
 }
 
@@ -219,23 +233,33 @@ void global_avg_pool_backward(float* dx, const float* dy, int64_t batch, int64_t
     });
 }
 
-// ---- random numbers: one index draws the four values of a Philox block -----------------------------------------------------------
+// ---- random numbers ----------------------------------------------------------------------------------------------------------------
+
+// Draws the four values of each of n / 4 blocks, one index several blocks: value(out, word0, word1) makes two from two words.
+template <class Value>
+void draw(float* y, RandomKey key, int64_t n, Value value) {
+    constexpr int blocks = 16, size = 4 * blocks;
+    parallel_for((n + size - 1) / size, [=] KERNEL(int64_t index) {
+        const Philox4<blocks> random(key, uint64_t(index) * blocks);
+        float values[4][blocks];
+#pragma omp simd
+        for (int i = 0; i < blocks; ++i) {
+            value(random.word[0][i], random.word[1][i], values[0][i], values[1][i]);
+            value(random.word[2][i], random.word[3][i], values[2][i], values[3][i]);
+        }
+        const int64_t first = index * size, count = n - first < size ? n - first : size;
+        for (int64_t i = 0; i < count; ++i) y[first + i] = values[i % 4][i / 4];
+    }, size);
+}
 
 void normal(float* y, RandomKey key, int64_t n) {
-    parallel_for((n + 3) / 4, [=] KERNEL(int64_t block) {
-        const Philox4 words = philox(key, uint64_t(block));
-        float value[4];
-        box_muller(words.word[0], words.word[1], value);
-        box_muller(words.word[2], words.word[3], value + 2);
-        for (int64_t lane = 0; lane < 4 && block * 4 + lane < n; ++lane) y[block * 4 + lane] = value[lane];
-    });
+    draw(y, key, n, [] KERNEL(uint32_t word0, uint32_t word1, float& a, float& b) { box_muller(word0, word1, a, b); });
 }
 
 void uniform(float* y, RandomKey key, float low, float high, int64_t n) {
-    parallel_for((n + 3) / 4, [=] KERNEL(int64_t block) {
-        const Philox4 words = philox(key, uint64_t(block));
-        for (int64_t lane = 0; lane < 4 && block * 4 + lane < n; ++lane)
-            y[block * 4 + lane] = low + (high - low) * to_uniform(words.word[lane]);
+    draw(y, key, n, [=] KERNEL(uint32_t word0, uint32_t word1, float& a, float& b) {
+        a = low + (high - low) * to_uniform(word0);
+        b = low + (high - low) * to_uniform(word1);
     });
 }
 

@@ -28,8 +28,9 @@ __global__ void run_each(int64_t n, Body body) {
     if (i < n) body(i);
 }
 
+// `elements`: how many elements one index makes (on the CPU little work stays on one thread).
 template <class Body>
-void parallel_for(int64_t n, Body body) {
+void parallel_for(int64_t n, Body body, [[maybe_unused]] int64_t elements = 1) {
     if (n == 0) return;
     run_each<<<unsigned((n + 255) / 256), 256>>>(n, body);
     CUDA_CHECK(cudaGetLastError());
@@ -52,9 +53,10 @@ namespace dualmcmc::DEVICE_NAMESPACE {
 // Work below this many elements is not worth waking the other threads for.
 constexpr int64_t parallel_threshold = 16384;
 
+// `elements`: how many elements one index makes.
 template <class Body>
-void parallel_for(int64_t n, Body body) {
-#pragma omp parallel for simd schedule(static) firstprivate(body) if (n >= parallel_threshold)
+void parallel_for(int64_t n, Body body, int64_t elements = 1) {
+#pragma omp parallel for simd schedule(static) firstprivate(body) if (n * elements >= parallel_threshold)
     for (int64_t i = 0; i < n; ++i) body(i);
 }
 

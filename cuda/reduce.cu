@@ -116,18 +116,22 @@ void column_statistics(float* mean, float* rstd, float* running_mean, float* run
 }  // namespace
 
 void batch_norm(float* y, float* mean, float* rstd, float* running_mean, float* running_var, const float* x, const float* weight,
-                const float* bias, float epsilon, float momentum, int64_t rows, int64_t columns) {
+                const float* bias, float epsilon, float momentum, float slope, int64_t rows, int64_t columns) {
     column_statistics(mean, rstd, running_mean, running_var, x, epsilon, momentum, rows, columns);
     parallel_for_rows(rows, columns, [=] KERNEL(int64_t row) {
         const float* source = x + row * columns;
         float* target = y + row * columns;
-        return [=](int64_t c) { target[c] = (source[c] - mean[c]) * (rstd[c] * weight[c]) + bias[c]; };
+        return [=](int64_t c) {
+            const float value = (source[c] - mean[c]) * (rstd[c] * weight[c]) + bias[c];
+            target[c] = value > 0 ? value : slope * value;
+        };
     });
 }
 
-// With x̂ = (x - mean) rstd:  dbias = Σ dy,  dweight = Σ dy x̂,  dx = weight rstd (dy - dbias/rows - x̂ dweight/rows).
+// dy is first taken back through the LeakyReLU, whose input is computed again from x. Then with x̂ = (x - mean) rstd:
+//   dbias = Σ dy,  dweight = Σ dy x̂,  dx = weight rstd (dy - dbias/rows - x̂ dweight/rows).
 void batch_norm_backward(float* dx, float* dweight, float* dbias, const float* mean, const float* rstd, const float* x,
-                         const float* weight, const float* dy, int64_t rows, int64_t columns) {
+                         const float* weight, const float* bias, const float* dy, float slope, int64_t rows, int64_t columns) {
     const RowParts parts(rows);
     float* partial = scratch<0>(parts.count * 2 * columns);
     parallel_tasks(parts.count, [&, partial](int64_t part) {
@@ -136,9 +140,10 @@ void batch_norm_backward(float* dx, float* dweight, float* dbias, const float* m
         for (int64_t row = parts.begin(part); row < parts.end(part); ++row)
 #pragma omp simd
             for (int64_t c = 0; c < columns; ++c) {
-                const float gradient = dy[row * columns + c];
+                const float centred = x[row * columns + c] - mean[c], upstream = dy[row * columns + c];
+                const float gradient = centred * (rstd[c] * weight[c]) + bias[c] > 0 ? upstream : slope * upstream;
                 total[c] += gradient;
-                product[c] += gradient * (x[row * columns + c] - mean[c]);
+                product[c] += gradient * centred;
             }
     });
     for (int64_t c = 0; c < columns; ++c) {
@@ -155,8 +160,9 @@ void batch_norm_backward(float* dx, float* dweight, float* dbias, const float* m
         const float *source = x + row * columns, *upstream = dy + row * columns;
         float* target = dx + row * columns;
         return [=](int64_t c) {
-            const float normalised = (source[c] - mean[c]) * rstd[c];
-            target[c] = weight[c] * rstd[c] * (upstream[c] - inverse * dbias[c] - normalised * (inverse * dweight[c]));
+            const float centred = source[c] - mean[c], factor = rstd[c] * weight[c];
+            const float gradient = centred * factor + bias[c] > 0 ? upstream[c] : slope * upstream[c];
+            target[c] = factor * (gradient - inverse * dbias[c] - centred * rstd[c] * (inverse * dweight[c]));
         };
     });
 }

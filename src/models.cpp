@@ -81,8 +81,8 @@ GeneratorBlock::GeneratorBlock(State& state, const std::string& name, int64_t in
       conv2(state, name + ".conv2", out, out, 3, 1, 1, true), shortcut(state, name + ".sc", in, out, 1, 1, 0, true) {}
 
 Var GeneratorBlock::operator()(const Var& x) const {
-    const Var h = conv1(upsample2(relu(norm1(x))));
-    return add(conv2(relu(norm2(h))), upsample2(shortcut(x)));
+    const Var h = conv1(upsample2(norm1.relu(x)));
+    return add(conv2(norm2.relu(h)), upsample2(shortcut(x)));
 }
 
 Generator::Generator(const ModelSettings& settings, uint64_t seed)
@@ -101,7 +101,7 @@ Generator::Generator(const ModelSettings& settings, uint64_t seed)
 Var Generator::operator()(const Var& z) const {
     Var h = linear_(z);
     for (const GeneratorBlock& block : blocks_) h = block(h);
-    return tanh(last_conv_[0](relu(last_norm_[0](h))));
+    return tanh(last_conv_[0](last_norm_[0].relu(h)));
 }
 
 // ---- encoder --------------------------------------------------------------------------------------------------------------------

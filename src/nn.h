@@ -100,7 +100,7 @@ struct LinearToImage {
 // Weight N(0, 1), bias 0.
 struct BatchNorm {
     BatchNorm(State& state, const std::string& name, int64_t channels);
-    Var operator()(const Var& x) const { return batch_norm(x, weight, bias, running_mean, running_var); }
+    Var relu(const Var& x) const { return batch_norm_relu(x, weight, bias, running_mean, running_var); }  // of the normalised x
     Var weight, bias;
     Tensor running_mean, running_var;
 };

@@ -249,7 +249,10 @@ Var linear(const Var& x, const Var& w, const Var& bias) {
     return reshape(conv2d(pixels, kernel, bias, 1, 0), {x.dim(0), w.dim(1)});
 }
 
-Var batch_norm(const Var& x, const Var& weight, const Var& bias, const Tensor& running_mean, const Tensor& running_var) {
+namespace {
+
+Var batch_norm_leaky_relu(const Var& x, const Var& weight, const Var& bias, const Tensor& running_mean, const Tensor& running_var,
+                          float slope) {
     const int64_t channels = x.shape().back(), rows = x.value().size() / channels;
     CHECK_EQ(weight.value().size(), channels);
     CHECK_EQ(bias.value().size(), channels);
@@ -257,15 +260,25 @@ Var batch_norm(const Var& x, const Var& weight, const Var& bias, const Tensor& r
     CHECK_EQ(running_var.size(), channels);
     Tensor y(x.shape()), mean({channels}), rstd({channels});
     backend().batch_norm(y.data(), mean.data(), rstd.data(), running_mean.data(), running_var.data(), x.value().data(),
-                         weight.value().data(), bias.value().data(), 1e-5f, 0.1f, rows, channels);
+                         weight.value().data(), bias.value().data(), 1e-5f, 0.1f, slope, rows, channels);
     return record(y, {x, weight, bias}, [=](const Tensor& dy) {
         Tensor dx(x.shape()), dweight({channels}), dbias({channels});
         backend().batch_norm_backward(dx.data(), dweight.data(), dbias.data(), mean.data(), rstd.data(), x.value().data(),
-                                      weight.value().data(), dy.data(), rows, channels);
+                                      weight.value().data(), bias.value().data(), dy.data(), slope, rows, channels);
         if (x.wanted()) x.accumulate(dx);
         if (weight.wanted()) weight.accumulate(dweight);
         if (bias.wanted()) bias.accumulate(dbias);
     });
+}
+
+}  // namespace
+
+Var batch_norm(const Var& x, const Var& weight, const Var& bias, const Tensor& running_mean, const Tensor& running_var) {
+    return batch_norm_leaky_relu(x, weight, bias, running_mean, running_var, 1);
+}
+
+Var batch_norm_relu(const Var& x, const Var& weight, const Var& bias, const Tensor& running_mean, const Tensor& running_var) {
+    return batch_norm_leaky_relu(x, weight, bias, running_mean, running_var, 0);
 }
 
 Var spectral_norm(const Var& w, const Tensor& u, const Tensor& v) {

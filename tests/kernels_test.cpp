@@ -517,15 +517,15 @@ TEST_P(Kernel, column_sum) {
     }
 }
 
-// Batch normalisation in double precision; `offset` moves the mean away from 0.
+// Batch normalisation and LeakyReLU in double precision; `offset` moves the mean away from 0.
 struct BatchNorm {
     Matrix s;
-    double offset;
+    double offset, slope;
     Values x, weight, bias, dy;
     std::vector<double> mean, rstd, unbiased, y, dx, dweight, dbias;
 
-    BatchNorm(const Matrix& sides, float offset_)
-        : s(sides), offset(offset_), x(random_values(s.rows * s.columns, 1, offset_ - 2, offset_ + 2)),
+    BatchNorm(const Matrix& sides, float offset_, float slope_)
+        : s(sides), offset(offset_), slope(slope_), x(random_values(s.rows * s.columns, 1, offset_ - 2, offset_ + 2)),
           weight(random_values(s.columns, 2, 0.5f, 2)), bias(random_values(s.columns, 3)), dy(random_values(s.rows * s.columns, 4)),
           mean(size_t(s.columns), 0), rstd(mean), unbiased(mean), y(x.size()), dx(x.size()), dweight(mean), dbias(mean) {
         const double n = double(s.rows);
@@ -538,28 +538,30 @@ struct BatchNorm {
             for (int64_t r = 0; r < s.rows; ++r) {
                 const size_t i = s.at(r, int64_t(c));
                 y[i] = (x[i] - mean[c]) * rstd[c] * weight[c] + bias[c];
-                dbias[c] += dy[i];
-                dweight[c] += dy[i] * (x[i] - mean[c]) * rstd[c];
+                if (y[i] < 0) y[i] *= slope;
+                dbias[c] += before_relu(i);
+                dweight[c] += before_relu(i) * (x[i] - mean[c]) * rstd[c];
             }
             for (int64_t r = 0; r < s.rows; ++r) {
                 const size_t i = s.at(r, int64_t(c));
-                dx[i] = weight[c] * rstd[c] * (dy[i] - dbias[c] / n - (x[i] - mean[c]) * rstd[c] * dweight[c] / n);
+                dx[i] = weight[c] * rstd[c] * (before_relu(i) - dbias[c] / n - (x[i] - mean[c]) * rstd[c] * dweight[c] / n);
             }
         }
     }
+    double before_relu(size_t i) const { return y[i] > 0 ? dy[i] : slope * dy[i]; }
     // The mean of n values of size a, added one by one: partial sums k a, rounded, come to 0.17 sqrt(n) a u; 2 sqrt(n) a u are allowed.
     double mean_error() const { return 2 * (std::abs(offset) + 2) * (std::sqrt(s.length()) + 4) * unit; }
 };
 
 TEST_P(Kernel, batch_norm) {
     for (const Matrix& s : tall)
-        for (const float offset : {0.0f, 3.0f, 500.0f}) {  // Σx² - (Σx)² would be wrong by 10 % at 500
-            const BatchNorm b(s, offset);
+        for (const auto& [offset, slope] : {std::pair(0.0f, 1.0f), {0, 0.2f}, {3, 0}, {500, 1}}) {  // at 500 Σx² - (Σx)² would be wrong by 10 %
+            const BatchNorm b(s, offset, slope);
             const Values running_mean = random_values(s.columns, 5), running_var = random_values(s.columns, 6, 0.5f, 2);
             const auto result =
                 run({poison(s.rows * s.columns), poison(s.columns), poison(s.columns), running_mean, running_var}, [&](auto& out) {
                     backend().batch_norm(out[0], out[1], out[2], out[3], out[4], Buffer(b.x), Buffer(b.weight), Buffer(b.bias), 1e-5f, 0.1f,
-                                         s.rows, s.columns);
+                                         slope, s.rows, s.columns);
                 });
             const auto after_mean =
                 tabulate(s.columns, [&](size_t c) { return running_mean[c] + double(0.1f) * (b.mean[c] - running_mean[c]); });
@@ -582,13 +584,13 @@ TEST_P(Kernel, batch_norm) {
 
 TEST_P(Kernel, batch_norm_backward) {
     for (const Matrix& s : tall)
-        for (const float offset : {0.0f, 3.0f}) {
+        for (const auto& [offset, slope] : {std::pair(0.0f, 1.0f), {0, 0}, {3, 0.2f}}) {
             if (s.rows == 1) continue;  // x = mean: the gradient is 0 but for rounding times rstd = 316; tested below
-            const BatchNorm b(s, offset);
+            const BatchNorm b(s, offset, slope);
             const Values mean(b.mean.begin(), b.mean.end()), rstd(b.rstd.begin(), b.rstd.end());
             const auto result = run({poison(s.rows * s.columns), poison(s.columns), poison(s.columns)}, [&](auto& out) {
                 backend().batch_norm_backward(out[0], out[1], out[2], Buffer(mean), Buffer(rstd), Buffer(b.x), Buffer(b.weight),
-                                              Buffer(b.dy), s.rows, s.columns);
+                                              Buffer(b.bias), Buffer(b.dy), slope, s.rows, s.columns);
             });
             const double largest = std::max(1.0, *std::max_element(b.rstd.begin(), b.rstd.end())), n = s.length();
             // Sums of n terms below 1 (dbias) and below 4 rstd (dweight; the mean handed in is itself rounded, u of 5, in every term).
@@ -600,8 +602,8 @@ TEST_P(Kernel, batch_norm_backward) {
         }
     // One row: dbias = dy, and nothing passes to x or the weight.
     const auto single = run({poison(3), poison(3), poison(3)}, [](auto& out) {
-        const Buffer x({1, 2, 3}), rstd({316, 316, 316}), weight({1, 2, 3}), dy({0.5f, -0.25f, 2});
-        backend().batch_norm_backward(out[0], out[1], out[2], x, rstd, x, weight, dy, 1, 3);
+        const Buffer x({1, 2, 3}), rstd({316, 316, 316}), weight({1, 2, 3}), bias({1, 1, 1}), dy({0.5f, -0.25f, 2});
+        backend().batch_norm_backward(out[0], out[1], out[2], x, rstd, x, weight, bias, dy, 0, 1, 3);
     });
     EXPECT_EQ(single, (std::vector<Values>{{0, 0, 0}, {0, 0, 0}, {0.5f, -0.25f, 2}}));
 }

@@ -130,6 +130,17 @@ TEST_P(Ops, batch_norm_gradients) {
     expect_gradients("batch_norm of a matrix", function, {random_tensor({7, 5}, 1, -1, 4), weight, bias}, curved);
 }
 
+TEST_P(Ops, batch_norm_relu_is_the_relu_of_batch_norm) {
+    const auto run = [](bool fused) {
+        const Var x(random_tensor({2, 4, 3, 5}, 1, -1, 4)), weight(random_tensor({5}, 2)), bias(random_tensor({5}, 3));
+        const Tensor mean = Tensor::full({5}, 0), var = Tensor::full({5}, 1);
+        const Var y = fused ? batch_norm_relu(x, weight, bias, mean, var) : relu(batch_norm(x, weight, bias, mean, var));
+        backward(y, {x, weight, bias}, random_tensor({2, 4, 3, 5}, 4));
+        return std::vector{y.value().to_host(), x.grad().to_host(), weight.grad().to_host(), bias.grad().to_host()};
+    };
+    EXPECT_EQ(run(true), run(false));
+}
+
 // At the leading singular vectors σ is stationary in u and v, so that the difference with their power iteration is the gradient
 // with u and v held, up to h²: they are brought there first, and each evaluation starts from copies.
 TEST_P(Ops, spectral_norm_gradients) {
