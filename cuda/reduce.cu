@@ -134,17 +134,21 @@ void batch_norm_backward(float* dx, float* dweight, float* dbias, const float* m
                          const float* weight, const float* bias, const float* dy, float slope, int64_t rows, int64_t columns) {
     const RowParts parts(rows);
     float* partial = scratch<0>(parts.count * 2 * columns);
-    parallel_tasks(parts.count, [&, partial](int64_t part) {
+    parallel_tasks(parts.count, [=](int64_t part) {
+        const float below = slope, *average = mean, *deviation = rstd, *scale = weight, *offset = bias;  // locals: the loop is vectorised
         float *total = partial + part * 2 * columns, *product = total + columns;
         std::fill(total, total + 2 * columns, 0.0f);
-        for (int64_t row = parts.begin(part); row < parts.end(part); ++row)
+        for (int64_t row = parts.begin(part); row < parts.end(part); ++row) {
+            const float *source = x + row * columns, *upstream = dy + row * columns;
 #pragma omp simd
             for (int64_t c = 0; c < columns; ++c) {
-                const float centred = x[row * columns + c] - mean[c], upstream = dy[row * columns + c];
-                const float gradient = centred * (rstd[c] * weight[c]) + bias[c] > 0 ? upstream : slope * upstream;
+                const float centred = source[c] - average[c];
+                const float passed = centred * (deviation[c] * scale[c]) + offset[c] > 0 ? 1 : below;
+                const float gradient = passed * upstream[c];
                 total[c] += gradient;
                 product[c] += gradient * centred;
             }
+        }
     });
     for (int64_t c = 0; c < columns; ++c) {
         double total = 0, product = 0;
@@ -161,7 +165,7 @@ void batch_norm_backward(float* dx, float* dweight, float* dbias, const float* m
         float* target = dx + row * columns;
         return [=](int64_t c) {
             const float centred = source[c] - mean[c], factor = rstd[c] * weight[c];
-            const float gradient = centred * factor + bias[c] > 0 ? upstream[c] : slope * upstream[c];
+            const float gradient = (centred * factor + bias[c] > 0 ? 1 : slope) * upstream[c];
             target[c] = factor * (gradient - inverse * dbias[c] - centred * rstd[c] * (inverse * dweight[c]));
         };
     });

@@ -7,6 +7,8 @@
 // Rounding: about 1e-6 of the result's norm, against 2e-7 for the direct sum.
 #include "winograd.h"
 
+#include <vector>
+
 #include "tile.h"
 
 namespace dualmcmc::DEVICE_NAMESPACE {
@@ -75,36 +77,50 @@ struct Tiling {
     int64_t column(int64_t tile) const { return tile % columns * 4; }
 };
 
+// Where the 36 inputs of each of an image's tiles lie, from the start of the image; outside_image for those that lie outside.
+constexpr int64_t outside_image = -1;
+void tile_offsets(int64_t* offset, const Tiling& tiling, int64_t channels) {
+    for (int64_t tile = 0; tile < tiling.per_image(); ++tile)
+        for (int64_t r = 0; r < 6; ++r)
+            for (int64_t c = 0; c < 6; ++c) {
+                const int64_t row = tiling.row(tile) + r - 1, column = tiling.column(tile) + c - 1;
+                const bool inside = row >= 0 && row < tiling.height && column >= 0 && column < tiling.width;
+                *offset++ = inside ? (row * tiling.width + column) * channels : outside_image;
+            }
+}
+
 // V of one tile: v[place · place_step + channel].
-void gather_tile(float* v, int64_t place_step, const float* x, const float* zeros, const Tiling& tiling, int64_t tile, int64_t channels) {
-    const float* source[36];
-    for (int64_t r = 0; r < 6; ++r)
-        for (int64_t c = 0; c < 6; ++c) {
-            const int64_t row = tiling.row(tile) + r - 1, column = tiling.column(tile) + c - 1;
-            const bool inside = row >= 0 && row < tiling.height && column >= 0 && column < tiling.width;
-            source[6 * r + c] = inside ? x + ((tiling.image(tile) * tiling.height + row) * tiling.width + column) * channels : zeros;
-        }
+void gather_tile(float* v, int64_t place_step, const float* image, const int64_t* offset, const float* zeros, int64_t channels) {
+    const float* source[places];
+    for (int64_t place = 0; place < places; ++place) source[place] = offset[place] == outside_image ? zeros : image + offset[place];
     for (int64_t channel = 0; channel < channels; channel += lanes) {
-        Vector d[36];
-        for (int place = 0; place < 36; ++place) d[place] = load(source[place] + channel);
+        Vector d[places];
+        for (int place = 0; place < places; ++place) d[place] = load(source[place] + channel);
         for (int c = 0; c < 6; ++c) transform_input(d + c, d + c, 6);
         for (int r = 0; r < 6; ++r) transform_input(d + 6 * r, d + 6 * r, 1);
-        for (int place = 0; place < 36; ++place) store(v + place * place_step + channel, d[place]);
+        for (int place = 0; place < places; ++place) store(v + place * place_step + channel, d[place]);
     }
 }
 
 // The 4×4 outputs of one tile from m[place · place_step + channel], those inside the image.
 void scatter_tile(float* y, const float* m, int64_t place_step, const float* bias, const Tiling& tiling, int64_t tile, int64_t channels) {
-    const int64_t rows = std::min<int64_t>(4, tiling.height - tiling.row(tile)), columns = std::min<int64_t>(4, tiling.width - tiling.column(tile));
-    float* target = y + ((tiling.image(tile) * tiling.height + tiling.row(tile)) * tiling.width + tiling.column(tile)) * channels;
+    const int64_t row = tiling.row(tile), column = tiling.column(tile), line = tiling.width * channels;
+    const int64_t rows = std::min<int64_t>(4, tiling.height - row), columns = std::min<int64_t>(4, tiling.width - column);
+    float* target = y + (tiling.image(tile) * tiling.height + row) * line + column * channels;
     for (int64_t channel = 0; channel < channels; channel += lanes) {
-        Vector d[36], half[24], out[16];
-        for (int place = 0; place < 36; ++place) d[place] = load(m + place * place_step + channel);
+        Vector d[places], half[24], out[16];
+        for (int place = 0; place < places; ++place) d[place] = load(m + place * place_step + channel);
         for (int c = 0; c < 6; ++c) transform_output(half + c, d + c, 6);
         for (int r = 0; r < 4; ++r) transform_output(out + 4 * r, half + 6 * r, 1);
         const Vector offset = bias ? load(bias + channel) : Vector{};
-        for (int64_t r = 0; r < rows; ++r)
-            for (int64_t c = 0; c < columns; ++c) store(target + (r * tiling.width + c) * channels + channel, out[4 * r + c] + offset);
+        const auto put = [&](int64_t r, int64_t c) { store(target + r * line + c * channels + channel, out[4 * r + c] + offset); };
+        if (rows == 4 && columns == 4) {  // the usual case, unrolled
+            for (int64_t r = 0; r < 4; ++r)
+                for (int64_t c = 0; c < 4; ++c) put(r, c);
+        } else {
+            for (int64_t r = 0; r < rows; ++r)
+                for (int64_t c = 0; c < columns; ++c) put(r, c);
+        }
     }
 }
 
@@ -135,14 +151,19 @@ void winograd(float* y, const float* x, const float* w, const float* bias, const
 
     const Tiling tiling(s.height, s.width);
     const int64_t tiles = s.batch * tiling.per_image(), group = tiles_per_task(blocks.in, blocks.out);
+    std::vector<int64_t> offsets(size_t(tiling.per_image() * places));
+    tile_offsets(offsets.data(), tiling, blocks.in);
     parallel_tasks((tiles + group - 1) / group, [&, u](int64_t task) {
         const int64_t first = task * group, count = std::min(group, tiles - first);
         float* v = scratch<1>(places * group * blocks.in + blocks.in);
         float* m = scratch<2>(places * group * blocks.out);
         float* zeros = v + places * group * blocks.in;
         std::fill(zeros, zeros + blocks.in, 0.0f);
-        for (int64_t tile = 0; tile < count; ++tile)
-            gather_tile(v + tile * blocks.in, group * blocks.in, x, zeros, tiling, first + tile, blocks.in);
+        for (int64_t tile = 0; tile < count; ++tile) {
+            const float* image = x + tiling.image(first + tile) * s.height * s.width * blocks.in;
+            const int64_t* offset = offsets.data() + (first + tile) % tiling.per_image() * places;
+            gather_tile(v + tile * blocks.in, group * blocks.in, image, offset, zeros, blocks.in);
+        }
         for (int64_t place = 0; place < places; ++place)
             for (int64_t block = 0; block < blocks.count(); ++block) {
                 const int64_t column = block * blocks.block_width();
