@@ -36,6 +36,7 @@ class Settings:
     wdE: float = 0.0
     wdG: float = 5e-4
     wdI: float = 5e-4
+    method: str = "dual"  # or one of METHODS, whose switches are in effect beside the numbers above
     width_ebm: int = 0
 
     @property
@@ -46,7 +47,19 @@ class Settings:
         return models.build(self.architecture, self.width, self.width_ebm or self.width, self.inference_width, self.latent)
 
     def metadata(self):
-        return {key: value for key, value in vars(self).items() if key not in ("width_ebm", "wdE")}
+        return {key: value for key, value in vars(self).items() if key not in ("width_ebm", "wdE") and (key, value) != ("method", "dual")}
+
+
+# What distinguishes the methods that the paper compares with (paper.md, section 7): the networks that learn, where the chains start,
+# and whether generator and encoder learn on the evidence lower bound instead of Eq. 10 and 15.
+METHODS = {
+    "dual": dict(learns="EGI", start_x="generator", start_z="encoder", amortised=False),
+    "cooperative": dict(learns="EG", start_x="generator", start_z="encoder", amortised=False),
+    "triangle": dict(learns="EGI", start_x="generator", start_z="encoder", amortised=True),
+    "shortrun": dict(learns="E", start_x="noise", start_z="encoder", amortised=False),
+    "abp": dict(learns="G", start_x="generator", start_z="noise", amortised=False),
+    "vae": dict(learns="GI", start_x="generator", start_z="encoder", amortised=True),
+}
 
 
 @contextmanager
@@ -119,6 +132,88 @@ class DualMcmc:
 
     def iterate(self, x, noise):
         """x: (B,3,S,S); noise: as in the step file. Returns the step file's out.* without the prefix."""
+        return self.iterate_dual(x, noise) if self.settings.method == "dual" else self.iterate_relative(x, noise)
+
+    def iterate_relative(self, x, noise):
+        """The same iteration for any method, dual too, written from its table above: what a method lacks is left out."""
+        s, batch, z = self.settings, x.shape[0], noise["prior"]
+        netE, netG, netI = (self.nets[name] for name in ("netE", "netG", "netI"))
+        m, out, sigma2 = METHODS[s.method], {}, s.sig**2 / 2
+        learns = {letter: letter in m["learns"] for letter in "EGI"}
+        temperature = (s.e_n_step_size / s.e_l_step_size) ** 2
+
+        if learns["E"] or (learns["G"] and s.Sfactor > 0) or (learns["I"] and s.Ifactor > 0):
+            with torch.no_grad():
+                out["x_init"] = noise["start_x"][0] if m["start_x"] == "noise" else netG(z)
+            out["x_revised"], profile = x_chain(out["x_init"], netE, noise["langevin_x"], s)
+            if profile:
+                out["energy_profile"] = torch.stack(profile)
+        if (learns["G"] and s.Gfactor > 0) or learns["I"]:
+            if m["start_z"] == "encoder":
+                with torch.no_grad():
+                    out["mu"], out["logvar"] = netI(x)
+                    out["z_init"] = out["mu"] + torch.exp(0.5 * out["logvar"]) * noise["reparam"]
+            else:
+                out["z_init"] = noise["reparam"]
+            out["z_revised"], profile = z_chain(out["z_init"], x, netG, noise["langevin_z"], s)
+            if profile:
+                out["sse_profile"] = torch.stack(profile)
+
+        if m["amortised"]:
+            mu, logvar = netI(x)
+            out["reconstruction"] = netG(mu + torch.exp(0.5 * logvar) * noise["reparam"])
+            out["loss_recon"] = squared_error(x, out["reconstruction"]) / batch
+            posterior = torch.distributions.Normal(mu, torch.exp(0.5 * logvar))
+            prior = torch.distributions.Normal(torch.zeros_like(mu), torch.ones_like(mu))
+            out["nll_posterior"] = torch.distributions.kl_divergence(posterior, prior).sum(1).mean()
+            loss = s.Gfactor * (out["loss_recon"] / (2 * sigma2) + out["nll_posterior"])
+            if s.Sfactor > 0 or s.Ifactor > 0:
+                sample = netG(z)
+                if s.Sfactor > 0:
+                    with frozen(netE):
+                        loss = loss + s.Sfactor * netE(sample).mean() / temperature
+                if s.Ifactor > 0:
+                    out["nll_prior"] = gaussian_nll(z, *netI(sample))
+                    loss = loss + s.Ifactor * out["nll_prior"]
+            for name in ("netG", "netI"):
+                self.optimisers[name].zero_grad(set_to_none=True)
+            loss.backward()
+            for name in ("netG", "netI"):
+                self.optimisers[name].step()
+        elif learns["G"]:
+            loss = 0
+            if s.Gfactor > 0:
+                out["reconstruction"] = netG(out["z_revised"])
+                out["loss_recon"] = squared_error(x, out["reconstruction"]) / batch
+                loss = loss + s.Gfactor * out["loss_recon"]
+            if s.Sfactor > 0:
+                out["loss_revise"] = squared_error(out["x_revised"], netG(z)) / batch
+                loss = loss + s.Sfactor * out["loss_revise"]
+            self.update("netG", loss)
+        if learns["E"]:
+            with torch.no_grad():
+                netE(x)
+        if learns["I"] and not m["amortised"]:
+            out["nll_posterior"] = gaussian_nll(out["z_revised"], *netI(x))
+            loss = out["nll_posterior"]
+            if s.Ifactor > 0:
+                out["nll_prior"] = gaussian_nll(z, *netI(out["x_revised"]))
+                loss = loss + s.Ifactor * out["nll_prior"]
+            self.update("netI", loss)
+        if learns["E"]:
+            out["energy_data"] = netE(x).mean()
+            x_model = out["x_revised"]
+            if s.resample:
+                with torch.no_grad():
+                    x_start = out["x_init"] if m["start_x"] == "noise" else netG(z)
+                x_model, _ = x_chain(x_start, netE, noise["langevin_x_resample"], s)
+                out["x_resampled"] = x_model
+            out["energy_model"] = netE(x_model).mean()
+            self.update("netE", (out["energy_data"] - out["energy_model"]) / temperature)
+        return {name: (value if value.dim() else value.reshape(1)).detach() for name, value in out.items()}
+
+    def iterate_dual(self, x, noise):
+        """The authors' release, line by line."""
         s, (netE, netG, netI) = self.settings, (self.nets[name] for name in ("netE", "netG", "netI"))
         batch, z = x.shape[0], noise["prior"]
         self.seconds.clear()
@@ -166,9 +261,9 @@ class DualMcmc:
         return {name: value.detach() for name, value in out.items()}
 
     def gradients(self):
-        """Of the last iteration's three losses."""
+        """Of the last iteration's losses; networks that do not learn have none."""
         return {f"{prefix}.{name}": parameter.grad.detach().clone() for prefix, net in self.nets.items()
-                for name, parameter in net.named_parameters()}
+                if prefix[-1] in METHODS[self.settings.method]["learns"] for name, parameter in net.named_parameters()}
 
 
 def relative_l2(found, expected):

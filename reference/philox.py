@@ -7,6 +7,7 @@ Images count their elements in NHWC order, (B,d) tensors row by row.
 import numpy as np
 
 PRIOR, REPARAMETRISE, LANGEVIN_X, LANGEVIN_Z, LANGEVIN_X_RESAMPLE, SHUFFLE, INIT = range(7)
+START_X = 10
 STEPS_PER_ITERATION = 65536  # step = iteration * 65536 + k, k being the chain's step (0 outside the chains)
 
 LOW = np.uint64(0xFFFFFFFF)
@@ -59,13 +60,18 @@ def iteration_noise(seed, iteration, batch, latent, size, steps_x, steps_z):
     """All the noise of one training iteration, named as in the step file."""
     base = iteration * STEPS_PER_ITERATION
     chain_x = lambda stream: np.stack([normal_images(seed, stream, base + k, batch, size) for k in range(steps_x)])
-    return {
-        "prior": normal_latents(seed, PRIOR, base, batch, latent),
-        "reparam": normal_latents(seed, REPARAMETRISE, base, batch, latent),
-        "langevin_x": chain_x(LANGEVIN_X),
-        "langevin_z": np.stack([normal_latents(seed, LANGEVIN_Z, base + k, batch, latent) for k in range(steps_z)]),
-        "langevin_x_resample": chain_x(LANGEVIN_X_RESAMPLE),
-    }
+    noise = {"prior": normal_latents(seed, PRIOR, base, batch, latent), "reparam": normal_latents(seed, REPARAMETRISE, base, batch, latent)}
+    if steps_x:
+        noise.update(langevin_x=chain_x(LANGEVIN_X), langevin_x_resample=chain_x(LANGEVIN_X_RESAMPLE))
+    if steps_z:
+        noise["langevin_z"] = np.stack([normal_latents(seed, LANGEVIN_Z, base + k, batch, latent) for k in range(steps_z)])
+    return noise
+
+
+def start_images(seed, iteration, batch, size):
+    """Where the x-chains of an iteration start that start at noise: uniform in [-1, 1], (B,3,S,S)."""
+    values = -1 + 2 * uniforms(seed, START_X, iteration * STEPS_PER_ITERATION, batch * size * size * 3)
+    return np.ascontiguousarray(values.astype(np.float32).reshape(batch, size, size, 3).transpose(0, 3, 1, 2))
 
 
 def check_known_answers():

@@ -150,6 +150,12 @@ void check_config(const Config& c) {
     }
     // The EBM's loss is divided by the temperature.
     positive("noise-x", c.step.chain_x.noise);
+    if (c.step.start_x != "generator" && c.step.start_x != "noise") fail("--start-x ", c.step.start_x, ": unknown; give generator or noise");
+    if (c.step.start_z != "encoder" && c.step.start_z != "noise") fail("--start-z ", c.step.start_z, ": unknown; give encoder or noise");
+    if (!c.step.learn_ebm && !c.step.learn_generator && !c.step.learn_encoder)
+        fail("--no-learn-ebm, --no-learn-generator and --no-learn-encoder together: nothing would learn");
+    if (c.step.amortised && !(c.step.learn_generator && c.step.learn_encoder))
+        fail("--amortised: generator and encoder learn together; leave --no-learn-generator and --no-learn-encoder out");
     positive("sigma", c.step.sigma);
     at_least("lambda-data", c.step.lambda_data, 0);
     at_least("lambda-ebm", c.step.lambda_ebm, 0);

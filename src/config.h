@@ -8,7 +8,7 @@
 namespace dualmcmc {
 
 struct Config {
-    std::string preset = "cifar10", data, out, device = "auto";
+    std::string preset = "cifar10", method = "dual", data, out, device = "auto";
     int64_t threads = 0, seed = 1;
     ModelSettings model;
     StepSettings step;
@@ -26,6 +26,7 @@ struct Config {
 template <class ConfigType, class Visit>
 void for_each_setting(ConfigType& c, Visit visit) {
     visit("preset", c.preset, "settings to start from: cifar10 and celeba64 are the paper's, cifar10-small fits two CPU cores, demo draws its own images");
+    visit("method", c.method, "dual (this paper) or a relative: cooperative, triangle, shortrun, abp, vae; sets the switches below, other flags override them");
     visit("architecture", c.model.architecture, "the networks: cifar10 (32x32 images) or celeba64 (64x64)");
     visit("data", c.data, "folder of CIFAR-10's .bin files (default: $CIFAR10_DIR, else data/cifar-10-batches-bin), a .npy of uint8 (N,H,W,3), or the word shapes");
     visit("out", c.out, "the run's folder: config.txt, metrics.csv, samples/, checkpoints/; by default runs/PRESET");
@@ -52,6 +53,12 @@ void for_each_setting(ConfigType& c, Visit visit) {
     visit("lambda-data", c.step.lambda_data, "weight of the data term in the generator's loss (Eq. 10)");
     visit("lambda-ebm", c.step.lambda_ebm, "weight of the EBM's revision in the generator's loss (Eq. 10)");
     visit("lambda-prior", c.step.lambda_prior, "weight of the generated pairs in the encoder's loss (Eq. 15)");
+    visit("start-x", c.step.start_x, "where the x-chain starts: generator, or noise, uniform in [-1, 1]");
+    visit("start-z", c.step.start_z, "where the z-chain starts: encoder, or noise, N(0, I)");
+    visit("learn-ebm", c.step.learn_ebm, "update the EBM (Eq. 7)");
+    visit("learn-generator", c.step.learn_generator, "update the generator (Eq. 10)");
+    visit("learn-encoder", c.step.learn_encoder, "update the encoder (Eq. 15)");
+    visit("amortised", c.step.amortised, "generator and encoder learn without chains, on the evidence lower bound (triangle, vae)");
     visit("lr-generator", c.step.adam_generator.learning_rate, "Adam's learning rate, generator");
     visit("lr-ebm", c.step.adam_ebm.learning_rate, "Adam's learning rate, EBM");
     visit("lr-encoder", c.step.adam_encoder.learning_rate, "Adam's learning rate, encoder");

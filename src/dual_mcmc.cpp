@@ -13,7 +13,41 @@ StepNoise philox_noise(uint64_t seed, uint64_t iteration, const Shape& images, i
         return [=](int64_t k) { return Tensor::normal(shape, random_key(seed, stream, step + uint64_t(k))); };
     };
     return {draw(Stream::prior, latents)(0), draw(Stream::reparametrise, latents)(0), draw(Stream::langevin_x, images),
-            draw(Stream::langevin_z, latents), draw(Stream::langevin_x_resample, images)};
+            draw(Stream::langevin_z, latents), draw(Stream::langevin_x_resample, images),
+            [=](int64_t) { return Tensor::uniform(images, random_key(seed, Stream::start_x, step), -1, 1); }};
+}
+
+void apply_method(StepSettings& s, const std::string& method) {
+    const StepSettings dual;
+    s.start_x = dual.start_x, s.start_z = dual.start_z;
+    s.learn_ebm = s.learn_generator = s.learn_encoder = true;
+    s.amortised = false;
+    if (method == "dual") return;
+    if (method == "cooperative") {
+        s.learn_encoder = false;
+        s.chain_z.steps = 0;
+        s.lambda_data = 0;
+    } else if (method == "triangle") {
+        s.amortised = true;
+        s.chain_x.steps = s.chain_z.steps = 0;
+        s.lambda_data = s.lambda_ebm = s.lambda_prior = 1;  // all terms are in nats
+    } else if (method == "shortrun") {
+        s.learn_generator = s.learn_encoder = false;
+        s.start_x = "noise";
+        s.chain_x.steps = 100;
+    } else if (method == "abp") {
+        s.learn_ebm = s.learn_encoder = false;
+        s.start_z = "noise";
+        s.lambda_ebm = 0;
+    } else if (method == "vae") {
+        s.learn_ebm = false;
+        s.amortised = true;
+        s.chain_z.steps = 0;
+        s.lambda_data = 1;
+        s.lambda_ebm = s.lambda_prior = 0;
+    } else {
+        fail("--method ", method, ": unknown; give dual, cooperative, triangle, shortrun, abp or vae");
+    }
 }
 
 namespace {
@@ -42,44 +76,111 @@ Chain revise(Models& models, const Tensor& x_init, const ChainSettings& settings
     return langevin_x(x_init, [&](const Tensor& x) { return energy_gradient(models.energy, x); }, settings, noise);
 }
 
-// z ~ q_φ(z|x), then T_θ^z (Eq. 6).
+// z ~ q_φ(z|x), or N(0, I), then T_θ^z (Eq. 6).
 void infer(StepResult& out, Models& models, const Tensor& x, const StepNoise& noise, const StepSettings& s) {
-    {
+    if (s.start_z == "encoder") {
         NoTape no_tape;
         const auto [mu, logvar] = models.encoder(Var(x));
         out.mu = mu.value();
         out.logvar = logvar.value();
         out.z_init = reparametrise(mu, logvar, noise.reparametrise).value();
+    } else {
+        out.z_init = noise.reparametrise;
     }
     Chain chain = langevin_z(out.z_init, x, models.generator, s.sigma, s.chain_z, noise.langevin_z);
     out.z_revised = chain.end;
     out.sse_profile = std::move(chain.profile);
 }
 
+// The sum of the terms whose weight is not 0.
+class Loss {
+public:
+    void add(const Var& term, float weight) {
+        const Var weighted = scale(term, weight);
+        total_ = total_.defined() ? dualmcmc::add(total_, weighted) : weighted;
+    }
+    // Its gradient, and the step. Does nothing for a loss of no terms.
+    void descend(State& state, const AdamSettings& adam, int64_t update) const { descend({&state}, {adam}, update); }
+    void descend(const std::vector<State*>& states, const std::vector<AdamSettings>& adams, int64_t update) const {
+        if (!total_.defined()) return;
+        std::vector<Var> parameters;
+        for (State* state : states) {
+            clear_gradients(*state);
+            for (const Var& parameter : state->parameters()) parameters.push_back(parameter);
+        }
+        backward(total_, parameters);
+        for (size_t i = 0; i < states.size(); ++i) adam_step(*states[i], adams[i], update);
+    }
+
+private:
+    Var total_;
+};
+
 // Eq. 10: g_θ learns the data from the revised latents, and the EBM's revision of its own samples. x̃ and z̃ are constants.
 void update_generator(StepResult& out, Models& models, const Tensor& x, const Tensor& z, const StepSettings& s, int64_t update) {
-    const Var reconstruction = models.generator(Var(out.z_revised));
-    const Var loss_recon = squared_error(Var(x), reconstruction);
-    const Var loss_revise = squared_error(Var(out.x_revised), models.generator(Var(z)));
-    out.reconstruction = reconstruction.value();
-    out.loss_recon = loss_recon.value();
-    out.loss_revise = loss_revise.value();
-    clear_gradients(models.generator.state);
-    backward(add(scale(loss_recon, s.lambda_data), scale(loss_revise, s.lambda_ebm)), models.generator.state.parameters());
-    adam_step(models.generator.state, s.adam_generator, update);
+    Loss loss;
+    if (s.lambda_data > 0) {
+        const Var reconstruction = models.generator(Var(out.z_revised)), loss_recon = squared_error(Var(x), reconstruction);
+        out.reconstruction = reconstruction.value();
+        out.loss_recon = loss_recon.value();
+        loss.add(loss_recon, s.lambda_data);
+    }
+    if (s.lambda_ebm > 0) {
+        const Var loss_revise = squared_error(Var(out.x_revised), models.generator(Var(z)));
+        out.loss_revise = loss_revise.value();
+        loss.add(loss_revise, s.lambda_ebm);
+    }
+    loss.descend(models.generator.state, s.adam_generator, update);
 }
 
 // Eq. 15: q_φ learns the revised latents of the data, and the latents that the revised samples came from.
 void update_encoder(StepResult& out, Models& models, const Tensor& x, const Tensor& z, const StepSettings& s, int64_t update) {
+    Loss loss;
     const auto [mu, logvar] = models.encoder(Var(x));
     const Var nll_posterior = gaussian_nll(Var(out.z_revised), mu, logvar);
-    const auto [mu_model, logvar_model] = models.encoder(Var(out.x_revised));
-    const Var nll_prior = gaussian_nll(Var(z), mu_model, logvar_model);
     out.nll_posterior = nll_posterior.value();
-    out.nll_prior = nll_prior.value();
-    clear_gradients(models.encoder.state);
-    backward(add(nll_posterior, scale(nll_prior, s.lambda_prior)), models.encoder.state.parameters());
-    adam_step(models.encoder.state, s.adam_encoder, update);
+    loss.add(nll_posterior, 1);
+    if (s.lambda_prior > 0) {
+        const auto [mu_model, logvar_model] = models.encoder(Var(out.x_revised));
+        const Var nll_prior = gaussian_nll(Var(z), mu_model, logvar_model);
+        out.nll_prior = nll_prior.value();
+        loss.add(nll_prior, s.lambda_prior);
+    }
+    loss.descend(models.encoder.state, s.adam_encoder, update);
+}
+
+// KL(N(μ, V) ‖ N(0, I)) = ½ Σ [V + μ² - 1 - log V], mean over the batch.
+Var kl_to_prior(const Var& mu, const Var& logvar) {
+    const float batch = float(mu.dim(0)), constant = -0.5f * float(mu.dim(1));
+    const Var terms = add(add(exp(logvar), multiply(mu, mu)), scale(logvar, -1));
+    return add(scale(sum(terms), 0.5f / batch), Var(Tensor::full({1}, constant)));
+}
+
+// The relatives without chains: g_θ and q_φ descend one loss, in nats. On the data the negative evidence lower bound,
+//   λ_data [ ‖x - g(z)‖² / (2σ²) + KL(q(z|x) ‖ p(z)) ],  z ~ q(z|x) reparametrised;
+// on the generator's samples, z ~ p(z), what KL(P ‖ Π) has of them (the divergence triangle):  λ_ebm E(g(z)) / T - λ_prior log q(z|g(z)).
+void update_amortised(StepResult& out, Models& models, const Tensor& x, const Tensor& z, const StepNoise& noise, const StepSettings& s,
+                      int64_t update) {
+    Loss loss;
+    const auto [mu, logvar] = models.encoder(Var(x));
+    const Var reconstruction = models.generator(reparametrise(mu, logvar, noise.reparametrise));
+    const Var loss_recon = squared_error(Var(x), reconstruction), kl = kl_to_prior(mu, logvar);
+    out.reconstruction = reconstruction.value();
+    out.loss_recon = loss_recon.value();
+    out.nll_posterior = kl.value();
+    loss.add(loss_recon, s.lambda_data / (2 * s.sigma * s.sigma));
+    loss.add(kl, s.lambda_data);
+    if (s.lambda_ebm > 0 || s.lambda_prior > 0) {
+        const Var sample = models.generator(Var(z));
+        if (s.lambda_ebm > 0) loss.add(mean(models.energy(sample)), s.lambda_ebm / s.chain_x.temperature());
+        if (s.lambda_prior > 0) {
+            const auto [mu_model, logvar_model] = models.encoder(sample);
+            const Var nll_prior = gaussian_nll(Var(z), mu_model, logvar_model);
+            out.nll_prior = nll_prior.value();
+            loss.add(nll_prior, s.lambda_prior);
+        }
+    }
+    loss.descend({&models.generator.state, &models.encoder.state}, {s.adam_generator, s.adam_encoder}, update);
 }
 
 // Eq. 7: E_α falls on the data and rises on the model's samples, over the chain's temperature [release]. The gradient of the first
@@ -96,7 +197,8 @@ void update_ebm(StepResult& out, Stopwatch& watch, Models& models, const Tensor&
     Tensor x_model = out.x_revised;
     if (s.resample) {
         watch.book(out.seconds.ebm);
-        out.x_resampled = revise(models, generate(models.generator, z), s.chain_x, noise.langevin_x_resample).end;
+        const Tensor start = s.start_x == "noise" ? out.x_init : generate(models.generator, z);
+        out.x_resampled = revise(models, start, s.chain_x, noise.langevin_x_resample).end;
         x_model = out.x_resampled;
         watch.book(out.seconds.chain_x);
     }
@@ -112,27 +214,31 @@ StepResult dual_mcmc_step(Models& models, const Tensor& x, const StepNoise& nois
     StepResult out;
     Stopwatch watch;
     const Tensor& z = noise.prior;
+    const bool samples = s.learn_ebm || (s.learn_generator && s.lambda_ebm > 0) || (s.learn_encoder && s.lambda_prior > 0);
 
-    out.x_init = generate(models.generator, z);
-    Chain chain = revise(models, out.x_init, s.chain_x, noise.langevin_x);
-    out.x_revised = chain.end;
-    out.energy_profile = std::move(chain.profile);
+    if (samples) {
+        out.x_init = s.start_x == "noise" ? noise.start_x(0) : generate(models.generator, z);
+        Chain chain = revise(models, out.x_init, s.chain_x, noise.langevin_x);
+        out.x_revised = chain.end;
+        out.energy_profile = std::move(chain.profile);
+    }
     watch.book(out.seconds.chain_x);
 
-    infer(out, models, x, noise, s);
+    if ((s.learn_generator && s.lambda_data > 0) || s.learn_encoder) infer(out, models, x, noise, s);
     watch.book(out.seconds.chain_z);
 
-    update_generator(out, models, x, z, s, update);
+    if (s.amortised) update_amortised(out, models, x, z, noise, s, update);
+    else if (s.learn_generator) update_generator(out, models, x, z, s, update);
     watch.book(out.seconds.generator);
 
-    {
+    if (s.learn_ebm) {
         NoTape no_tape;  // the release evaluates E(x) here, for its log: what is left of that pass is its power iteration
         models.energy.normalise_weights();
     }
-    update_encoder(out, models, x, z, s, update);
+    if (s.learn_encoder && !s.amortised) update_encoder(out, models, x, z, s, update);
     watch.book(out.seconds.encoder);
 
-    update_ebm(out, watch, models, x, z, noise, s, update);
+    if (s.learn_ebm) update_ebm(out, watch, models, x, z, noise, s, update);
     watch.book(out.seconds.ebm);
     return out;
 }

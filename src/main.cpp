@@ -53,10 +53,11 @@ public:
         const Config flags = config_;
         std::vector<std::pair<std::string, std::string>> from_file;
         if (!config_file_.empty()) from_file = read_config(config_file_);
-        std::string preset = flags.preset, out = flags.out;
+        std::string preset = flags.preset, out = flags.out, method = flags.method;
         for (const auto& [name, value] : from_file) {
             if (name == "preset" && !command_->count("--preset")) preset = value;
             if (name == "out" && !command_->count("--out")) out = value;
+            if (name == "method" && !command_->count("--method")) method = value;
         }
         if (out.empty()) out = "runs/" + preset;
 
@@ -68,14 +69,18 @@ public:
             config_ = resume->config;
         } else {
             config_ = preset_config(preset);
+            apply_method(config_.step, config_.method = method);
         }
         for (const auto& [name, value] : from_file) set_setting(config_, name, value);
+        if (!resume && command_->count("--method")) apply_method(config_.step, method);  // over the file's switches, too
         app.parse(argc, argv);
         config_.out = out;
         config_.preset = preset;
         if (resume) {
             config_.preset = resume->config.preset;
             check_same_model(config_.model, resume->config.model, resume->path);
+            if (config_.method != resume->config.method)
+                fail("--resume: ", resume->path, " is a run of --method ", resume->config.method, "; leave --method out");
         }
         check_config(config_);
         if (config_.data.empty()) config_.data = default_data(config_);
@@ -138,9 +143,8 @@ public:
         std::error_code error;
         std::filesystem::create_directories(out_, error);
         if (error) fail("--out: cannot make the folder ", out_, ": ", error.message());
-        const Samples samples = draw_samples(models, count_, settings.sampler_batch, chain, uint64_t(seed_), [&](int64_t done) {
-            std::fprintf(stderr, "%lld/%lld\n", (long long)done, (long long)count_);
-        });
+        const Samples samples = draw_samples(models, count_, settings.sampler_batch, settings.step.start_x, chain, uint64_t(seed_),
+                                             [&](int64_t done) { std::fprintf(stderr, "%lld/%lld\n", (long long)done, (long long)count_); });
         const ImageSet generator = first_images(samples.generated, 100), revised = first_images(samples.revised, 100);
         write_grid(out_ + "/samples.png", {&generator, &revised}, 10, 64 / generator.size);
         write(samples.generated, "generator");

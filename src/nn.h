@@ -12,7 +12,7 @@ namespace dualmcmc {
 
 // The streams of random numbers (RandomKey::stream). Their numbers are part of the format: reference/philox.py has them too.
 enum class Stream : uint32_t {
-    prior, reparametrise, langevin_x, langevin_z, langevin_x_resample, shuffle, init, sample_prior, sample_langevin, flip
+    prior, reparametrise, langevin_x, langevin_z, langevin_x_resample, shuffle, init, sample_prior, sample_langevin, flip, start_x
 };
 inline RandomKey random_key(uint64_t seed, Stream stream, uint64_t step) { return {seed, uint32_t(stream), step}; }
 

@@ -35,13 +35,16 @@ ImageSet first_images(const ImageSet& set, int64_t count) {
     return out;
 }
 
-Samples draw_samples(Models& models, int64_t count, int64_t batch, const ChainSettings& chain, uint64_t seed,
+Samples draw_samples(Models& models, int64_t count, int64_t batch, const std::string& start, const ChainSettings& chain, uint64_t seed,
                      const std::function<void(int64_t)>& done) {
     Samples out;
     for (int64_t first = 0; first < count; first += batch) {
         const uint64_t step = uint64_t(first / batch) << 16;
         Tensor x;
-        {
+        if (start == "noise") {
+            const int64_t side = models.settings.image_size();
+            x = Tensor::uniform({batch, side, side, 3}, random_key(seed, Stream::start_x, step), -1, 1);
+        } else {
             NoTape no_tape;
             const Tensor z = Tensor::normal({batch, models.settings.latent}, random_key(seed, Stream::sample_prior, step));
             x = models.generator(Var(z)).value();

@@ -19,12 +19,13 @@ private:
 };
 
 struct Samples {
-    ImageSet generated, revised;  // g(z), and the x-chain's end from there
+    ImageSet generated, revised;  // where the x-chain starts, and its end
 };
 
-// `count` samples, drawn in whole batches of `batch` (batch norm works on the batch's statistics); deterministic in the seed.
+// `count` samples, drawn in whole batches of `batch` (batch norm works on the batch's statistics); deterministic in the seed. The
+// x-chain starts at `start`: generator or noise (StepSettings::start_x).
 // `done`, where given, hears after each batch how many there are.
-Samples draw_samples(Models& models, int64_t count, int64_t batch, const ChainSettings& chain, uint64_t seed,
+Samples draw_samples(Models& models, int64_t count, int64_t batch, const std::string& start, const ChainSettings& chain, uint64_t seed,
                      const std::function<void(int64_t)>& done = {});
 
 struct Reconstructions {

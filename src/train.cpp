@@ -74,29 +74,30 @@ std::vector<std::string> checkpoints_in(const std::string& out) {
     return found;
 }
 
-// What one iteration reports, as numbers.
+// What one iteration reports, as numbers; what its method does not have is absent.
 struct Metrics {
-    double mse, energy_data, energy_model, gap, loss_revise, nll_posterior, nll_prior;
+    std::optional<double> mse, energy_data, energy_model, gap, loss_revise, nll_posterior, nll_prior;
     Seconds seconds;
-    double wall;
+    double wall = 0;
     // A loss that is not a number, or an energy gap beyond the guard [release].
     bool good(double guard) const {
-        for (const double value : {mse, energy_data, energy_model, loss_revise, nll_posterior, nll_prior})
-            if (!std::isfinite(value)) return false;
-        return std::abs(gap) <= guard;
+        for (const auto& value : {mse, energy_data, energy_model, loss_revise, nll_posterior, nll_prior})
+            if (value && !std::isfinite(*value)) return false;
+        return !gap || std::abs(*gap) <= guard;
     }
 };
 
 Metrics read_metrics(const StepResult& r, const Shape& images, double wall) {
     const double pixels = double(images[1] * images[2] * images[3]);
-    Metrics m{};
-    m.mse = double(r.loss_recon.item()) / pixels;
-    m.energy_data = double(r.energy_data.item());
-    m.energy_model = double(r.energy_model.item());
-    m.gap = m.energy_model - m.energy_data;
-    m.loss_revise = double(r.loss_revise.item());
-    m.nll_posterior = double(r.nll_posterior.item());
-    m.nll_prior = double(r.nll_prior.item());
+    auto number = [](const Tensor& scalar) { return scalar.defined() ? std::optional(double(scalar.item())) : std::nullopt; };
+    Metrics m;
+    if (m.mse = number(r.loss_recon); m.mse) *m.mse /= pixels;
+    m.energy_data = number(r.energy_data);
+    m.energy_model = number(r.energy_model);
+    if (m.energy_data && m.energy_model) m.gap = *m.energy_model - *m.energy_data;
+    m.loss_revise = number(r.loss_revise);
+    m.nll_posterior = number(r.nll_posterior);
+    m.nll_prior = number(r.nll_prior);
     m.seconds = r.seconds;
     m.wall = wall;
     return m;
@@ -126,9 +127,12 @@ public:
 
     void row(int64_t iteration, int64_t epoch, const Metrics& m, const std::string& distances) {
         std::ofstream out(path_, std::ios::app);
-        out << iteration << ',' << epoch << ',' << m.mse << ',' << m.energy_data << ',' << m.energy_model << ',' << m.gap << ','
-            << m.loss_revise << ',' << m.nll_posterior << ',' << m.nll_prior << ',' << m.wall << ',' << m.seconds.chain_x << ','
-            << m.seconds.chain_z << ',' << m.seconds.generator << ',' << m.seconds.encoder << ',' << m.seconds.ebm << ','
+        out << iteration << ',' << epoch << ',';
+        for (const auto& value : {m.mse, m.energy_data, m.energy_model, m.gap, m.loss_revise, m.nll_posterior, m.nll_prior}) {
+            if (value) out << *value;
+            out << ',';
+        }
+        out << m.wall << ',' << m.seconds.chain_x << ',' << m.seconds.chain_z << ',' << m.seconds.generator << ',' << m.seconds.encoder << ',' << m.seconds.ebm << ','
             << distances << '\n';
         out.flush();
         if (!out) fail(path_, ": cannot be written; is the disk full? Free some space and go on with --resume");
@@ -158,12 +162,13 @@ public:
         const double left = std::min(average_ * double(total_ - iteration), seconds_left_ - seconds);
         if (!terminal_ && iteration % every_ != 0 && iteration != total_) return;
         const double all = std::max(1e-9, m.seconds.total());
-        char line[256];
-        std::snprintf(line, sizeof line,
-                      "%lld/%lld  epoch %lld  %.2f s/it  ETA %s  mse %.4f  energy gap %+.3g  x-chain %.0f%% z-chain %.0f%% updates %.0f%%",
+        char line[256], mse[32] = "", gap[40] = "";
+        if (m.mse) std::snprintf(mse, sizeof mse, "  mse %.4f", *m.mse);
+        if (m.gap) std::snprintf(gap, sizeof gap, "  energy gap %+.3g", *m.gap);
+        std::snprintf(line, sizeof line, "%lld/%lld  epoch %lld  %.2f s/it  ETA %s%s%s  x-chain %.0f%% z-chain %.0f%% updates %.0f%%",
                       static_cast<long long>(iteration), static_cast<long long>(total_), static_cast<long long>(epoch), average_,
-                      duration(left).c_str(), m.mse, m.gap, 100 * m.seconds.chain_x / all,
-                      100 * m.seconds.chain_z / all, 100 * (all - m.seconds.chain_x - m.seconds.chain_z) / all);
+                      duration(left).c_str(), mse, gap, 100 * m.seconds.chain_x / all, 100 * m.seconds.chain_z / all,
+                      100 * (all - m.seconds.chain_x - m.seconds.chain_z) / all);
         std::printf(terminal_ ? "\r\033[K%s" : "%s\n", line);
         std::fflush(stdout);
         open_ = terminal_;
@@ -276,7 +281,7 @@ std::string Run::look(int64_t iteration) {
     const int64_t count = std::min({distance_images, distance_batches * config_.batch, data_.held_out.count});
     const uint64_t seed = uint64_t(config_.seed);
     const ImageSet real = first_images(data_.held_out, count);
-    const Samples samples = draw_samples(models_, count, std::min(count, config_.sampler_batch), config_.step.chain_x, seed);
+    const Samples samples = draw_samples(models_, count, std::min(count, config_.sampler_batch), config_.step.start_x, config_.sampler, seed);
     const double generated = sliced_wasserstein(samples.generated, real, seed).mean;
     const double revised = sliced_wasserstein(samples.revised, real, seed).mean;
 
@@ -306,7 +311,7 @@ void Run::checkpoint(int64_t iteration) {
 
 // From a divergence to the last good checkpoint and a fresh noise stream. Returns the iteration to go on from.
 int64_t Run::go_back(int64_t iteration, const Metrics& m) {
-    const std::string reason = text("iteration ", iteration, ": diverged (energy gap ", m.gap, ", mse ", m.mse, ", guard ", config_.guard, ")");
+    const std::string reason = text("iteration ", iteration, ": diverged (energy gap ", m.gap.value_or(0), ", mse ", m.mse.value_or(0), ", guard ", config_.guard, ")");
     if (++returns_in_a_row_ > max_returns)
         fail(reason, " for the ", returns_in_a_row_, "th time since the last good checkpoint; lower the learning rates or --step-size-x, then --resume");
     const std::string path = numbered(config_.out + "/checkpoints", last_checkpoint_, ".safetensors");

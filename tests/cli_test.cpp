@@ -227,6 +227,35 @@ TEST_F(CommandLine, DivergenceReturnsAndStops) {
     EXPECT_TRUE(fs::exists(in("run/checkpoints/iteration-000000.safetensors")));
 }
 
+// Each method trains; what it does not have stays empty in metrics.csv: mse, energy_data, energy_model, gap, revise, posterior, prior.
+TEST_F(CommandLine, TrainsEachMethod) {
+    const std::vector<std::pair<std::string, std::string>> methods{{"dual", "1111111"},     {"cooperative", "0111100"}, {"triangle", "1111011"},
+                                                                   {"shortrun", "0111000"}, {"abp", "1000000"},         {"vae", "1000010"}};
+    for (const auto& [method, expected] : methods) {
+        expect_runs(tiny + " --iterations 2 --method " + method + " --out " + method);
+        std::istringstream lines(contents(in(method + "/metrics.csv")));
+        std::string line, cell, found;
+        std::getline(lines, line);
+        ASSERT_TRUE(std::getline(lines, line)) << method;
+        std::istringstream cells(line);
+        for (int column = 0; column < 9 && std::getline(cells, cell, ','); ++column)
+            if (column >= 2) found += cell.empty() ? '0' : '1';
+        EXPECT_EQ(found, expected) << method << ": " << line;
+    }
+    expect_runs("sample --model shortrun/checkpoints/iteration-000002.safetensors --count 2 --batch 2 --steps-x 1 --out pictures");
+    expect_refused(tiny + " --method em", {"--method em", "dual", "vae"});
+    expect_refused(tiny + " --start-x data", {"--start-x data", "noise"});
+    expect_refused(tiny + " --start-z data", {"--start-z data", "noise"});
+    expect_refused(tiny + " --no-learn-ebm --no-learn-generator --no-learn-encoder", {"nothing would learn"});
+    expect_refused(tiny + " --method vae --no-learn-encoder", {"--amortised"});
+    expect_refused(tiny + " --resume --method vae --out dual", {"--method dual"});
+    // A configuration file's method holds, and a flag overrides it with its switches.
+    expect_runs("train --config vae/config.txt --iterations 1 --out again");
+    EXPECT_NE(contents(in("again/config.txt")).find("\nlearn-ebm = false\n"), std::string::npos);
+    expect_runs("train --config vae/config.txt --method dual --iterations 1 --out dual_again");
+    EXPECT_NE(contents(in("dual_again/config.txt")).find("\nlearn-ebm = true\n"), std::string::npos);
+}
+
 TEST_F(CommandLine, SamplesAsArraysAndPictures) {
     const std::string model = tiny_model();
     expect_runs("sample --model " + model + " --count 5 --batch 4 --out arrays --steps-x 2");

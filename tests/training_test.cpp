@@ -138,7 +138,7 @@ TEST(KeepState, LookingLeavesNoTrace) {
     ImageSet images{4, 32, std::vector<uint8_t>(4 * 32 * 32 * 3, 90), "grey"};
     {
         const KeepState keep(models);
-        draw_samples(models, 5, 3, {2, 0.5f, 0.01f}, 1);
+        draw_samples(models, 5, 3, "generator", {2, 0.5f, 0.01f}, 1);
         reconstruct(models, images, short_steps(), 1);
         const auto during = snapshot(models);
         for (const char* name : {"netE.block2.conv1.weight_u", "netE.block2.conv1.weight_v", "netG.bn_5.running_mean", "netG.bn_5.running_var"})
