@@ -43,6 +43,8 @@ struct RandomKey {
     X(leaky_relu_backward,  (float* dx, const float* y, const float* dy, float slope, int64_t n)) /* dx = dy (y > 0 ? 1 : slope) */ \
     X(tanh,                 (float* y, const float* x, int64_t n))                              /* y = tanh x                   */ \
     X(tanh_backward,        (float* dx, const float* y, const float* dy, int64_t n))            /* dx = dy (1 - y²)             */ \
+    X(swish,                (float* y, const float* x, int64_t n))                              /* y = x s(x), s the sigmoid     */ \
+    X(swish_backward,       (float* dx, const float* x, const float* dy, int64_t n))            /* dx = dy s(x) (1 + x (1 - s(x))) */ \
     X(exp,                  (float* y, const float* x, int64_t n))                              /* y = e^x                      */ \
     X(broadcast,            (float* y, const float* scalar, float factor, int64_t n))           /* y = factor scalar            */ \
     X(scale_by,             (float* y, const float* x, const float* scalar, float factor, int64_t n)) /* y = factor scalar x    */ \

@@ -31,11 +31,22 @@ void leaky_relu_backward(float* dx, const float* y, const float* dy, float slope
 }
 
 void tanh(float* y, const float* x, int64_t n) {
-    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = tanhf(x[i]); });
+    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = tanh_vectorised(x[i]); });
 }
 
 void tanh_backward(float* dx, const float* y, const float* dy, int64_t n) {
     parallel_for(n, [=] KERNEL(int64_t i) { dx[i] = dy[i] * (1 - y[i] * y[i]); });
+}
+
+void swish(float* y, const float* x, int64_t n) {
+    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = x[i] * sigmoid_vectorised(x[i]); });
+}
+
+void swish_backward(float* dx, const float* x, const float* dy, int64_t n) {
+    parallel_for(n, [=] KERNEL(int64_t i) {
+        const float s = sigmoid_vectorised(x[i]);
+        dx[i] = dy[i] * s * (1 + x[i] * (1 - s));
+    });
 }
 
 void exp(float* y, const float* x, int64_t n) {

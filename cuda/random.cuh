@@ -3,7 +3,7 @@
 // value = f(seed, stream, step, index), no state: key = seed; counter = (index / 4, stream << 56 | step), so that
 // curand_init(seed, stream << 56 | step, index) followed by curand_normal4 gives the same four values, up to rounding.
 #pragma once
-#include "launch.h"
+#include "math.cuh"
 
 namespace dualmcmc::DEVICE_NAMESPACE {
 
@@ -37,36 +37,6 @@ struct Philox4 {
 
 // (0, 1], as curand_uniform.
 KERNEL inline float to_uniform(uint32_t word) { return float(word) * 0x1p-32f + 0x1p-33f; }
-
-// log u of a u in (0, 1], within 2 units in the last place. Without a branch or a call, as the two below, so that a loop over it is
-// vectorised. u = 2^e (1 + f), f in [√½ - 1, √2 - 1); log(1 + f) by the polynomial of Cephes' logf (Moshier 1992).
-KERNEL inline float log_of_uniform(float u) {
-    const int32_t bits = __builtin_bit_cast(int32_t, u), root_half = 0x3F3504F3;
-    const int32_t exponent = (bits - root_half) >> 23;
-    const float e = float(exponent), f = __builtin_bit_cast(float, bits - exponent * (1 << 23)) - 1, square = f * f;
-    float p = 7.0376836292e-2f;
-    p = p * f - 1.1514610310e-1f;
-    p = p * f + 1.1676998740e-1f;
-    p = p * f - 1.2420140846e-1f;
-    p = p * f + 1.4249322787e-1f;
-    p = p * f - 1.6668057665e-1f;
-    p = p * f + 2.0000714765e-1f;
-    p = p * f - 2.4999993993e-1f;
-    p = p * f + 3.3333331174e-1f;
-    p = p * f * square - 2.12194440e-4f * e - 0.5f * square;
-    return f + p + 0.693359375f * e;  // e log 2, in two parts
-}
-
-// sin 2πu and cos 2πu of a u in (0, 1]. The quarter of the circle nearest to u is taken off exactly; Cephes' polynomials for the rest.
-KERNEL inline void sincos_of_turns(float u, float& sine, float& cosine) {
-    const int32_t quarter = int32_t(4 * u + 0.5f);
-    const float a = (4 * u - float(quarter)) * 1.57079632679489662f, square = a * a;
-    const float s = a + a * square * ((-1.9515295891e-4f * square + 8.3321608736e-3f) * square - 1.6666654611e-1f);
-    const float c = 1 - 0.5f * square + square * square * ((2.443315711809948e-5f * square - 1.388731625493765e-3f) * square + 4.166664568298827e-2f);
-    const bool odd = quarter & 1;
-    sine = (odd ? c : s) * (quarter & 2 ? -1.0f : 1.0f);
-    cosine = (odd ? s : c) * ((quarter + 1) & 2 ? -1.0f : 1.0f);
-}
 
 // Two independent normals from two words: Box and Muller, sine first, as curand_normal4.
 KERNEL inline void box_muller(uint32_t word0, uint32_t word1, float& first, float& second) {

@@ -21,8 +21,8 @@ Tensor total(const Tensor& x) {
     return y;
 }
 
-// So many images go through the EBM together on one core: enough to fill tiles, few enough for the cache.
-constexpr int64_t images_per_group = 8;
+// So many numbers, 8 CIFAR-10 images, go through the EBM together on one core: enough to fill tiles, few enough for the cache.
+constexpr int64_t numbers_per_group = 8 * 32 * 32 * 3;
 
 }  // namespace
 
@@ -31,7 +31,8 @@ EnergyGradient energy_gradient(EnergyModel& model, const Tensor& x) {
         NoTape no_tape;  // W / σ are constants here
         model.normalise_weights();
     }
-    const int64_t batch = x.dim(0), group = backend().concurrent ? images_per_group : batch, pixels = x.size() / batch;
+    const int64_t batch = x.dim(0), pixels = x.size() / batch;
+    const int64_t group = backend().concurrent ? std::max<int64_t>(1, numbers_per_group / pixels) : batch;
     EnergyGradient out{Tensor(Shape{batch}), Tensor(x.shape())};
     parallel_tasks((batch + group - 1) / group, [&](int64_t task) {
         const int64_t first = task * group, count = std::min(group, batch - first);

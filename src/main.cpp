@@ -8,6 +8,7 @@
 
 #include "checkpoint.h"
 #include "experiments/bench.h"
+#include "experiments/toys.h"
 #include "npy.h"
 #include "replay.h"
 #include "sample.h"
@@ -217,6 +218,7 @@ int run(int argc, char** argv) {
     TrainCommand train_command(app);
     SampleCommand sample_command(app);
     ReplayCommand replay_command(app);
+    ToysCommand toys_command(app);
     BenchCommand bench_command(app);
     try {
         app.parse(argc, argv);
@@ -227,6 +229,7 @@ int run(int argc, char** argv) {
         fail(error.what(), " ('dualmcmc ", app.get_subcommands().empty() ? "" : app.get_subcommands()[0]->get_name() + " ", "--help' lists what there is)");
     }
     if (sample_command.chosen()) return sample_command.run();
+    if (toys_command.chosen()) return toys_command.run();
     if (bench_command.chosen()) return bench_command.run();
     return replay_command.run();
 }

@@ -21,6 +21,24 @@ void check_settings(const ModelSettings& s) {
     }
 }
 
+// ---- points of the plane --------------------------------------------------------------------------------------------------------
+
+namespace {
+bool is_toy(const ModelSettings& settings) { return settings.architecture == "toy2d"; }
+constexpr float toy_scale = 4;  // the sets' details are about a quarter of a unit
+}  // namespace
+
+Perceptron::Perceptron(State& state, const std::string& name, int64_t in, int64_t width, int64_t out) {
+    const int64_t sizes[] = {in, width, width, width, out};
+    for (int layer = 0; layer < 4; ++layer) layers.emplace_back(state, name + "." + std::to_string(layer), sizes[layer], sizes[layer + 1]);
+}
+
+Var Perceptron::operator()(const Var& x) const {
+    Var h = layers[0](x);
+    for (size_t layer = 1; layer < layers.size(); ++layer) h = layers[layer](swish(h));
+    return h;
+}
+
 // ---- energy-based model ---------------------------------------------------------------------------------------------------------
 
 EnergyBlock::EnergyBlock(State& state, const std::string& name, int64_t in, int64_t out, bool first_, bool down_)
@@ -37,7 +55,9 @@ Var EnergyBlock::operator()(const Var& x) const {
 
 EnergyModel::EnergyModel(const ModelSettings& settings, uint64_t seed) : state(seed, 0) {
     const int64_t w = settings.width_ebm;
-    if (settings.architecture == "cifar10") {
+    if (is_toy(settings)) {
+        toy_.emplace_back(state, "mlp", 2, w, 1);
+    } else if (settings.architecture == "cifar10") {
         blocks_.emplace_back(state, "conv_1", 3, w, true, true);
         blocks_.emplace_back(state, "block2", w, w, false, true);
         blocks_.emplace_back(state, "block3", w, w, false, false);
@@ -59,10 +79,11 @@ void EnergyModel::normalise_weights() {
         block.conv2.normalise();
         if (block.down) block.shortcut.normalise();
     }
-    linear_.normalise();
+    if (toy_.empty()) linear_.normalise();
 }
 
 Var EnergyModel::energy(const Var& x) const {
+    if (!toy_.empty()) return reshape(toy_[0](scale(x, toy_scale)), {x.dim(0)});
     Var h = x;
     for (const EnergyBlock& block : blocks_) h = block(h);
     h = global_avg_pool(relu(h));
@@ -85,8 +106,12 @@ Var GeneratorBlock::operator()(const Var& x) const {
     return add(conv2(norm2.relu(h)), upsample2(shortcut(x)));
 }
 
-Generator::Generator(const ModelSettings& settings, uint64_t seed)
-    : state(seed, 1), linear_(state, "lin_1", settings.latent, settings.width_generator, 4) {
+Generator::Generator(const ModelSettings& settings, uint64_t seed) : state(seed, 1) {
+    if (is_toy(settings)) {
+        toy_.emplace_back(state, "mlp", settings.latent, settings.width_generator, 2);
+        return;
+    }
+    linear_.emplace_back(state, "lin_1", settings.latent, settings.width_generator, 4);
     int64_t width = settings.width_generator;
     const bool halving = settings.architecture == "celeba64";  // each block halves the width there
     for (int block = 2; block <= (halving ? 5 : 4); ++block) {
@@ -99,38 +124,36 @@ Generator::Generator(const ModelSettings& settings, uint64_t seed)
 }
 
 Var Generator::operator()(const Var& z) const {
-    Var h = linear_(z);
+    if (!toy_.empty()) return toy_[0](z);
+    Var h = linear_[0](z);
     for (const GeneratorBlock& block : blocks_) h = block(h);
     return tanh(last_conv_[0](last_norm_[0].relu(h)));
 }
 
 // ---- encoder --------------------------------------------------------------------------------------------------------------------
 
-namespace {
-
-std::vector<Conv> encoder_convs(State& state, const ModelSettings& settings) {
-    std::vector<Conv> convs;
-    const int64_t n = settings.width_encoder;
-    if (settings.architecture == "cifar10") convs.emplace_back(state, "main.0", 3, n, 3, 1, 1, false);
-    else convs.emplace_back(state, "main.0", 3, n, 4, 2, 1, false);
-    convs.emplace_back(state, "main.2", n, 2 * n, 4, 2, 1, false);
-    convs.emplace_back(state, "main.4", 2 * n, 4 * n, 4, 2, 1, false);
-    convs.emplace_back(state, "main.6", 4 * n, 8 * n, 4, 2, 1, false);
-    return convs;
+Encoder::Encoder(const ModelSettings& settings, uint64_t seed) : state(seed, 2) {
+    const int64_t n = settings.width_encoder, d = settings.latent;
+    if (is_toy(settings)) {
+        toy_.emplace_back(state, "mean", 2, n, d);
+        toy_.emplace_back(state, "log_variance", 2, n, d);
+        return;
+    }
+    if (settings.architecture == "cifar10") convs_.emplace_back(state, "main.0", 3, n, 3, 1, 1, false);
+    else convs_.emplace_back(state, "main.0", 3, n, 4, 2, 1, false);
+    convs_.emplace_back(state, "main.2", n, 2 * n, 4, 2, 1, false);
+    convs_.emplace_back(state, "main.4", 2 * n, 4 * n, 4, 2, 1, false);
+    convs_.emplace_back(state, "main.6", 4 * n, 8 * n, 4, 2, 1, false);
+    heads_.emplace_back(state, "conv51", 8 * n, d, 4, 1, 0, true);
+    heads_.emplace_back(state, "conv52", 8 * n, d, 4, 1, 0, true);
 }
 
-}  // namespace
-
-Encoder::Encoder(const ModelSettings& settings, uint64_t seed)
-    : state(seed, 2), convs_(encoder_convs(state, settings)),
-      mean_(state, "conv51", 8 * settings.width_encoder, settings.latent, 4, 1, 0, true),
-      log_variance_(state, "conv52", 8 * settings.width_encoder, settings.latent, 4, 1, 0, true) {}
-
 std::pair<Var, Var> Encoder::operator()(const Var& x) const {
+    if (!toy_.empty()) return {toy_[0](scale(x, toy_scale)), toy_[1](scale(x, toy_scale))};
     Var h = x;
     for (const Conv& conv : convs_) h = leaky_relu(conv(h), 0.2f);
-    const Shape latent{x.dim(0), mean_.weight.dim(3)};
-    return {reshape(mean_(h), latent), reshape(log_variance_(h), latent)};
+    const Shape latent{x.dim(0), heads_[0].weight.dim(3)};
+    return {reshape(heads_[0](h), latent), reshape(heads_[1](h), latent)};
 }
 
 // ---- the three together ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-// The three networks of the method, in both architectures and at any width (paper.md, section 5).
+// The three networks of the method, in both architectures and at any width (paper.md, section 5); and as small perceptrons for points
+// of the plane, where what they learn can be compared with the truth.
 //
 //   EnergyModel   E_α(x) = -f_α(x), one scalar an image (Eq. 1)          x (B, S, S, 3) -> (B)
 //   Generator     g_θ(z), the mean of p_θ(x|z) (Eq. 4)                   z (B, d) -> (B, S, S, 3) in [-1, 1]
@@ -12,7 +13,7 @@
 
 namespace dualmcmc {
 
-// Which networks, and how wide. `architecture`: "cifar10" (S = 32) or "celeba64" (S = 64).
+// Which networks, and how wide. `architecture`: "cifar10" (S = 32), "celeba64" (S = 64), or "toy2d": x (B, 2).
 struct ModelSettings {
     std::string architecture = "cifar10";
     int64_t width_generator = 512, width_ebm = 512, width_encoder = 128, latent = 128;
@@ -20,6 +21,13 @@ struct ModelSettings {
 };
 // Fails, naming the flag, where no network can be built from these.
 void check_settings(const ModelSettings& settings);
+
+// (B, in) -> (B, out) through three hidden layers of `width` with swish, x sigmoid(x), which is smooth: its gradient is a chain's drift.
+struct Perceptron {
+    Perceptron(State& state, const std::string& name, int64_t in, int64_t width, int64_t out);
+    Var operator()(const Var& x) const;
+    std::vector<Linear> layers;
+};
 
 // A residual block of the EBM, without biases; every weight is under spectral normalisation.
 struct EnergyBlock {
@@ -45,6 +53,7 @@ public:
 private:
     std::vector<EnergyBlock> blocks_;
     SpectralWeight linear_;
+    std::vector<Perceptron> toy_;  // toy2d: this one instead, without spectral normalisation
 };
 
 struct GeneratorBlock {
@@ -62,10 +71,11 @@ public:
     State state;
 
 private:
-    LinearToImage linear_;
+    std::vector<LinearToImage> linear_;
     std::vector<GeneratorBlock> blocks_;
-    std::vector<BatchNorm> last_norm_;  // one, and one convolution: in vectors because they are made after the blocks
+    std::vector<BatchNorm> last_norm_;  // these, like linear_, are one each; in vectors because toy2d has none, but toy_
     std::vector<Conv> last_conv_;
+    std::vector<Perceptron> toy_;
 };
 
 class Encoder {
@@ -76,8 +86,8 @@ public:
     State state;
 
 private:
-    std::vector<Conv> convs_;
-    Conv mean_, log_variance_;
+    std::vector<Conv> convs_, heads_;  // heads: μ, log-variance
+    std::vector<Perceptron> toy_;      // toy2d: μ, log-variance
 };
 
 // The three together. Tensors are named netE.*, netG.*, netI.* in files.

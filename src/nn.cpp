@@ -150,6 +150,10 @@ SpectralWeight spectral_linear(State& state, const std::string& name, int64_t in
     return w;
 }
 
+Linear::Linear(State& state, const std::string& name, int64_t in, int64_t out)
+    : weight(state.uniform(name + ".weight", Layout::linear(in, out), inverse_root(in))),
+      bias(state.uniform(name + ".bias", Layout::plain({out}), inverse_root(in))) {}
+
 LinearToImage::LinearToImage(State& state, const std::string& name, int64_t in, int64_t channels_, int64_t side_)
     : weight(state.uniform(name + ".weight", Layout::linear_to_image(in, channels_, side_), inverse_root(in))),
       bias(state.uniform(name + ".bias", Layout::bias_to_image(channels_, side_), inverse_root(in))),

@@ -89,6 +89,13 @@ struct SpectralWeight {
 SpectralWeight spectral_conv(State& state, const std::string& name, int64_t in, int64_t out, int64_t kernel);  // Xavier normal
 SpectralWeight spectral_linear(State& state, const std::string& name, int64_t in, int64_t out);                // ±1/sqrt(in)
 
+// (B, in) -> (B, out); weights and biases uniform ±1/sqrt(in).
+struct Linear {
+    Linear(State& state, const std::string& name, int64_t in, int64_t out);
+    Var operator()(const Var& x) const { return linear(x, weight, bias); }
+    Var weight, bias;
+};
+
 // (B, in) -> (B, side, side, channels); weights and biases uniform ±1/sqrt(in).
 struct LinearToImage {
     LinearToImage(State& state, const std::string& name, int64_t in, int64_t channels, int64_t side);

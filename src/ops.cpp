@@ -72,6 +72,16 @@ Var tanh(const Var& x) {
     });
 }
 
+Var swish(const Var& x) {
+    Tensor y(x.shape());
+    backend().swish(y.data(), x.value().data(), y.size());
+    return record(y, {x}, [x](const Tensor& dy) {
+        Tensor dx(dy.shape());
+        backend().swish_backward(dx.data(), x.value().data(), dy.data(), dx.size());
+        x.accumulate(dx);
+    });
+}
+
 Var exp(const Var& x) {
     Tensor y(x.shape());
     backend().exp(y.data(), x.value().data(), y.size());

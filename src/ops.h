@@ -12,6 +12,7 @@ Var scale(const Var& x, float factor);               // factor x
 Var leaky_relu(const Var& x, float slope);           // x > 0 ? x : slope x; slope ≥ 0
 Var relu(const Var& x);                              // max(x, 0)
 Var tanh(const Var& x);
+Var swish(const Var& x);                             // x / (1 + e^-x)
 Var exp(const Var& x);
 
 // ---- shape ------------------------------------------------------------------------------------------------------------------

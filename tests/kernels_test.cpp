@@ -175,7 +175,32 @@ TEST_P(Kernel, leaky_relu_backward) {
         }
 }
 
-// The library's tanhf and expf are good to about two units in the last place, that is 4 u; 8 u are allowed.
+// tanh, swish and expf are good to about two units in the last place, that is 4 u; 8 u are allowed, twice that for a quotient.
+TEST_P(Kernel, swish) {
+    for (const int64_t n : sizes) {
+        const Values x = random_values(n, 1, -6, 6);
+        const auto expected = tabulate(n, [&](size_t i) { return x[i] / (1 + std::exp(-double(x[i]))); });
+        expect_close(output(n, [&](float* y) { backend().swish(y, Buffer(x), n); }), expected, 16 * unit, 0, count(n));
+    }
+    const Values far = output(4, [](float* y) { backend().swish(y, Buffer({200, -200, 0, NAN}), 4); });
+    EXPECT_EQ(far[0], 200);
+    EXPECT_NEAR(far[1], 0, 1e-30);
+    EXPECT_EQ(far[2], 0);
+    EXPECT_TRUE(std::isnan(far[3]));
+}
+
+// y' = s (1 + x (1 - s)); s and 1 - s are below 1, x (1 - s) below 6 in size.
+TEST_P(Kernel, swish_backward) {
+    for (const int64_t n : sizes) {
+        const Values x = random_values(n, 1, -6, 6), dy = random_values(n, 2);
+        const auto expected = tabulate(n, [&](size_t i) {
+            const double s = 1 / (1 + std::exp(-double(x[i])));
+            return dy[i] * s * (1 + x[i] * (1 - s));
+        });
+        expect_close(output(n, [&](float* dx) { backend().swish_backward(dx, Buffer(x), Buffer(dy), n); }), expected, 16 * unit, 32 * unit, count(n));
+    }
+}
+
 TEST_P(Kernel, tanh) {
     for (const int64_t n : sizes) {
         Values x = random_values(n, 1, -4, 4);

@@ -82,6 +82,7 @@ TEST_P(Ops, elementwise_gradients) {
     expect_gradients("leaky_relu", [](auto& v) { return leaky_relu(v[0], 0.2f); }, {kinked}, curved);
     expect_gradients("relu", [](auto& v) { return relu(v[0]); }, {kinked}, curved);
     expect_gradients("tanh", [](auto& v) { return tanh(v[0]); }, {a}, curved);
+    expect_gradients("swish", [](auto& v) { return swish(v[0]); }, {a}, curved);
     expect_gradients("exp", [](auto& v) { return exp(v[0]); }, {a}, curved);
     expect_gradients("reshape", [](auto& v) { return reshape(v[0], {7, 30}); }, {a}, exact);
 }

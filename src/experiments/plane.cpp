@@ -1,0 +1,196 @@
+// Grids, and densities by their formulas or, where a set is a blurred curve or map, by adding up Gaussians along it.
+#include "experiments/plane.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+namespace dualmcmc {
+
+namespace {
+constexpr double pi = std::numbers::pi;
+double square(double x) { return x * x; }
+}  // namespace
+
+// ---- grid -----------------------------------------------------------------------------------------------------------------------
+
+Tensor grid_points(const Grid& grid) {
+    std::vector<float> values;
+    for (int64_t cell = 0; cell < grid.size(); ++cell)
+        for (const double coordinate : grid.centre(cell)) values.push_back(float(coordinate));
+    return Tensor::from_host({grid.size(), 2}, values);
+}
+
+Field normalised_exp(const Grid& grid, const Field& log_density) {
+    const double largest = *std::max_element(log_density.begin(), log_density.end());
+    if (!std::isfinite(largest)) fail("a density on the plane is not a number");
+    Field out(log_density.size());
+    double total = 0;
+    for (size_t i = 0; i < out.size(); ++i) total += out[i] = std::exp(log_density[i] - largest);
+    for (double& value : out) value /= total * grid.area();
+    return out;
+}
+
+void deposit(const Grid& grid, Field& field, const Point& centre, double deviation, double weight) {
+    int64_t first[2], last[2];
+    std::vector<double> factor[2];  // the Gaussian is a product of one in x and one in y
+    for (int axis = 0; axis < 2; ++axis) {
+        const double place = (centre[size_t(axis)] + grid.half) / grid.step() - 0.5, reach = 6 * deviation / grid.step();
+        if (!(place > -reach && place < double(grid.n) + reach)) return;  // outside, or not a number
+        first[axis] = std::max<int64_t>(0, int64_t(std::ceil(place - reach)));
+        last[axis] = std::min(grid.n - 1, int64_t(std::floor(place + reach)));
+        for (int64_t i = first[axis]; i <= last[axis]; ++i)
+            factor[axis].push_back(std::exp(-0.5 * square((grid.at(i) - centre[size_t(axis)]) / deviation)) / (std::sqrt(2 * pi) * deviation));
+    }
+    for (int64_t y = first[1]; y <= last[1]; ++y) {
+        const double row = weight * factor[1][size_t(y - first[1])];
+        double* target = field.data() + y * grid.n + first[0];
+        for (const double value : factor[0]) *target++ += row * value;
+    }
+}
+
+double kl_divergence(const Grid& grid, const Field& p, const Field& q, double floor) {
+    CHECK_EQ(p.size(), q.size());
+    const double uniform = floor / square(2 * grid.half);
+    double total = 0;
+    for (size_t i = 0; i < p.size(); ++i) {
+        const double a = (1 - floor) * p[i] + uniform, b = (1 - floor) * q[i] + uniform;
+        total += a * std::log(a / b) * grid.area();
+    }
+    return total;
+}
+
+// ---- data sets --------------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+// Makes (count, 2) points from uniforms u and normals e, `per_point` of each a point.
+Tensor make_points(int64_t count, uint64_t seed, uint64_t step, int64_t per_point, const std::function<Point(const float* u, const float* e)>& make) {
+    const auto u = Tensor::uniform({count, per_point}, random_key(seed, Stream::shuffle, step), 0, 1).to_host();
+    const auto e = Tensor::normal({count, per_point}, random_key(seed, Stream::flip, step)).to_host();
+    std::vector<float> values;
+    for (int64_t i = 0; i < count; ++i)
+        for (const double coordinate : make(u.data() + i * per_point, e.data() + i * per_point)) values.push_back(float(coordinate));
+    return Tensor::from_host({count, 2}, values);
+}
+
+int64_t choose(float u, int64_t count) { return std::min(count - 1, int64_t(double(u) * double(count))); }  // u is in (0, 1]
+
+// A formula for the density at a point, evaluated at the centres of cells.
+std::function<Field(const Grid&)> by_formula(const std::function<double(const Point&)>& density) {
+    return [density](const Grid& grid) {
+        Field out;
+        for (int64_t cell = 0; cell < grid.size(); ++cell) out.push_back(density(grid.centre(cell)));
+        return out;
+    };
+}
+
+PlaneData gaussians25() {
+    constexpr double deviation = 0.15;
+    const auto density = [](const Point& p) {
+        double along[2] = {0, 0};  // the mixture is a product of two
+        for (int axis = 0; axis < 2; ++axis)
+            for (int mean = -2; mean <= 2; ++mean)
+                along[axis] += std::exp(-0.5 * square((p[size_t(axis)] - mean) / deviation)) / (5 * std::sqrt(2 * pi) * deviation);
+        return along[0] * along[1];
+    };
+    const auto make = [](const float* u, const float* e) -> Point {
+        return {double(choose(u[0], 5)) - 2 + deviation * double(e[0]), double(choose(u[1], 5)) - 2 + deviation * double(e[1])};
+    };
+    return {"gaussians25", [make](int64_t n, uint64_t seed, uint64_t step) { return make_points(n, seed, step, 2, make); }, by_formula(density)};
+}
+
+PlaneData rings() {
+    constexpr double deviation = 0.1, spacing = 0.6;
+    constexpr int64_t count = 3;
+    const auto density = [](const Point& p) {  // r = N(radius, deviation²), |r| and the angle are polar coordinates
+        const double r = std::max(1e-9, std::hypot(p[0], p[1]));
+        double total = 0;
+        for (int64_t ring = 1; ring <= count; ++ring)
+            for (const double signed_r : {r, -r})
+                total += std::exp(-0.5 * square((signed_r - spacing * double(ring)) / deviation)) / (std::sqrt(2 * pi) * deviation);
+        return total / (double(count) * 2 * pi * r);
+    };
+    const auto make = [](const float* u, const float* e) -> Point {
+        const double r = spacing * double(choose(u[0], count) + 1) + deviation * double(e[0]), angle = 2 * pi * double(u[1]);
+        return {r * std::cos(angle), r * std::sin(angle)};
+    };
+    return {"rings", [make](int64_t n, uint64_t seed, uint64_t step) { return make_points(n, seed, step, 2, make); }, by_formula(density)};
+}
+
+PlaneData checkerboard() {
+    const auto density = [](const Point& p) {
+        if (std::abs(p[0]) >= 2 || std::abs(p[1]) >= 2) return 0.0;
+        return (int64_t(std::floor(p[0])) + int64_t(std::floor(p[1]))) % 2 == 0 ? 1.0 / 8 : 0.0;
+    };
+    const auto make = [](const float* u, const float*) -> Point {
+        const int64_t row = choose(u[0], 4), column = 2 * choose(u[1], 2) + row % 2;
+        return {double(column) - 2 + double(u[2]), double(row) - 2 + double(u[3])};
+    };
+    return {"checkerboard", [make](int64_t n, uint64_t seed, uint64_t step) { return make_points(n, seed, step, 4, make); }, by_formula(density)};
+}
+
+// The point of the upper (which = 0) or the lower half circle at t in [0, 1].
+Point moon(int64_t which, double t) {
+    const double angle = pi * t, x = std::cos(angle), y = std::sin(angle);
+    const Point p = which == 0 ? Point{x - 0.5, y - 0.25} : Point{0.5 - x, 0.25 - y};
+    return {1.5 * p[0], 1.5 * p[1]};
+}
+
+PlaneData moons() {
+    constexpr double deviation = 0.1;
+    const auto density = [](const Grid& grid) {
+        constexpr int64_t parts = 4000;
+        Field out(size_t(grid.size()), 0);
+        for (int64_t which = 0; which < 2; ++which)
+            for (int64_t i = 0; i < parts; ++i) deposit(grid, out, moon(which, (double(i) + 0.5) / parts), deviation, 0.5 / parts);
+        return out;
+    };
+    const auto make = [](const float* u, const float* e) -> Point {
+        const Point p = moon(choose(u[0], 2), double(u[1]));
+        return {p[0] + deviation * double(e[0]), p[1] + deviation * double(e[1])};
+    };
+    return {"moons", [make](int64_t n, uint64_t seed, uint64_t step) { return make_points(n, seed, step, 2, make); }, density};
+}
+
+// A point along (a) and across (b) an arm, both N(0, 1), turned the more the further out it lies.
+Point pinwheel_arm(int64_t arm, double a, double b) {
+    const double along = 1 + 0.3 * a, across = 0.05 * b, angle = 2 * pi * double(arm) / 5 + 0.25 * std::exp(along);
+    return {1.6 * (along * std::cos(angle) - across * std::sin(angle)), 1.6 * (along * std::sin(angle) + across * std::cos(angle))};
+}
+
+PlaneData pinwheel() {
+    constexpr double deviation = 0.05;
+    const auto density = [](const Grid& grid) {
+        constexpr int64_t half_a = 200, half_b = 30;  // points on each side of 0, out to 5 deviations
+        constexpr double step_a = 5.0 / half_a, step_b = 5.0 / half_b;
+        Field out(size_t(grid.size()), 0);
+        for (int64_t arm = 0; arm < 5; ++arm)
+            for (int64_t i = -half_a; i <= half_a; ++i)
+                for (int64_t j = -half_b; j <= half_b; ++j) {
+                    const double a = step_a * double(i), b = step_b * double(j);
+                    deposit(grid, out, pinwheel_arm(arm, a, b), deviation, std::exp(-0.5 * (a * a + b * b)) / (2 * pi) * step_a * step_b / 5);
+                }
+        return out;
+    };
+    const auto make = [](const float* u, const float* e) -> Point {
+        const Point p = pinwheel_arm(choose(u[0], 5), double(e[0]), double(e[1]));
+        return {p[0] + deviation * double(e[2]), p[1] + deviation * double(e[3])};
+    };
+    return {"pinwheel", [make](int64_t n, uint64_t seed, uint64_t step) { return make_points(n, seed, step, 4, make); }, density};
+}
+
+}  // namespace
+
+const std::vector<std::string> plane_names{"gaussians25", "rings", "checkerboard", "moons", "pinwheel"};
+
+PlaneData plane_data(const std::string& name) {
+    if (name == "gaussians25") return gaussians25();
+    if (name == "rings") return rings();
+    if (name == "checkerboard") return checkerboard();
+    if (name == "moons") return moons();
+    if (name == "pinwheel") return pinwheel();
+    fail("--data ", name, ": unknown; give gaussians25, rings, checkerboard, moons or pinwheel");
+}
+
+}  // namespace dualmcmc

@@ -1,0 +1,56 @@
+// `dualmcmc toys`: the method and its relatives on densities of the plane, where everything that they approximate can be computed:
+// the normaliser of the EBM, the generator's marginal density, the encoder's posterior, and what the chains make of them.
+#pragma once
+#include <CLI/CLI.hpp>
+
+#include <optional>
+
+#include "dual_mcmc.h"
+#include "experiments/plane.h"
+
+namespace dualmcmc {
+
+// What distinguishes the learned densities from the true ones, in nats; absent where a method has no such model.
+struct PlaneTruth {
+    std::optional<double> data_ebm;           // KL(p_data ‖ π_α), π_α = exp(-E / T) / Z
+    std::optional<double> data_generator;     // KL(p_data ‖ p_θ), p_θ(x) = ∫ N(z; 0, I) N(x; g(z), σ² I) dz
+    std::optional<double> data_revised;       // KL(p_data ‖ the density of the x-chain's end)
+    std::optional<double> ebm_generator;      // KL(π_α ‖ p_θ)
+    std::optional<double> posterior_encoder;  // mean over data of KL(q(z|x) ‖ p_θ(z|x)): where the z-chain starts
+    std::optional<double> posterior_revised;  // the same of the density of the z-chain's end
+};
+
+// Fields on the plane for pictures; empty where a method has no such model.
+struct PlaneFields {
+    Grid grid;
+    Field data, ebm, generator, revised;
+};
+
+// Everything about trained models on `data`, by sums over grids: nothing is estimated from samples. A chain's density is carried through
+// its steps exactly: each cell's mass moves by the drift and spreads as the step's Gaussian noise.
+PlaneTruth plane_truth(Models& models, const StepSettings& settings, const PlaneData& data, PlaneFields& fields);
+
+// Trains one method on one density. The settings come from toy_settings().
+struct ToyRun {
+    std::string data, method;
+    std::vector<std::pair<int64_t, PlaneTruth>> history;  // iterations done, truth
+    PlaneFields fields;                                   // at the end
+};
+StepSettings toy_settings(const std::string& method);
+ToyRun train_toy(const std::string& data, const std::string& method, int64_t iterations, int64_t evaluations, uint64_t seed);
+
+class ToysCommand {
+public:
+    explicit ToysCommand(CLI::App& app);
+    bool chosen() const { return command_->parsed(); }
+    int run();
+
+private:
+    CLI::App* command_;
+    std::vector<std::string> data_, methods_;
+    std::string out_ = "runs/toys", device_ = "auto";
+    int64_t iterations_ = 4000, evaluations_ = 4, seed_ = 1;
+    int threads_ = 0;
+};
+
+}  // namespace dualmcmc

@@ -1,0 +1,150 @@
+// Densities on the plane and what `dualmcmc toys` computes of them, against closed forms and against samples.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numbers>
+
+#include "compare.h"
+#include "experiments/toys.h"
+
+namespace dualmcmc::test {
+namespace {
+
+constexpr Grid fine{4, 200};
+
+Field gaussian(const Grid& grid, const Point& mean, double deviation) {
+    Field log_density;
+    for (int64_t cell = 0; cell < grid.size(); ++cell) {
+        const Point p = grid.centre(cell);
+        log_density.push_back(-0.5 * (std::pow(p[0] - mean[0], 2) + std::pow(p[1] - mean[1], 2)) / (deviation * deviation));
+    }
+    return normalised_exp(grid, log_density);
+}
+
+double total(const Grid& grid, const Field& field) {
+    double sum = 0;
+    for (const double value : field) sum += value * grid.area();
+    return sum;
+}
+
+// The midpoint rule is exact for a Gaussian up to e^(-2π² (deviation / step)²), far below 1e-10 here; what is cut off beyond 4 units
+// is 1e-15 of it.
+TEST(Plane, NormalisedAndKlOfGaussians) {
+    const Field p = gaussian(fine, {0.3, -0.2}, 0.4), q = gaussian(fine, {0, 0.1}, 0.5);
+    EXPECT_NEAR(total(fine, p), 1, 1e-12);
+    // KL(N(m, a² I) ‖ N(n, b² I)) = 2 log(b/a) + (2 a² + |m - n|²) / (2 b²) - 1
+    const double expected = 2 * std::log(0.5 / 0.4) + (2 * 0.16 + 0.09 + 0.09) / (2 * 0.25) - 1;
+    EXPECT_NEAR(kl_divergence(fine, p, q, 0), expected, 1e-9);
+    EXPECT_NEAR(kl_divergence(fine, p, p), 0, 1e-12);
+    EXPECT_NEAR(kl_divergence(fine, p, q), expected, 0.01 * expected) << "the floor of 1e-4 changes little";
+    EXPECT_THROW(normalised_exp(fine, Field(size_t(fine.size()), NAN)), std::exception);
+}
+
+// Gaussians laid on Gaussians: N(0, a²) spread by N(·, b²) is N(·, a² + b²).
+TEST(Plane, DepositIsConvolution) {
+    const Field p = gaussian(fine, {0.3, -0.2}, 0.4);
+    Field spread(p.size(), 0);
+    for (int64_t cell = 0; cell < fine.size(); ++cell) deposit(fine, spread, fine.centre(cell), 0.3, p[size_t(cell)] * fine.area());
+    const Field expected = gaussian(fine, {0.3, -0.2}, 0.5);
+    for (size_t i = 0; i < spread.size(); ++i) ASSERT_NEAR(spread[i], expected[i], 1e-7) << i;  // cut off at 6 deviations: e^-18
+    Field none(p.size(), 0);
+    deposit(fine, none, {9, 0}, 0.3, 1);
+    deposit(fine, none, {NAN, 0}, 0.3, 1);
+    EXPECT_EQ(total(fine, none), 0);
+}
+
+// Samples against the density: how many fall into each of 8 × 8 squares. With n samples a count is off by sqrt(n p (1 - p)); χ² over
+// the squares that are not nearly empty is then about their number k, ± sqrt(2k); 6 of these are allowed.
+TEST(Plane, SamplesFollowTheDensity) {
+    for (const std::string& name : plane_names) {
+        const PlaneData data = plane_data(name);
+        const Field density = data.density(fine);
+        EXPECT_NEAR(total(fine, density), 1, name == "rings" ? 2e-3 : 1e-4) << name;
+        constexpr int64_t n = 40000, squares = 8;
+        std::vector<double> expected(squares * squares, 0), found(squares * squares, 0);
+        for (int64_t cell = 0; cell < fine.size(); ++cell)
+            expected[size_t(cell / fine.n * squares / fine.n * squares + cell % fine.n * squares / fine.n)] += n * density[size_t(cell)] * fine.area();
+        const std::vector<float> points = data.sample(n, 3, 0).to_host();
+        for (size_t i = 0; i < size_t(n); ++i) {
+            const auto square = [&](float x) { return int64_t(std::floor((double(x) + fine.half) / (2 * fine.half) * squares)); };
+            const int64_t column = square(points[2 * i]), row = square(points[2 * i + 1]);
+            ASSERT_TRUE(column >= 0 && column < squares && row >= 0 && row < squares) << name;
+            found[size_t(row * squares + column)] += 1;
+        }
+        double chi2 = 0, count = 0;
+        for (size_t i = 0; i < expected.size(); ++i) {
+            if (expected[i] < 20) continue;
+            chi2 += std::pow(found[i] - expected[i], 2) / expected[i];
+            count += 1;
+        }
+        EXPECT_GE(count, 4) << name;
+        EXPECT_LT(chi2, count + 6 * std::sqrt(2 * count)) << name;
+    }
+    EXPECT_THROW(plane_data("squares"), std::exception);
+}
+
+// Models whose densities are known: all weights but the last layers' biases are 0, so that E is constant and g(z) = c.
+TEST(Toys, TruthOfKnownModels) {
+    ModelSettings sizes;
+    sizes.architecture = "toy2d";
+    sizes.width_generator = sizes.width_ebm = sizes.width_encoder = 3;
+    sizes.latent = 2;
+    Models models(sizes, 1);
+    for (const auto& [prefix, state] : models.networks())
+        for (const StateEntry& entry : state->entries()) {
+            std::vector<float> values(size_t(entry.value.value().size()), 0);
+            if (prefix == std::string("netG.") && entry.name == "mlp.3.bias") values = {0.5f, -0.25f};
+            entry.value.value().copy_from_host(values);
+        }
+    StepSettings s = toy_settings("dual");
+    s.sigma = 0.5f;
+    s.chain_x.steps = 9;
+    s.chain_x.step_size = s.chain_x.noise = 0.2f;
+    PlaneFields fields;
+    const PlaneTruth truth = plane_truth(models, s, plane_data("gaussians25"), fields);
+    // E constant: the uniform density on the square.
+    for (const double value : fields.ebm) ASSERT_NEAR(value, 1 / 64.0, 1e-9);
+    // g constant: p_θ(x) = N(x; g, σ²), but for the 1e-6 of the latents' mass that lies beyond 5.
+    const Field generator = gaussian(fields.grid, {0.5, -0.25}, 0.5);
+    for (size_t i = 0; i < generator.size(); ++i) ASSERT_NEAR(fields.generator[i], generator[i], 1e-5);
+    // The x-chain without drift: a random walk of 9 steps from g, which the grid blurs by one cell at the start.
+    const double walk = std::sqrt(9 * 0.04 + std::pow(fields.grid.step(), 2));
+    const Field revised = gaussian(fields.grid, {0.5, -0.25}, walk);
+    for (size_t i = 0; i < revised.size(); ++i) ASSERT_NEAR(fields.revised[i], revised[i], 1e-5);
+    // The encoder's N(0, I) is the true posterior where x tells nothing of z.
+    EXPECT_NEAR(*truth.posterior_encoder, 0, 1e-4);
+    // The z-chain then has the drift -½ s² z: from variance 1 it goes to v (1 - s²/2)² + n² each step, which stays 1 up to s⁴/4.
+    EXPECT_NEAR(*truth.posterior_revised, 0, 1e-4);
+    EXPECT_GT(*truth.data_ebm, 0.5);
+}
+
+TEST(Toys, EachMethodHasItsTruth) {
+    for (const char* method : {"dual", "cooperative", "triangle", "shortrun", "abp", "vae"}) {
+        const ToyRun run = train_toy("rings", method, 2, 1, 1);
+        ASSERT_EQ(run.history.size(), 1u);
+        const PlaneTruth& t = run.history[0].second;
+        const std::string name = method;
+        const bool ebm = name != "abp" && name != "vae", generator = name != "shortrun";
+        EXPECT_EQ(t.data_ebm.has_value(), ebm) << name;
+        EXPECT_EQ(t.data_generator.has_value(), generator) << name;
+        EXPECT_EQ(t.ebm_generator.has_value(), ebm && generator) << name;
+        EXPECT_EQ(t.posterior_encoder.has_value(), generator && name != "cooperative") << name;
+    }
+}
+
+// The temperature: on E = ½ x² a chain of noise n and step s has the variance of exp(-E / T) with T = (n / s)² = 4, not 1 nor 16.
+TEST(Toys, TheChainTargetsTheTemperedDensity) {
+    double variance = 0;
+    // x <- x - ½ s² x + n U on E = ½ x²: stationary variance n² / (s² - s⁴/4) = T / (1 - s²/4).
+    const ChainSettings chain{4000, 0.2f, 0.4f};
+    const EnergyFunction energy = [](const Tensor& x) { return EnergyGradient{Tensor::full({x.dim(0)}, 0), x}; };
+    const Tensor end = langevin_x(Tensor::full({2000, 2}, 0), energy, chain, [](int64_t k) {
+        return Tensor::normal({2000, 2}, random_key(5, Stream::langevin_x, uint64_t(k)));
+    }).end;
+    for (const float value : end.to_host()) variance += double(value) * double(value) / 4000;
+    EXPECT_NEAR(variance, 4 / (1 - 0.01), 5 * 4 * std::sqrt(2.0 / 4000));  // 5 standard deviations of a variance from 4000 values
+    EXPECT_NEAR(chain.temperature(), 4, 1e-5);
+}
+
+}  // namespace
+}  // namespace dualmcmc::test
