@@ -1,4 +1,4 @@
-// The command line: train, sample, replay, bench. Errors end here, as one line.
+// The command line: train, sample, replay, bench, the experiments. Errors end here, as one line.
 #include <CLI/CLI.hpp>
 
 #include <cstdio>
@@ -8,6 +8,11 @@
 
 #include "checkpoint.h"
 #include "experiments/bench.h"
+#include "experiments/interpolate.h"
+#include "experiments/longrun.h"
+#include "experiments/ood.h"
+#include "experiments/reconstruct.h"
+#include "experiments/revise.h"
 #include "npy.h"
 #include "replay.h"
 #include "sample.h"
@@ -214,6 +219,12 @@ int run(int argc, char** argv) {
     SampleCommand sample_command(app);
     ReplayCommand replay_command(app);
     BenchCommand bench_command(app);
+    ReconstructCommand reconstruct_command(app);
+    ReviseCommand revise_command(app);
+    InterpolateCommand interpolate_command(app);
+    OodCommand ood_command(app);
+    LongrunCommand longrun_command(app);
+    Experiment* const experiments[] = {&reconstruct_command, &revise_command, &interpolate_command, &ood_command, &longrun_command};
     try {
         app.parse(argc, argv);
         if (train_command.chosen()) return train_command.run(app, argc, argv);
@@ -224,6 +235,8 @@ int run(int argc, char** argv) {
     }
     if (sample_command.chosen()) return sample_command.run();
     if (bench_command.chosen()) return bench_command.run();
+    for (Experiment* experiment : experiments)
+        if (experiment->chosen()) return experiment->run();
     return replay_command.run();
 }
 

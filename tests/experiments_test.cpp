@@ -1,16 +1,29 @@
-// The experiments' statistics against direct formulas, constants from NumPy and SciPy (reference/write_statistics.py) and closed forms.
-#include <gtest/gtest.h>
+// The experiments' statistics against direct formulas, constants from NumPy and SciPy (reference/write_statistics.py) and closed forms;
+// and their commands, run on a tiny model, with the numbers that they write computed again.
+#include <sys/wait.h>
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <filesystem>
 #include <functional>
+#include <map>
 #include <random>
-#include <stdexcept>
+#include <sstream>
 
+#include "checkpoint.h"
+#include "data.h"
+#include "experiments/interpolate.h"
 #include "experiments/statistics.h"
+#include "file_helpers.h"
+#include "npy.h"
+#include "shapes.h"
+#include "train.h"
 
 namespace dualmcmc::test {
 namespace {
+
+namespace fs = std::filesystem;
 
 // ---- images ---------------------------------------------------------------------------------------------------------------------
 
@@ -216,6 +229,272 @@ TEST(Mixing, KnownCases) {
     EXPECT_TRUE(std::isnan(effective_sample_size({{1, 1, 1, 1, 1, 1, 1, 1}})));
     EXPECT_THROW(split_rhat({{1, 2, 3}}), std::runtime_error);
     EXPECT_THROW(effective_sample_size({{1, 2, 3, 4, 5, 6, 7, 8}, {1, 2}}), std::runtime_error);
+}
+
+// ---- latents --------------------------------------------------------------------------------------------------------------------
+
+TEST(Interpolation, LinesAndCircles) {
+    const std::vector<float> a{3, 0, 4, 1}, b{-1, 2, 0.5f, 6};
+    auto length = [](const std::vector<float>& v) {
+        double sum = 0;
+        for (const float value : v) sum += double(value) * double(value);
+        return std::sqrt(sum);
+    };
+    auto angle = [&](const std::vector<float>& u, const std::vector<float>& v) {
+        double dot = 0;
+        for (size_t i = 0; i < u.size(); ++i) dot += double(u[i]) * double(v[i]);
+        return std::acos(dot / length(u) / length(v));
+    };
+    for (const bool spherical : {false, true})
+        for (size_t i = 0; i < a.size(); ++i) {
+            EXPECT_NEAR(interpolate_latent(a, b, 0, spherical)[i], a[i], 1e-6);
+            EXPECT_NEAR(interpolate_latent(a, b, 1, spherical)[i], b[i], 1e-6);
+        }
+    for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(interpolate_latent(a, b, 0.25, false)[i], 0.75 * a[i] + 0.25 * b[i], 1e-6);
+    for (const double t : {0.1, 0.5, 0.8}) {
+        const std::vector<float> point = interpolate_latent(a, b, t, true);
+        EXPECT_NEAR(length(point), (1 - t) * length(a) + t * length(b), 1e-5) << t;
+        EXPECT_NEAR(angle(a, point), t * angle(a, b), 1e-5) << t;
+        EXPECT_NEAR(angle(point, b), (1 - t) * angle(a, b), 1e-5) << t;
+    }
+    // Where there is no one circle, the line.
+    EXPECT_NEAR(interpolate_latent({1, 0}, {-1, 0}, 0.25, true)[0], 0.5, 1e-6);
+    EXPECT_NEAR(interpolate_latent({0, 0}, {0, 2}, 0.5, true)[1], 1, 1e-6);
+}
+
+// ---- the commands ---------------------------------------------------------------------------------------------------------------
+
+using Table = std::map<std::string, std::vector<std::string>>;  // by column
+
+Table read_table(const std::string& path) {
+    std::istringstream lines(read_bytes(path));
+    std::vector<std::string> header;
+    Table table;
+    for (std::string line; std::getline(lines, line);) {
+        std::istringstream cells(line);
+        std::vector<std::string> row;
+        for (std::string cell; std::getline(cells, cell, ',');) row.push_back(cell);
+        if (header.empty()) header = row;
+        else for (size_t i = 0; i < header.size(); ++i) table[header[i]].push_back(row.at(i));
+    }
+    return table;
+}
+
+double number(const Table& table, const std::string& column, size_t row) { return std::stod(table.at(column).at(row)); }
+
+constexpr int64_t test_images = 12;
+
+// One tiny model for all tests; each works on what lies in its run's folder.
+class Experiments : public testing::Test {
+protected:
+    static void SetUpTestSuite() {
+        ASSERT_TRUE(fs::exists("build/dualmcmc")) << "build it first: make";
+        fs::remove_all(folder());
+        fs::create_directories(folder());
+        std::vector<uint8_t> pixels(test_images * 32 * 32 * 3);
+        for (int64_t i = 0; i < test_images; ++i) draw_shape(3, i, 32, pixels.data() + i * 32 * 32 * 3);
+        write_npy(in("images.npy"), {test_images, 32, 32, 3}, pixels.data());
+        const std::vector<uint8_t> wrong(2 * 20 * 20 * 3);
+        write_npy(in("small.npy"), {2, 20, 20, 3}, wrong.data());
+        ASSERT_EQ(run("train --preset demo --width-generator 2 --width-ebm 2 --width-encoder 1 --latent 3 --batch 2 --steps-x 1 --steps-z 3 "
+                      "--sampler-steps 4 --sampler-batch 4 --iterations 2 --data " + in("images.npy") + " --out " + in("run")), 0)
+            << read_bytes(in("error.txt"));
+    }
+    static void TearDownTestSuite() { fs::remove_all(folder()); }
+
+    static std::string folder() { return temporary_path("experiments"); }
+    static std::string in(const std::string& name) { return folder() + "/" + name; }
+    static std::string model() { return in("run/checkpoints/iteration-000002.safetensors"); }
+    static int run(const std::string& arguments) {
+        const std::string command = "OMP_NUM_THREADS=1 build/dualmcmc " + arguments + " >" + in("out.txt") + " 2>" + in("error.txt");
+        const int status = std::system(command.c_str());
+        return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    }
+    // Runs an experiment on the model; returns what it printed.
+    static std::string experiment(const std::string& arguments) {
+        EXPECT_EQ(run(arguments + " --model " + model()), 0) << arguments << "\n" << read_bytes(in("error.txt"));
+        return read_bytes(in("out.txt"));
+    }
+    static void expect_refused(const std::string& arguments, std::initializer_list<std::string> parts) {
+        SCOPED_TRACE(arguments);
+        EXPECT_EQ(run(arguments), 1);
+        std::string error = read_bytes(in("error.txt"));
+        ASSERT_FALSE(error.empty());
+        EXPECT_EQ(error.back(), '\n');
+        error.pop_back();
+        expect_failure([&] { throw std::runtime_error(error); }, parts);
+    }
+    static void expect_says(const std::string& text, std::initializer_list<std::string> parts) {
+        for (const std::string& part : parts) EXPECT_NE(text.find(part), std::string::npos) << text << "\n lacks: " << part;
+    }
+};
+
+TEST_F(Experiments, RefuseBadInput) {
+    for (const char* name : {"reconstruct", "revise", "interpolate", "ood", "longrun"}) {
+        const std::string command = name, with_model = command + " --model " + model();
+        EXPECT_EQ(run(command + " --help"), 0);
+        expect_refused(command, {"--model"});
+        expect_refused(command + " --model missing.safetensors", {"missing.safetensors"});
+        expect_refused(command + " --model " + in("images.npy"), {"images.npy", "safetensors"});
+        expect_refused(with_model + " --count 0", {"--count 0", "at least 1"});
+        expect_refused(with_model + " --count many", {"--count", "many"});
+        expect_refused(with_model + " --seed -1", {"--seed -1"});
+        expect_refused(with_model + " --batch 0", {"--batch 0"});
+        expect_refused(with_model + " --device abacus", {"abacus"});
+        expect_refused(with_model + " --threads -2", {"--threads -2"});
+        expect_refused(with_model + " --data " + in("missing"), {in("missing")});
+        expect_refused(with_model + " --data " + in("small.npy"), {"small.npy", "20x20"});
+        expect_refused(with_model + " --out " + in("images.npy") + "/below", {"--out", in("images.npy")});
+        EXPECT_FALSE(fs::exists(in("run/") + name)) << "a refused command leaves nothing behind";
+    }
+    const std::string with_model = " --model " + model();
+    expect_refused("reconstruct --count 13" + with_model, {"--count 13", "12 test images", "at most 12"});
+    expect_refused("interpolate --count 7" + with_model, {"--count 7", "12 test images", "at most 6"});
+    expect_refused("interpolate --points 1" + with_model, {"--points 1"});
+    expect_refused("reconstruct --steps-z -1" + with_model, {"--steps-z -1"});
+    expect_refused("reconstruct --step-size-z 0" + with_model, {"--step-size-z 0"});
+    expect_refused("reconstruct --noise-z nan" + with_model, {"--noise-z"});
+    expect_refused("reconstruct --sigma 0" + with_model, {"--sigma 0"});
+    expect_refused("reconstruct --steps-x 3" + with_model, {"--steps-x"});  // it has no x-chain
+    expect_refused("revise --steps-x 70000" + with_model, {"--steps-x 70000", "65535"});
+    expect_refused("revise --strips 0" + with_model, {"--strips 0"});
+    expect_refused("ood --against " + in("nothing.npy") + with_model, {"nothing.npy"});
+    expect_refused("longrun --steps 0" + with_model, {"--steps 0"});
+    expect_refused("longrun --warmup -1" + with_model, {"--warmup -1"});
+}
+
+TEST_F(Experiments, ReconstructMeasuresWhatTheNetworksReturn) {
+    const std::string said = experiment("reconstruct --count 6 --seed 3");
+    expect_says(said, {"count 6", "12 in all", "batches of 4", "batch norm on each batch's statistics", "3 steps of 0.1, noise 0.1", "= 1", "sigma", "11x11"});
+    const Table rows = read_table(in("run/reconstruct/reconstruct.csv")), steps = read_table(in("run/reconstruct/steps.csv"));
+    EXPECT_EQ(rows.at("start"), (std::vector<std::string>{"encoder mean", "encoder", "encoder", "noise", "noise", "noise"}));
+    EXPECT_EQ(rows.at("steps"), (std::vector<std::string>{"0", "0", "3", "10", "20", "30"}));
+    ASSERT_EQ(steps.at("step").size(), 31u);
+    for (const char* quantity : {"mse", "psnr", "ssim"})
+        for (size_t row = 1; row < 6; ++row)
+            EXPECT_EQ(rows.at(quantity)[row], steps.at(quantity + ("_" + rows.at("start")[row])).at(size_t(number(rows, "steps", row)))) << quantity << row;
+    EXPECT_TRUE(fs::exists(in("run/reconstruct/reconstruct.png")));
+    EXPECT_NE(said.find(read_bytes(in("run/reconstruct/summary.txt"))), std::string::npos);
+
+    // The encoder's mean, computed here: batches 0 … 3 and 4 … 7 of the test images, of which 6 count.
+    const LoadedCheckpoint checkpoint = read_checkpoint(model());
+    Models models(checkpoint.config.model, 0);
+    load_checkpoint(checkpoint.file, model(), models, false);
+    const Dataset data = load_dataset(in("images.npy"), 32, 0);
+    double mse = 0, decibels = 0, similarity = 0;
+    for (const std::vector<int64_t>& batch : {std::vector<int64_t>{0, 1, 2, 3}, std::vector<int64_t>{4, 5, 6, 7}}) {
+        std::vector<float> x(4 * 3072);
+        gather_batch(data.held_out, batch, {}, x.data());
+        NoTape no_tape;
+        const std::vector<float> y = models.generator(models.encoder(Var(Tensor::from_host({4, 32, 32, 3}, x))).first).value().to_host();
+        for (size_t i = 0; i < 4 && batch[i] < 6; ++i) {
+            const std::vector<float> a(x.begin() + long(i) * 3072, x.begin() + long(i + 1) * 3072), b(y.begin() + long(i) * 3072, y.begin() + long(i + 1) * 3072);
+            double error = 0;
+            for (size_t p = 0; p < 3072; ++p) error += std::pow(double(a[p]) - double(b[p]), 2) / 3072;
+            mse += error / 6;
+            decibels += 20 * std::log10(2 / std::sqrt(error)) / 6;
+            similarity += direct_ssim(a, b, 32) / 6;
+        }
+    }
+    EXPECT_NEAR(number(rows, "mse", 0), mse, 1e-5 * mse);
+    EXPECT_NEAR(number(rows, "psnr", 0), decibels, 1e-4);
+    EXPECT_NEAR(number(rows, "ssim", 0), similarity, 1e-5);
+}
+
+TEST_F(Experiments, ReviseAgreesWithReconstruct) {
+    experiment("reconstruct --count 4 --seed 5 --steps-z 6 --out " + in("reconstruct"));
+    const std::string said = experiment("revise --count 4 --seed 5 --steps-z 6 --steps-x 7 --out " + in("revise"));
+    expect_says(said, {"x-chain: 7 steps of 4, noise 0.002, temperature (noise/step)^2 = 2.5e-07", "z-chain: 6 steps"});
+    const Table x = read_table(in("revise/x_chain.csv")), z = read_table(in("revise/z_chain.csv")), steps = read_table(in("reconstruct/steps.csv"));
+    ASSERT_EQ(x.at("step").size(), 8u);
+    ASSERT_EQ(z.at("step").size(), 7u);
+    EXPECT_GT(number(x, "energy_mean", 0), number(x, "energy_mean", 7)) << "the x-chain goes downhill";
+    // With the same seed the z-chain of the first batch is the same in both; its mean is of floats here.
+    for (size_t k = 0; k < 7; ++k) {
+        EXPECT_NEAR(number(z, "mse_mean", k), number(steps, "mse_encoder", k), 1e-6) << k;
+        EXPECT_LE(number(z, "mse_p10", k), number(z, "mse_mean", k)) << k;
+    }
+    for (const char* name : {"x_chain.png", "z_chain.png", "summary.txt"}) EXPECT_TRUE(fs::exists(in("revise/") + name)) << name;
+    // The same command again gives the same bytes; another seed does not.
+    const std::string before = read_bytes(in("revise/x_chain.csv"));
+    experiment("revise --count 4 --seed 5 --steps-z 6 --steps-x 7 --out " + in("revise"));
+    EXPECT_EQ(read_bytes(in("revise/x_chain.csv")), before);
+    experiment("revise --count 4 --seed 6 --steps-z 6 --steps-x 7 --out " + in("revise"));
+    EXPECT_NE(read_bytes(in("revise/x_chain.csv")), before);
+    // Zero steps: the start alone.
+    experiment("revise --count 2 --strips 1 --steps-z 0 --steps-x 0 --out " + in("nothing"));
+    EXPECT_EQ(read_table(in("nothing/z_chain.csv")).at("step").size(), 1u);
+}
+
+TEST_F(Experiments, InterpolateMeetsAtTheEnds) {
+    expect_says(experiment("interpolate --count 3 --points 5 --out " + in("line")), {"linear", "5 points", "temperature"});
+    expect_says(experiment("interpolate --count 3 --points 5 --spherical --out " + in("circle")), {"spherical"});
+    const Table line = read_table(in("line/interpolate.csv")), circle = read_table(in("circle/interpolate.csv"));
+    EXPECT_EQ(line.at("t"), (std::vector<std::string>{"0", "0.25", "0.5", "0.75", "1"}));
+    for (const char* quantity : {"energy_samples", "energy_reconstructions"}) {
+        for (const size_t end : {size_t{0}, size_t{4}}) EXPECT_NEAR(number(line, quantity, end), number(circle, quantity, end), 1e-4) << quantity << end;
+        EXPECT_NE(line.at(quantity)[2], circle.at(quantity)[2]) << quantity;
+    }
+    EXPECT_EQ(line.at("change_samples")[0], "0");
+    for (size_t p = 1; p < 5; ++p) EXPECT_GT(number(line, "change_samples", p), 0) << p;
+    for (const char* name : {"samples.png", "reconstructions.png"}) EXPECT_TRUE(fs::exists(in("line/") + name)) << name;
+    EXPECT_NE(read_bytes(in("line/samples.png")), read_bytes(in("circle/samples.png")));
+}
+
+TEST_F(Experiments, OodCountsAllPairs) {
+    const std::string said = experiment("ood --count 10 --against " + in("images.npy") + " --against " + in("images.npy"));
+    expect_says(said, {"AUROC = P(E_other > E_test)", "uniform noise", "constant images", "means of two test images", "shapes  ", "training images", "temperature"});
+    const Table table = read_table(in("run/ood/ood.csv")), all = read_table(in("run/ood/energies.csv"));
+    const std::vector<std::string>& sets = table.at("set");
+    ASSERT_EQ(sets.size(), 8u);
+    // By set in order: a set's images are numbered from 0.
+    std::vector<std::vector<float>> scores;
+    for (size_t i = 0; i < all.at("set").size(); ++i) {
+        if (all.at("image")[i] == "0") scores.emplace_back();
+        scores.back().push_back(std::stof(all.at("energy")[i]));
+    }
+    ASSERT_EQ(scores.size(), sets.size());
+    for (size_t s = 0; s < sets.size(); ++s) {
+        EXPECT_EQ(scores[s].size(), 10u) << sets[s];
+        EXPECT_NEAR(number(table, "auroc", s), direct_auroc(scores[0], scores[s]), 1e-9) << sets[s];
+    }
+    // The training images of so small a set are the test images, and so are the files.
+    for (const size_t same : {size_t{5}, size_t{6}, size_t{7}}) EXPECT_EQ(table.at("auroc")[same], "0.5") << sets[same];
+    EXPECT_NE(table.at("auroc")[1], "0.5");
+    const Table histogram = read_table(in("run/ood/histogram.csv"));
+    double share = 0;
+    for (size_t b = 0; b < histogram.at("energy").size(); ++b) share += number(histogram, "share_uniform noise", b);
+    EXPECT_NEAR(share, 1, 1e-6);
+
+    // Energies of the first images, computed here.
+    const LoadedCheckpoint checkpoint = read_checkpoint(model());
+    Models models(checkpoint.config.model, 0);
+    load_checkpoint(checkpoint.file, model(), models, false);
+    std::vector<float> x(3 * 3072);
+    gather_batch(load_dataset(in("images.npy"), 32, 0).held_out, {0, 1, 2}, {}, x.data());
+    NoTape no_tape;
+    const std::vector<float> energy = models.energy(Var(Tensor::from_host({3, 32, 32, 3}, x))).value().to_host();
+    for (size_t i = 0; i < 3; ++i) EXPECT_NEAR(scores[0][i], energy[i], 1e-5 * std::abs(energy[i]) + 1e-6) << i;
+}
+
+TEST_F(Experiments, LongrunMixingFollowsFromItsTrace) {
+    const std::string said = experiment("longrun --steps 40 --count 5 --warmup 9");
+    expect_says(said, {"40 steps of 4", "temperature", "step 32:", "step 40:", "steps 10 to 40", "split R-hat", "of 155"});
+    const Table energy = read_table(in("run/longrun/energy.csv")), mixing = read_table(in("run/longrun/mixing.csv"));
+    ASSERT_EQ(energy.at("step").size(), 41u);
+    EXPECT_EQ(read_table(in("run/longrun/drift.csv")).at("step"), (std::vector<std::string>{"0", "1", "2", "4", "8", "16", "32", "40"}));
+    Chains chains;
+    for (int c = 1; c <= 5; ++c) {
+        chains.emplace_back();
+        for (size_t k = 10; k <= 40; ++k) chains.back().push_back(number(energy, "energy_" + std::to_string(c), k));
+    }
+    EXPECT_NEAR(number(mixing, "value", 0), split_rhat(chains), 1e-5);
+    EXPECT_NEAR(number(mixing, "value", 1), effective_sample_size(chains), 1e-3);
+    EXPECT_TRUE(fs::exists(in("run/longrun/longrun.png")));
+    // Too short to say anything of mixing, and a chain that leaves the numbers.
+    expect_says(experiment("longrun --steps 5 --count 2 --out " + in("short")), {"need 8 steps after the warm-up of 2, there are 3"});
+    expect_says(experiment("longrun --steps 50 --count 2 --step-size-x 1e30 --out " + in("far")), {"stopped: after", "not a number"});
+    EXPECT_TRUE(fs::exists(in("far/longrun.png")));
 }
 
 }  // namespace
