@@ -1,4 +1,4 @@
-// The command line: train, sample, replay, bench, the experiments. Errors end here, as one line.
+// The command line: train, sample, replay, bench, report, the experiments. Errors end here, as one line.
 #include <CLI/CLI.hpp>
 
 #include <cstdio>
@@ -12,6 +12,7 @@
 #include "experiments/longrun.h"
 #include "experiments/ood.h"
 #include "experiments/reconstruct.h"
+#include "experiments/report.h"
 #include "experiments/revise.h"
 #include "npy.h"
 #include "replay.h"
@@ -92,10 +93,19 @@ public:
                     (long long)config_.step.chain_x.steps, double(config_.step.chain_x.step_size), double(config_.step.chain_x.temperature()),
                     (long long)config_.step.chain_z.steps, double(config_.step.chain_z.step_size));
         std::fflush(stdout);
-        return train(config_, resume) ? 0 : 130;
+        return train(config_, resume, report) ? 0 : 130;
     }
 
 private:
+    // A page to look at is no reason to lose a run.
+    static void report(const std::string& folder) {
+        try {
+            write_report(folder);
+        } catch (const std::exception& error) {
+            std::cerr << "report.html was not written: " << error.what() << '\n';
+        }
+    }
+
     CLI::App* command_;
     Config config_;
     std::string config_file_;
@@ -219,6 +229,7 @@ int run(int argc, char** argv) {
     SampleCommand sample_command(app);
     ReplayCommand replay_command(app);
     BenchCommand bench_command(app);
+    ReportCommand report_command(app);
     ReconstructCommand reconstruct_command(app);
     ReviseCommand revise_command(app);
     InterpolateCommand interpolate_command(app);
@@ -235,6 +246,7 @@ int run(int argc, char** argv) {
     }
     if (sample_command.chosen()) return sample_command.run();
     if (bench_command.chosen()) return bench_command.run();
+    if (report_command.chosen()) return report_command.run();
     for (Experiment* experiment : experiments)
         if (experiment->chosen()) return experiment->run();
     return replay_command.run();

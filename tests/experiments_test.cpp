@@ -1,5 +1,5 @@
 // The experiments' statistics against direct formulas, constants from NumPy and SciPy (reference/write_statistics.py) and closed forms;
-// and their commands, run on a tiny model, with the numbers that they write computed again.
+// their commands, run on a tiny model, with the numbers that they write computed again; and the report.
 #include <sys/wait.h>
 
 #include <algorithm>
@@ -14,6 +14,7 @@
 #include "checkpoint.h"
 #include "data.h"
 #include "experiments/interpolate.h"
+#include "experiments/report.h"
 #include "experiments/statistics.h"
 #include "file_helpers.h"
 #include "npy.h"
@@ -435,7 +436,7 @@ TEST_F(Experiments, InterpolateMeetsAtTheEnds) {
         for (const size_t end : {size_t{0}, size_t{4}}) EXPECT_NEAR(number(line, quantity, end), number(circle, quantity, end), 1e-4) << quantity << end;
         EXPECT_NE(line.at(quantity)[2], circle.at(quantity)[2]) << quantity;
     }
-    EXPECT_EQ(line.at("change_samples")[0], "0");
+    EXPECT_EQ(line.at("change_samples")[0], "nan");
     for (size_t p = 1; p < 5; ++p) EXPECT_GT(number(line, "change_samples", p), 0) << p;
     for (const char* name : {"samples.png", "reconstructions.png"}) EXPECT_TRUE(fs::exists(in("line/") + name)) << name;
     EXPECT_NE(read_bytes(in("line/samples.png")), read_bytes(in("circle/samples.png")));
@@ -495,6 +496,127 @@ TEST_F(Experiments, LongrunMixingFollowsFromItsTrace) {
     expect_says(experiment("longrun --steps 5 --count 2 --out " + in("short")), {"need 8 steps after the warm-up of 2, there are 3"});
     expect_says(experiment("longrun --steps 50 --count 2 --step-size-x 1e30 --out " + in("far")), {"stopped: after", "not a number"});
     EXPECT_TRUE(fs::exists(in("far/longrun.png")));
+}
+
+// ---- the report -----------------------------------------------------------------------------------------------------------------
+
+size_t occurrences(const std::string& text, const std::string& part) {
+    size_t count = 0;
+    for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + part.size())) ++count;
+    return count;
+}
+
+TEST(Report, TextIsEscapedAndBytesAreEncoded) {
+    EXPECT_EQ(escape_html("<b a=\"1\" c='2'> & &amp;"), "&lt;b a=&quot;1&quot; c=&#39;2&#39;&gt; &amp; &amp;amp;");
+    // RFC 4648, section 10.
+    const std::pair<const char*, const char*> vectors[] = {{"", ""}, {"f", "Zg=="}, {"fo", "Zm8="}, {"foo", "Zm9v"}, {"foob", "Zm9vYg=="},
+                                                           {"fooba", "Zm9vYmE="}, {"foobar", "Zm9vYmFy"}};
+    for (const auto& [plain, encoded] : vectors) EXPECT_EQ(base64(plain), encoded);
+    EXPECT_EQ(base64(std::string("\xff\xfe\x00\x80", 4)), "//4AgA==");
+}
+
+TEST(Report, TablesAreReadBack) {
+    Csv csv({"set", "a,b", "c"});
+    csv.row("with, comma and \"quotes\"", {1.5, -2e-9});
+    csv.row("plain", {double(0.1f), INFINITY});
+    csv.write(temporary_path("table.csv"));
+    const CsvTable table = parse_csv(read_bytes(temporary_path("table.csv")) + "cut off,1");
+    EXPECT_EQ(table.header, (std::vector<std::string>{"set", "a,b", "c"}));
+    ASSERT_EQ(table.rows.size(), 2u);
+    EXPECT_EQ(table.rows[0], (std::vector<std::string>{"with, comma and \"quotes\"", "1.5", "-2e-09"}));
+    EXPECT_EQ(std::stof(table.rows[1][1]), 0.1f);
+    EXPECT_EQ(parse_csv("a,b\r\n1,\n1,2,3\n").rows, (std::vector<std::vector<std::string>>{{"1", ""}}));
+    EXPECT_TRUE(parse_csv("").header.empty());
+    fs::remove(temporary_path("table.csv"));
+}
+
+// The points of the first polyline of a plot.
+std::vector<std::pair<double, double>> polyline(const std::string& svg) {
+    const size_t begin = svg.find("points=\"") + 8;
+    std::istringstream in(svg.substr(begin, svg.find('"', begin) - begin));
+    std::vector<std::pair<double, double>> out;
+    double x = 0, y = 0;
+    for (char comma; in >> x >> comma >> y;) out.emplace_back(x, y);
+    return out;
+}
+
+TEST(Report, CurvesLieWhereTheirValuesAre) {
+    // The plot's area is x 52 … 390, y 8 … 196.
+    auto points = polyline(plot("title", "x", {0, 1, 2, 4}, {{"y", {3, NAN, 1, 2}}}));
+    ASSERT_EQ(points.size(), 3u);
+    EXPECT_EQ(points[0], (std::pair{52.0, 8.0}));
+    EXPECT_EQ(points[1], (std::pair{221.0, 196.0}));
+    EXPECT_EQ(points[2], (std::pair{390.0, 102.0}));
+    // Over two decades the axis is logarithmic: 10 is in the middle of 1 and 100; with a value below 0 it cannot be.
+    points = polyline(plot("title", "x", {0, 1, 2}, {{"y", {1, 10, 100}}}));
+    EXPECT_EQ(points[1], (std::pair{221.0, 102.0}));
+    points = polyline(plot("title", "x", {0, 1, 2}, {{"y", {-100, 0, 100}}}));
+    EXPECT_EQ(points[1], (std::pair{221.0, 102.0}));
+    // 900 points become means of three.
+    std::vector<double> many(900), values(900);
+    for (size_t i = 0; i < 900; ++i) many[i] = double(i), values[i] = double(i % 3);
+    const std::string thin = plot("title", "x", many, {{"y", values}});
+    EXPECT_EQ(polyline(thin).size(), 300u);
+    EXPECT_NE(thin.find("means of 3"), std::string::npos);
+    for (const auto& [x, y] : polyline(thin)) EXPECT_EQ(y, 102.0) << x;
+    EXPECT_EQ(plot("title", "x", {0, 1}, {{"y", {NAN, NAN}}}), "");
+    EXPECT_EQ(plot("title", "x", {}, {}), "");
+    EXPECT_EQ(plot("<t>", "<x>", {0, 1}, {{"<y>", {1, 2}}}).find("<t>"), std::string::npos);
+}
+
+TEST_F(Experiments, ReportHoldsAllThatTheRunHolds) {
+    // Training has written one.
+    const std::string first = read_bytes(in("run/report.html"));
+    expect_says(first, {"<!DOCTYPE html>", "name=\"viewport\"", "@media print", "2 iterations", "reconstruction MSE per pixel", "energy gap", "temperature 2.5e-07",
+                        "time", "iteration-000002-samples.png", "iteration-000002-reconstructions.png", "<span>width-generator</span><b>2</b>"});
+    const std::string picture = "src=\"data:image/png;base64,";
+    EXPECT_NE(first.find(picture + base64(read_bytes(in("run/samples/iteration-000002-samples.png"))) + "\""), std::string::npos);
+    // An experiment in the run's folder adds its section; one elsewhere does not.
+    expect_says(experiment("revise --count 4 --out " + in("run/revise")), {"report: ", "run/report.html"});
+    const std::string second = read_bytes(in("run/report.html"));
+    expect_says(second, {"<h2>revise</h2>", "x-chain: 4 steps of 4", "x_chain.png", "z_chain.csv", "p90"});
+    EXPECT_EQ(occurrences(second, "<h2>revise</h2>"), 1u);
+    EXPECT_EQ(experiment("revise --count 4 --out " + in("elsewhere")).find("report: "), std::string::npos);
+    EXPECT_FALSE(fs::exists(in("report.html")));
+
+    // What stands in files is text, not HTML; folders of other programs are shown too.
+    fs::create_directories(in("run/<mine>"));
+    write_bytes(in("run/<mine>/table.csv"), "name,value\n<script>alert(1)</script>,2\n");
+    write_bytes(in("run/<mine>/summary.txt"), "a < b & c");
+    EXPECT_EQ(run("report " + in("run")), 0);
+    const std::string third = read_bytes(in("run/report.html"));
+    expect_says(third, {"<h2>&lt;mine&gt;</h2>", "&lt;script&gt;alert(1)&lt;/script&gt;", "a &lt; b &amp; c"});
+    EXPECT_EQ(third.find("<script"), std::string::npos);
+    // Nothing is fetched: no address but those of the pictures within.
+    EXPECT_EQ(occurrences(third, "src="), occurrences(third, picture));
+    for (const char* part : {"href=", "http:", "https:", "url(", "@import"}) EXPECT_EQ(third.find(part), std::string::npos) << part;
+    for (const char* tag : {"svg", "figure", "div", "table", "tr", "td", "pre", "h2", "p", "span"})
+        EXPECT_EQ(occurrences(third, std::string("<") + tag + ">") + occurrences(third, std::string("<") + tag + " "), occurrences(third, std::string("</") + tag + ">")) << tag;
+    fs::remove_all(in("run/<mine>"));
+}
+
+TEST_F(Experiments, AReportThatCannotBeWrittenStopsNoTraining) {
+    fs::create_directories(in("blocked/report.html/folder"));
+    EXPECT_EQ(run("train --preset demo --width-generator 2 --width-ebm 2 --width-encoder 1 --latent 3 --batch 2 --steps-x 1 --steps-z 1 "
+                  "--sampler-batch 4 --iterations 1 --data " + in("images.npy") + " --out " + in("blocked")), 0);
+    expect_says(read_bytes(in("error.txt")), {"report.html was not written", in("blocked")});
+    EXPECT_TRUE(fs::exists(in("blocked/checkpoints/iteration-000001.safetensors")));
+}
+
+TEST_F(Experiments, ReportOfWhatIsNoRunOrHardlyOne) {
+    expect_refused("report", {"folder"});
+    expect_refused("report " + in("missing"), {in("missing"), "config.txt"});
+    fs::create_directories(in("bare"));
+    expect_refused("report " + in("bare"), {in("bare"), "config.txt"});
+    write_bytes(in("bare/config.txt"), "preset = demo\n");
+    EXPECT_EQ(run("report " + in("bare")), 0);
+    expect_says(read_bytes(in("bare/report.html")), {"No iteration has been done yet", "preset demo"});
+    // A row that is still being written, and a column of an older program that is not there.
+    write_bytes(in("bare/metrics.csv"), "iteration,mse,energy_gap\n1,0.5,0.1\n2,0.25,0.3\n3,0.1");
+    EXPECT_EQ(run("report " + in("bare")), 0);
+    expect_says(read_bytes(in("bare/report.html")), {"2 iterations", "MSE 0.375", "gap 0.2"});
+    write_bytes(in("bare/config.txt"), "colour = red\n");
+    expect_refused("report " + in("bare"), {"config.txt:1", "colour"});
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "checkpoint.h"
+#include "experiments/report.h"
 #include "files.h"
 #include "train.h"
 
@@ -130,6 +131,10 @@ void Experiment::write_summary() const {
     output.write(summary_.data(), int64_t(summary_.size()));
     output.commit();
     std::printf("pictures and tables in %s\n", out_.c_str());
+    const std::string run = (fs::path(out_) / "..").lexically_normal().string();
+    if (!fs::exists(run + "/config.txt")) return;
+    write_report(run);
+    std::printf("report: %s\n", (fs::path(run) / "report.html").string().c_str());
 }
 
 // ---- the networks ---------------------------------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ InterpolateCommand::Path InterpolateCommand::walk(const std::vector<float>& late
         energies.resize(size_t(count_));
         path.columns.push_back(from_floats(images.data(), count_, side));
         path.energy.push_back(spread_of(energies).mean);
-        path.change.push_back(p == 0 ? 0 : std::sqrt(mean_squared_error(images.data(), before.data(), int64_t(images.size()))));
+        path.change.push_back(p == 0 ? std::nan("") : std::sqrt(mean_squared_error(images.data(), before.data(), int64_t(images.size()))));
         before = std::move(images);
     }
     return path;

@@ -17,7 +17,7 @@ protected:
 private:
     struct Path {
         std::vector<ImageSet> columns;       // by point
-        std::vector<double> energy, change;  // by point: mean energy; RMS change per pixel from the point before
+        std::vector<double> energy, change;  // by point: mean energy; RMS change per pixel from the point before (none: NaN)
     };
     std::vector<float> infer_latents(int64_t images);
     Path walk(const std::vector<float>& latents);
