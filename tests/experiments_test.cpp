@@ -64,7 +64,8 @@ double direct_ssim(const std::vector<float>& a, const std::vector<float>& b, int
                 const double var_a = weighted([&](double u, double) { return (u - mean_a) * (u - mean_a); });
                 const double var_b = weighted([&](double, double v) { return (v - mean_b) * (v - mean_b); });
                 const double covariance = weighted([&](double u, double v) { return (u - mean_a) * (v - mean_b); });
-                sum += (2 * mean_a * mean_b + 0.0004) * (2 * covariance + 0.0036) / ((mean_a * mean_a + mean_b * mean_b + 0.0004) * (var_a + var_b + 0.0036));
+                sum += (2 * mean_a * mean_b + 0.0004) * (2 * covariance + 0.0036) /
+                       ((mean_a * mean_a + mean_b * mean_b + 0.0004) * (var_a + var_b + 0.0036));
             }
     return sum / double(windows);
 }
@@ -150,7 +151,8 @@ Chains autoregressive(size_t chains, size_t draws, double rho, unsigned seed) {
 Chains four_chains() {
     Chains out(4);
     for (int m = 0; m < 4; ++m)
-        for (int t = 0; t < 101; ++t) out[size_t(m)].push_back(std::sin(0.9 * t * (m + 1)) + 0.3 * std::cos(0.05 * t + m) + (m == 3 ? 0.004 * t : 0));
+        for (int t = 0; t < 101; ++t)
+            out[size_t(m)].push_back(std::sin(0.9 * t * (m + 1)) + 0.3 * std::cos(0.05 * t + m) + (m == 3 ? 0.004 * t : 0));
     return out;
 }
 
@@ -173,8 +175,10 @@ TEST(Mixing, EqualsNumPy) {
 TEST(Mixing, AgreesWithTheVariogram) {
     const Chains chains = autoregressive(3, 30000, 0.7, 5);
     Chains half;
-    for (const auto& chain : chains)
-        for (const size_t first : {size_t{0}, chain.size() / 2}) half.emplace_back(chain.begin() + long(first), chain.begin() + long(first + chain.size() / 2));
+    for (const auto& chain : chains) {
+        half.emplace_back(chain.begin(), chain.begin() + long(chain.size() / 2));
+        half.emplace_back(chain.begin() + long(chain.size() / 2), chain.end());
+    }
     const double n = double(half[0].size()), m = double(half.size());
     double grand = 0, between = 0, within = 0;
     std::vector<double> means;
@@ -193,7 +197,8 @@ TEST(Mixing, AgreesWithTheVariogram) {
     auto rho = [&](size_t lag) {
         double variogram = 0;
         for (const auto& chain : half)
-            for (size_t t = lag; t < chain.size(); ++t) variogram += (chain[t] - chain[t - lag]) * (chain[t] - chain[t - lag]) / m / (n - double(lag));
+            for (size_t t = lag; t < chain.size(); ++t)
+                variogram += (chain[t] - chain[t - lag]) * (chain[t] - chain[t - lag]) / m / (n - double(lag));
         return 1 - variogram / (2 * plus);
     };
     double tau = -1, before = 2;
@@ -297,8 +302,8 @@ protected:
         write_npy(in("images.npy"), {test_images, 32, 32, 3}, pixels.data());
         const std::vector<uint8_t> wrong(2 * 20 * 20 * 3);
         write_npy(in("small.npy"), {2, 20, 20, 3}, wrong.data());
-        ASSERT_EQ(run("train --preset demo --width-generator 2 --width-ebm 2 --width-encoder 1 --latent 3 --batch 2 --steps-x 1 --steps-z 3 "
-                      "--sampler-steps 4 --sampler-batch 4 --iterations 2 --data " + in("images.npy") + " --out " + in("run")), 0)
+        ASSERT_EQ(run("train --preset demo --width-generator 2 --width-ebm 2 --width-encoder 1 --latent 3 --batch 2 --steps-x 1 "
+                      "--steps-z 3 --sampler-steps 4 --sampler-batch 4 --iterations 2 --data " + in("images.npy") + " --out " + in("run")), 0)
             << read_bytes(in("error.txt"));
     }
     static void TearDownTestSuite() { fs::remove_all(folder()); }
@@ -366,14 +371,16 @@ TEST_F(Experiments, RefuseBadInput) {
 
 TEST_F(Experiments, ReconstructMeasuresWhatTheNetworksReturn) {
     const std::string said = experiment("reconstruct --count 6 --seed 3");
-    expect_says(said, {"count 6", "12 in all", "batches of 4", "batch norm on each batch's statistics", "3 steps of 0.1, noise 0.1", "= 1", "sigma", "11x11"});
+    expect_says(said, {"count 6", "12 in all", "batches of 4", "batch norm on each batch's statistics", "3 steps of 0.1, noise 0.1", "= 1",
+                       "sigma", "11x11"});
     const Table rows = read_table(in("run/reconstruct/reconstruct.csv")), steps = read_table(in("run/reconstruct/steps.csv"));
     EXPECT_EQ(rows.at("start"), (std::vector<std::string>{"encoder mean", "encoder", "encoder", "noise", "noise", "noise"}));
     EXPECT_EQ(rows.at("steps"), (std::vector<std::string>{"0", "0", "3", "10", "20", "30"}));
     ASSERT_EQ(steps.at("step").size(), 31u);
     for (const char* quantity : {"mse", "psnr", "ssim"})
         for (size_t row = 1; row < 6; ++row)
-            EXPECT_EQ(rows.at(quantity)[row], steps.at(quantity + ("_" + rows.at("start")[row])).at(size_t(number(rows, "steps", row)))) << quantity << row;
+            EXPECT_EQ(rows.at(quantity)[row], steps.at(quantity + ("_" + rows.at("start")[row])).at(size_t(number(rows, "steps", row))))
+                << quantity << row;
     EXPECT_TRUE(fs::exists(in("run/reconstruct/reconstruct.png")));
     EXPECT_NE(said.find(read_bytes(in("run/reconstruct/summary.txt"))), std::string::npos);
 
@@ -389,7 +396,8 @@ TEST_F(Experiments, ReconstructMeasuresWhatTheNetworksReturn) {
         NoTape no_tape;
         const std::vector<float> y = models.generator(models.encoder(Var(Tensor::from_host({4, 32, 32, 3}, x))).first).value().to_host();
         for (size_t i = 0; i < 4 && batch[i] < 6; ++i) {
-            const std::vector<float> a(x.begin() + long(i) * 3072, x.begin() + long(i + 1) * 3072), b(y.begin() + long(i) * 3072, y.begin() + long(i + 1) * 3072);
+            const std::vector<float> a(x.begin() + long(i) * 3072, x.begin() + long(i + 1) * 3072),
+                b(y.begin() + long(i) * 3072, y.begin() + long(i + 1) * 3072);
             double error = 0;
             for (size_t p = 0; p < 3072; ++p) error += std::pow(double(a[p]) - double(b[p]), 2) / 3072;
             mse += error / 6;
@@ -406,7 +414,8 @@ TEST_F(Experiments, ReviseAgreesWithReconstruct) {
     experiment("reconstruct --count 4 --seed 5 --steps-z 6 --out " + in("reconstruct"));
     const std::string said = experiment("revise --count 4 --seed 5 --steps-z 6 --steps-x 7 --out " + in("revise"));
     expect_says(said, {"x-chain: 7 steps of 4, noise 0.002, temperature (noise/step)^2 = 2.5e-07", "z-chain: 6 steps"});
-    const Table x = read_table(in("revise/x_chain.csv")), z = read_table(in("revise/z_chain.csv")), steps = read_table(in("reconstruct/steps.csv"));
+    const Table x = read_table(in("revise/x_chain.csv")), z = read_table(in("revise/z_chain.csv")),
+                steps = read_table(in("reconstruct/steps.csv"));
     ASSERT_EQ(x.at("step").size(), 8u);
     ASSERT_EQ(z.at("step").size(), 7u);
     EXPECT_GT(number(x, "energy_mean", 0), number(x, "energy_mean", 7)) << "the x-chain goes downhill";
@@ -433,7 +442,8 @@ TEST_F(Experiments, InterpolateMeetsAtTheEnds) {
     const Table line = read_table(in("line/interpolate.csv")), circle = read_table(in("circle/interpolate.csv"));
     EXPECT_EQ(line.at("t"), (std::vector<std::string>{"0", "0.25", "0.5", "0.75", "1"}));
     for (const char* quantity : {"energy_samples", "energy_reconstructions"}) {
-        for (const size_t end : {size_t{0}, size_t{4}}) EXPECT_NEAR(number(line, quantity, end), number(circle, quantity, end), 1e-4) << quantity << end;
+        for (const size_t end : {size_t{0}, size_t{4}})
+            EXPECT_NEAR(number(line, quantity, end), number(circle, quantity, end), 1e-4) << quantity << end;
         EXPECT_NE(line.at(quantity)[2], circle.at(quantity)[2]) << quantity;
     }
     EXPECT_EQ(line.at("change_samples")[0], "nan");
@@ -444,7 +454,8 @@ TEST_F(Experiments, InterpolateMeetsAtTheEnds) {
 
 TEST_F(Experiments, OodCountsAllPairs) {
     const std::string said = experiment("ood --count 10 --against " + in("images.npy") + " --against " + in("images.npy"));
-    expect_says(said, {"AUROC = P(E_other > E_test)", "uniform noise", "constant images", "means of two test images", "shapes  ", "training images", "temperature"});
+    expect_says(said, {"AUROC = P(E_other > E_test)", "uniform noise", "constant images", "means of two test images", "shapes  ",
+                       "training images", "temperature"});
     const Table table = read_table(in("run/ood/ood.csv")), all = read_table(in("run/ood/energies.csv"));
     const std::vector<std::string>& sets = table.at("set");
     ASSERT_EQ(sets.size(), 8u);
@@ -567,8 +578,9 @@ TEST(Report, CurvesLieWhereTheirValuesAre) {
 TEST_F(Experiments, ReportHoldsAllThatTheRunHolds) {
     // Training has written one.
     const std::string first = read_bytes(in("run/report.html"));
-    expect_says(first, {"<!DOCTYPE html>", "name=\"viewport\"", "@media print", "2 iterations", "reconstruction MSE per pixel", "energy gap", "temperature 2.5e-07",
-                        "time", "iteration-000002-samples.png", "iteration-000002-reconstructions.png", "<span>width-generator</span><b>2</b>"});
+    expect_says(first, {"<!DOCTYPE html>", "name=\"viewport\"", "@media print", "2 iterations", "reconstruction MSE per pixel",
+                        "energy gap", "temperature 2.5e-07", "time", "iteration-000002-samples.png",
+                        "iteration-000002-reconstructions.png", "<span>width-generator</span><b>2</b>"});
     const std::string picture = "src=\"data:image/png;base64,";
     EXPECT_NE(first.find(picture + base64(read_bytes(in("run/samples/iteration-000002-samples.png"))) + "\""), std::string::npos);
     // An experiment in the run's folder adds its section; one elsewhere does not.
@@ -591,7 +603,8 @@ TEST_F(Experiments, ReportHoldsAllThatTheRunHolds) {
     EXPECT_EQ(occurrences(third, "src="), occurrences(third, picture));
     for (const char* part : {"href=", "http:", "https:", "url(", "@import"}) EXPECT_EQ(third.find(part), std::string::npos) << part;
     for (const char* tag : {"svg", "figure", "div", "table", "tr", "td", "pre", "h2", "p", "span"})
-        EXPECT_EQ(occurrences(third, std::string("<") + tag + ">") + occurrences(third, std::string("<") + tag + " "), occurrences(third, std::string("</") + tag + ">")) << tag;
+        EXPECT_EQ(occurrences(third, std::string("<") + tag + ">") + occurrences(third, std::string("<") + tag + " "),
+                  occurrences(third, std::string("</") + tag + ">")) << tag;
     fs::remove_all(in("run/<mine>"));
 }
 

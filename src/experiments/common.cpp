@@ -77,13 +77,14 @@ void Experiment::lay_flags_over() {
     if (given("--sigma")) config_.step.sigma = sigma_;
     if (!given("--batch")) batch_ = config_.sampler_batch;
     if (given("--data")) config_.data = data_;
-    if (config_.data.empty()) fail("--data: ", model_, " does not say what it was trained on; give a folder with CIFAR-10, a .npy or the word shapes");
+    if (config_.data.empty())
+        fail("--data: ", model_, " does not say what it was trained on; give a folder with CIFAR-10, a .npy or the word shapes");
 }
 
 void Experiment::say_settings(int64_t iteration) {
     const ModelSettings& m = config_.model;
-    say(text(name_, ": ", fs::path(model_).filename().string(), ", iteration ", iteration, "; ", m.architecture, ", widths ", m.width_generator, "/",
-             m.width_ebm, "/", m.width_encoder, " (generator/EBM/encoder), latent ", m.latent));
+    say(text(name_, ": ", fs::path(model_).filename().string(), ", iteration ", iteration, "; ", m.architecture, ", widths ",
+             m.width_generator, "/", m.width_ebm, "/", m.width_encoder, " (generator/EBM/encoder), latent ", m.latent));
     say(text("count ", count_, "; test images: ", test().name, ", ", test().count, " in all; batches of ", batch_,
              ", batch norm on each batch's statistics; seed ", seed_));
     auto chain = [](const ChainSettings& c) {
@@ -109,7 +110,8 @@ int Experiment::run() {
 
     // A checkpoint lies in RUN/checkpoints: the experiment goes to RUN/NAME.
     const fs::path folder = fs::absolute(model_).parent_path();
-    if (out_.empty()) out_ = folder.filename() == "checkpoints" ? (fs::path(model_).parent_path() / ".." / name_).lexically_normal().string() : name_;
+    const fs::path beside = fs::path(model_).parent_path() / ".." / name_;
+    if (out_.empty()) out_ = folder.filename() == "checkpoints" ? beside.lexically_normal().string() : name_;
     std::error_code error;
     fs::create_directories(out_, error);
     if (error) fail("--out: cannot make the folder ", out_, ": ", error.message());

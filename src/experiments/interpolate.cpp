@@ -30,7 +30,8 @@ std::vector<float> interpolate_latent(const std::vector<float>& a, const std::ve
 }
 
 InterpolateCommand::InterpolateCommand(CLI::App& app)
-    : Experiment(app, "interpolate", "rows of images between samples, and between reconstructed test images (Fig. 4)", 8, "rows of each picture") {
+    : Experiment(app, "interpolate", "rows of images between samples, and between reconstructed test images (Fig. 4)", 8,
+                 "rows of each picture") {
     command_->add_option("--points", points_, "images in a row, its ends among them")->capture_default_str();
     command_->add_flag("--spherical", spherical_, "along great circles instead of lines");
     use_chain_z();
@@ -47,7 +48,8 @@ std::vector<float> InterpolateCommand::infer_latents(int64_t images) {
         const Tensor x = batch_of(test(), first);
         const StepNoise noise = philox_noise(seed(), uint64_t(first / batch_), x.shape(), config_.model.latent);
         const std::vector<float> z =
-            watch_chain_z(*models_, encode(x, noise.reparametrise), x, config_.step.sigma, chain_z(), noise.langevin_z, [](int64_t, const Tensor&) {}).to_host();
+            watch_chain_z(*models_, encode(x, noise.reparametrise), x, config_.step.sigma, chain_z(), noise.langevin_z,
+                          [](int64_t, const Tensor&) {}).to_host();
         out.insert(out.end(), z.begin(), z.end());
     }
     out.resize(size_t(images * config_.model.latent));
@@ -89,7 +91,8 @@ InterpolateCommand::Path InterpolateCommand::walk(const std::vector<float>& late
 }
 
 void InterpolateCommand::measure() {
-    say(text(spherical_ ? "spherical" : "linear", " interpolation, ", points_, " points a row; each batch is filled up with latents of the rows' ends; energies at temperature ",
+    say(text(spherical_ ? "spherical" : "linear", " interpolation, ", points_,
+             " points a row; each batch is filled up with latents of the rows' ends; energies at temperature ",
              config_.step.chain_x.temperature()));
     {
         NoTape no_tape;
@@ -116,12 +119,13 @@ void InterpolateCommand::measure() {
 
     Csv csv({"t", "energy_samples", "energy_reconstructions", "change_samples", "change_reconstructions"});
     for (int64_t p = 0; p < points_; ++p)
-        csv.row({double(p) / double(points_ - 1), samples.energy[size_t(p)], inferred.energy[size_t(p)], samples.change[size_t(p)], inferred.change[size_t(p)]});
+        csv.row({double(p) / double(points_ - 1), samples.energy[size_t(p)], inferred.energy[size_t(p)], samples.change[size_t(p)],
+                 inferred.change[size_t(p)]});
     csv.write(file("interpolate.csv"));
     auto line = [&](const char* name, const Path& path) {
         const auto [least, most] = std::minmax_element(path.change.begin() + 1, path.change.end());
-        say(text(name, ": mean energy ", path.energy.front(), " at the start, ", path.energy[size_t(points_ / 2)], " in the middle, ", path.energy.back(),
-                 " at the end; RMS change of a pixel from point to point ", *least, " to ", *most));
+        say(text(name, ": mean energy ", path.energy.front(), " at the start, ", path.energy[size_t(points_ / 2)], " in the middle, ",
+                 path.energy.back(), " at the end; RMS change of a pixel from point to point ", *least, " to ", *most));
     };
     line("between samples (samples.png)", samples);
     line("between test images (reconstructions.png; the images themselves left and right)", inferred);

@@ -36,7 +36,7 @@ bool all_finite(const std::vector<float>& values) {
 }  // namespace
 
 LongrunCommand::LongrunCommand(CLI::App& app)
-    : Experiment(app, "longrun", "does the x-chain stay on images: energies, pictures, R-hat and effective sample size over thousands of steps", 16,
+    : Experiment(app, "longrun", "does the x-chain stay on images: energies, pictures, R-hat, sample size over thousands of steps", 16,
                  "chains") {
     use_chain_x(4096);
     command_->add_option("--warmup", warmup_, "steps left out of R-hat and the effective sample size (default: the first half)");
@@ -51,7 +51,8 @@ Tensor LongrunCommand::starts() {
     std::vector<float> images;
     const int64_t side = config_.model.image_size();
     for (int64_t first = 0; first < count_; first += batch_) {
-        const Tensor z = Tensor::normal({batch_, config_.model.latent}, random_key(seed(), Stream::sample_prior, uint64_t(first / batch_) << 16));
+        const RandomKey key = random_key(seed(), Stream::sample_prior, uint64_t(first / batch_) << 16);
+        const Tensor z = Tensor::normal({batch_, config_.model.latent}, key);
         const std::vector<float> batch = generate(z).to_host();
         images.insert(images.end(), batch.begin(), batch.end());
     }
@@ -96,8 +97,8 @@ void LongrunCommand::measure() {
             const Drift d = drift_of(x.to_host(), start);
             drifts.row({double(k), d.rms, d.outside, d.moved});
             columns.push_back(pictures(x));
-            say(text("step ", k, ": mean energy ", spread_of(energy).mean, ", RMS of the pixels ", d.rms, ", outside [-1, 1] ", 100 * d.outside,
-                     "%, RMS distance from the start ", d.moved));
+            say(text("step ", k, ": mean energy ", spread_of(energy).mean, ", RMS of the pixels ", d.rms, ", outside [-1, 1] ",
+                     100 * d.outside, "%, RMS distance from the start ", d.moved));
         }
         if (k == steps) break;
         const ChainSettings one{1, chain_x().step_size, chain_x().noise};
@@ -118,14 +119,15 @@ void LongrunCommand::measure() {
 void LongrunCommand::say_mixing(const std::vector<std::vector<double>>& energies, Csv& table) {
     const int64_t all = int64_t(energies[0].size()) - 1, warmup = warmup_ < 0 ? all / 2 : warmup_, draws = all - warmup;
     if (draws < least_draws) {
-        say(text("R-hat and effective sample size: need ", least_draws, " steps after the warm-up of ", warmup, ", there are ", std::max<int64_t>(0, draws)));
+        say(text("R-hat and effective sample size: need ", least_draws, " steps after the warm-up of ", warmup, ", there are ",
+                 std::max<int64_t>(0, draws)));
         return;
     }
     Chains kept;
     for (const auto& chain : energies) kept.emplace_back(chain.begin() + warmup + 1, chain.end());
     const double rhat = split_rhat(kept), ess = effective_sample_size(kept);
-    say(text("energy over ", kept.size(), " chains, steps ", warmup + 1, " to ", all, ": split R-hat ", rhat, ", effective sample size ", ess, " of ",
-             draws * int64_t(kept.size())));
+    say(text("energy over ", kept.size(), " chains, steps ", warmup + 1, " to ", all, ": split R-hat ", rhat, ", effective sample size ",
+             ess, " of ", draws * int64_t(kept.size())));
     table.row("split R-hat", {rhat});
     table.row("effective sample size", {ess});
     table.row("draws", {double(draws * int64_t(kept.size()))});

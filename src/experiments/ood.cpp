@@ -32,7 +32,8 @@ ImageSet uniform_noise(int64_t count, int64_t size, uint64_t seed) {
 ImageSet constant_images(int64_t count, int64_t size, uint64_t seed) {
     ImageSet set = empty_set("constant images", count, size);
     const int64_t values = size * size * 3;
-    for (int64_t i = 0; i < count * values; ++i) set.pixels[size_t(i)] = uint8_t(hash64(hash64(seed, 1), uint64_t(i / values * 3 + i % 3)) >> 56);
+    for (int64_t i = 0; i < count * values; ++i)
+        set.pixels[size_t(i)] = uint8_t(hash64(hash64(seed, 1), uint64_t(i / values * 3 + i % 3)) >> 56);
     return set;
 }
 
@@ -40,7 +41,8 @@ ImageSet constant_images(int64_t count, int64_t size, uint64_t seed) {
 ImageSet means_of_two(const ImageSet& images) {
     ImageSet set = empty_set("means of two test images", images.count, images.size);
     const size_t values = size_t(images.size * images.size * 3), shift = size_t((images.count + 1) / 2) * values;
-    for (size_t i = 0; i < set.pixels.size(); ++i) set.pixels[i] = uint8_t((images.pixels[i] + images.pixels[(i + shift) % images.pixels.size()] + 1) / 2);
+    for (size_t i = 0; i < set.pixels.size(); ++i)
+        set.pixels[i] = uint8_t((images.pixels[i] + images.pixels[(i + shift) % images.pixels.size()] + 1) / 2);
     return set;
 }
 
@@ -54,7 +56,8 @@ OodCommand::OodCommand(CLI::App& app)
 
 std::vector<ImageSet> OodCommand::other_sets() const {
     const int64_t size = test().size;
-    std::vector<ImageSet> sets{uniform_noise(count_, size, seed()), constant_images(count_, size, seed()), means_of_two(first_images(test(), count_))};
+    std::vector<ImageSet> sets{uniform_noise(count_, size, seed()), constant_images(count_, size, seed()),
+                               means_of_two(first_images(test(), count_))};
     auto add = [&](const std::string& name, const ImageSet& set) {
         sets.push_back(first_images(set, count_));
         sets.back().name = name;
@@ -88,7 +91,8 @@ void OodCommand::measure() {
         NoTape no_tape;
         models_->energy.normalise_weights();
     }
-    say(text("score: the energy E, lower on data; AUROC = P(E_other > E_test) + 1/2 P(equal); energies at temperature ", config_.step.chain_x.temperature()));
+    say(text("score: the energy E, lower on data; AUROC = P(E_other > E_test) + 1/2 P(equal); energies at temperature ",
+             config_.step.chain_x.temperature()));
     Csv table({"set", "images", "auroc", "energy_mean", "energy_p10", "energy_p90"}), all({"set", "image", "energy"});
     std::vector<std::pair<std::string, std::vector<float>>> scores;
     auto row = [&](const ImageSet& set, const std::vector<float>& data) {
@@ -99,8 +103,8 @@ void OodCommand::measure() {
         table.row(set.name, {double(e.size()), area, s.mean, s.low, s.high});
         for (size_t i = 0; i < e.size(); ++i) all.row(set.name, {double(i), double(e[i])});
         char line[200];
-        std::snprintf(line, sizeof line, "%-28s %6zu images: AUROC %.4f, energy %.5g (a tenth below %.5g, a tenth above %.5g)", set.name.c_str(), e.size(),
-                      area, s.mean, s.low, s.high);
+        std::snprintf(line, sizeof line, "%-28s %6zu images: AUROC %.4f, energy %.5g (a tenth below %.5g, a tenth above %.5g)",
+                      set.name.c_str(), e.size(), area, s.mean, s.low, s.high);
         say(line);
     };
     ImageSet images = first_images(test(), count_);
@@ -121,8 +125,10 @@ void OodCommand::measure() {
     const double width = std::max(double(most) - double(least), 1e-12) / histogram_bins;
     for (int b = 0; b < histogram_bins; ++b) bins[size_t(b)][0] = double(least) + (b + 0.5) * width;
     for (size_t s = 0; s < scores.size(); ++s)
-        for (const float energy : scores[s].second)
-            bins[size_t(std::min(histogram_bins - 1, int((double(energy) - double(least)) / width)))][s + 1] += 1 / double(scores[s].second.size());
+        for (const float energy : scores[s].second) {
+            const int bin = std::min(histogram_bins - 1, int((double(energy) - double(least)) / width));
+            bins[size_t(bin)][s + 1] += 1 / double(scores[s].second.size());
+        }
     Csv histogram(header);
     for (const auto& bin : bins) histogram.row(bin);
     histogram.write(file("histogram.csv"));

@@ -23,7 +23,8 @@ public:
         const int64_t side = data.dim(1), values = 3 * side * side;
         std::vector<double> similarity(static_cast<size_t>(count));
 #pragma omp parallel for schedule(static)
-        for (int64_t i = 0; i < count; ++i) similarity[size_t(i)] = structural_similarity(a.data() + i * values, b.data() + i * values, side);
+        for (int64_t i = 0; i < count; ++i)
+            similarity[size_t(i)] = structural_similarity(a.data() + i * values, b.data() + i * values, side);
         for (int64_t i = 0; i < count; ++i) {
             const double mse = mean_squared_error(a.data() + i * values, b.data() + i * values, values);
             mse_ += mse;
@@ -58,7 +59,7 @@ ReconstructCommand::ReconstructCommand(CLI::App& app)
 
 void ReconstructCommand::measure() {
     const ChainSettings chain{std::max(chain_z().steps, least_steps), chain_z().step_size, chain_z().noise};
-    say(text("mse: mean of squared differences per pixel and channel in [-1, 1]; psnr: 10 log10(4 / mse) of each image, in dB, then the mean; "
+    say(text("mse: mean of squared differences per pixel and channel in [-1, 1]; psnr: 10 log10(4 / mse) of each image, in dB, their mean; "
              "ssim: Gaussian window 11x11, sigma 1.5, K1 0.01, K2 0.03, range 2, windows inside the image, mean over channels"));
     Quality mean;
     std::vector<Quality> encoder(size_t(chain.steps) + 1), noise(size_t(chain.steps) + 1);
@@ -86,7 +87,8 @@ void ReconstructCommand::measure() {
     auto row = [&](const std::string& name, int64_t steps, const Quality& q) {
         table.row(name, {double(steps), q.mse(), q.psnr_mean(), q.ssim()});
         char line[120];
-        std::snprintf(line, sizeof line, "%-12s %3lld steps: mse %.4f  psnr %.2f dB  ssim %.4f", name.c_str(), (long long)steps, q.mse(), q.psnr_mean(), q.ssim());
+        std::snprintf(line, sizeof line, "%-12s %3lld steps: mse %.4f  psnr %.2f dB  ssim %.4f", name.c_str(), (long long)steps, q.mse(),
+                      q.psnr_mean(), q.ssim());
         say(line);
     };
     row("encoder mean", 0, mean);

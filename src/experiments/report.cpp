@@ -193,16 +193,17 @@ std::string axes_svg(const Axis& x, const Axis& y, const std::string& x_name) {
     std::string out;
     for (const double tick : y.ticks) {
         const double at = top + height * (1 - y.place(tick));
-        out += text("<line class=\"grid\" x1=\"", left, "\" x2=\"", left + width, "\" y1=\"", at, "\" y2=\"", at, "\"/><text x=\"", left - 5, "\" y=\"",
-                    at + 4, "\" text-anchor=\"end\">", short_number(tick), "</text>");
+        out += text("<line class=\"grid\" x1=\"", left, "\" x2=\"", left + width, "\" y1=\"", at, "\" y2=\"", at, "\"/><text x=\"",
+                    left - 5, "\" y=\"", at + 4, "\" text-anchor=\"end\">", short_number(tick), "</text>");
     }
     for (const double tick : x.ticks) {
         const double at = left + width * x.place(tick);
-        out += text("<line class=\"axis\" x1=\"", at, "\" x2=\"", at, "\" y1=\"", top + height, "\" y2=\"", top + height + 4, "\"/><text x=\"", at, "\" y=\"",
-                    top + height + 15, "\" text-anchor=\"middle\">", short_number(tick), "</text>");
+        out += text("<line class=\"axis\" x1=\"", at, "\" x2=\"", at, "\" y1=\"", top + height, "\" y2=\"", top + height + 4,
+                    "\"/><text x=\"", at, "\" y=\"", top + height + 15, "\" text-anchor=\"middle\">", short_number(tick), "</text>");
     }
     out += text("<line class=\"axis\" x1=\"", left, "\" x2=\"", left + width, "\" y1=\"", top + height, "\" y2=\"", top + height, "\"/>");
-    return out + text("<text x=\"", left + width / 2, "\" y=\"", plot_height - 4, "\" text-anchor=\"middle\">", escape_html(x_name), "</text>");
+    return out + text("<text x=\"", left + width / 2, "\" y=\"", plot_height - 4, "\" text-anchor=\"middle\">", escape_html(x_name),
+                      "</text>");
 }
 
 std::string curve_svg(const Axis& x_axis, const Axis& y_axis, const std::vector<double>& x, const std::vector<double>& y, size_t index) {
@@ -236,15 +237,16 @@ std::string plot(const std::string& title, const std::string& x_name, const std:
     std::string svg = axes_svg(x_axis, y_axis, x_name), legend;
     for (size_t c = 0; c < shown; ++c) {
         svg += curve_svg(x_axis, y_axis, places, lines[c], c);
-        legend += text("<span><svg class=\"key\" viewBox=\"0 0 24 8\"><line x1=\"0\" x2=\"24\" y1=\"4\" y2=\"4\" stroke-width=\"2.5\" ", stroke(c), "/></svg>",
-                       escape_html(curves[c].name), "</span> ");
+        legend += text("<span><svg class=\"key\" viewBox=\"0 0 24 8\"><line x1=\"0\" x2=\"24\" y1=\"4\" y2=\"4\" stroke-width=\"2.5\" ",
+                       stroke(c), "/></svg>", escape_html(curves[c].name), "</span> ");
     }
     if (shown < curves.size()) legend += text("<span>the first ", shown, " of ", curves.size(), "</span>");
     std::string note;
     if (per > 1) note += text(" (means of ", per, ")");
     if (y_axis.logarithmic) note += " (logarithmic)";
-    return text("<figure class=\"plot\"><figcaption>", escape_html(title), note, "</figcaption><svg viewBox=\"0 0 ", plot_width, " ", plot_height,
-                "\" role=\"img\" aria-label=\"", escape_html(title), "\">", svg, "</svg><div class=\"legend\">", legend, "</div></figure>\n");
+    return text("<figure class=\"plot\"><figcaption>", escape_html(title), note, "</figcaption><svg viewBox=\"0 0 ", plot_width, " ",
+                plot_height, "\" role=\"img\" aria-label=\"", escape_html(title), "\">", svg, "</svg><div class=\"legend\">", legend,
+                "</div></figure>\n");
 }
 
 // ---- sections -------------------------------------------------------------------------------------------------------------------
@@ -263,19 +265,23 @@ figure{margin:0 0 1rem;break-inside:avoid}.plot{max-width:34rem}
 figcaption{font-size:.9rem;font-weight:600;overflow-wrap:anywhere}
 svg{display:block;width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:#333}
 .grid{stroke:#ddd}.axis{stroke:#333}
-.legend{display:flex;flex-wrap:wrap;gap:.1rem .9rem;font-size:.85rem}.legend .key{display:inline-block;width:24px;height:8px;margin-right:.35rem}
+.legend{display:flex;flex-wrap:wrap;gap:.1rem .9rem;font-size:.85rem}
+.legend .key{display:inline-block;width:24px;height:8px;margin-right:.35rem}
 img{max-width:100%;height:auto;display:block;image-rendering:pixelated;margin-top:.3rem}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#f5f5f5;padding:.6rem .8rem;font-size:.82rem;line-height:1.4}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.88rem;margin:.3rem 0 1rem}
-th,td{text-align:left;padding:.15rem .7rem .15rem 0;border-bottom:1px solid #e4e4e4;vertical-align:top}td.number{text-align:right;font-variant-numeric:tabular-nums}
-.settings{columns:18rem;column-gap:2rem}.settings div{break-inside:avoid;border-bottom:1px solid #e4e4e4;display:flex;justify-content:space-between;gap:1rem;font-size:.88rem}
+th,td{text-align:left;padding:.15rem .7rem .15rem 0;border-bottom:1px solid #e4e4e4;vertical-align:top}
+td.number{text-align:right;font-variant-numeric:tabular-nums}
+.settings{columns:18rem;column-gap:2rem}
+.settings div{break-inside:avoid;border-bottom:1px solid #e4e4e4;display:flex;justify-content:space-between;gap:1rem;font-size:.88rem}
 .settings b{font-weight:400;overflow-wrap:anywhere;text-align:right}
-@media print{body{max-width:none;font-size:10pt;padding:0}.plots{grid-template-columns:1fr 1fr}h2,h3{break-after:avoid}pre{border:1px solid #ccc;break-inside:avoid}}
+@media print{body{max-width:none;font-size:10pt;padding:0}.plots{grid-template-columns:1fr 1fr}h2,h3{break-after:avoid}
+pre{border:1px solid #ccc;break-inside:avoid}}
 )";
 
 std::string image(const std::string& path, const std::string& caption) {
-    return text("<figure><figcaption>", escape_html(caption), "</figcaption><img alt=\"", escape_html(caption), "\" src=\"data:image/png;base64,",
-                base64(read_file(path)), "\"></figure>\n");
+    return text("<figure><figcaption>", escape_html(caption), "</figcaption><img alt=\"", escape_html(caption),
+                "\" src=\"data:image/png;base64,", base64(read_file(path)), "\"></figure>\n");
 }
 
 std::string table_html(const CsvTable& table) {
@@ -306,7 +312,8 @@ CsvHtml csv_html(const std::string& path) {
     bool numbers = x.size() >= 2 && table.header.size() >= 2;
     for (size_t c = 1; c < table.header.size() && numbers; ++c) {
         const std::string& whole = table.header[c];
-        const std::string quantity = whole.substr(0, whole.find('_')), rest = whole.find('_') == std::string::npos ? whole : whole.substr(whole.find('_') + 1);
+        const size_t split = whole.find('_');
+        const std::string quantity = whole.substr(0, split), rest = split == std::string::npos ? whole : whole.substr(split + 1);
         auto found = std::find_if(plots.begin(), plots.end(), [&](const auto& p) { return p.first == quantity; });
         if (found == plots.end()) found = plots.insert(plots.end(), {quantity, {}});
         found->second.push_back({replace_underscores(rest), column(table, c)});
@@ -326,7 +333,9 @@ std::vector<std::string> files_in(const std::string& folder, const std::string& 
     std::error_code error;
     for (const auto& entry : fs::directory_iterator(folder, error))
         if (entry.is_regular_file(error) && entry.path().filename().string().ends_with(ending)) out.push_back(entry.path().string());
-    std::sort(out.begin(), out.end(), [](const std::string& a, const std::string& b) { return a.size() != b.size() ? a.size() < b.size() : a < b; });
+    std::sort(out.begin(), out.end(), [](const std::string& a, const std::string& b) {
+        return a.size() != b.size() ? a.size() < b.size() : a < b;  // iteration-1000000 after iteration-999999
+    });
     return out;
 }
 
@@ -349,13 +358,16 @@ std::vector<std::string> experiments_in(const std::string& run) {
     std::error_code error;
     for (const auto& entry : fs::directory_iterator(run, error)) {
         const std::string name = entry.path().filename().string();
-        if (entry.is_directory(error) && name != "samples" && name != "checkpoints" && std::find(names.begin(), names.end(), name) == names.end()) others.push_back(name);
+        const bool known = name == "samples" || name == "checkpoints" || std::find(names.begin(), names.end(), name) != names.end();
+        if (!known && entry.is_directory(error)) others.push_back(name);
     }
     std::sort(others.begin(), others.end());
     names.insert(names.end(), others.begin(), others.end());
     std::vector<std::string> out;
-    for (const std::string& name : names)
-        if (const std::string folder = run + "/" + name; !files_in(folder, ".csv").empty() || !files_in(folder, ".png").empty()) out.push_back(folder);
+    for (const std::string& name : names) {
+        const std::string folder = run + "/" + name;
+        if (!files_in(folder, ".csv").empty() || !files_in(folder, ".png").empty()) out.push_back(folder);
+    }
     return out;
 }
 
@@ -395,8 +407,9 @@ private:
 
 // Each part of an iteration as its share of their sum.
 std::string time_shares(const Metrics& metrics) {
-    const std::vector<std::pair<std::string, std::string>> parts{{"seconds_chain_x", "x-chain"}, {"seconds_chain_z", "z-chain"},
-                                                                {"seconds_generator", "generator"}, {"seconds_encoder", "encoder"}, {"seconds_ebm", "EBM"}};
+    const std::pair<const char*, const char*> parts[] = {{"seconds_chain_x", "x-chain"}, {"seconds_chain_z", "z-chain"},
+                                                         {"seconds_generator", "generator"}, {"seconds_encoder", "encoder"},
+                                                         {"seconds_ebm", "EBM"}};
     const std::vector<double>& iterations = metrics["iteration"];
     std::vector<Curve> curves;
     std::vector<double> sums(iterations.size(), 0.0);
@@ -415,16 +428,19 @@ std::string curves_html(const Metrics& metrics, const std::string& temperature) 
     return "<div class=\"plots\">" + metrics.plot("reconstruction MSE per pixel", {{"mse", "after the z-chain"}}) +
            metrics.plot("energies" + temperature, {{"energy_data", "data"}, {"energy_model", "x-chain's samples"}}) +
            metrics.plot("energy gap, samples minus data" + temperature, {{"energy_gap", "gap"}}) +
-           metrics.plot("sliced Wasserstein distance to held-out images (x 1e3)", {{"swd_generator", "generator"}, {"swd_revised", "EBM-revised"}}) +
+           metrics.plot("sliced Wasserstein distance to held-out images (x 1e3)",
+                        {{"swd_generator", "generator"}, {"swd_revised", "EBM-revised"}}) +
            metrics.plot("generator's loss on revised samples (Eq. 10)", {{"loss_revise", "squared error per image"}}) +
-           metrics.plot("encoder's losses (Eq. 15)", {{"nll_posterior", "revised latents of data"}, {"nll_prior", "latents of samples"}}) +
+           metrics.plot("encoder's losses (Eq. 15)",
+                        {{"nll_posterior", "revised latents of data"}, {"nll_prior", "latents of samples"}}) +
            time_shares(metrics) + metrics.plot("seconds an iteration", {{"seconds", "in all"}}) + "</div>\n";
 }
 
 std::string headline(const Metrics& metrics, const std::string& temperature) {
     if (metrics["iteration"].empty()) return "";
-    std::string out = text("<p>", metrics.last("iteration"), " iterations; means of the last 50: reconstruction MSE ", short_number(metrics.mean_of_last("mse")),
-                           " per pixel, energy gap ", short_number(metrics.mean_of_last("energy_gap")), temperature);
+    std::string out = text("<p>", metrics.last("iteration"), " iterations; means of the last 50: reconstruction MSE ",
+                           short_number(metrics.mean_of_last("mse")), " per pixel, energy gap ",
+                           short_number(metrics.mean_of_last("energy_gap")), temperature);
     if (std::isfinite(metrics.last("swd_generator")))
         out += text("; sliced Wasserstein distance (x 1e3) ", short_number(metrics.last("swd_generator")), " generator, ",
                     short_number(metrics.last("swd_revised")), " EBM-revised");
@@ -433,8 +449,9 @@ std::string headline(const Metrics& metrics, const std::string& temperature) {
 
 std::string newest_pictures(const std::string& run) {
     std::string out;
-    const std::pair<const char*, const char*> kinds[] = {{"-samples.png", "data; the generator's samples g(z); the same revised by the EBM"},
-                                                         {"-reconstructions.png", "data; g(z) with z from the encoder; g(z) after the z-chain"}};
+    const std::pair<const char*, const char*> kinds[] = {
+        {"-samples.png", "data; the generator's samples g(z); the same revised by the EBM"},
+        {"-reconstructions.png", "data; g(z) with z from the encoder; g(z) after the z-chain"}};
     for (const auto& [ending, says] : kinds)
         if (const auto files = files_in(run + "/samples", ending); !files.empty())
             out += image(files.back(), text(fs::path(files.back()).filename().string(), ": ", says));
@@ -445,20 +462,24 @@ std::string newest_pictures(const std::string& run) {
 
 void write_report(const std::string& run) {
     std::error_code error;
-    if (!fs::is_regular_file(run + "/config.txt", error)) fail(run, ": no run's folder: it holds no config.txt; give the --out of a training");
+    if (!fs::is_regular_file(run + "/config.txt", error))
+        fail(run, ": no run's folder: it holds no config.txt; give the --out of a training");
     const auto settings = read_config(run + "/config.txt");
     Config config;
-    for (const auto& [name, value] : settings) set_setting(config, name, value);
+    for (const auto& [setting, value] : settings) set_setting(config, setting, value);
     const std::string temperature = text(" (temperature ", config.step.chain_x.temperature(), ")"),
-                      title = text("dualmcmc: ", fs::path(run + "/").lexically_normal().parent_path().filename().string(), ", preset ", config.preset);
+                      name = fs::path(run + "/").lexically_normal().parent_path().filename().string(),
+                      title = text("dualmcmc: ", name, ", preset ", config.preset);
     const Metrics metrics(fs::exists(run + "/metrics.csv") ? parse_csv(read_file(run + "/metrics.csv")) : CsvTable());
 
-    std::string page = text("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">"
-                            "<title>", escape_html(title), "</title><style>", style, "</style></head><body>\n<h1>", escape_html(title), "</h1>\n");
+    std::string page = text("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
+                            "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>", escape_html(title),
+                            "</title><style>", style, "</style></head><body>\n<h1>", escape_html(title), "</h1>\n");
     page += headline(metrics, temperature) + "<h2>Training</h2>\n" + curves_html(metrics, temperature) + newest_pictures(run);
     for (const std::string& folder : experiments_in(run)) page += experiment_html(folder);
     page += "<h2>Configuration</h2>\n<div class=\"settings\">";
-    for (const auto& [name, value] : settings) page += text("<div><span>", escape_html(name), "</span><b>", escape_html(value), "</b></div>");
+    for (const auto& [setting, value] : settings)
+        page += text("<div><span>", escape_html(setting), "</span><b>", escape_html(value), "</b></div>");
     page += "</div>\n</body></html>\n";
 
     AtomicFile output(run + "/report.html");
@@ -466,7 +487,8 @@ void write_report(const std::string& run) {
     output.commit();
 }
 
-ReportCommand::ReportCommand(CLI::App& app) : command_(app.add_subcommand("report", "write report.html, a page of all that a run's folder holds")) {
+ReportCommand::ReportCommand(CLI::App& app)
+    : command_(app.add_subcommand("report", "write report.html, a page of all that a run's folder holds")) {
     command_->add_option("folder", folder_, "the run's folder")->required();
 }
 

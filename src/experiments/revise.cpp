@@ -95,7 +95,8 @@ void ReviseCommand::measure_z() {
         const std::vector<float> data = x.to_host();
         const int64_t values = x.size() / batch_;
         const StepNoise noise = philox_noise(seed(), uint64_t(first / batch_), x.shape(), config_.model.latent);
-        watch_chain_z(*models_, encode(x, noise.reparametrise), x, config_.step.sigma, chain_z(), noise.langevin_z, [&](int64_t k, const Tensor& image) {
+        watch_chain_z(*models_, encode(x, noise.reparametrise), x, config_.step.sigma, chain_z(), noise.langevin_z,
+                      [&](int64_t k, const Tensor& image) {
             const std::vector<float> reconstruction = image.to_host();
             std::vector<float> errors;
             for (int64_t i = 0; i < batch_; ++i)
@@ -105,8 +106,8 @@ void ReviseCommand::measure_z() {
     }
     film.write_table(file("z_chain.csv"), "mse");
     film.write_picture(file("z_chain.png"), &test());
-    say(text("z-chain, mean mse of ", count_, " test images: ", film.mean(0), " at the encoder's z, ", film.mean(size_t(steps)), " after ", steps,
-             " steps; z_chain.png: steps ", film.steps_shown(), ", and the test image"));
+    say(text("z-chain, mean mse of ", count_, " test images: ", film.mean(0), " at the encoder's z, ", film.mean(size_t(steps)), " after ",
+             steps, " steps; z_chain.png: steps ", film.steps_shown(), ", and the test image"));
 }
 
 }  // namespace dualmcmc

@@ -45,7 +45,8 @@ std::vector<double> window_means(const std::vector<double>& in, int64_t side) {
             for (int64_t x = 0; x < places; ++x) narrow[size_t(y * places + x)] += gaussian()[size_t(k)] * in[size_t(y * side + x + k)];
     for (int64_t y = 0; y < places; ++y)
         for (int64_t k = 0; k < window; ++k)
-            for (int64_t x = 0; x < places; ++x) out[size_t(y * places + x)] += gaussian()[size_t(k)] * narrow[size_t((y + k) * places + x)];
+            for (int64_t x = 0; x < places; ++x)
+                out[size_t(y * places + x)] += gaussian()[size_t(k)] * narrow[size_t((y + k) * places + x)];
     return out;
 }
 
