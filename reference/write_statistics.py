@@ -3,7 +3,8 @@
 SSIM as scikit-image's structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=2,
 channel_axis=-1) computes it (SciPy's Gaussian filter, truncated at 3.5 sigma, a border of 5 pixels cut off); AUROC by SciPy's
 Mann-Whitney U; R-hat and ESS from the formulas of Vehtari et al. 2021 with NumPy's own means, variances and correlations.
-The inputs are formulas, so that the test can make them too. Needs NumPy and SciPy; writes no file.
+The inputs are formulas, so that the test can make them too. Needs NumPy and SciPy; writes no file. Where scikit-image and
+scikit-learn are installed, they must give the same.
 """
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -63,10 +64,27 @@ def ess(draws):
     return m * n / max(tau, 1 / np.log10(m * n))
 
 
+def check_against_libraries(low, high):
+    """Fails where scikit-image or scikit-learn, if there, disagree."""
+    try:
+        from skimage.metrics import structural_similarity
+        from sklearn.metrics import roc_auc_score
+    except ImportError:
+        return print("scikit-image or scikit-learn is missing: not compared")
+    for side in (32, 19):
+        a, b = images(side)
+        theirs = structural_similarity(a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=2, channel_axis=-1)
+        assert abs(theirs - ssim(a, b)) < 1e-12, (theirs, ssim(a, b))
+    theirs = roc_auc_score([0] * len(low) + [1] * len(high), np.concatenate([low, high]))
+    assert abs(theirs - mannwhitneyu(high, low).statistic / (len(low) * len(high))) < 1e-12, theirs
+    print("scikit-image's SSIM and scikit-learn's AUROC are the same to 1e-12")
+
+
 for side in (32, 19):
     a, b = images(side)
     print(f"side {side}: mse {np.mean((a - b) ** 2):.12f}, psnr {10 * np.log10(4 / np.mean((a - b) ** 2)):.10f}, ssim {ssim(a, b):.12f}")
 low, high = np.arange(60) * 7 % 23, np.arange(45) * 5 % 29 + 2  # with many ties
+check_against_libraries(low, high)
 print(f"auroc {mannwhitneyu(high, low).statistic / (len(low) * len(high)):.12f}")
 print(f"split-rhat {rhat(chains()):.12f}, ess {ess(chains()):.9f}")
 smooth = chains()[:, :24].cumsum(axis=1)
