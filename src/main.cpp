@@ -1,4 +1,4 @@
-// The command line: train, sample, replay, bench. Errors end here, as one line.
+// The command line: train, sample, replay, bench, report, the experiments. Errors end here, as one line.
 #include <CLI/CLI.hpp>
 
 #include <cstdio>
@@ -8,6 +8,12 @@
 
 #include "checkpoint.h"
 #include "experiments/bench.h"
+#include "experiments/interpolate.h"
+#include "experiments/longrun.h"
+#include "experiments/ood.h"
+#include "experiments/reconstruct.h"
+#include "experiments/report.h"
+#include "experiments/revise.h"
 #include "experiments/toys.h"
 #include "npy.h"
 #include "replay.h"
@@ -93,10 +99,19 @@ public:
                     (long long)config_.step.chain_x.steps, double(config_.step.chain_x.step_size), double(config_.step.chain_x.temperature()),
                     (long long)config_.step.chain_z.steps, double(config_.step.chain_z.step_size));
         std::fflush(stdout);
-        return train(config_, resume) ? 0 : 130;
+        return train(config_, resume, report) ? 0 : 130;
     }
 
 private:
+    // A page to look at is no reason to lose a run.
+    static void report(const std::string& folder) {
+        try {
+            write_report(folder);
+        } catch (const std::exception& error) {
+            std::cerr << "report.html was not written: " << error.what() << '\n';
+        }
+    }
+
     CLI::App* command_;
     Config config_;
     std::string config_file_;
@@ -220,6 +235,13 @@ int run(int argc, char** argv) {
     ReplayCommand replay_command(app);
     ToysCommand toys_command(app);
     BenchCommand bench_command(app);
+    ReportCommand report_command(app);
+    ReconstructCommand reconstruct_command(app);
+    ReviseCommand revise_command(app);
+    InterpolateCommand interpolate_command(app);
+    OodCommand ood_command(app);
+    LongrunCommand longrun_command(app);
+    Experiment* const experiments[] = {&reconstruct_command, &revise_command, &interpolate_command, &ood_command, &longrun_command};
     try {
         app.parse(argc, argv);
         if (train_command.chosen()) return train_command.run(app, argc, argv);
@@ -231,6 +253,9 @@ int run(int argc, char** argv) {
     if (sample_command.chosen()) return sample_command.run();
     if (toys_command.chosen()) return toys_command.run();
     if (bench_command.chosen()) return bench_command.run();
+    if (report_command.chosen()) return report_command.run();
+    for (Experiment* experiment : experiments)
+        if (experiment->chosen()) return experiment->run();
     return replay_command.run();
 }
 

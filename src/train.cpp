@@ -190,7 +190,7 @@ private:
 
 class Run {
 public:
-    Run(const Config& config, const std::optional<LoadedCheckpoint>& resume);
+    Run(const Config& config, const std::optional<LoadedCheckpoint>& resume, const std::function<void(const std::string&)>& after_checkpoint);
     bool go();
 
 private:
@@ -204,6 +204,7 @@ private:
     uint64_t noise_seed() const { return uint64_t(config_.seed) + uint64_t(returns_) * 0x9E3779B97F4A7C15u; }
 
     Config config_;
+    std::function<void(const std::string&)> after_checkpoint_;
     Dataset data_;
     Models models_;
     int64_t batches_per_epoch_, total_, start_ = 0;
@@ -220,8 +221,8 @@ int64_t batches(const Config& config, const Dataset& data) {
     return data.train.count / config.batch;  // the last partial batch is dropped [release]
 }
 
-Run::Run(const Config& config, const std::optional<LoadedCheckpoint>& resume)
-    : config_(config), data_(load_dataset(config.data, config.model.image_size(), uint64_t(config.seed))),
+Run::Run(const Config& config, const std::optional<LoadedCheckpoint>& resume, const std::function<void(const std::string&)>& after_checkpoint)
+    : config_(config), after_checkpoint_(after_checkpoint), data_(load_dataset(config.data, config.model.image_size(), uint64_t(config.seed))),
       models_(config.model, uint64_t(config.seed)), batches_per_epoch_(batches(config, data_)),
       total_(config.iterations > 0 ? config.iterations : config.epochs * batches_per_epoch_), progress_(total_, config.log_every, config.minutes) {
     if (resume) {
@@ -307,6 +308,7 @@ void Run::checkpoint(int64_t iteration) {
     last_checkpoint_ = iteration;
     std::vector<std::string> all = checkpoints_in(config_.out);
     for (size_t i = 0; i + size_t(config_.keep) < all.size(); ++i) fs::remove(all[i]);
+    if (after_checkpoint_) after_checkpoint_(config_.out);
 }
 
 // From a divergence to the last good checkpoint and a fresh noise stream. Returns the iteration to go on from.
@@ -407,10 +409,10 @@ std::string newest_checkpoint(const std::string& out) {
     return all.empty() ? "" : all.back();
 }
 
-bool train(const Config& config, const std::optional<LoadedCheckpoint>& resume) {
+bool train(const Config& config, const std::optional<LoadedCheckpoint>& resume, const std::function<void(const std::string&)>& after_checkpoint) {
     if (!resume && !newest_checkpoint(config.out).empty())
         fail("--out ", config.out, ": holds a run already; go on with --resume, or give another --out");
-    return Run(config, resume).go();
+    return Run(config, resume, after_checkpoint).go();
 }
 
 }  // namespace dualmcmc

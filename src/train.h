@@ -2,6 +2,7 @@
 //
 // A run's folder:  config.txt  metrics.csv  samples/*.png  checkpoints/iteration-NNNNNN.safetensors
 #pragma once
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -26,7 +27,9 @@ LoadedCheckpoint read_checkpoint(const std::string& path);
 std::string newest_checkpoint(const std::string& out);
 
 // Trains as `config` says. `resume` is the checkpoint to go on from; without one the run starts afresh, and fails rather than write
-// over a run in the same folder. Returns false where the user interrupted it (a checkpoint is written).
-bool train(const Config& config, const std::optional<LoadedCheckpoint>& resume);
+// over a run in the same folder. Returns false where the user interrupted it (a checkpoint is written). `after_checkpoint`, where given,
+// is called with the run's folder whenever a checkpoint has been written.
+bool train(const Config& config, const std::optional<LoadedCheckpoint>& resume,
+           const std::function<void(const std::string&)>& after_checkpoint = {});
 
 }  // namespace dualmcmc

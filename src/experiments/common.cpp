@@ -1,0 +1,264 @@
+// What the experiments share: see common.h.
+#include "experiments/common.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <numeric>
+
+#include "checkpoint.h"
+#include "experiments/report.h"
+#include "files.h"
+#include "train.h"
+
+namespace dualmcmc {
+
+namespace fs = std::filesystem;
+
+// ---- the command ----------------------------------------------------------------------------------------------------------------
+
+Experiment::Experiment(CLI::App& app, const std::string& name, const std::string& help, int64_t count, const std::string& counts)
+    : command_(app.add_subcommand(name, help)), name_(name), count_(count) {
+    command_->add_option("--model", model_, "a checkpoint, .safetensors")->required();
+    command_->add_option("--data", data_, "as in train (default: what the model was trained on); its test images are used");
+    command_->add_option("--count", count_, counts)->capture_default_str();
+    command_->add_option("--out", out_, "folder for pictures and tables (default: " + name + " in the run's folder)");
+    command_->add_option("--seed", seed_, "of the noise")->capture_default_str();
+    command_->add_option("--batch", batch_, "images that batch norm sees together (default: the model's sampler-batch, 100)");
+    command_->add_option("--device", device_, "as in train")->capture_default_str();
+    command_->add_option("--threads", threads_, "CPU threads, 0 for all")->capture_default_str();
+}
+
+void Experiment::use_chain_x(std::optional<int64_t> long_steps) {
+    uses_x_ = true;
+    long_steps_ = long_steps;
+    if (long_steps) command_->add_option("--steps", *long_steps_, "x-chain: steps")->capture_default_str();
+    else command_->add_option("--steps-x", flags_x_.steps, "x-chain: steps (default: the model's sampler-steps, 70)");
+    command_->add_option("--step-size-x", flags_x_.step_size, "x-chain: step (default: the model's sampler-step-size, 0.4)");
+    command_->add_option("--noise-x", flags_x_.noise, "x-chain: noise (default: the model's sampler-noise, 0.001)");
+}
+
+void Experiment::use_chain_z() {
+    uses_z_ = true;
+    command_->add_option("--steps-z", flags_z_.steps, "z-chain: steps (default: the model's)");
+    command_->add_option("--step-size-z", flags_z_.step_size, "z-chain: step (default: the model's)");
+    command_->add_option("--noise-z", flags_z_.noise, "z-chain: noise (default: the model's)");
+    command_->add_option("--sigma", sigma_, "standard deviation of p(x|z) (default: the model's)");
+}
+
+bool Experiment::given(const std::string& flag) const {
+    const CLI::Option* option = command_->get_option_no_throw(flag);
+    return option && option->count() > 0;
+}
+
+void Experiment::check_flags() const {
+    if (count_ < 1) fail("--count ", count_, ": must be at least 1");
+    if (seed_ < 0) fail("--seed ", seed_, ": must be at least 0");
+    if (given("--batch") && batch_ < 1) fail("--batch ", batch_, ": must be at least 1");
+    for (const auto& [name, chain] : {std::pair("x", flags_x_), std::pair("z", flags_z_)}) {
+        const std::string steps = text("--steps-", name), size = text("--step-size-", name), noise = text("--noise-", name);
+        if (given(steps) && (chain.steps < 0 || chain.steps > 65535)) fail(steps, " ", chain.steps, ": must be from 0 to 65535");
+        if (given(size) && !(chain.step_size > 0 && std::isfinite(chain.step_size))) fail(size, " ", chain.step_size, ": must be above 0");
+        if (given(noise) && !(chain.noise >= 0 && std::isfinite(chain.noise))) fail(noise, " ", chain.noise, ": must be at least 0");
+    }
+    if (long_steps_ && (*long_steps_ < 1 || *long_steps_ > 10'000'000)) fail("--steps ", *long_steps_, ": must be from 1 to 10000000");
+    if (given("--sigma") && !(sigma_ > 0 && std::isfinite(sigma_))) fail("--sigma ", sigma_, ": must be above 0");
+}
+
+void Experiment::lay_flags_over() {
+    if (given("--steps-x")) config_.sampler.steps = flags_x_.steps;
+    if (long_steps_) config_.sampler.steps = *long_steps_;
+    if (given("--step-size-x")) config_.sampler.step_size = flags_x_.step_size;
+    if (given("--noise-x")) config_.sampler.noise = flags_x_.noise;
+    if (given("--steps-z")) config_.step.chain_z.steps = flags_z_.steps;
+    if (given("--step-size-z")) config_.step.chain_z.step_size = flags_z_.step_size;
+    if (given("--noise-z")) config_.step.chain_z.noise = flags_z_.noise;
+    if (given("--sigma")) config_.step.sigma = sigma_;
+    if (!given("--batch")) batch_ = config_.sampler_batch;
+    if (given("--data")) config_.data = data_;
+    if (config_.data.empty())
+        fail("--data: ", model_, " does not say what it was trained on; give a folder with CIFAR-10, a .npy or the word shapes");
+}
+
+void Experiment::say_settings(int64_t iteration) {
+    const ModelSettings& m = config_.model;
+    say(text(name_, ": ", fs::path(model_).filename().string(), ", iteration ", iteration, "; ", m.architecture, ", widths ",
+             m.width_generator, "/", m.width_ebm, "/", m.width_encoder, " (generator/EBM/encoder), latent ", m.latent));
+    say(text("count ", count_, "; test images: ", test().name, ", ", test().count, " in all; batches of ", batch_,
+             ", batch norm on each batch's statistics; seed ", seed_));
+    auto chain = [](const ChainSettings& c) {
+        return text(c.steps, " steps of ", c.step_size, ", noise ", c.noise, ", temperature (noise/step)^2 = ", c.temperature());
+    };
+    if (uses_x_) say("x-chain: " + chain(chain_x()));
+    if (uses_z_) say(text("z-chain: ", chain(chain_z()), ", sigma ", config_.step.sigma));
+}
+
+int Experiment::run() {
+    check_flags();
+    check();
+    std::printf("device: %s\n", select_device(device_, threads_).c_str());
+    const LoadedCheckpoint checkpoint = read_checkpoint(model_);
+    config_ = checkpoint.config;
+    lay_flags_over();
+    dataset_ = load_dataset(config_.data, config_.model.image_size(), uint64_t(config_.seed));
+    if (count_ > most() && (given("--count") || most() < 1))
+        fail("--count ", count_, ": the ", test().count, " test images (", test().name, ") allow at most ", most());
+    count_ = std::min(count_, most());
+    models_.emplace(config_.model, 0);
+    load_checkpoint(checkpoint.file, model_, *models_, false);
+
+    // A checkpoint lies in RUN/checkpoints: the experiment goes to RUN/NAME.
+    const fs::path folder = fs::absolute(model_).parent_path();
+    const fs::path beside = fs::path(model_).parent_path() / ".." / name_;
+    if (out_.empty()) out_ = folder.filename() == "checkpoints" ? beside.lexically_normal().string() : name_;
+    std::error_code error;
+    fs::create_directories(out_, error);
+    if (error) fail("--out: cannot make the folder ", out_, ": ", error.message());
+
+    say_settings(checkpoint.iteration);
+    measure();
+    write_summary();
+    return 0;
+}
+
+void Experiment::say(const std::string& line) {
+    std::printf("%s\n", line.c_str());
+    std::fflush(stdout);
+    summary_ += line + "\n";
+}
+
+void Experiment::write_summary() const {
+    AtomicFile output(file("summary.txt"));
+    output.write(summary_.data(), int64_t(summary_.size()));
+    output.commit();
+    std::printf("pictures and tables in %s\n", out_.c_str());
+    const std::string run = (fs::path(out_) / "..").lexically_normal().string();
+    if (!fs::exists(run + "/config.txt")) return;
+    write_report(run);
+    std::printf("report: %s\n", (fs::path(run) / "report.html").string().c_str());
+}
+
+// ---- the networks ---------------------------------------------------------------------------------------------------------------
+
+Tensor Experiment::batch_of(const ImageSet& set, int64_t first) const {
+    std::vector<int64_t> indices(static_cast<size_t>(batch_));
+    for (int64_t i = 0; i < batch_; ++i) indices[size_t(i)] = (first + i) % set.count;
+    const Shape shape{batch_, set.size, set.size, 3};
+    std::vector<float> pixels(size_t(element_count(shape)));
+    gather_batch(set, indices, {}, pixels.data());
+    return Tensor::from_host(shape, pixels);
+}
+
+Tensor Experiment::generate(const Tensor& z) {
+    NoTape no_tape;
+    return models_->generator(Var(z)).value();
+}
+
+Tensor Experiment::encode(const Tensor& x, const Tensor& epsilon) {
+    NoTape no_tape;
+    const auto [mu, logvar] = models_->encoder(Var(x));
+    return reparametrise(mu, logvar, epsilon).value();
+}
+
+Tensor watch_chain_x(Models& models, const Tensor& x, const ChainSettings& chain, const NoiseFunction& noise, const WatchX& watch) {
+    int64_t k = 0;
+    auto energy = [&](const Tensor& y) {
+        const EnergyGradient e = energy_gradient(models.energy, y);
+        watch(k++, y, e.energy);
+        return e;
+    };
+    const Tensor end = langevin_x(x, energy, chain, noise).end;
+    NoTape no_tape;
+    watch(k, end, models.energy(Var(end)).value());
+    return end;
+}
+
+Tensor watch_chain_z(Models& models, const Tensor& z, const Tensor& x, float sigma, const ChainSettings& chain, const NoiseFunction& noise,
+                     const WatchZ& watch) {
+    int64_t k = 0;
+    auto generator = [&](const Var& latent) {
+        const Var image = models.generator(latent);
+        watch(k++, image.value());
+        return image;
+    };
+    const Tensor end = langevin_z(z, x, generator, sigma, chain, noise).end;
+    NoTape no_tape;
+    generator(Var(end));
+    return end;
+}
+
+// ---- tables ---------------------------------------------------------------------------------------------------------------------
+
+std::string digits(double value) {
+    char buffer[32];
+    std::snprintf(buffer, sizeof buffer, "%.9g", value);
+    return buffer;
+}
+
+void Csv::add(const std::vector<std::string>& cells) {
+    for (size_t i = 0; i < cells.size(); ++i) {
+        if (i > 0) text_ += ',';
+        if (cells[i].find_first_of(",\"\n") == std::string::npos) {
+            text_ += cells[i];
+            continue;
+        }
+        text_ += '"';
+        for (const char c : cells[i]) text_ += c == '"' ? "\"\"" : std::string(1, c);
+        text_ += '"';
+    }
+    text_ += '\n';
+}
+
+void Csv::row(const std::vector<double>& numbers) {
+    std::vector<std::string> cells;
+    for (const double value : numbers) cells.push_back(digits(value));
+    add(cells);
+}
+
+void Csv::row(const std::string& name, const std::vector<double>& numbers) {
+    std::vector<std::string> cells{name};
+    for (const double value : numbers) cells.push_back(digits(value));
+    add(cells);
+}
+
+void Csv::write(const std::string& path) const {
+    AtomicFile output(path);
+    output.write(text_.data(), int64_t(text_.size()));
+    output.commit();
+}
+
+Spread spread_of(std::vector<float> values) {
+    CHECK(!values.empty());
+    std::sort(values.begin(), values.end());
+    const size_t tenth = (values.size() - 1) / 10;
+    return {std::accumulate(values.begin(), values.end(), 0.0) / double(values.size()), double(values[tenth]),
+            double(values[values.size() - 1 - tenth])};
+}
+
+// ---- pictures -------------------------------------------------------------------------------------------------------------------
+
+ImageSet pictures(const Tensor& x) { return from_floats(x.to_host().data(), x.dim(0), x.dim(1)); }
+
+ImageSet strips(const std::vector<ImageSet>& columns, int64_t rows) {
+    ImageSet out;
+    out.size = columns.at(0).size;
+    for (int64_t row = 0; row < rows; ++row)
+        for (const ImageSet& column : columns) {
+            CHECK_EQ(column.size, out.size);
+            const uint8_t* image = image_at(column, row);
+            out.pixels.insert(out.pixels.end(), image, image + out.size * out.size * 3);
+            ++out.count;
+        }
+    return out;
+}
+
+std::vector<int64_t> spaced_steps(int64_t steps, int64_t most) {
+    const int64_t stride = std::max<int64_t>(1, (steps + most - 2) / (most - 1));
+    std::vector<int64_t> out;
+    for (int64_t k = 0; k < steps; k += stride) out.push_back(k);
+    out.push_back(steps);
+    return out;
+}
+
+}  // namespace dualmcmc

@@ -1,0 +1,32 @@
+// `dualmcmc interpolate`: Fig. 4, the generator along lines (or great circles) between latents: of samples, z ~ p(z), and of test images,
+// inferred by the encoder and the z-chain.
+#pragma once
+#include "experiments/common.h"
+
+namespace dualmcmc {
+
+class InterpolateCommand : public Experiment {
+public:
+    explicit InterpolateCommand(CLI::App& app);
+
+protected:
+    void check() const override;
+    void measure() override;
+    int64_t most() const override { return test().count / 2; }
+
+private:
+    struct Path {
+        std::vector<ImageSet> columns;       // by point
+        std::vector<double> energy, change;  // by point: mean energy; RMS change per pixel from the point before (none: NaN)
+    };
+    std::vector<float> infer_latents(int64_t images);
+    Path walk(const std::vector<float>& latents);
+    int64_t points_ = 10;
+    bool spherical_ = false;
+};
+
+// The point at t in [0, 1] between a and b: (1 - t) a + t b; or, spherical, along the great circle (Shoemake 1985), with the length
+// carried linearly: a latent of N(0, I) in d dimensions lies near the sphere of radius √d, the middle of a line does not.
+std::vector<float> interpolate_latent(const std::vector<float>& a, const std::vector<float>& b, double t, bool spherical);
+
+}  // namespace dualmcmc

@@ -1,0 +1,136 @@
+// One long x-chain for each start. It goes on step by step, not by langevin_x's own loop, so that a chain that leaves the numbers can
+// be stopped and what it did before be written.
+#include "experiments/longrun.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "experiments/statistics.h"
+
+namespace dualmcmc {
+
+namespace {
+
+constexpr int64_t least_draws = 8;  // what the effective sample size needs
+
+// How far a state is from images: root mean square of its numbers, share of them outside [-1, 1], RMS distance from the start.
+struct Drift {
+    double rms = 0, outside = 0, moved = 0;
+};
+Drift drift_of(const std::vector<float>& x, const std::vector<float>& start) {
+    Drift out;
+    for (size_t i = 0; i < x.size(); ++i) {
+        out.rms += double(x[i]) * double(x[i]);
+        out.outside += std::abs(x[i]) > 1;
+        out.moved += (double(x[i]) - double(start[i])) * (double(x[i]) - double(start[i]));
+    }
+    const double n = double(x.size());
+    return {std::sqrt(out.rms / n), out.outside / n, std::sqrt(out.moved / n)};
+}
+
+bool all_finite(const std::vector<float>& values) {
+    return std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); });
+}
+
+}  // namespace
+
+LongrunCommand::LongrunCommand(CLI::App& app)
+    : Experiment(app, "longrun", "does the x-chain stay on images: energies, pictures, R-hat, sample size over thousands of steps", 16,
+                 "chains") {
+    use_chain_x(4096);
+    command_->add_option("--warmup", warmup_, "steps left out of R-hat and the effective sample size (default: the first half)");
+}
+
+void LongrunCommand::check() const {
+    if (command_->count("--warmup") && (warmup_ < 0 || warmup_ > 10'000'000)) fail("--warmup ", warmup_, ": must be from 0 to 10000000");
+}
+
+// g(z), z ~ p(z), one for each chain.
+Tensor LongrunCommand::starts() {
+    std::vector<float> images;
+    const int64_t side = config_.model.image_size();
+    for (int64_t first = 0; first < count_; first += batch_) {
+        const RandomKey key = random_key(seed(), Stream::sample_prior, uint64_t(first / batch_) << 16);
+        const Tensor z = Tensor::normal({batch_, config_.model.latent}, key);
+        const std::vector<float> batch = generate(z).to_host();
+        images.insert(images.end(), batch.begin(), batch.end());
+    }
+    images.resize(size_t(count_ * side * side * 3));
+    return Tensor::from_host({count_, side, side, 3}, images);
+}
+
+// What the chains' energies are to be compared with: the mean over a batch of test images.
+double LongrunCommand::data_energy() {
+    NoTape no_tape;
+    return spread_of(models_->energy(Var(batch_of(test(), 0))).value().to_host()).mean;
+}
+
+void LongrunCommand::measure() {
+    const int64_t steps = chain_x().steps;
+    const double data = data_energy();
+    Tensor x = starts();
+    const std::vector<float> start = x.to_host();
+    Csv trace([&] {
+        std::vector<std::string> header{"step"};
+        for (int64_t c = 1; c <= count_; ++c) header.push_back(text("energy_", c));
+        return header;
+    }());
+    Csv drifts({"step", "rms", "outside", "moved"});
+    std::vector<std::vector<double>> energies(static_cast<size_t>(count_));
+    std::vector<ImageSet> columns;
+    say(text("energies at temperature ", chain_x().temperature(), "; the mean of ", batch_, " test images is ", data));
+    for (int64_t k = 0; k <= steps; ++k) {
+        const EnergyGradient e = energy_gradient(models_->energy, x);
+        const std::vector<float> energy = e.energy.to_host();
+        if (!all_finite(energy)) {
+            say(text("stopped: after ", k, " steps the energy is not a number"));
+            break;
+        }
+        std::vector<double> row{double(k)};
+        for (size_t c = 0; c < energy.size(); ++c) {
+            row.push_back(double(energy[c]));
+            energies[c].push_back(double(energy[c]));
+        }
+        trace.row(row);
+        if (std::has_single_bit(uint64_t(k)) || k == 0 || k == steps) {
+            const Drift d = drift_of(x.to_host(), start);
+            drifts.row({double(k), d.rms, d.outside, d.moved});
+            columns.push_back(pictures(x));
+            say(text("step ", k, ": mean energy ", spread_of(energy).mean, ", RMS of the pixels ", d.rms, ", outside [-1, 1] ",
+                     100 * d.outside, "%, RMS distance from the start ", d.moved));
+        }
+        if (k == steps) break;
+        const ChainSettings one{1, chain_x().step_size, chain_x().noise};
+        x = langevin_x(x, [&](const Tensor&) { return e; }, one, [&](int64_t) {
+                return Tensor::normal(x.shape(), random_key(seed(), Stream::sample_langevin, uint64_t(k)));
+            }).end;
+    }
+    trace.write(file("energy.csv"));
+    drifts.write(file("drift.csv"));
+    const ImageSet grid = strips(columns, std::min<int64_t>(count_, 16));
+    write_grid(file("longrun.png"), {&grid}, int64_t(columns.size()), picture_scale(grid));
+    Csv table({"quantity", "value"});
+    say_mixing(energies, table);
+    table.write(file("mixing.csv"));
+    say("longrun.png: a row a chain, at steps 0, 1, 2, 4, 8, ... and at the end");
+}
+
+void LongrunCommand::say_mixing(const std::vector<std::vector<double>>& energies, Csv& table) {
+    const int64_t all = int64_t(energies[0].size()) - 1, warmup = warmup_ < 0 ? all / 2 : warmup_, draws = all - warmup;
+    if (draws < least_draws) {
+        say(text("R-hat and effective sample size: need ", least_draws, " steps after the warm-up of ", warmup, ", there are ",
+                 std::max<int64_t>(0, draws)));
+        return;
+    }
+    Chains kept;
+    for (const auto& chain : energies) kept.emplace_back(chain.begin() + warmup + 1, chain.end());
+    const double rhat = split_rhat(kept), ess = effective_sample_size(kept);
+    say(text("energy over ", kept.size(), " chains, steps ", warmup + 1, " to ", all, ": split R-hat ", rhat, ", effective sample size ",
+             ess, " of ", draws * int64_t(kept.size())));
+    table.row("split R-hat", {rhat});
+    table.row("effective sample size", {ess});
+    table.row("draws", {double(draws * int64_t(kept.size()))});
+}
+
+}  // namespace dualmcmc

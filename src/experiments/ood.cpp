@@ -1,0 +1,147 @@
+// Energies of sets of images. All sets are 8-bit images, and the EBM's weights W / σ are the same for all: one power iteration at the
+// start, as before any pass.
+#include "experiments/ood.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+
+#include "experiments/statistics.h"
+#include "hash.h"
+#include "sample.h"
+
+namespace dualmcmc {
+
+namespace {
+
+constexpr int histogram_bins = 60;
+
+ImageSet empty_set(const std::string& name, int64_t count, int64_t size) {
+    return {count, size, std::vector<uint8_t>(size_t(count * size * size * 3)), name};
+}
+
+// Each channel of each pixel on its own: uniform on the 256 levels.
+ImageSet uniform_noise(int64_t count, int64_t size, uint64_t seed) {
+    ImageSet set = empty_set("uniform noise", count, size);
+    for (size_t i = 0; i < set.pixels.size(); ++i) set.pixels[i] = uint8_t(hash64(hash64(seed, 0), i) >> 56);
+    return set;
+}
+
+// One colour an image, uniform.
+ImageSet constant_images(int64_t count, int64_t size, uint64_t seed) {
+    ImageSet set = empty_set("constant images", count, size);
+    const int64_t values = size * size * 3;
+    for (int64_t i = 0; i < count * values; ++i)
+        set.pixels[size_t(i)] = uint8_t(hash64(hash64(seed, 1), uint64_t(i / values * 3 + i % 3)) >> 56);
+    return set;
+}
+
+// Image i is the mean of image i and the image half the set further on, rounded up to a level.
+ImageSet means_of_two(const ImageSet& images) {
+    ImageSet set = empty_set("means of two test images", images.count, images.size);
+    const size_t values = size_t(images.size * images.size * 3), shift = size_t((images.count + 1) / 2) * values;
+    for (size_t i = 0; i < set.pixels.size(); ++i)
+        set.pixels[i] = uint8_t((images.pixels[i] + images.pixels[(i + shift) % images.pixels.size()] + 1) / 2);
+    return set;
+}
+
+}  // namespace
+
+OodCommand::OodCommand(CLI::App& app)
+    : Experiment(app, "ood", "AUROC of the energy: test images against other sets", 1000, "images of each set") {
+    command_->add_option("--against", against_, "further sets: a .npy of uint8 (N,H,W,3) or a folder with CIFAR-10; may be given again")
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+}
+
+std::vector<ImageSet> OodCommand::other_sets() const {
+    const int64_t size = test().size;
+    std::vector<ImageSet> sets{uniform_noise(count_, size, seed()), constant_images(count_, size, seed()),
+                               means_of_two(first_images(test(), count_))};
+    auto add = [&](const std::string& name, const ImageSet& set) {
+        sets.push_back(first_images(set, count_));
+        sets.back().name = name;
+    };
+    if (config_.data != "shapes") add("shapes", load_dataset("shapes", size, seed()).train);
+    add("training images", dataset_.train);
+    for (const std::string& path : against_) {
+        // Nothing was trained on these: a file that is split in training and held-out images counts as a whole, from its beginning.
+        const Dataset data = load_dataset(path, size, seed());
+        const ImageSet& set = std::filesystem::is_directory(path) ? data.held_out : data.train;
+        add(set.name, set);
+    }
+    return sets;
+}
+
+std::vector<float> OodCommand::energies(const ImageSet& set) {
+    std::vector<float> out;
+    for (int64_t first = 0; first < set.count; first += batch_) {
+        NoTape no_tape;
+        const std::vector<float> batch = models_->energy.energy(Var(batch_of(set, first))).value().to_host();
+        out.insert(out.end(), batch.begin(), batch.begin() + std::min(batch_, set.count - first));
+    }
+    for (const float energy : out)
+        if (!std::isfinite(energy)) fail("ood: an energy of the set '", set.name, "' is not a number; the model cannot be used");
+    return out;
+}
+
+void OodCommand::measure() {
+    const std::vector<ImageSet> sets = other_sets();
+    {
+        NoTape no_tape;
+        models_->energy.normalise_weights();
+    }
+    say(text("score: the energy E, lower on data; AUROC = P(E_other > E_test) + 1/2 P(equal); energies at temperature ",
+             config_.step.chain_x.temperature()));
+    Csv table({"set", "images", "auroc", "energy_mean", "energy_p10", "energy_p90"}), all({"set", "image", "energy"});
+    std::vector<std::pair<std::string, std::vector<float>>> scores;
+    auto row = [&](const ImageSet& set, const std::vector<float>& data) {
+        scores.emplace_back(set.name, energies(set));
+        const std::vector<float>& e = scores.back().second;
+        const double area = auroc(data.empty() ? e : data, e);
+        const Spread s = spread_of(e);
+        table.row(set.name, {double(e.size()), area, s.mean, s.low, s.high});
+        for (size_t i = 0; i < e.size(); ++i) all.row(set.name, {double(i), double(e[i])});
+        char line[200];
+        std::snprintf(line, sizeof line, "%-28s %6zu images: AUROC %.4f, energy %.5g (a tenth below %.5g, a tenth above %.5g)",
+                      set.name.c_str(), e.size(), area, s.mean, s.low, s.high);
+        say(line);
+    };
+    ImageSet images = first_images(test(), count_);
+    images.name = "test images";
+    row(images, {});
+    const std::vector<float> data = scores[0].second;
+    for (const ImageSet& set : sets) row(set, data);
+    table.write(file("ood.csv"));
+    all.write(file("energies.csv"));
+
+    // Histograms over the range of all energies, as shares of each set; the horizontal axis is a bin's middle.
+    float least = scores[0].second[0], most = least;
+    for (const auto& [name, e] : scores)
+        for (const float energy : e) least = std::min(least, energy), most = std::max(most, energy);
+    std::vector<std::string> header{"energy"};
+    for (const auto& [name, e] : scores) header.push_back("share_" + name);
+    std::vector<std::vector<double>> bins(histogram_bins, std::vector<double>(header.size(), 0.0));
+    const double width = std::max(double(most) - double(least), 1e-12) / histogram_bins;
+    for (int b = 0; b < histogram_bins; ++b) bins[size_t(b)][0] = double(least) + (b + 0.5) * width;
+    for (size_t s = 0; s < scores.size(); ++s)
+        for (const float energy : scores[s].second) {
+            const int bin = std::min(histogram_bins - 1, int((double(energy) - double(least)) / width));
+            bins[size_t(bin)][s + 1] += 1 / double(scores[s].second.size());
+        }
+    Csv histogram(header);
+    for (const auto& bin : bins) histogram.row(bin);
+    histogram.write(file("histogram.csv"));
+
+    // One row of each set.
+    std::vector<const ImageSet*> panels;
+    const ImageSet shown = first_images(test(), std::min<int64_t>(count_, 4));
+    panels.push_back(&shown);
+    std::vector<ImageSet> few;
+    for (const ImageSet& set : sets) few.push_back(first_images(set, 4));
+    for (const ImageSet& set : few) panels.push_back(&set);
+    write_grid(file("sets.png"), panels, 2, picture_scale(shown));
+    say("sets.png: images of each set, in this order");
+}
+
+}  // namespace dualmcmc

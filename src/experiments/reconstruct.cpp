@@ -1,0 +1,110 @@
+// Each image goes through three passes: g(μ(x)); the z-chain from z ~ q(z|x); the z-chain from z ~ p(z). What the networks return is
+// compared as it is, not rounded to 8 bits.
+#include "experiments/reconstruct.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "experiments/statistics.h"
+
+namespace dualmcmc {
+
+namespace {
+
+constexpr int64_t least_steps = 30;     // the chains go on to here at least, so that the curve and the rows for 10, 20, 30 are there
+constexpr int64_t picture_images = 64;  // in each panel of the picture
+
+// Means over images of the three measures.
+class Quality {
+public:
+    // The first `count` images of a batch.
+    void add(const Tensor& data, const Tensor& reconstruction, int64_t count) {
+        const std::vector<float> a = data.to_host(), b = reconstruction.to_host();
+        const int64_t side = data.dim(1), values = 3 * side * side;
+        std::vector<double> similarity(static_cast<size_t>(count));
+#pragma omp parallel for schedule(static)
+        for (int64_t i = 0; i < count; ++i)
+            similarity[size_t(i)] = structural_similarity(a.data() + i * values, b.data() + i * values, side);
+        for (int64_t i = 0; i < count; ++i) {
+            const double mse = mean_squared_error(a.data() + i * values, b.data() + i * values, values);
+            mse_ += mse;
+            psnr_ += psnr(mse);
+            ssim_ += similarity[size_t(i)];
+        }
+        images_ += count;
+    }
+    double mse() const { return mse_ / double(images_); }
+    double psnr_mean() const { return psnr_ / double(images_); }
+    double ssim() const { return ssim_ / double(images_); }
+
+private:
+    double mse_ = 0, psnr_ = 0, ssim_ = 0;
+    int64_t images_ = 0;
+};
+
+void append(ImageSet& set, const ImageSet& more) {
+    set.size = more.size;
+    set.count += more.count;
+    set.pixels.insert(set.pixels.end(), more.pixels.begin(), more.pixels.end());
+}
+
+ImageSet first_of(const Tensor& x, int64_t count) { return pictures(x.rows(0, count)); }
+
+}  // namespace
+
+ReconstructCommand::ReconstructCommand(CLI::App& app)
+    : Experiment(app, "reconstruct", "MSE, PSNR and SSIM of reconstructed test images (Table 3, Fig. 3)", 1000, "test images") {
+    use_chain_z();
+}
+
+void ReconstructCommand::measure() {
+    const ChainSettings chain{std::max(chain_z().steps, least_steps), chain_z().step_size, chain_z().noise};
+    say(text("mse: mean of squared differences per pixel and channel in [-1, 1]; psnr: 10 log10(4 / mse) of each image, in dB, their mean; "
+             "ssim: Gaussian window 11x11, sigma 1.5, K1 0.01, K2 0.03, range 2, windows inside the image, mean over channels"));
+    Quality mean;
+    std::vector<Quality> encoder(size_t(chain.steps) + 1), noise(size_t(chain.steps) + 1);
+    ImageSet data, start, revised;
+    for (int64_t first = 0; first < count_; first += batch_) {
+        const int64_t wanted = std::min(batch_, count_ - first), shown = std::clamp<int64_t>(picture_images - first, 0, wanted);
+        const Tensor x = batch_of(test(), first);
+        const uint64_t draw = uint64_t(first / batch_);
+        const StepNoise from_encoder = philox_noise(seed(), 2 * draw, x.shape(), config_.model.latent),
+                        from_noise = philox_noise(seed(), 2 * draw + 1, x.shape(), config_.model.latent);
+        mean.add(x, generate(encode(x, Tensor::full(from_encoder.reparametrise.shape(), 0))), wanted);
+        watch_chain_z(*models_, encode(x, from_encoder.reparametrise), x, config_.step.sigma, chain, from_encoder.langevin_z,
+                      [&](int64_t k, const Tensor& image) {
+                          encoder[size_t(k)].add(x, image, wanted);
+                          if (k == 0 && shown > 0) append(start, first_of(image, shown));
+                          if (k == chain_z().steps && shown > 0) append(revised, first_of(image, shown));
+                      });
+        watch_chain_z(*models_, from_noise.prior, x, config_.step.sigma, chain, from_noise.langevin_z,
+                      [&](int64_t k, const Tensor& image) { noise[size_t(k)].add(x, image, wanted); });
+        if (shown > 0) append(data, first_of(x, shown));
+        std::fprintf(stderr, "%lld/%lld\n", (long long)(first + wanted), (long long)count_);
+    }
+
+    Csv table({"start", "steps", "mse", "psnr", "ssim"});
+    auto row = [&](const std::string& name, int64_t steps, const Quality& q) {
+        table.row(name, {double(steps), q.mse(), q.psnr_mean(), q.ssim()});
+        char line[120];
+        std::snprintf(line, sizeof line, "%-12s %3lld steps: mse %.4f  psnr %.2f dB  ssim %.4f", name.c_str(), (long long)steps, q.mse(),
+                      q.psnr_mean(), q.ssim());
+        say(line);
+    };
+    row("encoder mean", 0, mean);
+    row("encoder", 0, encoder[0]);
+    if (chain_z().steps > 0) row("encoder", chain_z().steps, encoder[size_t(chain_z().steps)]);
+    for (const int64_t steps : {10, 20, 30}) row("noise", steps, noise[size_t(steps)]);
+    table.write(file("reconstruct.csv"));
+
+    Csv curves({"step", "mse_encoder", "mse_noise", "psnr_encoder", "psnr_noise", "ssim_encoder", "ssim_noise"});
+    for (int64_t k = 0; k <= chain.steps; ++k) {
+        const Quality &a = encoder[size_t(k)], &b = noise[size_t(k)];
+        curves.row({double(k), a.mse(), b.mse(), a.psnr_mean(), b.psnr_mean(), a.ssim(), b.ssim()});
+    }
+    curves.write(file("steps.csv"));
+    write_grid(file("reconstruct.png"), {&data, &start, &revised}, 8, picture_scale(data));
+    say(text("reconstruct.png: test images, the encoder's reconstructions, those after ", chain_z().steps, " steps"));
+}
+
+}  // namespace dualmcmc

@@ -1,0 +1,21 @@
+// `dualmcmc revise`: Fig. 2, the two chains at work: strips of intermediate states, the x-chain's energy and the z-chain's MSE by step.
+#pragma once
+#include "experiments/common.h"
+
+namespace dualmcmc {
+
+class ReviseCommand : public Experiment {
+public:
+    explicit ReviseCommand(CLI::App& app);
+
+protected:
+    void check() const override;
+    void measure() override;
+
+private:
+    void measure_x();
+    void measure_z();
+    int64_t strips_ = 8;
+};
+
+}  // namespace dualmcmc

@@ -1,0 +1,636 @@
+// The experiments' statistics against direct formulas, constants from NumPy and SciPy (reference/write_statistics.py) and closed forms;
+// their commands, run on a tiny model, with the numbers that they write computed again; and the report.
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <random>
+#include <sstream>
+
+#include "checkpoint.h"
+#include "data.h"
+#include "experiments/interpolate.h"
+#include "experiments/report.h"
+#include "experiments/statistics.h"
+#include "file_helpers.h"
+#include "npy.h"
+#include "shapes.h"
+#include "train.h"
+
+namespace dualmcmc::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+// ---- images ---------------------------------------------------------------------------------------------------------------------
+
+// The images of reference/write_statistics.py.
+std::pair<std::vector<float>, std::vector<float>> two_images(int64_t side) {
+    std::vector<float> a, b;
+    for (int64_t y = 0; y < side; ++y)
+        for (int64_t x = 0; x < side; ++x)
+            for (int64_t c = 0; c < 3; ++c) {
+                const double value = double((y * 37 + x * 91 + c * 53 + x * y % 17 * 11) % 256) / 127.5 - 1;
+                a.push_back(float(value));
+                b.push_back(float(0.8 * value + 0.15 * std::sin(0.7 * double(x) + 0.3 * double(y) + double(c))));
+            }
+    return {a, b};
+}
+
+// SSIM as Wang et al. write it: for each window two passes, the means first, then the weighted squared deviations from them.
+double direct_ssim(const std::vector<float>& a, const std::vector<float>& b, int64_t side) {
+    double weights[11][11], total = 0;
+    for (int i = 0; i < 11; ++i)
+        for (int j = 0; j < 11; ++j) total += weights[i][j] = std::exp(-((i - 5) * (i - 5) + (j - 5) * (j - 5)) / 4.5);
+    double sum = 0;
+    int64_t windows = 0;
+    for (int64_t c = 0; c < 3; ++c)
+        for (int64_t top = 0; top + 11 <= side; ++top)
+            for (int64_t left = 0; left + 11 <= side; ++left, ++windows) {
+                auto weighted = [&](const std::function<double(double, double)>& f) {
+                    double result = 0;
+                    for (int64_t i = 0; i < 11; ++i)
+                        for (int64_t j = 0; j < 11; ++j) {
+                            const size_t at = size_t(((top + i) * side + left + j) * 3 + c);
+                            result += weights[i][j] / total * f(double(a[at]), double(b[at]));
+                        }
+                    return result;
+                };
+                const double mean_a = weighted([](double u, double) { return u; }), mean_b = weighted([](double, double v) { return v; });
+                const double var_a = weighted([&](double u, double) { return (u - mean_a) * (u - mean_a); });
+                const double var_b = weighted([&](double, double v) { return (v - mean_b) * (v - mean_b); });
+                const double covariance = weighted([&](double u, double v) { return (u - mean_a) * (v - mean_b); });
+                sum += (2 * mean_a * mean_b + 0.0004) * (2 * covariance + 0.0036) /
+                       ((mean_a * mean_a + mean_b * mean_b + 0.0004) * (var_a + var_b + 0.0036));
+            }
+    return sum / double(windows);
+}
+
+TEST(ImageQuality, EqualsSciPyAndTheDirectFormula) {
+    // Printed by reference/write_statistics.py.
+    const struct { int64_t side; double mse, psnr, ssim; } cases[] = {{32, 0.024843592695, 22.0684559085, 0.484145947357},
+                                                                       {19, 0.024064906352, 22.2067581537, 0.567798246037}};
+    for (const auto& c : cases) {
+        const auto [a, b] = two_images(c.side);
+        const double mse = mean_squared_error(a.data(), b.data(), int64_t(a.size()));
+        // The images are rounded to floats on both sides, b from a sine that may differ in its last bits.
+        EXPECT_NEAR(mse, c.mse, 1e-8);
+        EXPECT_NEAR(psnr(mse), c.psnr, 1e-6);
+        EXPECT_NEAR(structural_similarity(a.data(), b.data(), c.side), c.ssim, 1e-7);
+        EXPECT_NEAR(structural_similarity(a.data(), b.data(), c.side), direct_ssim(a, b, c.side), 1e-12);
+    }
+}
+
+TEST(ImageQuality, KnownCases) {
+    auto [a, b] = two_images(17);
+    EXPECT_EQ(mean_squared_error(a.data(), a.data(), int64_t(a.size())), 0);
+    EXPECT_TRUE(std::isinf(psnr(0)));
+    EXPECT_NEAR(psnr(4), 0, 1e-12);
+    EXPECT_NEAR(psnr(0.04), 20, 1e-12);
+    EXPECT_NEAR(structural_similarity(a.data(), a.data(), 17), 1, 1e-12);
+    // Constant images u and v: the windows' variances vanish, (2uv + c1) / (u² + v² + c1) is left.
+    std::fill(a.begin(), a.end(), 0.5f);
+    std::fill(b.begin(), b.end(), -0.25f);
+    EXPECT_NEAR(structural_similarity(a.data(), b.data(), 17), (-0.25 + 0.0004) / (0.3125 + 0.0004), 1e-9);
+    EXPECT_THROW(structural_similarity(a.data(), b.data(), 10), std::runtime_error);
+}
+
+// ---- area under the ROC curve ---------------------------------------------------------------------------------------------------
+
+double direct_auroc(const std::vector<float>& low, const std::vector<float>& high) {
+    double wins = 0;
+    for (const float l : low)
+        for (const float h : high) wins += h > l ? 1 : h == l ? 0.5 : 0;
+    return wins / double(low.size()) / double(high.size());
+}
+
+TEST(Auroc, EqualsAllPairs) {
+    std::mt19937 random(1);
+    for (const int levels : {1, 2, 5, 40, 100000}) {
+        std::uniform_int_distribution<int> level(0, levels - 1);
+        std::vector<float> low, high;
+        for (int i = 0; i < 137; ++i) low.push_back(float(level(random)) - 0.3f * float(levels));
+        for (int i = 0; i < 61; ++i) high.push_back(float(level(random)) - 0.3f * float(levels));
+        EXPECT_EQ(auroc(low, high), direct_auroc(low, high)) << levels;  // both are exact in double precision
+        EXPECT_NEAR(auroc(low, high) + auroc(high, low), 1, 1e-15) << levels;
+    }
+}
+
+TEST(Auroc, EqualsSciPyAndKnownCases) {
+    std::vector<float> low, high;
+    for (int i = 0; i < 60; ++i) low.push_back(float(i * 7 % 23));
+    for (int i = 0; i < 45; ++i) high.push_back(float(i * 5 % 29 + 2));
+    EXPECT_NEAR(auroc(low, high), 0.647037037037, 1e-12);  // scipy.stats.mannwhitneyu, by reference/write_statistics.py
+    EXPECT_EQ(auroc({1, 2}, {3, 4}), 1);
+    EXPECT_EQ(auroc({3, 4}, {1, 2}), 0);
+    EXPECT_EQ(auroc({1, 1}, {1}), 0.5);
+    EXPECT_EQ(auroc({-INFINITY, 0}, {INFINITY}), 1);
+    EXPECT_THROW(auroc({1}, {}), std::runtime_error);
+    EXPECT_THROW(auroc({1}, {NAN}), std::runtime_error);
+}
+
+// ---- chains ---------------------------------------------------------------------------------------------------------------------
+
+// x_t = ρ x_t-1 + sqrt(1 - ρ²) u, started in its stationary density.
+Chains autoregressive(size_t chains, size_t draws, double rho, unsigned seed) {
+    std::mt19937 random(seed);
+    std::normal_distribution<double> normal;
+    Chains out(chains);
+    for (auto& chain : out) {
+        double x = normal(random);
+        for (size_t t = 0; t < draws; ++t, x = rho * x + std::sqrt(1 - rho * rho) * normal(random)) chain.push_back(x);
+    }
+    return out;
+}
+
+// The chains of reference/write_statistics.py.
+Chains four_chains() {
+    Chains out(4);
+    for (int m = 0; m < 4; ++m)
+        for (int t = 0; t < 101; ++t)
+            out[size_t(m)].push_back(std::sin(0.9 * t * (m + 1)) + 0.3 * std::cos(0.05 * t + m) + (m == 3 ? 0.004 * t : 0));
+    return out;
+}
+
+TEST(Mixing, EqualsNumPy) {
+    const Chains chains = four_chains();
+    EXPECT_NEAR(split_rhat(chains), 1.042486536400, 1e-11);
+    EXPECT_NEAR(effective_sample_size(chains), 313.889652301, 1e-7);
+    Chains sums;
+    for (const auto& chain : chains) {
+        sums.emplace_back();
+        double sum = 0;
+        for (int t = 0; t < 24; ++t) sums.back().push_back(sum += chain[size_t(t)]);
+    }
+    EXPECT_NEAR(split_rhat(sums), 3.682768308801, 1e-11);
+    EXPECT_NEAR(effective_sample_size(sums), 4.507662946, 1e-8);
+}
+
+// From the variogram instead of autocovariances (Bayesian Data Analysis 3, section 11.5: ρ_t = 1 - V_t / (2 var⁺)), for chains long
+// enough that their edges do not count; and R̂ from between- and within-sequence variances B and W, by their definitions.
+TEST(Mixing, AgreesWithTheVariogram) {
+    const Chains chains = autoregressive(3, 30000, 0.7, 5);
+    Chains half;
+    for (const auto& chain : chains) {
+        half.emplace_back(chain.begin(), chain.begin() + long(chain.size() / 2));
+        half.emplace_back(chain.begin() + long(chain.size() / 2), chain.end());
+    }
+    const double n = double(half[0].size()), m = double(half.size());
+    double grand = 0, between = 0, within = 0;
+    std::vector<double> means;
+    for (const auto& chain : half) {
+        double sum = 0;
+        for (const double v : chain) sum += v;
+        means.push_back(sum / n);
+        grand += sum / n / m;
+    }
+    for (size_t j = 0; j < half.size(); ++j) {
+        between += n / (m - 1) * (means[j] - grand) * (means[j] - grand);
+        for (const double v : half[j]) within += (v - means[j]) * (v - means[j]) / (n - 1) / m;
+    }
+    const double plus = (n - 1) / n * within + between / n;
+    EXPECT_NEAR(split_rhat(chains), std::sqrt(plus / within), 1e-12);
+    auto rho = [&](size_t lag) {
+        double variogram = 0;
+        for (const auto& chain : half)
+            for (size_t t = lag; t < chain.size(); ++t)
+                variogram += (chain[t] - chain[t - lag]) * (chain[t] - chain[t - lag]) / m / (n - double(lag));
+        return 1 - variogram / (2 * plus);
+    };
+    double tau = -1, before = 2;
+    for (size_t lag = 0; lag < 1000; lag += 2) {
+        const double pair = rho(lag) + rho(lag + 1);
+        if (pair < 0) break;
+        tau += 2 * (before = std::min(before, pair));
+    }
+    EXPECT_NEAR(effective_sample_size(chains) / (m * n / tau), 1, 0.02);
+}
+
+TEST(Mixing, KnownCases) {
+    // Madras and Sokal 1988, eq. 3.19: an estimate of τ with a window of w lags has the relative variance 2 (2w + 1) / N. At
+    // |ρ| ≤ 0.6 a window of 40 lags holds all but 0.6^40 of τ; four standard deviations.
+    const size_t draws = 100000;
+    const double tolerance = 4 * std::sqrt(2 * 81 / (4.0 * double(draws)));  // 0.08
+    for (const double rho : {0.0, 0.3, 0.6, -0.5}) {
+        const Chains chains = autoregressive(4, draws, rho, 7);
+        const double expected = 4 * double(draws) * (1 - rho) / (1 + rho);
+        EXPECT_NEAR(effective_sample_size(chains) / expected, 1, tolerance) << rho;
+        EXPECT_NEAR(split_rhat(chains), 1, 0.001) << rho;
+    }
+    // A drift within each chain, and chains at different places.
+    Chains drifting = autoregressive(4, 1000, 0, 9), apart = drifting;
+    for (size_t c = 0; c < 4; ++c)
+        for (size_t t = 0; t < 1000; ++t) {
+            drifting[c][t] += 0.004 * double(t);
+            apart[c][t] += 3 * double(c);
+        }
+    EXPECT_GT(split_rhat(drifting), 1.3);
+    EXPECT_GT(split_rhat(apart), 2);
+    EXPECT_LT(effective_sample_size(apart), 20);
+    EXPECT_TRUE(std::isnan(split_rhat({{1, 1, 1, 1, 1, 1, 1, 1}})));
+    EXPECT_TRUE(std::isnan(effective_sample_size({{1, 1, 1, 1, 1, 1, 1, 1}})));
+    EXPECT_THROW(split_rhat({{1, 2, 3}}), std::runtime_error);
+    EXPECT_THROW(effective_sample_size({{1, 2, 3, 4, 5, 6, 7, 8}, {1, 2}}), std::runtime_error);
+}
+
+// ---- latents --------------------------------------------------------------------------------------------------------------------
+
+TEST(Interpolation, LinesAndCircles) {
+    const std::vector<float> a{3, 0, 4, 1}, b{-1, 2, 0.5f, 6};
+    auto length = [](const std::vector<float>& v) {
+        double sum = 0;
+        for (const float value : v) sum += double(value) * double(value);
+        return std::sqrt(sum);
+    };
+    auto angle = [&](const std::vector<float>& u, const std::vector<float>& v) {
+        double dot = 0;
+        for (size_t i = 0; i < u.size(); ++i) dot += double(u[i]) * double(v[i]);
+        return std::acos(dot / length(u) / length(v));
+    };
+    for (const bool spherical : {false, true})
+        for (size_t i = 0; i < a.size(); ++i) {
+            EXPECT_NEAR(interpolate_latent(a, b, 0, spherical)[i], a[i], 1e-6);
+            EXPECT_NEAR(interpolate_latent(a, b, 1, spherical)[i], b[i], 1e-6);
+        }
+    for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(interpolate_latent(a, b, 0.25, false)[i], 0.75 * a[i] + 0.25 * b[i], 1e-6);
+    for (const double t : {0.1, 0.5, 0.8}) {
+        const std::vector<float> point = interpolate_latent(a, b, t, true);
+        EXPECT_NEAR(length(point), (1 - t) * length(a) + t * length(b), 1e-5) << t;
+        EXPECT_NEAR(angle(a, point), t * angle(a, b), 1e-5) << t;
+        EXPECT_NEAR(angle(point, b), (1 - t) * angle(a, b), 1e-5) << t;
+    }
+    // Where there is no one circle, the line.
+    EXPECT_NEAR(interpolate_latent({1, 0}, {-1, 0}, 0.25, true)[0], 0.5, 1e-6);
+    EXPECT_NEAR(interpolate_latent({0, 0}, {0, 2}, 0.5, true)[1], 1, 1e-6);
+}
+
+// ---- the commands ---------------------------------------------------------------------------------------------------------------
+
+using Table = std::map<std::string, std::vector<std::string>>;  // by column
+
+Table read_table(const std::string& path) {
+    std::istringstream lines(read_bytes(path));
+    std::vector<std::string> header;
+    Table table;
+    for (std::string line; std::getline(lines, line);) {
+        std::istringstream cells(line);
+        std::vector<std::string> row;
+        for (std::string cell; std::getline(cells, cell, ',');) row.push_back(cell);
+        if (header.empty()) header = row;
+        else for (size_t i = 0; i < header.size(); ++i) table[header[i]].push_back(row.at(i));
+    }
+    return table;
+}
+
+double number(const Table& table, const std::string& column, size_t row) { return std::stod(table.at(column).at(row)); }
+
+constexpr int64_t test_images = 12;
+
+// One tiny model for all tests; each works on what lies in its run's folder.
+class Experiments : public testing::Test {
+protected:
+    static void SetUpTestSuite() {
+        ASSERT_TRUE(fs::exists("build/dualmcmc")) << "build it first: make";
+        fs::remove_all(folder());
+        fs::create_directories(folder());
+        std::vector<uint8_t> pixels(test_images * 32 * 32 * 3);
+        for (int64_t i = 0; i < test_images; ++i) draw_shape(3, i, 32, pixels.data() + i * 32 * 32 * 3);
+        write_npy(in("images.npy"), {test_images, 32, 32, 3}, pixels.data());
+        const std::vector<uint8_t> wrong(2 * 20 * 20 * 3);
+        write_npy(in("small.npy"), {2, 20, 20, 3}, wrong.data());
+        ASSERT_EQ(run("train --preset demo --width-generator 2 --width-ebm 2 --width-encoder 1 --latent 3 --batch 2 --steps-x 1 "
+                      "--steps-z 3 --sampler-steps 4 --sampler-batch 4 --iterations 2 --data " + in("images.npy") + " --out " + in("run")), 0)
+            << read_bytes(in("error.txt"));
+    }
+    static void TearDownTestSuite() { fs::remove_all(folder()); }
+
+    static std::string folder() { return temporary_path("experiments"); }
+    static std::string in(const std::string& name) { return folder() + "/" + name; }
+    static std::string model() { return in("run/checkpoints/iteration-000002.safetensors"); }
+    static int run(const std::string& arguments) {
+        const std::string command = "OMP_NUM_THREADS=1 build/dualmcmc " + arguments + " >" + in("out.txt") + " 2>" + in("error.txt");
+        const int status = std::system(command.c_str());
+        return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    }
+    // Runs an experiment on the model; returns what it printed.
+    static std::string experiment(const std::string& arguments) {
+        EXPECT_EQ(run(arguments + " --model " + model()), 0) << arguments << "\n" << read_bytes(in("error.txt"));
+        return read_bytes(in("out.txt"));
+    }
+    static void expect_refused(const std::string& arguments, std::initializer_list<std::string> parts) {
+        SCOPED_TRACE(arguments);
+        EXPECT_EQ(run(arguments), 1);
+        std::string error = read_bytes(in("error.txt"));
+        ASSERT_FALSE(error.empty());
+        EXPECT_EQ(error.back(), '\n');
+        error.pop_back();
+        expect_failure([&] { throw std::runtime_error(error); }, parts);
+    }
+    static void expect_says(const std::string& text, std::initializer_list<std::string> parts) {
+        for (const std::string& part : parts) EXPECT_NE(text.find(part), std::string::npos) << text << "\n lacks: " << part;
+    }
+};
+
+TEST_F(Experiments, RefuseBadInput) {
+    for (const char* name : {"reconstruct", "revise", "interpolate", "ood", "longrun"}) {
+        const std::string command = name, with_model = command + " --model " + model();
+        EXPECT_EQ(run(command + " --help"), 0);
+        expect_refused(command, {"--model"});
+        expect_refused(command + " --model missing.safetensors", {"missing.safetensors"});
+        expect_refused(command + " --model " + in("images.npy"), {"images.npy", "safetensors"});
+        expect_refused(with_model + " --count 0", {"--count 0", "at least 1"});
+        expect_refused(with_model + " --count many", {"--count", "many"});
+        expect_refused(with_model + " --seed -1", {"--seed -1"});
+        expect_refused(with_model + " --batch 0", {"--batch 0"});
+        expect_refused(with_model + " --device abacus", {"abacus"});
+        expect_refused(with_model + " --threads -2", {"--threads -2"});
+        expect_refused(with_model + " --data " + in("missing"), {in("missing")});
+        expect_refused(with_model + " --data " + in("small.npy"), {"small.npy", "20x20"});
+        expect_refused(with_model + " --out " + in("images.npy") + "/below", {"--out", in("images.npy")});
+        EXPECT_FALSE(fs::exists(in("run/") + name)) << "a refused command leaves nothing behind";
+    }
+    const std::string with_model = " --model " + model();
+    expect_refused("reconstruct --count 13" + with_model, {"--count 13", "12 test images", "at most 12"});
+    expect_refused("interpolate --count 7" + with_model, {"--count 7", "12 test images", "at most 6"});
+    expect_refused("interpolate --points 1" + with_model, {"--points 1"});
+    expect_refused("reconstruct --steps-z -1" + with_model, {"--steps-z -1"});
+    expect_refused("reconstruct --step-size-z 0" + with_model, {"--step-size-z 0"});
+    expect_refused("reconstruct --noise-z nan" + with_model, {"--noise-z"});
+    expect_refused("reconstruct --sigma 0" + with_model, {"--sigma 0"});
+    expect_refused("reconstruct --steps-x 3" + with_model, {"--steps-x"});  // it has no x-chain
+    expect_refused("revise --steps-x 70000" + with_model, {"--steps-x 70000", "65535"});
+    expect_refused("revise --strips 0" + with_model, {"--strips 0"});
+    expect_refused("ood --against " + in("nothing.npy") + with_model, {"nothing.npy"});
+    expect_refused("longrun --steps 0" + with_model, {"--steps 0"});
+    expect_refused("longrun --warmup -1" + with_model, {"--warmup -1"});
+}
+
+TEST_F(Experiments, ReconstructMeasuresWhatTheNetworksReturn) {
+    const std::string said = experiment("reconstruct --count 6 --seed 3");
+    expect_says(said, {"count 6", "12 in all", "batches of 4", "batch norm on each batch's statistics", "3 steps of 0.1, noise 0.1", "= 1",
+                       "sigma", "11x11"});
+    const Table rows = read_table(in("run/reconstruct/reconstruct.csv")), steps = read_table(in("run/reconstruct/steps.csv"));
+    EXPECT_EQ(rows.at("start"), (std::vector<std::string>{"encoder mean", "encoder", "encoder", "noise", "noise", "noise"}));
+    EXPECT_EQ(rows.at("steps"), (std::vector<std::string>{"0", "0", "3", "10", "20", "30"}));
+    ASSERT_EQ(steps.at("step").size(), 31u);
+    for (const char* quantity : {"mse", "psnr", "ssim"})
+        for (size_t row = 1; row < 6; ++row)
+            EXPECT_EQ(rows.at(quantity)[row], steps.at(quantity + ("_" + rows.at("start")[row])).at(size_t(number(rows, "steps", row))))
+                << quantity << row;
+    EXPECT_TRUE(fs::exists(in("run/reconstruct/reconstruct.png")));
+    EXPECT_NE(said.find(read_bytes(in("run/reconstruct/summary.txt"))), std::string::npos);
+
+    // The encoder's mean, computed here: batches 0 … 3 and 4 … 7 of the test images, of which 6 count.
+    const LoadedCheckpoint checkpoint = read_checkpoint(model());
+    Models models(checkpoint.config.model, 0);
+    load_checkpoint(checkpoint.file, model(), models, false);
+    const Dataset data = load_dataset(in("images.npy"), 32, 0);
+    double mse = 0, decibels = 0, similarity = 0;
+    for (const std::vector<int64_t>& batch : {std::vector<int64_t>{0, 1, 2, 3}, std::vector<int64_t>{4, 5, 6, 7}}) {
+        std::vector<float> x(4 * 3072);
+        gather_batch(data.held_out, batch, {}, x.data());
+        NoTape no_tape;
+        const std::vector<float> y = models.generator(models.encoder(Var(Tensor::from_host({4, 32, 32, 3}, x))).first).value().to_host();
+        for (size_t i = 0; i < 4 && batch[i] < 6; ++i) {
+            const std::vector<float> a(x.begin() + long(i) * 3072, x.begin() + long(i + 1) * 3072),
+                b(y.begin() + long(i) * 3072, y.begin() + long(i + 1) * 3072);
+            double error = 0;
+            for (size_t p = 0; p < 3072; ++p) error += std::pow(double(a[p]) - double(b[p]), 2) / 3072;
+            mse += error / 6;
+            decibels += 20 * std::log10(2 / std::sqrt(error)) / 6;
+            similarity += direct_ssim(a, b, 32) / 6;
+        }
+    }
+    EXPECT_NEAR(number(rows, "mse", 0), mse, 1e-5 * mse);
+    EXPECT_NEAR(number(rows, "psnr", 0), decibels, 1e-4);
+    EXPECT_NEAR(number(rows, "ssim", 0), similarity, 1e-5);
+}
+
+TEST_F(Experiments, ReviseAgreesWithReconstruct) {
+    experiment("reconstruct --count 4 --seed 5 --steps-z 6 --out " + in("reconstruct"));
+    const std::string said = experiment("revise --count 4 --seed 5 --steps-z 6 --steps-x 7 --out " + in("revise"));
+    expect_says(said, {"x-chain: 7 steps of 4, noise 0.002, temperature (noise/step)^2 = 2.5e-07", "z-chain: 6 steps"});
+    const Table x = read_table(in("revise/x_chain.csv")), z = read_table(in("revise/z_chain.csv")),
+                steps = read_table(in("reconstruct/steps.csv"));
+    ASSERT_EQ(x.at("step").size(), 8u);
+    ASSERT_EQ(z.at("step").size(), 7u);
+    EXPECT_GT(number(x, "energy_mean", 0), number(x, "energy_mean", 7)) << "the x-chain goes downhill";
+    // With the same seed the z-chain of the first batch is the same in both; its mean is of floats here.
+    for (size_t k = 0; k < 7; ++k) {
+        EXPECT_NEAR(number(z, "mse_mean", k), number(steps, "mse_encoder", k), 1e-6) << k;
+        EXPECT_LE(number(z, "mse_p10", k), number(z, "mse_mean", k)) << k;
+    }
+    for (const char* name : {"x_chain.png", "z_chain.png", "summary.txt"}) EXPECT_TRUE(fs::exists(in("revise/") + name)) << name;
+    // The same command again gives the same bytes; another seed does not.
+    const std::string before = read_bytes(in("revise/x_chain.csv"));
+    experiment("revise --count 4 --seed 5 --steps-z 6 --steps-x 7 --out " + in("revise"));
+    EXPECT_EQ(read_bytes(in("revise/x_chain.csv")), before);
+    experiment("revise --count 4 --seed 6 --steps-z 6 --steps-x 7 --out " + in("revise"));
+    EXPECT_NE(read_bytes(in("revise/x_chain.csv")), before);
+    // Zero steps: the start alone.
+    experiment("revise --count 2 --strips 1 --steps-z 0 --steps-x 0 --out " + in("nothing"));
+    EXPECT_EQ(read_table(in("nothing/z_chain.csv")).at("step").size(), 1u);
+}
+
+TEST_F(Experiments, InterpolateMeetsAtTheEnds) {
+    expect_says(experiment("interpolate --count 3 --points 5 --out " + in("line")), {"linear", "5 points", "temperature"});
+    expect_says(experiment("interpolate --count 3 --points 5 --spherical --out " + in("circle")), {"spherical"});
+    const Table line = read_table(in("line/interpolate.csv")), circle = read_table(in("circle/interpolate.csv"));
+    EXPECT_EQ(line.at("t"), (std::vector<std::string>{"0", "0.25", "0.5", "0.75", "1"}));
+    for (const char* quantity : {"energy_samples", "energy_reconstructions"}) {
+        for (const size_t end : {size_t{0}, size_t{4}})
+            EXPECT_NEAR(number(line, quantity, end), number(circle, quantity, end), 1e-4) << quantity << end;
+        EXPECT_NE(line.at(quantity)[2], circle.at(quantity)[2]) << quantity;
+    }
+    EXPECT_EQ(line.at("change_samples")[0], "nan");
+    for (size_t p = 1; p < 5; ++p) EXPECT_GT(number(line, "change_samples", p), 0) << p;
+    for (const char* name : {"samples.png", "reconstructions.png"}) EXPECT_TRUE(fs::exists(in("line/") + name)) << name;
+    EXPECT_NE(read_bytes(in("line/samples.png")), read_bytes(in("circle/samples.png")));
+}
+
+TEST_F(Experiments, OodCountsAllPairs) {
+    const std::string said = experiment("ood --count 10 --against " + in("images.npy") + " --against " + in("images.npy"));
+    expect_says(said, {"AUROC = P(E_other > E_test)", "uniform noise", "constant images", "means of two test images", "shapes  ",
+                       "training images", "temperature"});
+    const Table table = read_table(in("run/ood/ood.csv")), all = read_table(in("run/ood/energies.csv"));
+    const std::vector<std::string>& sets = table.at("set");
+    ASSERT_EQ(sets.size(), 8u);
+    // By set in order: a set's images are numbered from 0.
+    std::vector<std::vector<float>> scores;
+    for (size_t i = 0; i < all.at("set").size(); ++i) {
+        if (all.at("image")[i] == "0") scores.emplace_back();
+        scores.back().push_back(std::stof(all.at("energy")[i]));
+    }
+    ASSERT_EQ(scores.size(), sets.size());
+    for (size_t s = 0; s < sets.size(); ++s) {
+        EXPECT_EQ(scores[s].size(), 10u) << sets[s];
+        EXPECT_NEAR(number(table, "auroc", s), direct_auroc(scores[0], scores[s]), 1e-9) << sets[s];
+    }
+    // The training images of so small a set are the test images, and so are the files.
+    for (const size_t same : {size_t{5}, size_t{6}, size_t{7}}) EXPECT_EQ(table.at("auroc")[same], "0.5") << sets[same];
+    EXPECT_NE(table.at("auroc")[1], "0.5");
+    const Table histogram = read_table(in("run/ood/histogram.csv"));
+    double share = 0;
+    for (size_t b = 0; b < histogram.at("energy").size(); ++b) share += number(histogram, "share_uniform noise", b);
+    EXPECT_NEAR(share, 1, 1e-6);
+
+    // Energies of the first images, computed here.
+    const LoadedCheckpoint checkpoint = read_checkpoint(model());
+    Models models(checkpoint.config.model, 0);
+    load_checkpoint(checkpoint.file, model(), models, false);
+    std::vector<float> x(3 * 3072);
+    gather_batch(load_dataset(in("images.npy"), 32, 0).held_out, {0, 1, 2}, {}, x.data());
+    NoTape no_tape;
+    const std::vector<float> energy = models.energy(Var(Tensor::from_host({3, 32, 32, 3}, x))).value().to_host();
+    for (size_t i = 0; i < 3; ++i) EXPECT_NEAR(scores[0][i], energy[i], 1e-5 * std::abs(energy[i]) + 1e-6) << i;
+}
+
+TEST_F(Experiments, LongrunMixingFollowsFromItsTrace) {
+    const std::string said = experiment("longrun --steps 40 --count 5 --warmup 9");
+    expect_says(said, {"40 steps of 4", "temperature", "step 32:", "step 40:", "steps 10 to 40", "split R-hat", "of 155"});
+    const Table energy = read_table(in("run/longrun/energy.csv")), mixing = read_table(in("run/longrun/mixing.csv"));
+    ASSERT_EQ(energy.at("step").size(), 41u);
+    EXPECT_EQ(read_table(in("run/longrun/drift.csv")).at("step"), (std::vector<std::string>{"0", "1", "2", "4", "8", "16", "32", "40"}));
+    Chains chains;
+    for (int c = 1; c <= 5; ++c) {
+        chains.emplace_back();
+        for (size_t k = 10; k <= 40; ++k) chains.back().push_back(number(energy, "energy_" + std::to_string(c), k));
+    }
+    EXPECT_NEAR(number(mixing, "value", 0), split_rhat(chains), 1e-5);
+    EXPECT_NEAR(number(mixing, "value", 1), effective_sample_size(chains), 1e-3);
+    EXPECT_TRUE(fs::exists(in("run/longrun/longrun.png")));
+    // Too short to say anything of mixing, and a chain that leaves the numbers.
+    expect_says(experiment("longrun --steps 5 --count 2 --out " + in("short")), {"need 8 steps after the warm-up of 2, there are 3"});
+    expect_says(experiment("longrun --steps 50 --count 2 --step-size-x 1e30 --out " + in("far")), {"stopped: after", "not a number"});
+    EXPECT_TRUE(fs::exists(in("far/longrun.png")));
+}
+
+// ---- the report -----------------------------------------------------------------------------------------------------------------
+
+size_t occurrences(const std::string& text, const std::string& part) {
+    size_t count = 0;
+    for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + part.size())) ++count;
+    return count;
+}
+
+TEST(Report, TextIsEscapedAndBytesAreEncoded) {
+    EXPECT_EQ(escape_html("<b a=\"1\" c='2'> & &amp;"), "&lt;b a=&quot;1&quot; c=&#39;2&#39;&gt; &amp; &amp;amp;");
+    // RFC 4648, section 10.
+    const std::pair<const char*, const char*> vectors[] = {{"", ""}, {"f", "Zg=="}, {"fo", "Zm8="}, {"foo", "Zm9v"}, {"foob", "Zm9vYg=="},
+                                                           {"fooba", "Zm9vYmE="}, {"foobar", "Zm9vYmFy"}};
+    for (const auto& [plain, encoded] : vectors) EXPECT_EQ(base64(plain), encoded);
+    EXPECT_EQ(base64(std::string("\xff\xfe\x00\x80", 4)), "//4AgA==");
+}
+
+TEST(Report, TablesAreReadBack) {
+    Csv csv({"set", "a,b", "c"});
+    csv.row("with, comma and \"quotes\"", {1.5, -2e-9});
+    csv.row("plain", {double(0.1f), INFINITY});
+    csv.write(temporary_path("table.csv"));
+    const CsvTable table = parse_csv(read_bytes(temporary_path("table.csv")) + "cut off,1");
+    EXPECT_EQ(table.header, (std::vector<std::string>{"set", "a,b", "c"}));
+    ASSERT_EQ(table.rows.size(), 2u);
+    EXPECT_EQ(table.rows[0], (std::vector<std::string>{"with, comma and \"quotes\"", "1.5", "-2e-09"}));
+    EXPECT_EQ(std::stof(table.rows[1][1]), 0.1f);
+    EXPECT_EQ(parse_csv("a,b\r\n1,\n1,2,3\n").rows, (std::vector<std::vector<std::string>>{{"1", ""}}));
+    EXPECT_TRUE(parse_csv("").header.empty());
+    fs::remove(temporary_path("table.csv"));
+}
+
+// The points of the first polyline of a plot.
+std::vector<std::pair<double, double>> polyline(const std::string& svg) {
+    const size_t begin = svg.find("points=\"") + 8;
+    std::istringstream in(svg.substr(begin, svg.find('"', begin) - begin));
+    std::vector<std::pair<double, double>> out;
+    double x = 0, y = 0;
+    for (char comma; in >> x >> comma >> y;) out.emplace_back(x, y);
+    return out;
+}
+
+TEST(Report, CurvesLieWhereTheirValuesAre) {
+    // The plot's area is x 52 … 390, y 8 … 196.
+    auto points = polyline(plot("title", "x", {0, 1, 2, 4}, {{"y", {3, NAN, 1, 2}}}));
+    ASSERT_EQ(points.size(), 3u);
+    EXPECT_EQ(points[0], (std::pair{52.0, 8.0}));
+    EXPECT_EQ(points[1], (std::pair{221.0, 196.0}));
+    EXPECT_EQ(points[2], (std::pair{390.0, 102.0}));
+    // Over two decades the axis is logarithmic: 10 is in the middle of 1 and 100; with a value below 0 it cannot be.
+    points = polyline(plot("title", "x", {0, 1, 2}, {{"y", {1, 10, 100}}}));
+    EXPECT_EQ(points[1], (std::pair{221.0, 102.0}));
+    points = polyline(plot("title", "x", {0, 1, 2}, {{"y", {-100, 0, 100}}}));
+    EXPECT_EQ(points[1], (std::pair{221.0, 102.0}));
+    // 900 points become means of three.
+    std::vector<double> many(900), values(900);
+    for (size_t i = 0; i < 900; ++i) many[i] = double(i), values[i] = double(i % 3);
+    const std::string thin = plot("title", "x", many, {{"y", values}});
+    EXPECT_EQ(polyline(thin).size(), 300u);
+    EXPECT_NE(thin.find("means of 3"), std::string::npos);
+    for (const auto& [x, y] : polyline(thin)) EXPECT_EQ(y, 102.0) << x;
+    EXPECT_EQ(plot("title", "x", {0, 1}, {{"y", {NAN, NAN}}}), "");
+    EXPECT_EQ(plot("title", "x", {}, {}), "");
+    EXPECT_EQ(plot("<t>", "<x>", {0, 1}, {{"<y>", {1, 2}}}).find("<t>"), std::string::npos);
+}
+
+TEST_F(Experiments, ReportHoldsAllThatTheRunHolds) {
+    // Training has written one.
+    const std::string first = read_bytes(in("run/report.html"));
+    expect_says(first, {"<!DOCTYPE html>", "name=\"viewport\"", "@media print", "2 iterations", "reconstruction MSE per pixel",
+                        "energy gap", "temperature 2.5e-07", "time", "iteration-000002-samples.png",
+                        "iteration-000002-reconstructions.png", "<span>width-generator</span><b>2</b>"});
+    const std::string picture = "src=\"data:image/png;base64,";
+    EXPECT_NE(first.find(picture + base64(read_bytes(in("run/samples/iteration-000002-samples.png"))) + "\""), std::string::npos);
+    // An experiment in the run's folder adds its section; one elsewhere does not.
+    expect_says(experiment("revise --count 4 --out " + in("run/revise")), {"report: ", "run/report.html"});
+    const std::string second = read_bytes(in("run/report.html"));
+    expect_says(second, {"<h2>revise</h2>", "x-chain: 4 steps of 4", "x_chain.png", "z_chain.csv", "p90"});
+    EXPECT_EQ(occurrences(second, "<h2>revise</h2>"), 1u);
+    EXPECT_EQ(experiment("revise --count 4 --out " + in("elsewhere")).find("report: "), std::string::npos);
+    EXPECT_FALSE(fs::exists(in("report.html")));
+
+    // What stands in files is text, not HTML; folders of other programs are shown too.
+    fs::create_directories(in("run/<mine>"));
+    write_bytes(in("run/<mine>/table.csv"), "name,value\n<script>alert(1)</script>,2\n");
+    write_bytes(in("run/<mine>/summary.txt"), "a < b & c");
+    EXPECT_EQ(run("report " + in("run")), 0);
+    const std::string third = read_bytes(in("run/report.html"));
+    expect_says(third, {"<h2>&lt;mine&gt;</h2>", "&lt;script&gt;alert(1)&lt;/script&gt;", "a &lt; b &amp; c"});
+    EXPECT_EQ(third.find("<script"), std::string::npos);
+    // Nothing is fetched: no address but those of the pictures within.
+    EXPECT_EQ(occurrences(third, "src="), occurrences(third, picture));
+    for (const char* part : {"href=", "http:", "https:", "url(", "@import"}) EXPECT_EQ(third.find(part), std::string::npos) << part;
+    for (const char* tag : {"svg", "figure", "div", "table", "tr", "td", "pre", "h2", "p", "span"})
+        EXPECT_EQ(occurrences(third, std::string("<") + tag + ">") + occurrences(third, std::string("<") + tag + " "),
+                  occurrences(third, std::string("</") + tag + ">")) << tag;
+    fs::remove_all(in("run/<mine>"));
+}
+
+TEST_F(Experiments, AReportThatCannotBeWrittenStopsNoTraining) {
+    fs::create_directories(in("blocked/report.html/folder"));
+    EXPECT_EQ(run("train --preset demo --width-generator 2 --width-ebm 2 --width-encoder 1 --latent 3 --batch 2 --steps-x 1 --steps-z 1 "
+                  "--sampler-batch 4 --iterations 1 --data " + in("images.npy") + " --out " + in("blocked")), 0);
+    expect_says(read_bytes(in("error.txt")), {"report.html was not written", in("blocked")});
+    EXPECT_TRUE(fs::exists(in("blocked/checkpoints/iteration-000001.safetensors")));
+}
+
+TEST_F(Experiments, ReportOfWhatIsNoRunOrHardlyOne) {
+    expect_refused("report", {"folder"});
+    expect_refused("report " + in("missing"), {in("missing"), "config.txt"});
+    fs::create_directories(in("bare"));
+    expect_refused("report " + in("bare"), {in("bare"), "config.txt"});
+    write_bytes(in("bare/config.txt"), "preset = demo\n");
+    EXPECT_EQ(run("report " + in("bare")), 0);
+    expect_says(read_bytes(in("bare/report.html")), {"No iteration has been done yet", "preset demo"});
+    // A row that is still being written, and a column of an older program that is not there.
+    write_bytes(in("bare/metrics.csv"), "iteration,mse,energy_gap\n1,0.5,0.1\n2,0.25,0.3\n3,0.1");
+    EXPECT_EQ(run("report " + in("bare")), 0);
+    expect_says(read_bytes(in("bare/report.html")), {"2 iterations", "MSE 0.375", "gap 0.2"});
+    write_bytes(in("bare/config.txt"), "colour = red\n");
+    expect_refused("report " + in("bare"), {"config.txt:1", "colour"});
+}
+
+}  // namespace
+}  // namespace dualmcmc::test
