@@ -55,6 +55,7 @@ struct RandomKey {
                                         /* Eq. 15, d of factor·scalar·½Σ[logvar + (z-mu)²/(1e-6+e^logvar)]; dz = -dmu            */ \
     X(langevin_update,      (float* y, const float* x, const float* gradient, const float* noise, float drift, float scale, int64_t n)) \
                                         /* Eq. 3, 6: y = x - drift·gradient + scale·noise; in place allowed                      */ \
+    X(moving_average,       (float* y, const float* x, float keep, int64_t n))                  /* y = keep y + (1 - keep) x     */ \
     X(adam_update,          (float* w, float* m, float* v, const float* gradient, float step_size, double beta1, double beta2,    \
                              float denominator_scale, float epsilon, float weight_decay, int64_t n))                               \
                                         /* g += decay w; m,v moments; w -= step m / (sqrt(v) denominator_scale + epsilon)        */ \

@@ -93,6 +93,10 @@ void langevin_update(float* y, const float* x, const float* gradient, const floa
     parallel_for(n, [=] KERNEL(int64_t i) { y[i] = x[i] - drift * gradient[i] + scale * noise[i]; });
 }
 
+void moving_average(float* y, const float* x, float keep, int64_t n) {
+    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = keep * y[i] + (1 - keep) * x[i]; });
+}
+
 void adam_update(float* w, float* m, float* v, const float* gradient, float step_size, double beta1, double beta2,
                  float denominator_scale, float epsilon, float weight_decay, int64_t n) {
     const float keep1 = float(beta1), add1 = float(1 - beta1), keep2 = float(beta2), add2 = float(1 - beta2);

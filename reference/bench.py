@@ -7,6 +7,7 @@ import argparse
 import importlib.util
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -17,7 +18,10 @@ PARTS = ("total", "x_chain", "z_chain", "generator", "encoder", "ebm")
 
 
 class Server:
-    """A program that runs one iteration for each line it is sent, and answers with the seconds of its parts."""
+    """A program that runs one iteration for each line it is sent, and answers with the seconds of its parts.
+
+    It is stopped between its turns: OpenMP threads that wait for work would spin and take the cores from the others.
+    """
 
     def __init__(self, name, command, environment=None):
         self.name = name
@@ -26,12 +30,14 @@ class Server:
         self.results = []
 
     def iterate(self):
+        self.process.send_signal(signal.SIGCONT)
         self.process.stdin.write("run\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
             sys.exit(f"bench: {self.name} ended with exit code {self.process.wait()}")
         seconds = {part: value for part, value in json.loads(line).items() if isinstance(value, (int, float))}
+        self.process.send_signal(signal.SIGSTOP)
         seconds.setdefault("total", sum(value for part, value in seconds.items() if part != "peak_mib"))
         return seconds
 
@@ -58,6 +64,7 @@ def compare(widths, rounds, threads, more):
     for server in servers:
         medians = [statistics.median(result.get(part, 0.0) for result in server.results) for part in PARTS]
         print(f"{server.name:24}" + "".join(f"{value:11.3f}" for value in medians) + f"{server.peak_mib():11.0f}{medians[0] / base:8.2f}")
+        server.process.send_signal(signal.SIGCONT)
         server.process.stdin.close()
         server.process.wait()
     sys.stdout.flush()

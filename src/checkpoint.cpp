@@ -16,6 +16,8 @@ void store(SafetensorsFile& file, const std::string& name, const Layout& layout,
     file.tensors[name] = store_floats(layout.file_shape, layout.to_file(value.to_host()).data());
 }
 
+std::string average_name(const std::string& prefix, const StateEntry& entry) { return "ema." + prefix + entry.name; }
+
 // The names of Adam's two moments of a parameter.
 std::string moment_name(int moment, const std::string& prefix, const StateEntry& entry) {
     return "adam" + std::to_string(moment) + "." + prefix + entry.name;
@@ -58,6 +60,7 @@ void save_checkpoint(const std::string& path, Models& models, const std::map<std
             if (!entry.trained) continue;
             store(file, moment_name(1, prefix, entry), entry.layout, entry.moment1);
             store(file, moment_name(2, prefix, entry), entry.layout, entry.moment2);
+            if (entry.average.defined()) store(file, average_name(prefix, entry), entry.layout, entry.average);
         }
     }
     write_safetensors(path, file);
@@ -71,14 +74,21 @@ void load_checkpoint(const SafetensorsFile& file, const std::string& path, Model
             if (!entry.trained) continue;
             known.insert(moment_name(1, prefix, entry));
             known.insert(moment_name(2, prefix, entry));
+            known.insert(average_name(prefix, entry));
         }
     for (const auto& [name, tensor] : file.tensors)
         if (!known.count(name)) fail(path, ": tensor ", name, " belongs to no network of this architecture");
     for (const auto& [prefix, state] : models.networks()) {
         load_state(file, path, prefix, *state);
-        if (!optimiser) continue;
         for (StateEntry& entry : state->entries()) {
             if (!entry.trained) continue;
+            entry.average = {};
+            if (file.tensors.count(average_name(prefix, entry))) {
+                const std::vector<float> average = stored_values(file, path, average_name(prefix, entry), entry.layout);
+                if (optimiser) entry.average = Tensor::from_host(entry.layout.memory_shape(), average);
+                else entry.value.value().copy_from_host(average);
+            }
+            if (!optimiser) continue;
             entry.moment1.copy_from_host(stored_values(file, path, moment_name(1, prefix, entry), entry.layout));
             entry.moment2.copy_from_host(stored_values(file, path, moment_name(2, prefix, entry), entry.layout));
         }

@@ -24,11 +24,12 @@ std::vector<float> stored_values(const SafetensorsFile& file, const std::string&
 // The format's name in the metadata of checkpoints.
 inline constexpr const char* checkpoint_format = "dual-mcmc-checkpoint-1";
 
-// Writes netE.* netG.* netI.*, Adam's moments adam1.netE.* …, adam2.netE.* … and `metadata` to `path`, complete or not at all.
+// Writes netE.* netG.* netI.*, Adam's moments adam1.netE.* …, adam2.netE.* …, averages ema.netG.* where they are kept, and `metadata` to
+// `path`, complete or not at all.
 void save_checkpoint(const std::string& path, Models& models, const std::map<std::string, std::string>& metadata);
 
-// Sets the networks (and, with `optimiser`, Adam's moments) from the file. A file without moments, such as the converted
-// release, can be loaded with optimiser = false. Fails where a tensor is missing, wrongly shaped or unknown.
+// With `optimiser`, to go on training: sets the networks, Adam's moments and the averages from the file. Without, to use the networks:
+// parameters that have an average get it; a file without moments, such as the converted release, will do. Fails where a tensor is missing, wrongly shaped or unknown.
 void load_checkpoint(const SafetensorsFile& file, const std::string& path, Models& models, bool optimiser);
 
 }  // namespace dualmcmc

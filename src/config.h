@@ -16,6 +16,7 @@ struct Config {
     double minutes = 0;                                 // where not 0, the run ends after this time at the latest
     bool flip = false;                                  // mirror images at random
     double lr_decay = 0.998;                            // learning rate = base · decay^epoch, epoch from 0
+    double ema = 0;                                     // of the generator's parameters, for samples: avg <- ema avg + (1 - ema) now
     double guard = 1e4;                                 // |energy gap| beyond which a run has diverged
     ChainSettings sampler{70, 0.4f, 0.001f};            // the x-chain after training
     int64_t sampler_batch = 100;
@@ -66,6 +67,7 @@ void for_each_setting(ConfigType& c, Visit visit) {
     visit("decay-ebm", c.step.adam_ebm.weight_decay, "L2 weight decay, EBM");
     visit("decay-encoder", c.step.adam_encoder.weight_decay, "L2 weight decay, encoder");
     visit("lr-decay", c.lr_decay, "factor on all learning rates after each epoch");
+    visit("ema", c.ema, "samples come from a moving average of the generator's parameters that keeps this share an iteration; 0: from the parameters");
     visit("guard", c.guard, "a run whose energy gap passes this has diverged and returns to its last good checkpoint");
     visit("sampler-steps", c.sampler.steps, "x-chain when sampling after training: steps");
     visit("sampler-step-size", c.sampler.step_size, "x-chain when sampling: step");

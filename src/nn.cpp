@@ -78,7 +78,7 @@ std::vector<float> Layout::to_file(const std::vector<float>& memory) const {
 RandomKey State::next_key() const { return random_key(seed_, Stream::init, network_ << 16 | entries_.size()); }
 
 StateEntry& State::enter(const std::string& name, const Layout& layout, bool trained, Tensor value) {
-    StateEntry entry{name, layout, Var(value), trained, {}, {}};
+    StateEntry entry{name, layout, Var(value), trained, {}, {}, {}};
     if (trained) {
         entry.moment1 = Tensor::full(value.shape(), 0);
         entry.moment2 = Tensor::full(value.shape(), 0);
@@ -183,6 +183,15 @@ void adam_step(State& state, const AdamSettings& s, int64_t step) {
         backend().adam_update(weight.data(), entry.moment1.data(), entry.moment2.data(), entry.value.grad().data(),
                               float(s.learning_rate / correction1), s.beta1, s.beta2, float(1 / std::sqrt(correction2)), s.epsilon,
                               s.weight_decay, weight.size());
+    }
+}
+
+void average_parameters(State& state, double keep) {
+    for (StateEntry& entry : state.entries()) {
+        if (!entry.trained) continue;
+        const Tensor& value = entry.value.value();
+        if (!entry.average.defined()) entry.average = value.clone();
+        else backend().moving_average(entry.average.data(), value.data(), float(keep), value.size());
     }
 }
 

@@ -42,6 +42,7 @@ struct StateEntry {
     Var value;
     bool trained;
     Tensor moment1, moment2;  // Adam's, for trained ones
+    Tensor average;           // over iterations, where it is kept (average_parameters); undefined otherwise
 };
 
 // All tensors of one network, in order of creation. Initial values: Philox stream `init`, step = `network` << 16 | index.
@@ -123,5 +124,7 @@ struct AdamSettings {
 // One step on every parameter of `state` from its gradient (none is left out); `step` counts from 1. The gradients stay.
 void adam_step(State& state, const AdamSettings& settings, int64_t step);
 void clear_gradients(State& state);
+// Moves the exponential moving average of every parameter on: average <- keep average + (1 - keep) parameter. The first call starts it.
+void average_parameters(State& state, double keep);
 
 }  // namespace dualmcmc

@@ -16,6 +16,19 @@ KeepState::~KeepState() {
     for (const auto& [in_use, copy] : saved_) in_use.copy_from(copy);
 }
 
+UseAverages::UseAverages(Models& models) {
+    for (const auto& [prefix, state] : models.networks())
+        for (const StateEntry& entry : state->entries())
+            if (entry.average.defined()) {
+                saved_.emplace_back(entry.value.value(), entry.value.value().clone());
+                entry.value.value().copy_from(entry.average);
+            }
+}
+
+UseAverages::~UseAverages() {
+    for (const auto& [in_use, copy] : saved_) in_use.copy_from(copy);
+}
+
 namespace {
 
 void append(ImageSet& set, const Tensor& x) {

@@ -18,6 +18,18 @@ private:
     std::vector<std::pair<Tensor, Tensor>> saved_;  // (in use, copy)
 };
 
+// While one lives, parameters that have an average (average_parameters) hold it.
+class UseAverages {
+public:
+    explicit UseAverages(Models& models);
+    ~UseAverages();
+    UseAverages(const UseAverages&) = delete;
+    UseAverages& operator=(const UseAverages&) = delete;
+
+private:
+    std::vector<std::pair<Tensor, Tensor>> saved_;  // (in use, copy)
+};
+
 struct Samples {
     ImageSet generated, revised;  // where the x-chain starts, and its end
 };

@@ -4,19 +4,12 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <cstring>
 #include <numbers>
 #include <numeric>
 
 #include "check.h"
 #include "hash.h"
-
-// Compiled for three widths of vector registers; the loader picks the widest that this CPU has.
-#if defined(__x86_64__) && defined(__ELF__)
-#define FOR_EACH_CPU __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FOR_EACH_CPU
-#endif
+#include "tensor.h"
 
 namespace dualmcmc {
 namespace {
@@ -62,15 +55,11 @@ std::vector<float> up(const std::vector<float>& in, int64_t size) {
     return blur(sparse, size);
 }
 
-// The patches of one level of one set, normalised. Patch p is column p % lanes of panel p / lanes, so that a vector
-// register takes the same value of neighbouring patches; the last panel is filled up with zeros.
-constexpr int64_t lanes = 32;
+// The patches of one level of one set, normalised.
 struct Patches {
     int64_t count = 0;
-    std::vector<float> panels;  // (ceil(count/lanes), patch_values, lanes)
-    float& at(int64_t patch, int64_t value) {
-        return panels[(patch / lanes * patch_values + value) * lanes + patch % lanes];
-    }
+    std::vector<float> values;  // (count, patch_values)
+    float& at(int64_t patch, int64_t value) { return values[static_cast<size_t>(patch * patch_values + value)]; }
 };
 
 // Brings each channel to mean 0 and variance 1 over all patches. `sums` holds each image's own sums of the values and
@@ -92,7 +81,7 @@ void normalise(Patches& patches, const std::vector<double>& sums) {
 
 Patches make_patches(const ImageSet& set, int64_t images, int64_t level, uint64_t seed, int64_t per_image) {
     Patches patches{images * per_image, {}};
-    patches.panels.resize(static_cast<size_t>((patches.count + lanes - 1) / lanes * lanes * patch_values), 0.0f);
+    patches.values.resize(static_cast<size_t>(patches.count * patch_values));
     std::vector<double> sums(static_cast<size_t>(images * 6), 0.0);
     const int64_t size = set.size >> level;
 #pragma omp parallel for schedule(static)
@@ -113,30 +102,20 @@ Patches make_patches(const ImageSet& set, int64_t images, int64_t level, uint64_
     return patches;
 }
 
-// Directions that are projected on together: a panel stays in the first-level cache meanwhile.
-constexpr int64_t group = 16, step = 4;
-using Lanes = float __attribute__((vector_size(64)));
+// Directions that are projected on together.
+constexpr int64_t group = 64;
 
-// out[d * stride + j] = sum_v panel[v][j] * directions[v][d] for the `group` directions, (patch_values, group), and
-// the `lanes` patches of a panel.
-FOR_EACH_CPU void project(const float* panel, const float* directions, float* out, int64_t stride) {
-    for (int64_t d = 0; d < group; d += step) {
-        Lanes low[step] = {}, high[step] = {};
-        for (int64_t v = 0; v < patch_values; ++v) {
-            Lanes a, b;
-            std::memcpy(&a, panel + v * lanes, sizeof a);
-            std::memcpy(&b, panel + v * lanes + 16, sizeof b);
-            for (int64_t k = 0; k < step; ++k) {
-                const float direction = directions[v * group + d + k];
-                low[k] += a * direction;
-                high[k] += b * direction;
-            }
-        }
-        for (int64_t k = 0; k < step; ++k) {
-            std::memcpy(out + (d + k) * stride, &low[k], sizeof(Lanes));
-            std::memcpy(out + (d + k) * stride + 16, &high[k], sizeof(Lanes));
-        }
-    }
+// (group, count): all patches' projections on directions (patch_values, group). A matrix product is a 1×1 convolution.
+std::vector<float> project(const Tensor& patches, const Tensor& directions) {
+    const int64_t count = patches.dim(0);
+    Tensor product({count, group});
+    backend().conv2d(product.data(), patches.data(), directions.data(), nullptr, {count, 1, 1, patch_values, group, 1, 1, 0});
+    const std::vector<float> by_patch = product.to_host();
+    std::vector<float> by_direction(by_patch.size());
+#pragma omp parallel for schedule(static)
+    for (int64_t p = 0; p < count; ++p)
+        for (int64_t d = 0; d < group; ++d) by_direction[d * count + p] = by_patch[p * group + d];
+    return by_direction;
 }
 
 // Sorts finite floats by three passes of counting 11 bits: some ten times as fast as std::sort here.
@@ -161,28 +140,24 @@ void radix_sort(float* values, int64_t count, std::vector<uint32_t>& buffer) {
 
 // The mean |difference| of the sorted projections on each of the directions first ... first + wanted - 1 (at most
 // `group` of them), to distances.
-void group_distances(const Patches& a, const Patches& b, uint64_t seed, int64_t level, int64_t first, int64_t wanted,
-                     double* distances) {
-    std::vector<float> directions(patch_values * group), projections[2];
+void group_distances(const Tensor& a, const Tensor& b, uint64_t seed, int64_t level, int64_t first, int64_t wanted, double* distances) {
+    std::vector<float> values(patch_values * group);
     for (int64_t d = 0; d < group; ++d) {
         const auto direction = projection_direction(seed, level, first + d);
-        for (int64_t v = 0; v < patch_values; ++v) directions[v * group + d] = direction[v];
+        for (int64_t v = 0; v < patch_values; ++v) values[v * group + d] = direction[v];
     }
-    const int64_t stride = (a.count + lanes - 1) / lanes * lanes;
-    for (int set = 0; set < 2; ++set) {
-        projections[set].resize(static_cast<size_t>(group * stride));
-        const float* panels = (set ? b : a).panels.data();
-        for (int64_t p = 0; p < stride; p += lanes)
-            project(panels + p * patch_values, directions.data(), projections[set].data() + p, stride);
-    }
-    std::vector<uint32_t> buffer;
+    const Tensor directions = Tensor::from_host({patch_values, group}, values);
+    std::vector<float> projections[2] = {project(a, directions), project(b, directions)};
+    const int64_t count = a.dim(0);
+#pragma omp parallel for schedule(dynamic)
     for (int64_t d = 0; d < wanted; ++d) {
-        float *x = projections[0].data() + d * stride, *y = projections[1].data() + d * stride;
-        radix_sort(x, a.count, buffer);
-        radix_sort(y, a.count, buffer);
+        float *x = projections[0].data() + d * count, *y = projections[1].data() + d * count;
+        std::vector<uint32_t> buffer;
+        radix_sort(x, count, buffer);
+        radix_sort(y, count, buffer);
         double sum = 0;
-        for (int64_t i = 0; i < a.count; ++i) sum += std::abs(double{x[i]} - y[i]);
-        distances[d] = sum / static_cast<double>(a.count);
+        for (int64_t i = 0; i < count; ++i) sum += std::abs(double{x[i]} - y[i]);
+        distances[d] = sum / static_cast<double>(count);
     }
 }
 
@@ -230,10 +205,12 @@ SlicedWasserstein sliced_wasserstein(const ImageSet& a, const ImageSet& b, uint6
     CHECK_GT(all, 0);
     SlicedWasserstein result;
     for (int64_t level = 0; (a.size >> level) >= least_side; ++level) {
-        const Patches patches_a = make_patches(a, images, level, seed, settings.patches_per_image);
-        const Patches patches_b = make_patches(b, images, level, seed, settings.patches_per_image);
+        const auto patches = [&](const ImageSet& set) {
+            const Patches made = make_patches(set, images, level, seed, settings.patches_per_image);
+            return Tensor::from_host({made.count, patch_values}, made.values);
+        };
+        const Tensor patches_a = patches(a), patches_b = patches(b);
         std::vector<double> distances(static_cast<size_t>(all));
-#pragma omp parallel for schedule(dynamic)
         for (int64_t first = 0; first < all; first += group)
             group_distances(patches_a, patches_b, seed, level, first, std::min(group, all - first), &distances[first]);
         const double sum = std::accumulate(distances.begin(), distances.end(), 0.0);

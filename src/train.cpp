@@ -25,8 +25,8 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr int64_t max_returns = 5;        // divergences in a row, without a new checkpoint between them, before a run gives up
-constexpr int64_t distance_images = 256;  // images on each side of a sliced Wasserstein distance, but at most …
-constexpr int64_t distance_batches = 8;   // … this many batches: a look should cost no more than a few iterations
+constexpr int64_t distance_images = 512;  // images on each side of a sliced Wasserstein distance, but at most …
+constexpr int64_t distance_batches = 32;  // … this many batches: a look should cost no more than a few iterations
 constexpr int64_t picture_images = 64;    // in each panel of a grid
 
 volatile sig_atomic_t interrupted = 0;
@@ -279,6 +279,7 @@ bool Run::parameters_finite() {
 // Pictures, and the sliced Wasserstein distances to held-out data (as two cells of metrics.csv).
 std::string Run::look(int64_t iteration) {
     KeepState keep(models_);
+    UseAverages averages(models_);
     const int64_t count = std::min({distance_images, distance_batches * config_.batch, data_.held_out.count});
     const uint64_t seed = uint64_t(config_.seed);
     const ImageSet real = first_images(data_.held_out, count);
@@ -345,6 +346,8 @@ bool Run::go() {
         const Metrics metrics =
             read_metrics(result, x.shape(), std::chrono::duration<double>(std::chrono::steady_clock::now() - before).count());
         ++iteration;
+        // A young average forgets faster, so that it is not held back by the first iterations.
+        if (config_.ema > 0) average_parameters(models_.generator.state, std::min(config_.ema, double(iteration) / double(iteration + 9)));
 
         const bool timed_out = config_.minutes > 0 && minutes() >= config_.minutes;
         const bool last = iteration == total_ || timed_out;

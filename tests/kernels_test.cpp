@@ -220,6 +220,15 @@ TEST_P(Kernel, tanh_backward) {
     }
 }
 
+TEST_P(Kernel, moving_average) {
+    for (const int64_t n : sizes) {
+        const Values x = random_values(n, 1), before = random_values(n, 2);
+        const auto expected = tabulate(n, [&](size_t i) { return double(0.9f) * before[i] + (1 - double(0.9f)) * x[i]; });
+        const auto result = run({before}, [&](auto& out) { backend().moving_average(out[0], Buffer(x), 0.9f, n); });
+        expect_close(result[0], expected, 0, 4 * unit, count(n));
+    }
+}
+
 TEST_P(Kernel, exp) {
     for (const int64_t n : sizes) {
         Values x = random_values(n, 1, -9, 9);

@@ -101,6 +101,42 @@ TEST(Iteration, AllocatesNothingAfterTheSecond) {
     EXPECT_EQ(pool_bytes(), bytes);
 }
 
+// Averages by a loop over the values that the parameters went through; they serve samples, not training.
+TEST(Average, FollowsTheParameters) {
+    const WithThreads one(1);
+    Models models({"cifar10", 4, 4, 2, 3}, 1);
+    State& state = models.generator.state;
+    const StateEntry& weight = state.entries().front();
+    std::vector<double> expected;
+    for (int64_t i = 0; i < 4; ++i) {
+        run_iterations(models, 2, i, 1);
+        average_parameters(state, 0.75);
+        const Values now = weight.value.value().to_host();
+        if (i == 0) expected.assign(now.begin(), now.end());
+        else for (size_t j = 0; j < now.size(); ++j) expected[j] = 0.75 * expected[j] + 0.25 * double(now[j]);
+    }
+    const Values current = weight.value.value().to_host(), average = weight.average.to_host();
+    for (size_t j = 0; j < expected.size(); ++j) ASSERT_NEAR(average[j], expected[j], 1e-6) << j;
+    EXPECT_NE(average, current);
+    {
+        const UseAverages use(models);
+        EXPECT_EQ(weight.value.value().to_host(), average);
+    }
+    EXPECT_EQ(weight.value.value().to_host(), current);
+    EXPECT_FALSE(models.energy.state.entries().front().average.defined());
+
+    const std::string path = temporary_path("average.safetensors");
+    save_checkpoint(path, models, {});
+    const SafetensorsFile file = read_safetensors(path);
+    Models trains({"cifar10", 4, 4, 2, 3}, 2), samples({"cifar10", 4, 4, 2, 3}, 2);
+    load_checkpoint(file, path, trains, true);
+    EXPECT_EQ(trains.generator.state.entries().front().value.value().to_host(), current);
+    EXPECT_EQ(trains.generator.state.entries().front().average.to_host(), average);
+    load_checkpoint(file, path, samples, false);
+    EXPECT_EQ(samples.generator.state.entries().front().value.value().to_host(), average);
+    fs::remove(path);
+}
+
 TEST(Checkpoint, GivesBackEveryBit) {
     const WithThreads one(1);
     const std::string path = temporary_path("round_trip.safetensors");
@@ -174,6 +210,7 @@ protected:
         c.checkpoint_every = 7;
         c.sample_every = 1000;
         c.flip = true;
+        c.ema = 0.9;
         return c;
     }
     // Trains, from the newest checkpoint if `resume`, and returns what it printed.
