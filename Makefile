@@ -1,4 +1,4 @@
-# dualmcmc: make · make test · make demo · make train · make bench · make reference
+# dualmcmc: make · make test · make demo · make train · make toys · make bench · make reference
 #
 # The kernels in cuda/*.cu are compiled once per instruction set; the program chooses among them when it starts.
 
@@ -20,7 +20,7 @@ SOURCES := $(wildcard src/*.cpp src/experiments/*.cpp)
 LIBRARY := $(filter-out build/src/main.o,$(SOURCES:%.cpp=build/%.o)) $(KERNELS)
 TESTS   := $(patsubst %.cpp,build/%.o,$(wildcard tests/*.cpp))
 
-.PHONY: all test demo train bench reference packages clean
+.PHONY: all test demo train toys bench reference packages clean
 all: build/dualmcmc
 
 build/dualmcmc: build/src/main.o $(LIBRARY)
@@ -65,6 +65,9 @@ train: build/dualmcmc
 	CIFAR10_DIR="$$(bash data/cifar10.sh)" && export CIFAR10_DIR && \
 	build/dualmcmc train --preset cifar10-small --out runs/cifar10-small \
 	  $(if $(wildcard runs/cifar10-small/checkpoints/*),--resume)
+
+toys: build/dualmcmc
+	build/dualmcmc toys --out runs/toys
 
 bench: build/dualmcmc
 	$(PYTHON) reference/bench.py

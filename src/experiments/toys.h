@@ -49,7 +49,7 @@ private:
     CLI::App* command_;
     std::vector<std::string> data_, methods_;
     std::string out_ = "runs/toys", device_ = "auto";
-    int64_t iterations_ = 4000, evaluations_ = 4, seed_ = 1;
+    int64_t iterations_ = 2000, evaluations_ = 4, seed_ = 1;
     int threads_ = 0;
 };
 
