@@ -47,8 +47,20 @@ Var record(Tensor value, std::vector<Var> inputs, std::function<void(const Tenso
     return out;
 }
 
+namespace {
+// Leaves no tape and no wanted leaf behind, also where an op throws.
+struct EndOfWalk {
+    const std::vector<Var>& wanted;
+    ~EndOfWalk() {
+        tape.clear();
+        for (const Var& leaf : wanted) leaf.node()->wanted = false;
+    }
+};
+}  // namespace
+
 void backward(const Var& loss, const std::vector<Var>& wanted, Tensor seed) {
     CHECK(recording);
+    const EndOfWalk end{wanted};
     for (const Var& leaf : wanted) leaf.node()->wanted = true;
     for (const auto& node : tape)
         node->wanted = std::any_of(node->inputs.begin(), node->inputs.end(), [](const Var& input) { return input.wanted(); });
@@ -64,7 +76,6 @@ void backward(const Var& loss, const std::vector<Var>& wanted, Tensor seed) {
         node->inputs.clear();
         node->wanted = false;
     }
-    for (const Var& leaf : wanted) leaf.node()->wanted = false;
 }
 
 NoTape::NoTape() : before_(recording) { recording = false; }

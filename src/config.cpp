@@ -138,7 +138,7 @@ std::vector<std::pair<std::string, std::string>> read_config(const std::string& 
 void check_config(const Config& c) {
     check_settings(c.model);
     auto at_least = [](const char* flag, auto value, auto least) {
-        if (!(value >= least) || !std::isfinite(double(value))) fail("--", flag, " ", value, ": must be at least ", least);
+        if (!(value >= least) || !std::isfinite(double(value))) fail("--", flag, " ", value, ": must be a number of at least ", least);
     };
     auto positive = [](const char* flag, auto value) {
         if (!(value > 0) || !std::isfinite(double(value))) fail("--", flag, " ", value, ": must be above 0");

@@ -256,6 +256,20 @@ TEST_F(CommandLine, TrainsEachMethod) {
     EXPECT_NE(contents(in("dual_again/config.txt")).find("\nlearn-ebm = true\n"), std::string::npos);
 }
 
+TEST_F(CommandLine, ToysMakeATableAndAPicture) {
+    const Outcome result = expect_runs("toys --data rings --method vae --iterations 2 --evaluations 2 --out toys");
+    EXPECT_NE(result.out.find("rings         vae"), std::string::npos) << result.out;
+    const std::string csv = contents(in("toys/toys.csv"));
+    EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 3) << csv;
+    EXPECT_TRUE(fs::exists(in("toys/toys.png")));
+    expect_refused("toys --data rings,squares", {"--data squares", "moons"});
+    expect_refused("toys --method em", {"--method em", "abp"});
+    expect_refused("toys --iterations 0", {"--iterations 0"});
+    expect_refused("toys --iterations 3 --evaluations 4", {"--evaluations 4"});
+    expect_refused("toys --seed -1", {"--seed -1"});
+    expect_refused("train --preset demo --architecture toy2d", {"--architecture toy2d"});
+}
+
 TEST_F(CommandLine, SamplesAsArraysAndPictures) {
     const std::string model = tiny_model();
     expect_runs("sample --model " + model + " --count 5 --batch 4 --out arrays --steps-x 2");
