@@ -25,8 +25,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr int64_t max_returns = 5;        // divergences in a row, without a new checkpoint between them, before a run gives up
-constexpr int64_t distance_images = 512;  // images on each side of a sliced Wasserstein distance, but at most …
-constexpr int64_t distance_batches = 32;  // … this many batches: a look should cost no more than a few iterations
+constexpr int64_t distance_images = 512;  // images on each side of a sliced Wasserstein distance; fewer for batches below 32, see look()
 constexpr int64_t picture_images = 64;    // in each panel of a grid
 
 volatile sig_atomic_t interrupted = 0;
@@ -280,7 +279,8 @@ bool Run::parameters_finite() {
 std::string Run::look(int64_t iteration) {
     KeepState keep(models_);
     UseAverages averages(models_);
-    const int64_t count = std::min({distance_images, distance_batches * config_.batch, data_.held_out.count});
+    // A small batch is a sign of networks that are large for the machine: a look should cost no more than a few iterations.
+    const int64_t batch = config_.batch, count = std::min({distance_images, std::max(batch, batch * batch / 2), data_.held_out.count});
     const uint64_t seed = uint64_t(config_.seed);
     const ImageSet real = first_images(data_.held_out, count);
     const Samples samples = draw_samples(models_, count, std::min(count, config_.sampler_batch), config_.step.start_x, config_.sampler, seed);
