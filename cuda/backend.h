@@ -47,7 +47,6 @@ struct RandomKey {
     X(swish_backward,       (float* dx, const float* x, const float* dy, int64_t n))            /* dx = dy s(x) (1 + x (1 - s(x))) */ \
     X(exp,                  (float* y, const float* x, int64_t n))                              /* y = e^x                      */ \
     X(broadcast,            (float* y, const float* scalar, float factor, int64_t n))           /* y = factor scalar            */ \
-    X(scale_by,             (float* y, const float* x, const float* scalar, float factor, int64_t n)) /* y = factor scalar x    */ \
     X(difference_by,        (float* y, const float* a, const float* b, const float* scalar, float factor, int64_t n)) /* y = factor scalar (a - b) */ \
     X(reparametrise,        (float* z, const float* mu, const float* logvar, const float* eps, int64_t n)) /* z = mu + e^(logvar/2) eps */ \
     X(reparametrise_backward, (float* dlogvar, const float* logvar, const float* eps, const float* dz, int64_t n)) /* dlogvar = ½ dz e^(logvar/2) eps */ \

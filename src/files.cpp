@@ -59,4 +59,10 @@ void AtomicFile::commit() {
     close(descriptor);
 }
 
+void write_file(const std::string& path, const std::string& bytes) {
+    AtomicFile file(path);
+    file.write(bytes.data(), static_cast<int64_t>(bytes.size()));
+    file.commit();
+}
+
 }  // namespace dualmcmc

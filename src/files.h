@@ -49,4 +49,7 @@ private:
     bool committed_ = false;
 };
 
+// Writes a whole file by AtomicFile.
+void write_file(const std::string& path, const std::string& bytes);
+
 }  // namespace dualmcmc

@@ -12,11 +12,12 @@
 #include "experiments/longrun.h"
 #include "experiments/ood.h"
 #include "experiments/reconstruct.h"
+#include "experiments/replay.h"
 #include "experiments/report.h"
 #include "experiments/revise.h"
+#include "experiments/sliced_wasserstein.h"
 #include "experiments/toys.h"
 #include "npy.h"
-#include "replay.h"
 #include "sample.h"
 #include "train.h"
 
@@ -99,10 +100,12 @@ public:
                     (long long)config_.step.chain_x.steps, double(config_.step.chain_x.step_size), double(config_.step.chain_x.temperature()),
                     (long long)config_.step.chain_z.steps, double(config_.step.chain_z.step_size));
         std::fflush(stdout);
-        return train(config_, resume, report) ? 0 : 130;
+        return train(config_, resume, {distance, report}) ? 0 : 130;
     }
 
 private:
+    static double distance(const ImageSet& images, const ImageSet& real, uint64_t seed) { return sliced_wasserstein(images, real, seed).mean; }
+
     // A page to look at is no reason to lose a run.
     static void report(const std::string& folder) {
         try {

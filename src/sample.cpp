@@ -6,18 +6,14 @@
 
 namespace dualmcmc {
 
-KeepState::KeepState(Models& models) {
+KeepState::KeepState(Models& models) : models_(models) {
     for (const auto& [prefix, state] : models.networks())
         for (const StateEntry& entry : state->entries())
             if (!entry.trained) saved_.emplace_back(entry.value.value(), entry.value.value().clone());
 }
 
-KeepState::~KeepState() {
-    for (const auto& [in_use, copy] : saved_) in_use.copy_from(copy);
-}
-
-UseAverages::UseAverages(Models& models) {
-    for (const auto& [prefix, state] : models.networks())
+void KeepState::use_averages() {
+    for (const auto& [prefix, state] : models_.networks())
         for (const StateEntry& entry : state->entries())
             if (entry.average.defined()) {
                 saved_.emplace_back(entry.value.value(), entry.value.value().clone());
@@ -25,7 +21,7 @@ UseAverages::UseAverages(Models& models) {
             }
 }
 
-UseAverages::~UseAverages() {
+KeepState::~KeepState() {
     for (const auto& [in_use, copy] : saved_) in_use.copy_from(copy);
 }
 

@@ -14,19 +14,11 @@ public:
     KeepState(const KeepState&) = delete;
     KeepState& operator=(const KeepState&) = delete;
 
-private:
-    std::vector<std::pair<Tensor, Tensor>> saved_;  // (in use, copy)
-};
-
-// While one lives, parameters that have an average (average_parameters) hold it.
-class UseAverages {
-public:
-    explicit UseAverages(Models& models);
-    ~UseAverages();
-    UseAverages(const UseAverages&) = delete;
-    UseAverages& operator=(const UseAverages&) = delete;
+    // Until the end, parameters that have a moving average (average_parameters) hold it.
+    void use_averages();
 
 private:
+    Models& models_;
     std::vector<std::pair<Tensor, Tensor>> saved_;  // (in use, copy)
 };
 

@@ -16,7 +16,6 @@
 #include "data.h"
 #include "files.h"
 #include "sample.h"
-#include "sliced_wasserstein.h"
 
 namespace dualmcmc {
 
@@ -113,15 +112,13 @@ public:
     MetricsFile(const std::string& path, int64_t iteration) : path_(path) { rewind(iteration); }
 
     void rewind(int64_t iteration) {
-        std::vector<std::string> kept{header};
+        std::string kept = text(header, "\n");
         std::ifstream before(path_);
         for (std::string line; std::getline(before, line);)
             if (!line.empty() && std::isdigit(static_cast<unsigned char>(line[0])) && std::atoll(line.c_str()) <= iteration)
-                kept.push_back(line);
+                kept += line + "\n";
         before.close();
-        AtomicFile rewritten(path_);
-        for (const std::string& line : kept) rewritten.write((line + "\n").data(), int64_t(line.size()) + 1);
-        rewritten.commit();
+        write_file(path_, kept);
     }
 
     void row(int64_t iteration, int64_t epoch, const Metrics& m, const std::string& distances) {
@@ -189,7 +186,7 @@ private:
 
 class Run {
 public:
-    Run(const Config& config, const std::optional<LoadedCheckpoint>& resume, const std::function<void(const std::string&)>& after_checkpoint);
+    Run(const Config& config, const std::optional<LoadedCheckpoint>& resume, const TrainingHooks& hooks);
     bool go();
 
 private:
@@ -203,7 +200,7 @@ private:
     uint64_t noise_seed() const { return uint64_t(config_.seed) + uint64_t(returns_) * 0x9E3779B97F4A7C15u; }
 
     Config config_;
-    std::function<void(const std::string&)> after_checkpoint_;
+    TrainingHooks hooks_;
     Dataset data_;
     Models models_;
     int64_t batches_per_epoch_, total_, start_ = 0;
@@ -220,8 +217,8 @@ int64_t batches(const Config& config, const Dataset& data) {
     return data.train.count / config.batch;  // the last partial batch is dropped [release]
 }
 
-Run::Run(const Config& config, const std::optional<LoadedCheckpoint>& resume, const std::function<void(const std::string&)>& after_checkpoint)
-    : config_(config), after_checkpoint_(after_checkpoint), data_(load_dataset(config.data, config.model.image_size(), uint64_t(config.seed))),
+Run::Run(const Config& config, const std::optional<LoadedCheckpoint>& resume, const TrainingHooks& hooks)
+    : config_(config), hooks_(hooks), data_(load_dataset(config.data, config.model.image_size(), uint64_t(config.seed))),
       models_(config.model, uint64_t(config.seed)), batches_per_epoch_(batches(config, data_)),
       total_(config.iterations > 0 ? config.iterations : config.epochs * batches_per_epoch_), progress_(total_, config.log_every, config.minutes) {
     if (resume) {
@@ -231,10 +228,7 @@ Run::Run(const Config& config, const std::optional<LoadedCheckpoint>& resume, co
     }
     make_folder(config_.out + "/samples");
     make_folder(config_.out + "/checkpoints");
-    AtomicFile text(config_.out + "/config.txt");
-    const std::string written = config_to_text(config_);
-    text.write(written.data(), int64_t(written.size()));
-    text.commit();
+    write_file(config_.out + "/config.txt", config_to_text(config_));
     metrics_.emplace(config_.out + "/metrics.csv", start_);
 }
 
@@ -278,15 +272,12 @@ bool Run::parameters_finite() {
 // Pictures, and the sliced Wasserstein distances to held-out data (as two cells of metrics.csv).
 std::string Run::look(int64_t iteration) {
     KeepState keep(models_);
-    UseAverages averages(models_);
+    keep.use_averages();
     // A small batch is a sign of networks that are large for the machine: a look should cost no more than a few iterations.
     const int64_t batch = config_.batch, count = std::min({distance_images, std::max(batch, batch * batch / 2), data_.held_out.count});
     const uint64_t seed = uint64_t(config_.seed);
     const ImageSet real = first_images(data_.held_out, count);
     const Samples samples = draw_samples(models_, count, std::min(count, config_.sampler_batch), config_.step.start_x, config_.sampler, seed);
-    const double generated = sliced_wasserstein(samples.generated, real, seed).mean;
-    const double revised = sliced_wasserstein(samples.revised, real, seed).mean;
-
     const int64_t shown = std::min(picture_images, count), columns = 8, scale = 64 / data_.train.size;
     const ImageSet data = first_images(real, shown), generator = first_images(samples.generated, shown),
                    ebm = first_images(samples.revised, shown);
@@ -294,6 +285,8 @@ std::string Run::look(int64_t iteration) {
     const Reconstructions r = reconstruct(models_, data, config_.step, seed);
     write_grid(numbered(config_.out + "/samples", iteration, "-reconstructions.png"), {&r.data, &r.encoder, &r.revised}, columns, scale);
 
+    if (!hooks_.sliced_wasserstein) return ",";
+    const double generated = hooks_.sliced_wasserstein(samples.generated, real, seed), revised = hooks_.sliced_wasserstein(samples.revised, real, seed);
     char line[160];
     std::snprintf(line, sizeof line, "iteration %lld: sliced Wasserstein distance (x 1e3, %lld held-out images): generator %.1f, EBM-revised %.1f",
                   static_cast<long long>(iteration), static_cast<long long>(count), generated, revised);
@@ -309,7 +302,7 @@ void Run::checkpoint(int64_t iteration) {
     last_checkpoint_ = iteration;
     std::vector<std::string> all = checkpoints_in(config_.out);
     for (size_t i = 0; i + size_t(config_.keep) < all.size(); ++i) fs::remove(all[i]);
-    if (after_checkpoint_) after_checkpoint_(config_.out);
+    if (hooks_.after_checkpoint) hooks_.after_checkpoint(config_.out);
 }
 
 // From a divergence to the last good checkpoint and a fresh noise stream. Returns the iteration to go on from.
@@ -412,10 +405,10 @@ std::string newest_checkpoint(const std::string& out) {
     return all.empty() ? "" : all.back();
 }
 
-bool train(const Config& config, const std::optional<LoadedCheckpoint>& resume, const std::function<void(const std::string&)>& after_checkpoint) {
+bool train(const Config& config, const std::optional<LoadedCheckpoint>& resume, const TrainingHooks& hooks) {
     if (!resume && !newest_checkpoint(config.out).empty())
         fail("--out ", config.out, ": holds a run already; go on with --resume, or give another --out");
-    return Run(config, resume, after_checkpoint).go();
+    return Run(config, resume, hooks).go();
 }
 
 }  // namespace dualmcmc

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "config.h"
+#include "image.h"
 #include "safetensors.h"
 
 namespace dualmcmc {
@@ -26,10 +27,16 @@ LoadedCheckpoint read_checkpoint(const std::string& path);
 // The path of the newest checkpoint in a run's folder, empty where there is none.
 std::string newest_checkpoint(const std::string& out);
 
+// What a run asks of those who look at it; either may be absent.
+struct TrainingHooks {
+    // A distance between generated and real images, measured at each look at the run.
+    std::function<double(const ImageSet& images, const ImageSet& real, uint64_t seed)> sliced_wasserstein;
+    // Called with the run's folder whenever a checkpoint has been written.
+    std::function<void(const std::string& folder)> after_checkpoint;
+};
+
 // Trains as `config` says. `resume` is the checkpoint to go on from; without one the run starts afresh, and fails rather than write
-// over a run in the same folder. Returns false where the user interrupted it (a checkpoint is written). `after_checkpoint`, where given,
-// is called with the run's folder whenever a checkpoint has been written.
-bool train(const Config& config, const std::optional<LoadedCheckpoint>& resume,
-           const std::function<void(const std::string&)>& after_checkpoint = {});
+// over a run in the same folder. Returns false where the user interrupted it (a checkpoint is written).
+bool train(const Config& config, const std::optional<LoadedCheckpoint>& resume, const TrainingHooks& hooks = {});
 
 }  // namespace dualmcmc

@@ -245,15 +245,6 @@ TEST_P(Kernel, broadcast) {
     }
 }
 
-TEST_P(Kernel, scale_by) {
-    for (const int64_t n : sizes) {
-        const Values x = random_values(n, 1);
-        const auto expected = tabulate(n, [&](size_t i) { return -3 * double(0.7f) * x[i]; });
-        expect_close(output(n, [&](float* y) { backend().scale_by(y, Buffer(x), Buffer({0.7f}), -3, n); }), expected, 4 * unit, 0,
-                     count(n));
-    }
-}
-
 TEST_P(Kernel, difference_by) {
     for (const int64_t n : sizes) {
         const Values a = random_values(n, 1), b = random_values(n, 2);

@@ -8,7 +8,7 @@
 #include "checkpoint.h"
 #include "compare.h"
 #include "file_helpers.h"
-#include "replay.h"
+#include "experiments/replay.h"
 
 namespace dualmcmc::test {
 namespace {

@@ -7,7 +7,7 @@
 
 #include "../src/hash.h"
 #include "../src/shapes.h"
-#include "../src/sliced_wasserstein.h"
+#include "experiments/sliced_wasserstein.h"
 #include "file_helpers.h"
 
 namespace dualmcmc {

@@ -119,7 +119,8 @@ TEST(Average, FollowsTheParameters) {
     for (size_t j = 0; j < expected.size(); ++j) ASSERT_NEAR(average[j], expected[j], 1e-6) << j;
     EXPECT_NE(average, current);
     {
-        const UseAverages use(models);
+        KeepState keep(models);
+        keep.use_averages();
         EXPECT_EQ(weight.value.value().to_host(), average);
     }
     EXPECT_EQ(weight.value.value().to_host(), current);

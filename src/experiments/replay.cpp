@@ -1,5 +1,5 @@
 // Step file in, comparison out.
-#include "replay.h"
+#include "experiments/replay.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,5 +1,5 @@
 // The sliced Wasserstein distance: see sliced_wasserstein.h.
-#include "sliced_wasserstein.h"
+#include "experiments/sliced_wasserstein.h"
 
 #include <algorithm>
 #include <bit>
