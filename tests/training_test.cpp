@@ -11,6 +11,7 @@
 
 #include "checkpoint.h"
 #include "compare.h"
+#include "experiments/sliced_wasserstein.h"
 #include "file_helpers.h"
 #include "npy.h"
 #include "sample.h"
@@ -19,6 +20,8 @@ namespace dualmcmc::test {
 namespace {
 
 namespace fs = std::filesystem;
+
+const TrainingHooks hooks{[](const ImageSet& images, const ImageSet& real, uint64_t seed) { return sliced_wasserstein(images, real, seed).mean; }, {}};
 
 // Every tensor of the networks, and Adam's moments, by name.
 std::map<std::string, Values> snapshot(Models& models) {
@@ -220,7 +223,7 @@ protected:
         if (resume) from = read_checkpoint(newest_checkpoint(config.out));
         testing::internal::CaptureStdout();
         try {
-            EXPECT_TRUE(train(config, from));
+            EXPECT_TRUE(train(config, from, hooks));
         } catch (...) {
             testing::internal::GetCapturedStdout();
             throw;
@@ -412,7 +415,7 @@ std::pair<std::string, std::string> run_to_failure(const Config& config, bool re
     testing::internal::CaptureStdout();
     std::string message;
     try {
-        train(config, from);
+        train(config, from, hooks);
     } catch (const std::runtime_error& error) {
         message = error.what();
     }
