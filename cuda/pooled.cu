@@ -107,96 +107,135 @@ struct Tiling {
     int64_t per_image() const { return rows * columns; }
 };
 
+// body(tile of the task, image, row, column) for the tiles of `images` images.
+template <class Body>
+INLINE inline void for_each_tile(const Tiling& tiling, int64_t first, int64_t images, Body body) {
+    for (int64_t image = 0, tile = 0; image < images; ++image)
+        for (int64_t row = 0; row < tiling.rows; ++row)
+            for (int64_t column = 0; column < tiling.columns; ++column) body(tile++, first + image, row, column);
+}
+
+// A row of x under a tile: ten values, zero outside the image.
+template <bool relu>
+INLINE inline void load_row(Vector* x, const float* source, int64_t step, bool inside, bool left, bool right) {
+    unroll<patch>([&](auto c) INLINE {
+        const bool there = inside && !(c == 0 && left) && !(c == patch - 1 && right);
+        x[c] = there ? load(source + c * step) : Vector{};
+        if (relu) x[c] = x[c] > 0 ? x[c] : Vector{};
+    });
+}
+
 // T b Tᵀ of one tile of x (or max(x, 0)) at (row, column) of its image, whose border is zero.
 template <bool relu>
 void gather_input(float* v, const Places& places, const float* image, const Tiling& tiling, int64_t row, int64_t column, int64_t channels) {
     const bool left = column == 0, right = column + 1 == tiling.columns;
     for (int64_t channel = 0; channel < channels; channel += lanes) {
-        Vector before[line], sorted[line * line];  // sums of neighbours in the row above; b, its rows and columns sorted (even, odd)
-        for (int r = 0; r < patch; ++r) {
-            const int64_t y = 8 * row - 1 + r;
-            Vector x[patch] = {};
-            if (y >= 0 && y < tiling.height) {
-                const float* source = image + (y * tiling.width + 8 * column - 1) * channels + channel;
-                for (int c = left; c < patch - right; ++c) {
-                    x[c] = load(source + c * channels);
-                    if (relu) x[c] = x[c] > 0 ? x[c] : Vector{};
-                }
-            }
-            for (int c = 0; c < line; ++c) {
+        const float* source = image + ((8 * row - 1) * tiling.width + 8 * column - 1) * channels + channel;
+        Vector rows[line * line], above[line];  // b Tᵀ, its rows sorted (even, odd); sums of neighbours in the row above
+        unroll<patch>([&](auto r) INLINE {
+            Vector x[patch], b[line];
+            load_row<relu>(x, source + r * tiling.width * channels, channels, !(r == 0 && row == 0) && !(r == patch - 1 && row + 1 == tiling.rows), left, right);
+            unroll<line>([&](auto c) INLINE {
                 const Vector pair = x[c] + x[c + 1];
-                if (r > 0) sorted[((r - 1) / 2 + (r - 1) % 2 * even) * line + c / 2 + c % 2 * even] = before[c] + pair;
-                before[c] = pair;
+                b[c] = above[c] + pair;
+                above[c] = pair;
+            });
+            if constexpr (r > 0) {
+                Vector* target = rows + ((r - 1) / 2 + (r - 1) % 2 * even) * line;
+                transform_input(target, b, 1, 2);
+                unroll<line - even>([&](auto c) INLINE { target[even + c] = b[2 * c + 1]; });
             }
-        }
-        for (int r = 0; r < line; ++r) transform_input(sorted + r * line, sorted + r * line, 1, 1);
-        for (int c = 0; c < line; ++c) transform_input(sorted + c, sorted + c, line, line);
-        for (int place = 0; place < line * line; ++place) store(v + places.offset[place] + channel, sorted[place]);
+        });
+        unroll<line>([&](auto c) INLINE {
+            Vector out[even];
+            transform_input(out, rows + c, 1, line);
+            unroll<even>([&](auto r) INLINE { store(v + places.offset[r * line + c] + channel, out[r]); });
+            unroll<line - even>([&](auto r) INLINE { store(v + places.offset[(even + r) * line + c] + channel, rows[(even + r) * line + c]); });
+        });
     }
 }
 
 // Y = R M Rᵀ into one tile; `corner` is the place of its first result.
 void scatter_output(float* y, const float* m, const Places& places, const Epilogue& epilogue, int64_t corner, int64_t row_step, int64_t channels) {
     for (int64_t channel = 0; channel < channels; channel += lanes) {
-        Vector all[line * line], half[4 * line], out[16];
-        for (int place = 0; place < line * line; ++place) all[place] = load(m + places.offset[place] + channel);
-        for (int c = 0; c < line; ++c) {
-            transform_output(half + c, all + c, line, line);
-            for (int r = 0; r < 4; ++r) half[r * line + c] += all[(even + r) * line + c];
-        }
-        for (int r = 0; r < 4; ++r) {
-            transform_output(out + 4 * r, half + r * line, 1, 1);
-            for (int c = 0; c < 4; ++c) {
+        Vector half[4 * line];  // R M
+        unroll<line>([&](auto c) INLINE {
+            Vector in[line];
+            unroll<line>([&](auto r) INLINE { in[r] = load(m + places.offset[r * line + c] + channel); });
+            transform_output(half + c, in, 1, line);
+            unroll<4>([&](auto r) INLINE { half[r * line + c] += in[even + r]; });
+        });
+        unroll<4>([&](auto r) INLINE {
+            Vector out[4];
+            transform_output(out, half + r * line, 1, 1);
+            unroll<4>([&](auto c) INLINE {
                 const int64_t place = corner + r * row_step + c * channels + channel;
-                store(y + place, epilogue(out[4 * r + c] + half[r * line + even + c], channel, place));
-            }
-        }
+                store(y + place, epilogue(out[c] + half[r * line + even + c], channel, place));
+            });
+        });
     }
 }
 
 // Rᵀ dY R of one tile, whose first value lies at dy.
 void gather_gradient(float* m, const Places& places, const float* dy, int64_t row_step, int64_t channels) {
     for (int64_t channel = 0; channel < channels; channel += lanes) {
-        Vector in[16], half[4 * line], all[line * line];
-        for (int r = 0; r < 4; ++r)
-            for (int c = 0; c < 4; ++c) in[4 * r + c] = load(dy + r * row_step + c * channels + channel);
-        for (int r = 0; r < 4; ++r) {
-            transform_output_adjoint(half + r * line, in + 4 * r, 1, 1);
-            for (int c = 0; c < 4; ++c) half[r * line + even + c] = in[4 * r + c];
-        }
-        for (int c = 0; c < line; ++c) {
-            transform_output_adjoint(all + c, half + c, line, line);
-            for (int r = 0; r < 4; ++r) all[(even + r) * line + c] = half[r * line + c];
-        }
-        for (int place = 0; place < line * line; ++place) store(m + places.offset[place] + channel, all[place]);
+        Vector half[4 * line];  // dY R
+        unroll<4>([&](auto r) INLINE {
+            Vector* in = half + r * line + even;  // the odd ones: dY itself
+            unroll<4>([&](auto c) INLINE { in[c] = load(dy + r * row_step + c * channels + channel); });
+            transform_output_adjoint(half + r * line, in, 1, 1);
+        });
+        unroll<line>([&](auto c) INLINE {
+            Vector out[even];
+            transform_output_adjoint(out, half + c, 1, line);
+            unroll<even>([&](auto r) INLINE { store(m + places.offset[r * line + c] + channel, out[r]); });
+            unroll<4>([&](auto r) INLINE { store(m + places.offset[(even + r) * line + c] + channel, half[r * line + c]); });
+        });
     }
 }
 
-// Tᵀ V T and the box filter's adjoint into the 10×10 values under the tile, the first at `sum`: added to what the tiles above and to
-// the left, if there are any, have left in the first two rows and columns.
-void put_input_gradient(float* sum, const float* v, const Places& places, bool above, bool left, int64_t row_step, int64_t channels) {
+// Tᵀ V T and the box filter's adjoint: the 10×10 values under a tile. The last two of its rows and columns lie under the next tiles as
+// well; they are carried there, and added. The tiles of an image come row by row; each stores what is then complete.
+struct Carry {
+    float *below, *right;  // (2, width + 2, channels), (10, 2, channels)
+    static int64_t below_size(const Tiling& tiling, int64_t channels) { return 2 * (tiling.width + 2) * channels; }
+    static int64_t right_size(int64_t channels) { return patch * 2 * channels; }
+};
+
+void put_input_gradient(float* dx, const float* v, const Places& places, const Epilogue& epilogue, const Carry& carry, const Tiling& tiling,
+                        int64_t image, int64_t row, int64_t column, int64_t channels) {
+    const bool last_row = row + 1 == tiling.rows, last_column = column + 1 == tiling.columns;
+    const int64_t corner = ((image * tiling.height + 8 * row - 1) * tiling.width + 8 * column - 1) * channels, row_step = tiling.width * channels;
     for (int64_t channel = 0; channel < channels; channel += lanes) {
-        Vector sorted[line * line], before[patch] = {};
-        for (int place = 0; place < line * line; ++place) sorted[place] = load(v + places.offset[place] + channel);
-        for (int c = 0; c < line; ++c) transform_input_adjoint(sorted + c, sorted + c, line, line);
-        for (int r = 0; r < line; ++r) transform_input_adjoint(sorted + r * line, sorted + r * line, 1, 1);
-        for (int r = 0; r < patch; ++r) {
-            Vector pair[patch] = {};  // of this row of b, what the box filter's adjoint gives along the row
-            if (r < line) {
-                const Vector* b = sorted + (r / 2 + r % 2 * even) * line;
-                for (int c = 0; c < line; ++c) {
-                    const Vector value = b[c / 2 + c % 2 * even];
-                    pair[c] += value;
-                    pair[c + 1] += value;
-                }
+        Vector rows[line * line], above[patch] = {};  // Tᵀ V, its rows in order; of the row of b above, what the box filter's adjoint gives
+        unroll<line>([&](auto c) INLINE {
+            Vector in[even];
+            unroll<even>([&](auto r) INLINE { in[r] = load(v + places.offset[r * line + c] + channel); });
+            transform_input_adjoint(rows + c, in, 1, 2 * line);
+            unroll<line - even>([&](auto r) INLINE { rows[(2 * r + 1) * line + c] = load(v + places.offset[(even + r) * line + c] + channel); });
+        });
+        unroll<patch>([&](auto r) INLINE {
+            Vector b[line + 2] = {};  // this row of b, with a zero before and after; none is left at the end
+            if constexpr (r < line) {
+                transform_input_adjoint(b + 1, rows + r * line, 1, 2);
+                unroll<line - even>([&](auto c) INLINE { b[2 * c + 2] = rows[r * line + even + c]; });
             }
-            for (int c = 0; c < patch; ++c) {
-                float* target = sum + r * row_step + c * channels + channel;
-                const Vector value = pair[c] + before[c];
-                store(target, (above && r < 2) || (left && c < 2) ? load(target) + value : value);
-                before[c] = pair[c];
-            }
-        }
+            const bool inside = !(r == 0 && row == 0) && !(r == patch - 1 && last_row), complete = r < 8 || last_row;
+            unroll<patch>([&](auto c) INLINE {
+                const Vector pair = b[c] + b[c + 1];
+                Vector value = pair + above[c];
+                above[c] = pair;
+                float* const right = carry.right + (r * 2 + c % 8) * channels + channel;
+                float* const below = carry.below + (r % 8 * (tiling.width + 2) + 8 * column + c) * channels + channel;
+                if (c < 2 && column > 0) value += load(right);
+                if (c >= 8 && !last_column) return store(right, value);
+                if (!complete) return store(below, value);
+                if (r < 2 && row > 0) value += load(below);
+                if (!inside || (c == 0 && column == 0) || c == patch - 1) return;
+                const int64_t place = corner + r * row_step + c * channels + channel;
+                store(dx + place, epilogue(value, channel, place));
+            });
+        });
     }
 }
 
@@ -229,15 +268,11 @@ void pooled(float* y, const float* x, const float* w, const float* bias, const f
         const int64_t first = task * tiling.images_per_task, images = std::min(tiling.images_per_task, s.batch - first);
         const Places from(images * tiling.per_image(), s.in), to(from.tiles, s.out);
         float *v = scratch<1>(from.size()), *m = scratch<2>(to.size());
-        const auto for_each_tile = [&](auto body) {
-            for (int64_t tile = 0; tile < from.tiles; ++tile)
-                body(tile, first + tile / tiling.per_image(), tile % tiling.per_image() / tiling.columns, tile % tiling.columns);
-        };
-        for_each_tile([&](int64_t tile, int64_t image, int64_t row, int64_t column) {
+        for_each_tile(tiling, first, images, [&](int64_t tile, int64_t image, int64_t row, int64_t column) {
             (s.relu ? gather_input<true> : gather_input<false>)(v + tile * s.in, from, x + image * s.height * s.width * s.in, tiling, row, column, s.in);
         });
         multiply(m, to, v, from, u, blocks);
-        for_each_tile([&](int64_t tile, int64_t image, int64_t row, int64_t column) {
+        for_each_tile(tiling, first, images, [&](int64_t tile, int64_t image, int64_t row, int64_t column) {
             const int64_t corner = (image * s.out_height() + 4 * row) * row_step + 4 * column * s.out;
             scatter_output(y, m + tile * s.out, to, epilogue, corner, row_step, s.out);
         });
@@ -253,30 +288,21 @@ void pooled_backward_input(float* dx, const float* dy, const float* w, const flo
         transform_weights(made, turned, blocks);
     });
     const Tiling tiling(s);
-    const int64_t dy_step = s.out_width() * s.out, sum_step = (s.width + 2) * s.in, image_size = s.height * s.width * s.in;
+    const int64_t dy_step = s.out_width() * s.out;
     const Epilogue epilogue{nullptr, s.relu ? x : nullptr, addend};
     parallel_tasks((s.batch + tiling.images_per_task - 1) / tiling.images_per_task, [&](int64_t task) {
         const int64_t first = task * tiling.images_per_task, images = std::min(tiling.images_per_task, s.batch - first);
         const Places from(images * tiling.per_image(), s.out), to(from.tiles, s.in);
-        float *m = scratch<1>(from.size()), *v = scratch<2>(to.size()), *sum = scratch<3>((s.height + 2) * sum_step);
-        for (int64_t tile = 0; tile < from.tiles; ++tile) {
-            const int64_t image = first + tile / tiling.per_image(), row = tile % tiling.per_image() / tiling.columns, column = tile % tiling.columns;
+        float *m = scratch<1>(from.size()), *v = scratch<2>(to.size());
+        float* below = scratch<3>(Carry::below_size(tiling, s.in) + Carry::right_size(s.in));
+        const Carry carry{below, below + Carry::below_size(tiling, s.in)};
+        for_each_tile(tiling, first, images, [&](int64_t tile, int64_t image, int64_t row, int64_t column) {
             gather_gradient(m + tile * s.out, from, dy + (image * s.out_height() + 4 * row) * dy_step + 4 * column * s.out, dy_step, s.out);
-        }
+        });
         multiply(v, to, m, from, u, blocks);
-        for (int64_t image = 0; image < images; ++image) {
-            // `sum` is one image's gradient, with a border for what falls outside.
-            for (int64_t tile = 0; tile < tiling.per_image(); ++tile) {
-                const int64_t row = tile / tiling.columns, column = tile % tiling.columns;
-                put_input_gradient(sum + row * 8 * sum_step + column * 8 * s.in, v + (image * tiling.per_image() + tile) * s.in, to, row > 0,
-                                   column > 0, sum_step, s.in);
-            }
-            for (int64_t row = 0; row < s.height; ++row)
-                for (int64_t e = 0; e < s.width * s.in; e += lanes) {
-                    const int64_t place = (first + image) * image_size + row * s.width * s.in + e;
-                    store(dx + place, epilogue(load(sum + (row + 1) * sum_step + s.in + e), 0, place));
-                }
-        }
+        for_each_tile(tiling, first, images, [&](int64_t tile, int64_t image, int64_t row, int64_t column) {
+            put_input_gradient(dx, v + tile * s.in, to, epilogue, carry, tiling, image, row, column, s.in);
+        });
     });
 }
 
