@@ -217,9 +217,11 @@ void GridCommand::check_flags() const {
         if (seed < 0) fail("--seeds ", seed, ": must be at least 0");
         if (!seen.insert(seed).second) fail("--seeds ", seed, ": given twice");
     }
+    std::set<std::string> names;
     for (const std::string& set : sets_) {
-        const size_t equals = set.find('=');
-        if (equals == std::string::npos || equals == 0) fail("--set ", set, ": expected NAME=VALUE or CELL:NAME=VALUE");
+        const std::string name = set.substr(0, set.find('='));
+        if (name.empty() || name == set) fail("--set ", set, ": expected NAME=VALUE or CELL:NAME=VALUE");
+        if (!names.insert(name).second) fail("--set ", set, ": ", name, " is given twice");
     }
 }
 
