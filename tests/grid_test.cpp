@@ -80,8 +80,9 @@ protected:
         return flags;
     }
 
-    const std::vector<std::pair<std::string, std::string>> settings_{{"width-generator", "2"}, {"width-ebm", "2"}, {"width-encoder", "1"}, {"latent", "3"},
-                                                                     {"batch", "2"}, {"sampler-batch", "4"}, {"sampler-steps", "5"}, {"checkpoint-every", "2"}};
+    const std::vector<std::pair<std::string, std::string>> settings_{
+        {"width-generator", "2"}, {"width-ebm", "2"},     {"width-encoder", "1"}, {"latent", "3"},
+        {"batch", "2"},           {"sampler-batch", "4"}, {"sampler-steps", "5"}, {"checkpoint-every", "2"}};
     const std::string folder_ = temporary_path("grid");
 };
 
@@ -114,7 +115,8 @@ TEST_F(Grid, RowsAreWhatTheSeparateCommandsGive) {
     const auto rows = rows_of(in("grid/compare.csv"));
     ASSERT_EQ(rows.size(), 4u);
     const ImageSet real = first_images(load_dataset(in("images.npy"), 32, 2).held_out, 6);
-    const std::map<std::string, size_t> row_of_reconstruct{{"dual", 2}, {"abp", 5}, {"vae", 0}};  // encoder after its steps; noise, 30; encoder's mean
+    // The encoder after its steps; from noise, 30 steps; the encoder's mean.
+    const std::map<std::string, size_t> row_of_reconstruct{{"dual", 2}, {"abp", 5}, {"vae", 0}};
     for (const auto& row : rows) {
         const std::string method = row.at("cell"), model = in(method) + "/checkpoints/iteration-000003.safetensors";
         SCOPED_TRACE(method);
@@ -179,7 +181,8 @@ TEST_F(Grid, AblateHasTheCellsOfBothTables) {
     const auto rows = rows_of(in("grid/ablate.csv"));
     std::vector<std::string> names;
     for (const auto& row : rows) names.push_back(row.at("cell"));
-    EXPECT_EQ(names, (std::vector<std::string>{"x30-noise10", "x30-noise30", "x30-encoder10", "x30-encoder30", "x10-encoder10", "x20-encoder10", "x50-encoder10"}));
+    EXPECT_EQ(names, (std::vector<std::string>{"x30-noise10", "x30-noise30", "x30-encoder10", "x30-encoder30", "x10-encoder10",
+                                               "x20-encoder10", "x50-encoder10"}));
     const Config c = read_checkpoint(newest_checkpoint(in("grid/x30-noise10-1"))).config;
     EXPECT_EQ(c.step.chain_x.steps, 30);
     EXPECT_EQ(c.step.chain_z.steps, 10);

@@ -34,7 +34,8 @@ std::vector<Cell> AblateCommand::cells() const {
     for (const auto* table : {&table_4, &table_5})
         for (const Row& r : *table)
             if (std::none_of(out.begin(), out.end(), [&](const Cell& known) { return known.name == r.cell(); }))
-                out.push_back({r.cell(), "dual", {{"steps-x", std::to_string(r.steps_x)}, {"start-z", r.start_z}, {"steps-z", std::to_string(r.steps_z)}}});
+                out.push_back({r.cell(), "dual",
+                               {{"steps-x", text(r.steps_x)}, {"start-z", r.start_z}, {"steps-z", text(r.steps_z)}}});
     return out;
 }
 
@@ -43,8 +44,8 @@ std::string AblateCommand::tables() const {
     for (const auto* table : {&table_4, &table_5}) {
         const bool fourth = table == &table_4;
         out += fourth ? "Table 4: the z-chain (k_x = 30)\n\n" : "\nTable 5: the x-chain (z-chain of 10 steps from the encoder)\n\n";
-        out += heading({fourth ? "z starts at, k_z" : "k_x", "FID (paper)", "MSE (paper)", "s/iteration (paper)", "MSE", "SWD generator", "SWD revised",
-                        "s/iteration", "x-chain", "z-chain", "generator", "encoder", "EBM", "iterations", "returns"});
+        out += heading({fourth ? "z starts at, k_z" : "k_x", "FID (paper)", "MSE (paper)", "s/iteration (paper)", "MSE",
+                        "SWD generator", "SWD revised", "s/iteration", "x-chain", "z-chain", "generator", "encoder", "EBM", "iterations", "returns"});
         for (const Row& r : *table) {
             const auto value = [&](std::optional<double> Result::*field, int decimals) { return over_seeds(r.cell(), field, decimals); };
             out += row({fourth ? text(r.start_z, ", ", r.steps_z) : text(r.steps_x), r.fid, r.mse, r.seconds, value(&Result::mse, 4),

@@ -35,7 +35,8 @@ std::vector<Cell> CompareCommand::cells() const {
 }
 
 std::string CompareCommand::tables() const {
-    std::string out = heading({"method", "FID (paper)", "MSE (paper)", "MSE", "SWD generator", "SWD revised", "returns", "gave up", "iterations", "s/iteration"});
+    std::string out = heading({"method", "FID (paper)", "MSE (paper)", "MSE", "SWD generator", "SWD revised", "returns", "gave up", "iterations",
+                               "s/iteration"});
     for (const std::string& method : methods_) {
         const auto value = [&](std::optional<double> Result::*field, int decimals) { return over_seeds(method, field, decimals); };
         const auto& [fid, mse] = paper.at(method);

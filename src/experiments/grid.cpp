@@ -30,18 +30,27 @@ namespace {
 
 constexpr int64_t picture_images = 10;    // of each kind in a cell's row of the picture
 constexpr int64_t inference_steps = 30;   // of z-chains from noise, where no encoder has learned
-constexpr int64_t looks = 4;              // at a training after its start: sliced Wasserstein distances of metrics.csv
+constexpr int64_t looks = 2;              // at a training after its start: samples/, and distances in metrics.csv
 constexpr int timed_iterations = 3;       // of each cell to tell what it costs, after one that is not timed
 
 // Settings that are flags of the grid itself.
 const std::vector<std::string> own_flags{"preset", "method", "data", "out", "seed", "device", "threads", "iterations", "minutes", "epochs"};
 
 const std::vector<std::pair<const char*, std::optional<double> Result::*>> columns{
-    {"seed", &Result::seed},           {"count", &Result::count},         {"iterations", &Result::iterations},
-    {"returns", &Result::returns},     {"gave_up", &Result::gave_up},     {"seconds", &Result::seconds},
-    {"seconds_chain_x", &Result::chain_x},     {"seconds_chain_z", &Result::chain_z}, {"seconds_generator", &Result::generator},
-    {"seconds_encoder", &Result::encoder},     {"seconds_ebm", &Result::ebm},         {"mse", &Result::mse},
-    {"swd_generator", &Result::swd_generator}, {"swd_revised", &Result::swd_revised}};
+    {"seed", &Result::seed},
+    {"count", &Result::count},
+    {"iterations", &Result::iterations},
+    {"returns", &Result::returns},
+    {"gave_up", &Result::gave_up},
+    {"seconds", &Result::seconds},
+    {"seconds_chain_x", &Result::chain_x},
+    {"seconds_chain_z", &Result::chain_z},
+    {"seconds_generator", &Result::generator},
+    {"seconds_encoder", &Result::encoder},
+    {"seconds_ebm", &Result::ebm},
+    {"mse", &Result::mse},
+    {"swd_generator", &Result::swd_generator},
+    {"swd_revised", &Result::swd_revised}};
 
 // ---- tables on the disk ---------------------------------------------------------------------------------------------------------
 
@@ -85,8 +94,8 @@ std::optional<Result> read_result(const std::string& folder, int64_t count) {
 void check_same(const std::string& folder, const Config& wanted, const std::string& out) {
     auto now = config_to_map(wanted);
     for (const auto& [name, value] : read_config(folder + "/config.txt")) {
-        const bool free = name == "out" || name == "device" || name == "threads" || name == "log-every";
-        if (!free && now.at(name) != value)
+        const bool harmless = name == "out" || name == "device" || name == "threads" || name == "log-every";
+        if (!harmless && now.at(name) != value)
             fail("--out ", out, ": ", folder, " was trained with ", name, " = ", value, ", which is now ", now.at(name),
                  "; give the settings that the grid was begun with, or another --out");
     }
@@ -106,6 +115,7 @@ double seconds_used() {
 // meets all of them.
 std::vector<double> iteration_costs(const std::vector<Config>& configs) {
     std::vector<Models> models;
+    models.reserve(configs.size());
     for (const Config& c : configs) models.emplace_back(c.model, uint64_t(c.seed));
     std::vector<double> least(configs.size(), INFINITY);
     for (int round = 0; round <= timed_iterations; ++round)
@@ -151,9 +161,8 @@ Result measure(const std::string& cell, const LoadedCheckpoint& checkpoint, cons
     r.seed = double(c.seed), r.count = double(count);
     r.iterations = double(checkpoint.iteration), r.returns = double(checkpoint.returns), r.gave_up = gave_up;
     const auto metrics = read_rows(folder + "/metrics.csv");
-    r.seconds = median(metrics, "seconds");
-    r.chain_x = median(metrics, "seconds_chain_x"), r.chain_z = median(metrics, "seconds_chain_z");
-    r.generator = median(metrics, "seconds_generator"), r.encoder = median(metrics, "seconds_encoder"), r.ebm = median(metrics, "seconds_ebm");
+    for (const auto& [name, field] : columns)  // these have the same names there
+        if (std::string(name).starts_with("seconds")) r.*field = median(metrics, name);
 
     const Samples samples = draw_samples(models, count, c.sampler_batch, c.step.start_x, c.sampler, seed);
     if (c.step.learn_generator) r.swd_generator = sliced_wasserstein(samples.generated, real, seed).mean;
@@ -317,7 +326,7 @@ void GridCommand::plan(std::vector<Training>& cells) const {
 bool GridCommand::train_and_measure(const Training& training) {
     const Config& c = training.config;
     const std::string folder = c.out;
-    std::string newest = newest_checkpoint(folder);
+    const std::string newest = newest_checkpoint(folder);
     if (!newest.empty()) check_same(folder, c, out_);
     if (const auto known = newest.empty() ? std::nullopt : read_result(folder, count_)) {
         std::printf("%s: done before\n", folder.c_str());
@@ -371,15 +380,17 @@ void GridCommand::say_settings(const Config& c, const Dataset& data) {
     say(text(name_, ": preset ", preset_, " on ", c.data, "; ", m.architecture, ", widths ", m.width_generator, "/", m.width_ebm, "/", m.width_encoder,
              " (generator/EBM/encoder), latent ", m.latent, ", batch ", c.batch, "; seeds ", seeds, seeds_.size() > 1 ? ": mean (least–largest) of each number" : ""));
     for (const std::string& set : sets_) say("set " + set);
-    if (iterations_ > 0) say(text("budget: ", iterations_, " iterations for each training"));
-    else say(text("budget: ", minutes_, " minutes of ", on_cpu() ? text("processor time on each of ", omp_get_max_threads(), " threads") : "the device's time",
-                  " for each training; what an iteration costs was timed in turn before all training, and fixes each cell's iterations: other "
-                  "programs on the machine take nothing from a training, and looks at it are not counted"));
-    say(text("measured on ", count_, " held-out images (", test_.name, "): mse per pixel and channel in [-1, 1], after the training's own z-chain "
-             "(the encoder's mean where there is none; from noise with ", inference_steps, " steps at least where there is no encoder); sliced "
-             "Wasserstein distances (SWD) x 1e3: as many training images are ",
-             fixed(sliced_wasserstein(first_images(data.train, count_), test_, uint64_t(c.seed)).mean, 1),
-             " from the held-out ones; s/iteration by the clock, median"));
+    if (iterations_ > 0) {
+        say(text("budget: ", iterations_, " iterations for each training"));
+    } else {
+        const std::string time = on_cpu() ? text("processor time on each of ", omp_get_max_threads(), " threads") : "the device's time";
+        say(text("budget: ", minutes_, " minutes of ", time, " for each training. What an iteration costs is timed in turn before all training and fixes"));
+        say("each cell's iterations (budget.csv): other programs on the machine take nothing from a training, and looks at it are not counted");
+    }
+    const double floor = sliced_wasserstein(first_images(data.train, count_), test_, uint64_t(c.seed)).mean;
+    say(text("measured on ", count_, " held-out images (", test_.name, "): MSE per pixel and channel in [-1, 1] after the training's own z-chain (the"));
+    say(text("encoder's mean where there is none; from noise, ", inference_steps, " steps at least, where there is no encoder); sliced Wasserstein distances"));
+    say(text("(SWD) x 1e3, as many training images being ", fixed(floor, 1), " from the held-out ones; s/iteration and its parts: medians by the clock"));
 }
 
 int GridCommand::run() {
