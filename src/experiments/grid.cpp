@@ -354,7 +354,7 @@ bool GridCommand::train_and_measure(const Training& training) {
 void GridCommand::write() const {
     write_results(out_ + "/" + name_ + ".csv", results_);
     write_file(out_ + "/" + name_ + ".md", tables());
-    ImageSet generated = first_images(test_, picture_images), revised = generated;
+    ImageSet generated = shown_images(test_, true), revised = generated;
     for (const Result& result : results_) {
         if (result.seed != double(seeds_[0])) continue;
         NpyImages images(text(out_, "/", result.cell, "-", seeds_[0], "/result.npy"));
@@ -377,13 +377,14 @@ void GridCommand::say_settings(const Config& c, const Dataset& data) {
     const ModelSettings& m = c.model;
     std::string seeds;
     for (const int64_t seed : seeds_) seeds += text(seeds.empty() ? "" : ", ", seed);
-    say(text(name_, ": preset ", preset_, " on ", c.data, "; ", m.architecture, ", widths ", m.width_generator, "/", m.width_ebm, "/", m.width_encoder,
-             " (generator/EBM/encoder), latent ", m.latent, ", batch ", c.batch, "; seeds ", seeds, seeds_.size() > 1 ? ": mean (least–largest) of each number" : ""));
+    if (seeds_.size() > 1) seeds += ": mean (least–largest) of each number";
+    say(text(name_, ": preset ", preset_, " on ", c.data, "; ", m.architecture, ", widths ", m.width_generator, "/", m.width_ebm, "/",
+             m.width_encoder, " (generator/EBM/encoder), latent ", m.latent, ", batch ", c.batch, "; seeds ", seeds));
     for (const std::string& set : sets_) say("set " + set);
     if (iterations_ > 0) {
         say(text("budget: ", iterations_, " iterations for each training"));
     } else {
-        const std::string time = on_cpu() ? text("processor time on each of ", omp_get_max_threads(), " threads") : "the device's time";
+        const std::string time = on_cpu() ? text("processor time (threads: ", omp_get_max_threads(), ")") : "the device's time";
         say(text("budget: ", minutes_, " minutes of ", time, " for each training. What an iteration costs is timed in turn before all training and fixes"));
         say("each cell's iterations (budget.csv): other programs on the machine take nothing from a training, and looks at it are not counted");
     }
