@@ -244,7 +244,10 @@ TEST_F(Grid, MinutesAreFixedAsIterationsOnce) {
     const auto budget = rows_of(in("grid/budget.csv"));
     ASSERT_EQ(budget.size(), 1u);
     EXPECT_EQ(std::stoll(budget[0].at("iterations")), iterations_in(0.0005, 1, std::stod(budget[0].at("seconds"))));
-    for (const auto& row : rows_of(in("grid/compare.csv"))) EXPECT_EQ(row.at("iterations"), budget[0].at("iterations"));
+    for (const auto& row : rows_of(in("grid/compare.csv"))) {
+        EXPECT_EQ(row.at("iterations"), budget[0].at("iterations"));
+        EXPECT_EQ(row.at("processor_seconds"), budget[0].at("seconds"));
+    }
     // With another method beside it the first is not timed again; with other minutes it would be another training.
     expect_runs(command + ",abp");
     EXPECT_EQ(rows_of(in("grid/budget.csv")).size(), 2u);

@@ -36,12 +36,13 @@ std::vector<Cell> CompareCommand::cells() const {
 
 std::string CompareCommand::tables() const {
     std::string out = heading({"method", "FID (paper)", "MSE (paper)", "MSE", "SWD generator", "SWD revised", "returns", "gave up", "iterations",
-                               "s/iteration"});
+                               "cost", "s/iteration"});
     for (const std::string& method : methods_) {
         const auto value = [&](std::optional<double> Result::*field, int decimals) { return over_seeds(method, field, decimals); };
         const auto& [fid, mse] = paper.at(method);
         out += row({method, fid, mse, value(&Result::mse, 4), value(&Result::swd_generator, 1), value(&Result::swd_revised, 1),
-                    value(&Result::returns, 0), value(&Result::gave_up, 0), value(&Result::iterations, 0), value(&Result::seconds, 3)});
+                    value(&Result::returns, 0), value(&Result::gave_up, 0), value(&Result::iterations, 0), value(&Result::processor, 3),
+                    value(&Result::seconds, 3)});
     }
     return out;
 }

@@ -12,6 +12,7 @@
 #include <map>
 #include <numeric>
 #include <set>
+#include <tuple>
 
 #include "checkpoint.h"
 #include "experiments/common.h"
@@ -42,6 +43,7 @@ const std::vector<std::pair<const char*, std::optional<double> Result::*>> colum
     {"iterations", &Result::iterations},
     {"returns", &Result::returns},
     {"gave_up", &Result::gave_up},
+    {"processor_seconds", &Result::processor},
     {"seconds", &Result::seconds},
     {"seconds_chain_x", &Result::chain_x},
     {"seconds_chain_z", &Result::chain_z},
@@ -149,17 +151,15 @@ ImageSet shown_images(const ImageSet& set, bool has_any) {
     return out;
 }
 
-// Measures the checkpoint of a run, and writes result.npy and result.csv into its folder.
-Result measure(const std::string& cell, const LoadedCheckpoint& checkpoint, const std::string& folder, int64_t count, bool gave_up) {
+// Measures the checkpoint of a run, completes what is known of it, and writes result.npy and result.csv into its folder.
+Result measure(Result r, const LoadedCheckpoint& checkpoint, const std::string& folder, int64_t count) {
     const Config& c = checkpoint.config;
     const uint64_t seed = uint64_t(c.seed);
     const ImageSet test = load_dataset(c.data, c.model.image_size(), seed).held_out, real = first_images(test, count);
     Models models(c.model, 0);
     load_checkpoint(checkpoint.file, checkpoint.path, models, false);
-    Result r;
-    r.cell = cell;
     r.seed = double(c.seed), r.count = double(count);
-    r.iterations = double(checkpoint.iteration), r.returns = double(checkpoint.returns), r.gave_up = gave_up;
+    r.iterations = double(checkpoint.iteration), r.returns = double(checkpoint.returns);
     const auto metrics = read_rows(folder + "/metrics.csv");
     for (const auto& [name, field] : columns)  // these have the same names there
         if (std::string(name).starts_with("seconds")) r.*field = median(metrics, name);
@@ -292,25 +292,27 @@ void GridCommand::check_sets(const std::vector<Training>& cells) const {
     }
 }
 
-// Fixes each cell's iterations. What --minutes means is measured once, so that seeds, and a grid that goes on another day, have the same.
+// Fixes each cell's iterations. What one costs is timed once, so that seeds, and a grid that goes on another day, have the same.
 void GridCommand::plan(std::vector<Training>& cells) const {
     const std::string path = out_ + "/budget.csv";
-    if (iterations_ == 0) {
-        std::map<std::string, std::pair<double, double>> costs;  // by cell: seconds, iterations
-        for (const auto& row : read_rows(path))
-            if (std::stod(row.at("minutes")) == minutes_) costs[row.at("cell")] = {std::stod(row.at("seconds")), std::stod(row.at("iterations"))};
-        std::vector<Config> unknown;
-        std::vector<std::string> names;
-        for (const Training& t : cells)
-            if (!costs.count(t.cell.name)) unknown.push_back(t.config), names.push_back(t.cell.name);
-        const std::vector<double> seconds = iteration_costs(unknown);
-        for (size_t i = 0; i < names.size(); ++i)
-            costs[names[i]] = {seconds[i], double(iterations_in(minutes_, on_cpu() ? omp_get_max_threads() : 1, seconds[i]))};
-        Csv table({"cell", "minutes", "seconds", "iterations"});
-        for (const auto& [name, cost] : costs) table.row(name, {minutes_, cost.first, cost.second});
-        table.write(path);
-        for (Training& t : cells) t.config.iterations = int64_t(costs.at(t.cell.name).second);
+    const double minutes = iterations_ > 0 ? 0 : minutes_;
+    std::map<std::string, std::pair<double, int64_t>> costs;  // by cell: seconds, iterations
+    for (const auto& row : read_rows(path))
+        if (std::stod(row.at("minutes")) == minutes) costs[row.at("cell")] = {std::stod(row.at("seconds")), std::stoll(row.at("iterations"))};
+    std::vector<Config> unknown;
+    std::vector<std::string> names;
+    for (const Training& t : cells)
+        if (!costs.count(t.cell.name)) unknown.push_back(t.config), names.push_back(t.cell.name);
+    const std::vector<double> seconds = iteration_costs(unknown);
+    for (size_t i = 0; i < names.size(); ++i)
+        costs[names[i]] = {seconds[i], iterations_in(minutes, on_cpu() ? omp_get_max_threads() : 1, seconds[i])};
+    Csv table({"cell", "minutes", "seconds", "iterations"});
+    for (auto& [name, cost] : costs) {
+        if (iterations_ > 0) cost.second = iterations_;
+        table.row(name, {minutes, cost.first, double(cost.second)});
     }
+    table.write(path);
+    for (Training& t : cells) std::tie(t.processor_seconds, t.config.iterations) = costs.at(t.cell.name);
     for (Training& t : cells) {
         const auto sets_looks = [&](const std::string& set) {
             const Override o(set);
@@ -346,7 +348,11 @@ bool GridCommand::train_and_measure(const Training& training) {
         std::printf("%s: gave up: %s\n", folder.c_str(), error.what());
         gave_up = true;
     }
-    results_.push_back(measure(training.cell.name, read_checkpoint(newest_checkpoint(folder)), folder, count_, gave_up));
+    Result result;
+    result.cell = training.cell.name;
+    result.processor = training.processor_seconds;
+    result.gave_up = gave_up;
+    results_.push_back(measure(result, read_checkpoint(newest_checkpoint(folder)), folder, count_));
     write_report(folder);
     return true;
 }
@@ -381,13 +387,11 @@ void GridCommand::say_settings(const Config& c, const Dataset& data) {
     say(text(name_, ": preset ", preset_, " on ", c.data, "; ", m.architecture, ", widths ", m.width_generator, "/", m.width_ebm, "/",
              m.width_encoder, " (generator/EBM/encoder), latent ", m.latent, ", batch ", c.batch, "; seeds ", seeds));
     for (const std::string& set : sets_) say("set " + set);
-    if (iterations_ > 0) {
-        say(text("budget: ", iterations_, " iterations for each training"));
-    } else {
-        const std::string time = on_cpu() ? text("processor time (threads: ", omp_get_max_threads(), ")") : "the device's time";
-        say(text("budget: ", minutes_, " minutes of ", time, " for each training. What an iteration costs is timed in turn before all training and fixes"));
-        say("each cell's iterations (budget.csv): other programs on the machine take nothing from a training, and looks at it are not counted");
-    }
+    const std::string time = on_cpu() ? text("processor time (threads: ", omp_get_max_threads(), ")") : "the device's time";
+    if (iterations_ > 0) say(text("budget: ", iterations_, " iterations for each training"));
+    else say(text("budget: ", minutes_, " minutes of ", time, " for each training, as iterations that are fixed before (budget.csv): other programs on the "
+                  "machine take nothing from a training, and looks at it are not counted"));
+    say(text("cost: seconds of ", time, " an iteration, timed for all cells in turn before all training, the least of ", timed_iterations));
     const double floor = sliced_wasserstein(first_images(data.train, count_), test_, uint64_t(c.seed)).mean;
     say(text("measured on ", count_, " held-out images (", test_.name, "): MSE per pixel and channel in [-1, 1] after the training's own z-chain (the"));
     say(text("encoder's mean where there is none; from noise, ", inference_steps, " steps at least, where there is no encoder); sliced Wasserstein distances"));
@@ -398,7 +402,7 @@ int GridCommand::run() {
     check_flags();
     if (command_->count("--minutes")) iterations_ = 0;
     std::vector<Training> trainings;
-    for (const Cell& cell : cells()) trainings.push_back({cell, cell_config(cell)});
+    for (const Cell& cell : cells()) trainings.push_back({cell, cell_config(cell), 0});
     check_sets(trainings);
     std::printf("device: %s\n", select_device(device_, threads_).c_str());
     Config first = trainings.at(0).config;

@@ -7,7 +7,7 @@
 //
 //   OUT/CELL-SEED/   a run as `train` leaves it (config.txt, metrics.csv, samples/, checkpoints/, report.html), and what was measured of it:
 //                    result.csv, result.npy (the generator's and the EBM-revised samples of the picture)
-//   OUT/budget.csv   with --minutes: how many iterations that is for each cell
+//   OUT/budget.csv   what an iteration of each cell costs, and how many there are
 //   OUT/NAME.csv     all results, a row for each cell and seed
 //   OUT/NAME.md      the tables: means and ranges over the seeds, beside the paper's numbers
 //   OUT/NAME.png     test images, then a row for each cell: the generator's samples left, EBM-revised right
@@ -37,6 +37,7 @@ struct Result {
     std::optional<double> seed, count;           // of the images that were measured on
     std::optional<double> iterations, returns;   // done; returns to a checkpoint after a divergence
     std::optional<double> gave_up;               // 1 where it diverged again and again, and what was measured is its last checkpoint
+    std::optional<double> processor;             // seconds of processor time that an iteration costs, timed before all training
     std::optional<double> seconds;               // an iteration by the clock on the wall, median; the next ones are its parts
     std::optional<double> chain_x, chain_z, generator, encoder, ebm;
     std::optional<double> mse;                   // of reconstructed test images, per pixel and channel
@@ -71,6 +72,7 @@ private:
     struct Training {
         Cell cell;
         Config config;
+        double processor_seconds = 0;  // of an iteration
     };
     void check_flags() const;
     Config cell_config(const Cell& cell) const;
