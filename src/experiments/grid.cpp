@@ -389,13 +389,14 @@ void GridCommand::say_settings(const Config& c, const Dataset& data) {
     for (const std::string& set : sets_) say("set " + set);
     const std::string time = on_cpu() ? text("processor time (threads: ", omp_get_max_threads(), ")") : "the device's time";
     if (iterations_ > 0) say(text("budget: ", iterations_, " iterations for each training"));
-    else say(text("budget: ", minutes_, " minutes of ", time, " for each training, as iterations that are fixed before (budget.csv): other programs on the "
-                  "machine take nothing from a training, and looks at it are not counted"));
+    else say(text("budget: ", minutes_, " minutes of ", time, " for each training, as iterations that are fixed before (budget.csv): other "
+                  "programs on the machine take nothing from a training, and looks at it are not counted"));
     say(text("cost: seconds of ", time, " an iteration, timed for all cells in turn before all training, the least of ", timed_iterations));
     const double floor = sliced_wasserstein(first_images(data.train, count_), test_, uint64_t(c.seed)).mean;
-    say(text("measured on ", count_, " held-out images (", test_.name, "): MSE per pixel and channel in [-1, 1] after the training's own z-chain (the"));
-    say(text("encoder's mean where there is none; from noise, ", inference_steps, " steps at least, where there is no encoder); sliced Wasserstein distances"));
-    say(text("(SWD) x 1e3, as many training images being ", fixed(floor, 1), " from the held-out ones; s/iteration and its parts: medians by the clock"));
+    say(text("measured on ", count_, " held-out images (", test_.name, "): MSE per pixel and channel in [-1, 1] after the training's own z-chain"));
+    say(text("(the encoder's mean where there is none; from noise, ", inference_steps, " steps at least, where there is no encoder); sliced"));
+    say(text("Wasserstein distances (SWD) x 1e3, as many training images being ", fixed(floor, 1), " from the held-out ones; s/iteration"));
+    say("and its parts: medians by the clock");
 }
 
 int GridCommand::run() {
