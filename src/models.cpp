@@ -104,7 +104,7 @@ GeneratorBlock::GeneratorBlock(State& state, const std::string& name, int64_t in
 
 Var GeneratorBlock::operator()(const Var& x) const {
     const Var h = conv1(upsample2(norm1.relu(x)));
-    return add(conv2(norm2.relu(h)), upsample2(shortcut(x)));
+    return conv2(norm2.relu(h), upsample2(shortcut(x)));
 }
 
 Generator::Generator(const ModelSettings& settings, uint64_t seed) : state(seed, 1) {
