@@ -18,6 +18,7 @@ struct Config {
     double lr_decay = 0.998;                            // learning rate = base · decay^epoch, epoch from 0
     double ema = 0;                                     // of the generator's parameters, for samples: avg <- ema avg + (1 - ema) now
     double guard = 1e4;                                 // |energy gap| beyond which a run has diverged
+    double return_lr_factor = 1;                        // on all learning rates, for each return from a divergence
     ChainSettings sampler{70, 0.4f, 0.001f};            // the x-chain after training
     int64_t sampler_batch = 100;
     int64_t log_every = 10, sample_every = 500, checkpoint_every = 1000, keep = 2;
@@ -69,6 +70,7 @@ void for_each_setting(ConfigType& c, Visit visit) {
     visit("lr-decay", c.lr_decay, "factor on all learning rates after each epoch");
     visit("ema", c.ema, "samples come from a moving average of the generator's parameters that keeps this share an iteration; 0: from the parameters");
     visit("guard", c.guard, "a run whose energy gap passes this has diverged and returns to its last good checkpoint");
+    visit("return-lr-factor", c.return_lr_factor, "factor on all learning rates after each return from a divergence; 1: as before");
     visit("sampler-steps", c.sampler.steps, "x-chain when sampling after training: steps");
     visit("sampler-step-size", c.sampler.step_size, "x-chain when sampling: step");
     visit("sampler-noise", c.sampler.noise, "x-chain when sampling: noise");

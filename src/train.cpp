@@ -149,8 +149,10 @@ std::string duration(double seconds) {
 // One line that is drawn anew on a terminal, or a line now and then elsewhere.
 class Progress {
 public:
-    Progress(int64_t total, int64_t every, double minutes)
-        : terminal_(isatty(STDOUT_FILENO)), total_(total), every_(every), seconds_left_(minutes > 0 ? 60 * minutes : INFINITY) {}
+    // `temperature`: of the x-chain, on whose scale the energies are.
+    Progress(int64_t total, int64_t every, double minutes, double temperature)
+        : terminal_(isatty(STDOUT_FILENO)), total_(total), every_(every), seconds_left_(minutes > 0 ? 60 * minutes : INFINITY),
+          temperature_(temperature) {}
 
     void show(int64_t iteration, int64_t epoch, const Metrics& m) {
         average_ = average_ == 0 ? m.wall : 0.9 * average_ + 0.1 * m.wall;
@@ -158,9 +160,9 @@ public:
         const double left = std::min(average_ * double(total_ - iteration), seconds_left_ - seconds);
         if (!terminal_ && iteration % every_ != 0 && iteration != total_) return;
         const double all = std::max(1e-9, m.seconds.total());
-        char line[256], mse[32] = "", gap[40] = "";
+        char line[256], mse[32] = "", gap[64] = "";
         if (m.mse) std::snprintf(mse, sizeof mse, "  mse %.4f", *m.mse);
-        if (m.gap) std::snprintf(gap, sizeof gap, "  energy gap %+.3g", *m.gap);
+        if (m.gap) std::snprintf(gap, sizeof gap, "  energy gap %+.3g (T %.3g)", *m.gap, temperature_);
         std::snprintf(line, sizeof line, "%lld/%lld  epoch %lld  %.2f s/it  ETA %s%s%s  x-chain %.0f%% z-chain %.0f%% updates %.0f%%",
                       static_cast<long long>(iteration), static_cast<long long>(total_), static_cast<long long>(epoch), average_,
                       duration(left).c_str(), mse, gap, 100 * m.seconds.chain_x / all, 100 * m.seconds.chain_z / all,
@@ -180,7 +182,7 @@ public:
 private:
     bool terminal_, open_ = false;
     int64_t total_, every_;
-    double average_ = 0, seconds_left_;
+    double average_ = 0, seconds_left_, temperature_;
     std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
 };
 
@@ -220,7 +222,8 @@ int64_t batches(const Config& config, const Dataset& data) {
 Run::Run(const Config& config, const std::optional<LoadedCheckpoint>& resume, const TrainingHooks& hooks)
     : config_(config), hooks_(hooks), data_(load_dataset(config.data, config.model.image_size(), uint64_t(config.seed))),
       models_(config.model, uint64_t(config.seed)), batches_per_epoch_(batches(config, data_)),
-      total_(config.iterations > 0 ? config.iterations : config.epochs * batches_per_epoch_), progress_(total_, config.log_every, config.minutes) {
+      total_(config.iterations > 0 ? config.iterations : config.epochs * batches_per_epoch_),
+      progress_(total_, config.log_every, config.minutes, double(config.step.chain_x.temperature())) {
     if (resume) {
         load_checkpoint(resume->file, resume->path, models_, true);
         start_ = last_checkpoint_ = resume->iteration;
@@ -256,7 +259,7 @@ Tensor Run::batch(int64_t iteration) {
 
 StepSettings Run::settings_at(int64_t epoch) const {
     StepSettings s = config_.step;
-    const float decay = float(std::pow(config_.lr_decay, double(epoch)));
+    const float decay = float(std::pow(config_.lr_decay, double(epoch)) * std::pow(config_.return_lr_factor, double(returns_)));
     for (AdamSettings* adam : {&s.adam_generator, &s.adam_ebm, &s.adam_encoder}) adam->learning_rate *= decay;
     return s;
 }
@@ -307,14 +310,17 @@ void Run::checkpoint(int64_t iteration) {
 
 // From a divergence to the last good checkpoint and a fresh noise stream. Returns the iteration to go on from.
 int64_t Run::go_back(int64_t iteration, const Metrics& m) {
-    const std::string reason = text("iteration ", iteration, ": diverged (energy gap ", m.gap.value_or(0), ", mse ", m.mse.value_or(0), ", guard ", config_.guard, ")");
+    const std::string reason = text("iteration ", iteration, ": diverged (energy gap ", m.gap.value_or(0), " at temperature ",
+                                    config_.step.chain_x.temperature(), ", mse ", m.mse.value_or(0), ", guard ", config_.guard, ")");
     if (++returns_in_a_row_ > max_returns)
         fail(reason, " for the ", returns_in_a_row_, "th time since the last good checkpoint; lower the learning rates or --step-size-x, then --resume");
     const std::string path = numbered(config_.out + "/checkpoints", last_checkpoint_, ".safetensors");
     load_checkpoint(read_checkpoint(path).file, path, models_, true);
     ++returns_;
     metrics_->rewind(last_checkpoint_);
-    progress_.say(text(reason, "; back to ", path, " with fresh noise (return ", returns_in_a_row_, " of ", max_returns, ")"));
+    const double factor = std::pow(config_.return_lr_factor, double(returns_));
+    progress_.say(text(reason, "; back to ", path, " with fresh noise", factor < 1 ? text(" and ", factor, " of the learning rates") : "",
+                       " (return ", returns_in_a_row_, " of ", max_returns, ")"));
     return last_checkpoint_;
 }
 

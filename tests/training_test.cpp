@@ -514,6 +514,43 @@ TEST_F(Training, ReturnsAndGoesOn) {
 // ---- the order of the images --------------------------------------------------------------------------------------------------------
 
 // Eight grey images, the i-th 2^i of 255, and a generator that draws black whatever z is, with learning rates of 0. The squared error per
+// --return-lr-factor: after the first return the run is the one that starts with that many returns and those learning rates.
+TEST_F(Training, LearningRatesFallWithEachReturn) {
+    const Config calm = config("calm", 5);
+    run(calm);
+    const auto table = read_table(calm);
+    double largest = 0;
+    for (size_t i = 1; i < table.size(); ++i) largest = std::max(largest, std::abs(std::stod(table[i][column(table, "energy_gap")])));
+    Config cut = config("cut", 5);
+    cut.guard = largest * 0.9999;  // one iteration is beyond it; with other noise it falls on either side
+    cut.return_lr_factor = 0.25;
+    const auto [printed, message] = run_to_failure(cut, false);
+    const auto returns = lines_with(printed, "diverged");
+    ASSERT_GE(returns.size(), 1u) << printed;
+    EXPECT_NE(returns[0].find("0.25 of the learning rates"), std::string::npos) << returns[0];
+    ASSERT_EQ(message, "") << printed;
+    EXPECT_EQ(last(cut).metadata.at("return-lr-factor"), "0.25");
+
+    Config by_hand = config("by_hand", 5);
+    for (AdamSettings* adam : {&by_hand.step.adam_generator, &by_hand.step.adam_ebm, &by_hand.step.adam_encoder})
+        adam->learning_rate *= float(std::pow(0.25, double(returns.size())));
+    Models models(by_hand.model, uint64_t(by_hand.seed));
+    fs::create_directories(by_hand.out + "/checkpoints");
+    std::map<std::string, std::string> metadata = config_to_map(by_hand);
+    metadata["iteration"] = "0";
+    metadata["returns"] = std::to_string(returns.size());
+    save_checkpoint(by_hand.out + "/checkpoints/iteration-000000.safetensors", models, metadata);
+    run(by_hand, true);
+    expect_same_tensors(last(cut), last(by_hand));
+
+    // A resumed run has it: both go on to the same end.
+    cut.iterations = by_hand.iterations = 6;
+    cut.guard = 1e4;
+    run(cut, true);
+    run(by_hand, true);
+    expect_same_tensors(last(cut), last(by_hand));
+}
+
 // pixel is then the mean of (2 · 2^i / 255)² over the batch, and its digits to base 4 tell which images are in it.
 TEST_F(Training, EachEpochSeesEveryImageAtMostOnce) {
     constexpr int64_t count = 8, epochs = 12;
