@@ -40,7 +40,11 @@ public:
     AtomicFile(const AtomicFile&) = delete;
     AtomicFile& operator=(const AtomicFile&) = delete;
     void write(const void* from, int64_t bytes);
-    void commit();
+    // Goes back to the beginning, to write over what stands there.
+    void rewind();
+    // `durable`: waits until the bytes are on the disk, some milliseconds. Without, a power cut may leave an empty file: for files by the
+    // thousand, whose reader can tell.
+    void commit(bool durable = true);
 
 private:
     [[noreturn]] void give_up() const;
@@ -48,6 +52,9 @@ private:
     FileHandle file_;
     bool committed_ = false;
 };
+
+// Makes the folder that --out names, and those above it, where they are missing; fails where that cannot be.
+void make_folder(const std::string& path);
 
 // Writes a whole file by AtomicFile.
 void write_file(const std::string& path, const std::string& bytes);

@@ -1,7 +1,6 @@
 // The loop round dual_mcmc_step.
 #include "train.h"
 
-#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +14,7 @@
 #include "checkpoint.h"
 #include "data.h"
 #include "files.h"
+#include "progress.h"
 #include "sample.h"
 
 namespace dualmcmc {
@@ -27,36 +27,10 @@ constexpr int64_t max_returns = 5;        // divergences in a row, without a new
 constexpr int64_t distance_images = 512;  // images on each side of a sliced Wasserstein distance; fewer for batches below 32, see look()
 constexpr int64_t picture_images = 64;    // in each panel of a grid
 
-volatile sig_atomic_t interrupted = 0;
-void on_signal(int) { interrupted = 1; }
-
-// SIGINT and SIGTERM only raise a flag while one lives.
-struct SignalGuard {
-    struct sigaction before_int, before_term;
-    SignalGuard() {
-        interrupted = 0;
-        struct sigaction action = {};
-        action.sa_handler = on_signal;
-        action.sa_flags = int(SA_RESETHAND);  // a second Ctrl-C ends the program at once
-        sigaction(SIGINT, &action, &before_int);
-        sigaction(SIGTERM, &action, &before_term);
-    }
-    ~SignalGuard() {
-        sigaction(SIGINT, &before_int, nullptr);
-        sigaction(SIGTERM, &before_term, nullptr);
-    }
-};
-
 std::string numbered(const std::string& folder, int64_t iteration, const std::string& ending) {
     char name[64];
     std::snprintf(name, sizeof name, "iteration-%06lld", static_cast<long long>(iteration));
     return folder + "/" + name + ending;
-}
-
-void make_folder(const std::string& path) {
-    std::error_code error;
-    fs::create_directories(path, error);
-    if (error) fail("--out: cannot make the folder ", path, ": ", error.message());
 }
 
 std::vector<std::string> checkpoints_in(const std::string& out) {
@@ -137,14 +111,6 @@ public:
 private:
     std::string path_;
 };
-
-std::string duration(double seconds) {
-    const long long whole = std::llround(std::max(0.0, seconds));
-    char text[32];
-    if (whole >= 3600) std::snprintf(text, sizeof text, "%lldh%02lldm", whole / 3600, whole / 60 % 60);
-    else std::snprintf(text, sizeof text, "%lldm%02llds", whole / 60, whole % 60);
-    return text;
-}
 
 // One line that is drawn anew on a terminal, or a line now and then elsewhere.
 class Progress {
@@ -325,7 +291,7 @@ int64_t Run::go_back(int64_t iteration, const Metrics& m) {
 }
 
 bool Run::go() {
-    SignalGuard signals;
+    const SignalGuard signals;
     const auto began = std::chrono::steady_clock::now();
     auto minutes = [began] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() / 60; };
     if (start_ >= total_) {
@@ -350,7 +316,7 @@ bool Run::go() {
 
         const bool timed_out = config_.minutes > 0 && minutes() >= config_.minutes;
         const bool last = iteration == total_ || timed_out;
-        const bool stopping = interrupted && !last;  // asked once: a signal that comes later stops the next iteration, which is then saved
+        const bool stopping = signals.interrupted() && !last;  // asked once: a signal that comes later stops the next iteration, which is then saved
         const bool due = last || stopping || iteration % config_.checkpoint_every == 0;
         if (!metrics.good(config_.guard) || (due && !parameters_finite())) {
             iteration = go_back(iteration, metrics);

@@ -178,7 +178,10 @@ TEST(KeepState, LookingLeavesNoTrace) {
     ImageSet images{4, 32, std::vector<uint8_t>(4 * 32 * 32 * 3, 90), "grey"};
     {
         const KeepState keep(models);
-        draw_samples(models, 5, 3, "generator", {2, 0.5f, 0.01f}, 1);
+        const Samples samples = draw_samples(models, 5, 3, "generator", {2, 0.5f, 0.01f}, 1);
+        EXPECT_EQ(snapshot(models).at("netE.block2.conv1.weight_u"), before.at("netE.block2.conv1.weight_u")) << "each batch starts from there";
+        EXPECT_EQ(draw_batch(models, 1, 3, "generator", {2, 0.5f, 0.01f}, 1).revised.pixels[0], samples.revised.pixels[3 * 3072]);
+        models.energy.normalise_weights();
         reconstruct(models, images, short_steps(), 1);
         const auto during = snapshot(models);
         for (const char* name : {"netE.block2.conv1.weight_u", "netE.block2.conv1.weight_v", "netG.bn_5.running_mean", "netG.bn_5.running_var"})
@@ -511,9 +514,6 @@ TEST_F(Training, ReturnsAndGoesOn) {
     EXPECT_EQ(results(parts), results(whole));
 }
 
-// ---- the order of the images --------------------------------------------------------------------------------------------------------
-
-// Eight grey images, the i-th 2^i of 255, and a generator that draws black whatever z is, with learning rates of 0. The squared error per
 // --return-lr-factor: after the first return the run is the one that starts with that many returns and those learning rates.
 TEST_F(Training, LearningRatesFallWithEachReturn) {
     const Config calm = config("calm", 5);
@@ -551,6 +551,9 @@ TEST_F(Training, LearningRatesFallWithEachReturn) {
     expect_same_tensors(last(cut), last(by_hand));
 }
 
+// ---- the order of the images --------------------------------------------------------------------------------------------------------
+
+// Eight grey images, the i-th 2^i of 255, and a generator that draws black whatever z is, with learning rates of 0. The squared error per
 // pixel is then the mean of (2 · 2^i / 255)² over the batch, and its digits to base 4 tell which images are in it.
 TEST_F(Training, EachEpochSeesEveryImageAtMostOnce) {
     constexpr int64_t count = 8, epochs = 12;

@@ -14,8 +14,12 @@
 
 #include "config.h"
 #include "data.h"
+#include "sample.h"
 
 namespace dualmcmc {
+
+// The flags of a batch-norm policy; `policy` is checked when it is set (set_batch_norm).
+void add_batch_norm_flags(CLI::App& command, BatchNormPolicy& policy);
 
 class Experiment {
 public:
@@ -58,6 +62,7 @@ protected:
     std::string name_, model_, data_, out_, device_ = "auto";
     int64_t count_, seed_ = 1, batch_ = 0;
     int threads_ = 0;
+    BatchNormPolicy batch_norm_;
     Config config_;  // the checkpoint's, with the flags laid over it
     Dataset dataset_;
     std::optional<Models> models_;
@@ -74,6 +79,9 @@ private:
     bool uses_x_ = false, uses_z_ = false;
     std::string summary_;
 };
+
+// "20 steps of 4, noise 0.002, temperature (noise/step)^2 = 2.5e-07"
+std::string chain_text(const ChainSettings& chain);
 
 // The x-chain from `x`; `watch` sees each state x_k, k = 0 … steps, and its energies (B). Returns x_steps.
 using WatchX = std::function<void(int64_t k, const Tensor& x, const Tensor& energy)>;
@@ -107,8 +115,6 @@ struct Spread {
 };
 Spread spread_of(std::vector<float> values);
 
-// x (B,S,S,3) as a set of pictures.
-ImageSet pictures(const Tensor& x);
 // A set whose image (r, c) is the image r of columns[c], row by row: a picture of `rows` strips.
 ImageSet strips(const std::vector<ImageSet>& columns, int64_t rows);
 // Of the steps 0 … steps, at most `most` evenly spaced ones, the first and the last among them.

@@ -9,7 +9,6 @@
 
 #include "experiments/statistics.h"
 #include "hash.h"
-#include "sample.h"
 
 namespace dualmcmc {
 

@@ -42,12 +42,6 @@ private:
     int64_t images_ = 0;
 };
 
-void append(ImageSet& set, const ImageSet& more) {
-    set.size = more.size;
-    set.count += more.count;
-    set.pixels.insert(set.pixels.end(), more.pixels.begin(), more.pixels.end());
-}
-
 ImageSet first_of(const Tensor& x, int64_t count) { return pictures(x.rows(0, count)); }
 
 }  // namespace
@@ -74,12 +68,12 @@ void ReconstructCommand::measure() {
         watch_chain_z(*models_, encode(x, from_encoder.reparametrise), x, config_.step.sigma, chain, from_encoder.langevin_z,
                       [&](int64_t k, const Tensor& image) {
                           encoder[size_t(k)].add(x, image, wanted);
-                          if (k == 0 && shown > 0) append(start, first_of(image, shown));
-                          if (k == chain_z().steps && shown > 0) append(revised, first_of(image, shown));
+                          if (k == 0 && shown > 0) append_images(start, first_of(image, shown));
+                          if (k == chain_z().steps && shown > 0) append_images(revised, first_of(image, shown));
                       });
         watch_chain_z(*models_, from_noise.prior, x, config_.step.sigma, chain, from_noise.langevin_z,
                       [&](int64_t k, const Tensor& image) { noise[size_t(k)].add(x, image, wanted); });
-        if (shown > 0) append(data, first_of(x, shown));
+        if (shown > 0) append_images(data, first_of(x, shown));
         std::fprintf(stderr, "%lld/%lld\n", (long long)(first + wanted), (long long)count_);
     }
 
