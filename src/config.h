@@ -30,7 +30,7 @@ void for_each_setting(ConfigType& c, Visit visit) {
     visit("preset", c.preset, "settings to start from: cifar10 and celeba64 are the paper's, cifar10-small fits two CPU cores, demo draws its own images");
     visit("method", c.method, "dual (this paper) or a relative: cooperative, triangle, shortrun, abp, vae; sets the switches below, other flags override them");
     visit("architecture", c.model.architecture, "the networks: cifar10 (32x32 images) or celeba64 (64x64)");
-    visit("data", c.data, "folder of CIFAR-10's .bin files (default: $CIFAR10_DIR, else data/cifar-10-batches-bin), a .npy of uint8 (N,H,W,3), or the word shapes");
+    visit("data", c.data, "folder of CIFAR-10's (or CIFAR-100's) .bin files (default: $CIFAR10_DIR, else data/cifar-10-batches-bin), a .npy of uint8 (N,H,W,3), or the word shapes");
     visit("out", c.out, "the run's folder: config.txt, metrics.csv, samples/, checkpoints/; by default runs/PRESET");
     visit("seed", c.seed, "of all random numbers: initial weights, noise, order of images");
     visit("device", c.device, "auto, cpu, cuda; or one instruction set: cpu-avx512, cpu-avx2, cpu-sse2");
