@@ -744,10 +744,20 @@ TEST_F(Experiments, ReportHoldsAllThatTheRunHolds) {
     fs::create_directories(in("run/<mine>"));
     write_bytes(in("run/<mine>/table.csv"), "name,value\n<script>alert(1)</script>,2\n");
     write_bytes(in("run/<mine>/summary.txt"), "a < b & c");
+    // A folder of samples is no page to look at.
+    fs::create_directories(in("run/many"));
+    const uint8_t pixel[3] = {1, 2, 3};
+    for (int i = 0; i < 41; ++i) write_png(in("run/many/") + std::to_string(i) + ".png", pixel, 1, 1, false);
     EXPECT_EQ(run("report " + in("run")), 0);
     const std::string third = read_bytes(in("run/report.html"));
     expect_says(third, {"<h2>&lt;mine&gt;</h2>", "&lt;script&gt;alert(1)&lt;/script&gt;", "a &lt; b &amp; c"});
     EXPECT_EQ(third.find("<script"), std::string::npos);
+    expect_says(third, {"<h2>many</h2>\n<p>41 pictures</p>"});
+    EXPECT_EQ(third.find(base64(read_bytes(in("run/many/7.png")))), std::string::npos);
+    // A phone scrolls what is wide: three panels of eight images, not a strip of five.
+    EXPECT_GT(decode(in("run/samples/iteration-000002-samples.png")).width, 800);
+    EXPECT_LT(decode(in("run/revise/x_chain.png")).width, 800);
+    expect_says(third, {"<div class=\"wide\"><img alt=\"iteration-000002-samples.png", "<div><img alt=\"x_chain.png"});
     // Nothing is fetched: no address but those of the pictures within.
     EXPECT_EQ(occurrences(third, "src="), occurrences(third, picture));
     for (const char* part : {"href=", "http:", "https:", "url(", "@import"}) EXPECT_EQ(third.find(part), std::string::npos) << part;
@@ -755,6 +765,7 @@ TEST_F(Experiments, ReportHoldsAllThatTheRunHolds) {
         EXPECT_EQ(occurrences(third, std::string("<") + tag + ">") + occurrences(third, std::string("<") + tag + " "),
                   occurrences(third, std::string("</") + tag + ">")) << tag;
     fs::remove_all(in("run/<mine>"));
+    fs::remove_all(in("run/many"));
 }
 
 TEST_F(Experiments, AReportThatCannotBeWrittenStopsNoTraining) {
