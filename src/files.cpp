@@ -70,6 +70,13 @@ void make_folder(const std::string& path) {
     if (error) fail("--out: cannot make the folder ", path, ": ", error.message());
 }
 
+std::string read_file(const std::string& path) {
+    InputFile input(path);
+    std::string bytes(static_cast<size_t>(input.size()), '\0');
+    input.read(bytes.data(), input.size());
+    return bytes;
+}
+
 void write_file(const std::string& path, const std::string& bytes) {
     AtomicFile file(path);
     file.write(bytes.data(), static_cast<int64_t>(bytes.size()));

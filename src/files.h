@@ -56,6 +56,9 @@ private:
 // Makes the folder that --out names, and those above it, where they are missing; fails where that cannot be.
 void make_folder(const std::string& path);
 
+// A whole file's bytes, by InputFile.
+std::string read_file(const std::string& path);
+
 // Writes a whole file by AtomicFile.
 void write_file(const std::string& path, const std::string& bytes);
 

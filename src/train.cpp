@@ -316,7 +316,8 @@ bool Run::go() {
 
         const bool timed_out = config_.minutes > 0 && minutes() >= config_.minutes;
         const bool last = iteration == total_ || timed_out;
-        const bool stopping = signals.interrupted() && !last;  // asked once: a signal that comes later stops the next iteration, which is then saved
+        // Asked once: a signal that comes later stops the next iteration, which is then saved.
+        const bool stopping = signals.interrupted() && !last;
         const bool due = last || stopping || iteration % config_.checkpoint_every == 0;
         if (!metrics.good(config_.guard) || (due && !parameters_finite())) {
             iteration = go_back(iteration, metrics);

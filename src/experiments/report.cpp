@@ -80,13 +80,6 @@ namespace {
 
 constexpr double missing = std::numeric_limits<double>::quiet_NaN();
 
-std::string read_file(const std::string& path) {
-    InputFile input(path);
-    std::string bytes(size_t(input.size()), '\0');
-    input.read(bytes.data(), input.size());
-    return bytes;
-}
-
 // A cell as a number: nothing where it is a text, NaN where it is empty.
 std::optional<double> number(const std::string& cell) {
     if (cell.empty()) return missing;
@@ -451,7 +444,8 @@ std::string curves_html(const Metrics& metrics, const std::string& temperature) 
 
 std::string headline(const Metrics& metrics, const std::string& temperature) {
     if (metrics["iteration"].empty()) return "";
-    std::string out = text("<p>", metrics.last("iteration"), " iterations; means of the last ", std::min<size_t>(50, metrics["iteration"].size()), ": reconstruction MSE ",
+    std::string out = text("<p>", metrics.last("iteration"), " iterations; means of the last ",
+                           std::min<size_t>(50, metrics["iteration"].size()), ": reconstruction MSE ",
                            short_number(metrics.mean_of_last("mse")), " per pixel, energy gap ",
                            short_number(metrics.mean_of_last("energy_gap")), temperature);
     if (std::isfinite(metrics.last("swd_generator")))

@@ -7,9 +7,7 @@
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <functional>
-#include <sstream>
 #include <string_view>
 
 #include "checkpoint.h"
@@ -52,12 +50,6 @@ uint64_t contents_of(const SafetensorsFile& file) {
     for (const auto& [name, tensor] : file.tensors)
         out = hash64(out, std::hash<std::string_view>()({tensor.bytes.data(), tensor.bytes.size()}));
     return out;
-}
-
-std::string contents_of_text(const std::string& path) {
-    std::ostringstream text;
-    text << std::ifstream(path).rdbuf();
-    return text.str();
 }
 
 }  // namespace
@@ -124,7 +116,7 @@ std::string SampleCommand::settings(const LoadedCheckpoint& checkpoint) const {
 void SampleCommand::open_outputs(const std::string& settings) {
     make_folder(out_);
     const std::string note = out_ + "/samples.txt";
-    if (fs::exists(note) && contents_of_text(note) != settings)
+    if (fs::exists(note) && read_file(note) != settings)
         fail("--out: ", out_, " holds images made with other settings, which its samples.txt names; delete it or give another --out");
     for (const char* name : {"generator", "revised"}) {
         if (!has(name)) continue;
@@ -179,7 +171,10 @@ bool SampleCommand::draw(Models& models) {
     if (begin == 0 && done > 0) write_picture(kept);
     for (const Output& output : outputs_)
         if (output.array) output.array->commit();
-    if (done == count_) return finish(kept), true;
+    if (done == count_) {
+        finish(kept);
+        return true;
+    }
     std::printf("interrupted: %lld of %lld images are in %s%s\n", (long long)done, (long long)count_, out_.c_str(),
                 npy_ ? "" : "; the same command goes on");
     return false;
