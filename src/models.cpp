@@ -131,6 +131,17 @@ Var Generator::operator()(const Var& z) const {
     return tanh(last_conv_[0](last_norm_[0].relu(h)));
 }
 
+std::vector<std::pair<BatchNorm*, int64_t>> Generator::norms() {
+    std::vector<std::pair<BatchNorm*, int64_t>> out;
+    int64_t side = 4;
+    for (GeneratorBlock& block : blocks_) {
+        out.emplace_back(&block.norm1, side);
+        out.emplace_back(&block.norm2, side *= 2);
+    }
+    for (BatchNorm& norm : last_norm_) out.emplace_back(&norm, side);
+    return out;
+}
+
 // ---- encoder --------------------------------------------------------------------------------------------------------------------
 
 Encoder::Encoder(const ModelSettings& settings, uint64_t seed) : state(seed, 2) {

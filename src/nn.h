@@ -109,9 +109,12 @@ struct LinearToImage {
 // Weight N(0, 1), bias 0.
 struct BatchNorm {
     BatchNorm(State& state, const std::string& name, int64_t channels);
-    Var relu(const Var& x) const { return batch_norm_relu(x, weight, bias, running_mean, running_var); }  // of the normalised x
+    // Of x, normalised by the batch's statistics, or by the running ones where they are `fixed`.
+    Var relu(const Var& x) const;
     Var weight, bias;
     Tensor running_mean, running_var;
+    float momentum = 0.1f;
+    bool fixed = false;
 };
 
 // ---- optimiser -----------------------------------------------------------------------------------------------------------------

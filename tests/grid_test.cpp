@@ -129,7 +129,7 @@ TEST_F(Grid, RowsAreWhatTheSeparateCommandsGive) {
             EXPECT_EQ(row.at("mse"), "");
         }
         // A short-run EBM draws with the 100 steps that it learned with.
-        expect_runs("sample --count 6 --seed 2 --model " + model + " --out " + in("sample") + (method == "shortrun" ? " --steps-x 100" : ""));
+        expect_runs("sample --npy --count 6 --seed 2 --model " + model + " --out " + in("sample") + (method == "shortrun" ? " --steps-x 100" : ""));
         for (const std::string kind : {"generator", "revised"}) {
             const std::string& cell = row.at("swd_" + kind);
             const bool has = kind == "generator" ? method != "shortrun" : method == "dual" || method == "shortrun";

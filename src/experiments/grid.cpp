@@ -412,7 +412,7 @@ int GridCommand::run() {
     if (count_ > data.held_out.count)
         fail("--count ", count_, ": there are ", data.held_out.count, " held-out images (", data.held_out.name, ")");
     test_ = data.held_out;
-    make_out_folder(out_);
+    make_folder(out_);
     say_settings(first, data);
     plan(trainings);
     for (const int64_t seed : seeds_)
