@@ -237,12 +237,6 @@ Spread spread_of(std::vector<float> values) {
 
 // ---- pictures -------------------------------------------------------------------------------------------------------------------
 
-void append(ImageSet& set, const ImageSet& more) {
-    set.size = more.size;
-    set.count += more.count;
-    set.pixels.insert(set.pixels.end(), more.pixels.begin(), more.pixels.end());
-}
-
 ImageSet strips(const std::vector<ImageSet>& columns, int64_t rows) {
     ImageSet out;
     out.size = columns.at(0).size;

@@ -121,8 +121,6 @@ struct Spread {
 };
 Spread spread_of(std::vector<float> values);
 
-// Adds the images of another set, of the same side, to the end of `set`.
-void append(ImageSet& set, const ImageSet& more);
 // A set whose image (r, c) is the image r of columns[c], row by row: a picture of `rows` strips.
 ImageSet strips(const std::vector<ImageSet>& columns, int64_t rows);
 // Of the steps 0 … steps, at most `most` evenly spaced ones, the first and the last among them.
