@@ -7,6 +7,7 @@
 #include <iostream>
 
 #include "checkpoint.h"
+#include "experiments/ais.h"
 #include "experiments/bench.h"
 #include "experiments/interpolate.h"
 #include "experiments/longrun.h"
@@ -244,7 +245,8 @@ int run(int argc, char** argv) {
     InterpolateCommand interpolate_command(app);
     OodCommand ood_command(app);
     LongrunCommand longrun_command(app);
-    Experiment* const experiments[] = {&reconstruct_command, &revise_command, &interpolate_command, &ood_command, &longrun_command};
+    AisCommand ais_command(app);
+    Experiment* const experiments[] = {&reconstruct_command, &revise_command, &interpolate_command, &ood_command, &longrun_command, &ais_command};
     try {
         app.parse(argc, argv);
         if (train_command.chosen()) return train_command.run(app, argc, argv);

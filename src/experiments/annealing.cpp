@@ -6,6 +6,7 @@
 #include <numbers>
 #include <numeric>
 
+#include "experiments/statistics.h"
 #include "nn.h"
 
 namespace dualmcmc {
@@ -22,15 +23,6 @@ enum Phase : uint64_t { pilot_phase, forward_phase, reverse_phase, target_phase 
 uint64_t draw_number(Phase phase, int64_t move) { return (uint64_t(phase) << 40) + uint64_t(move); }
 
 double squares(const double* values, int64_t n) { return std::inner_product(values, values + n, values, 0.0); }
-
-double mean_of(const std::vector<double>& values) { return std::accumulate(values.begin(), values.end(), 0.0) / double(values.size()); }
-
-double deviation_of(const std::vector<double>& values) {
-    const double mean = mean_of(values);
-    double total = 0;
-    for (const double value : values) total += (value - mean) * (value - mean);
-    return std::sqrt(total / double(values.size() - 1));
-}
 
 double log_sum_exp(const std::vector<double>& values) {
     const double largest = *std::max_element(values.begin(), values.end());
@@ -183,7 +175,7 @@ Schedule Annealing::find_schedule() const {
         }
     };
     while (path.beta.back() < 1) {
-        const double spread = deviation_of(log_ratio(state));
+        const double spread = std::sqrt(variance_of(log_ratio(state)));
         if (!std::isfinite(spread)) fail("annealing: an energy is not a number; the model cannot be used");
         if (int64_t(path.beta.size()) > most_pilot_steps)
             fail("annealing: after ", most_pilot_steps, " pilot temperatures beta is ", path.beta.back(), "; give a higher --temperature");
@@ -230,7 +222,7 @@ LogZ log_z(const std::vector<double>& log_weight, bool reverse) {
     const double sign = reverse ? -1 : 1, count = double(log_weight.size());
     std::vector<double> once, twice;
     for (const double w : log_weight) once.push_back(sign * w), twice.push_back(2 * sign * w);
-    return {mean_of(log_weight), deviation_of(log_weight) / std::sqrt(count), sign * (log_sum_exp(once) - std::log(count)),
+    return {mean_of(log_weight), std::sqrt(variance_of(log_weight) / count), sign * (log_sum_exp(once) - std::log(count)),
             std::exp(2 * log_sum_exp(once) - log_sum_exp(twice))};
 }
 
