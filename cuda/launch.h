@@ -53,10 +53,10 @@ namespace dualmcmc::DEVICE_NAMESPACE {
 // Work below this many elements is not worth waking the other threads for.
 constexpr int64_t parallel_threshold = 16384;
 
-// `elements`: how many elements one index makes.
+// `elements`: how many elements one index makes. (An if that does not say `parallel` would turn SIMD off as well.)
 template <class Body>
 void parallel_for(int64_t n, Body body, int64_t elements = 1) {
-#pragma omp parallel for simd schedule(static) firstprivate(body) if (n * elements >= parallel_threshold)
+#pragma omp parallel for simd schedule(static) firstprivate(body) if (parallel : n * elements >= parallel_threshold)
     for (int64_t i = 0; i < n; ++i) body(i);
 }
 
