@@ -6,7 +6,7 @@
 #include <numbers>
 
 #include "compare.h"
-#include "experiments/annealing.h"
+#include "experiments/ais.h"
 #include "experiments/plane.h"
 
 namespace dualmcmc::test {
@@ -237,6 +237,51 @@ TEST(Annealing, PlaneAgainstQuadrature) {
     const double error = std::sqrt((2000 / lower.effective - 1) / 2000);
     EXPECT_NEAR(lower.log_mean, std::log(z), 4 * error);
     EXPECT_LT(error, 0.05);
+}
+
+// ---- the EBM as a target ---------------------------------------------------------------------------------------------------------
+
+ModelSettings narrow() {
+    ModelSettings sizes;
+    sizes.width_generator = sizes.width_ebm = 3;
+    sizes.width_encoder = 1;
+    sizes.latent = 2;
+    return sizes;
+}
+
+// One function, whoever asked before, though each pass through the EBM moves the spectral norms on: E / T of the first pass.
+TEST(TemperedEnergy, IsTheFirstPassAgainAndAgain) {
+    Models models(narrow(), 3), other(narrow(), 3);
+    const Tensor x = random_tensor({2, 32, 32, 3}, 4);
+    const std::vector<float> host = x.to_host();
+    const PotentialFunction potential = tempered_energy(models, {32, 32, 3}, 1e-6);
+    const Potential first = potential({host.begin(), host.end()}), again = potential({host.begin(), host.end()});
+    EXPECT_EQ(first.value, again.value);
+    EXPECT_EQ(first.gradient, again.gradient);
+    const EnergyGradient e = energy_gradient(other.energy, x);
+    for (size_t i = 0; i < 2; ++i) EXPECT_NEAR(first.value[i] * 1e-6, e.energy.to_host()[i], 1e-6 * std::abs(e.energy.to_host()[i]));
+    const Values gradient = e.gradient.to_host();
+    for (size_t i = 0; i < gradient.size(); ++i) ASSERT_NEAR(first.gradient[i] * 1e-6, gradient[i], 1e-6 * std::abs(gradient[i]));
+    EXPECT_GT(std::abs(energy_gradient(other.energy, x).energy.to_host()[0] - e.energy.to_host()[0]), 0) << "a second pass is another function";
+}
+
+// Without biases the energy is homogeneous: E(λ x) = λ E(x), so that exp(-E / T) has no Z over all of space where E is below 0.
+TEST(TemperedEnergy, IsHomogeneous) {
+    Models models(narrow(), 3);
+    const PotentialFunction potential = tempered_energy(models, {32, 32, 3}, 1);
+    const std::vector<float> host = random_values(32 * 32 * 3, 5);
+    Points x(host.begin(), host.end()), doubled = x;
+    for (double& value : doubled) value *= 4;
+    const double once = potential(x).value[0], far = potential(doubled).value[0];
+    EXPECT_NE(once, 0);
+    EXPECT_NEAR(far, 4 * once, 1e-5 * std::abs(4 * once));
+}
+
+// A density that is uniform on the cube of dequantised images has 8 bits a dimension; one that is uniform within a pixel's cell, 0.
+TEST(TemperedEnergy, BitsPerDimension) {
+    EXPECT_NEAR(bits_per_dimension(0, 3072 * std::log(2 * image_cube), 3072), 8, 1e-12);
+    EXPECT_NEAR(bits_per_dimension(0, log_cell(3072), 3072), 0, 1e-12);
+    EXPECT_NEAR(bits_per_dimension(3072 * std::log(2), 3072 * std::log(2 * image_cube), 3072), 9, 1e-12);
 }
 
 TEST(Annealing, RefusesEnergiesThatAreNoNumbers) {
