@@ -75,8 +75,9 @@ std::vector<double> AisCommand::image_potentials(const PotentialFunction& potent
 }
 
 void AisCommand::say_run(const std::string& name, const LogZ& z, const std::vector<double>& acceptance) {
-    say(text(name, ": log Z ", digits(z.mean), " +- ", z.error, " (mean log weight), ", digits(z.log_mean), " (log mean weight); effective chains ",
-             z.effective, " of ", annealing_.chains, "; acceptance ", mean_of(acceptance), ", the least ", *std::min_element(acceptance.begin(), acceptance.end())));
+    say(text(name, ": log Z ", digits(z.mean), " +- ", z.error, " (mean log weight), ", digits(z.log_mean),
+             " (log mean weight); effective chains ", z.effective, " of ", annealing_.chains, "; acceptance ", mean_of(acceptance),
+             ", the least ", *std::min_element(acceptance.begin(), acceptance.end())));
 }
 
 // Of exact samples of the EBM there are none: these, settled, stand for them.

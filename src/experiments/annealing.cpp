@@ -89,8 +89,8 @@ Potential StartDensity::potential(const Points& x) const {
     Potential out{std::vector<double>(size_t(count), double(dimension) * std::log(2 * scale)), Points(x.size(), 0)};
     if (kind == Kind::cube) return out;
     const double variance = scale * scale;
-    for (int64_t i = 0; i < count; ++i)
-        out.value[size_t(i)] = squares(x.data() + i * dimension, dimension) / (2 * variance) + 0.5 * double(dimension) * std::log(2 * std::numbers::pi * variance);
+    const double constant = 0.5 * double(dimension) * std::log(2 * std::numbers::pi * variance);
+    for (int64_t i = 0; i < count; ++i) out.value[size_t(i)] = squares(x.data() + i * dimension, dimension) / (2 * variance) + constant;
     for (size_t i = 0; i < x.size(); ++i) out.gradient[i] = x[i] / variance;
     return out;
 }

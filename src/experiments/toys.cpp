@@ -185,11 +185,13 @@ PlaneTruth plane_truth(Models& models, const StepSettings& s, const PlaneData& d
 
 PlaneLogZ annealed_log_z(Models& models, const StepSettings& s, const PlaneFields& fields, uint64_t seed) {
     const AnnealingSettings settings{100, 100, 5, 0.7, seed};
-    const Annealing annealing({StartDensity::Kind::cube, 2, fields.grid.half}, tempered_energy(models, {2}, double(s.chain_x.temperature())), settings);
+    const PotentialFunction target = tempered_energy(models, {2}, double(s.chain_x.temperature()));
+    const Annealing annealing({StartDensity::Kind::cube, 2, fields.grid.half}, target, settings);
     const Schedule schedule = annealing.find_schedule();
     const std::vector<float> samples =
         sample_field(fields.grid, fields.ebm, settings.chains, random_key(seed, Stream::sample_prior, 1)).to_host();
-    return {log_z(annealing.forward(schedule).log_weight, false), log_z(annealing.reverse(schedule, {samples.begin(), samples.end()}).log_weight, true)};
+    const Annealing::Run forward = annealing.forward(schedule), reverse = annealing.reverse(schedule, {samples.begin(), samples.end()});
+    return {log_z(forward.log_weight, false), log_z(reverse.log_weight, true)};
 }
 
 StepSettings toy_settings(const std::string& method) {
@@ -207,6 +209,9 @@ StepSettings toy_settings(const std::string& method) {
 }
 
 namespace {
+
+// An EBM that is taught by exact samples can take larger steps than one that must not run away from its chains.
+float first_rate(const std::string& method) { return method == "exact" ? 5e-3f : 1e-3f; }
 
 // Where x-chains from noise start, replaced by points of the EBM itself, drawn from a grid.
 NoiseFunction exact_samples(Models& models, const StepSettings& s, RandomKey key) {
@@ -229,7 +234,7 @@ ToyRun train_toy(const std::string& name, const std::string& method, int64_t ite
     ToyRun run{name, method, {}, {}, {}};
     for (int64_t iteration = 0; iteration < iterations;) {
         // The learning rate falls to a tenth over the run.
-        const float rate = (method == "exact" ? 5e-3f : 1e-3f) * std::pow(1 / 10.0f, float(iteration) / float(iterations));
+        const float rate = first_rate(method) * std::pow(1 / 10.0f, float(iteration) / float(iterations));
         for (AdamSettings* adam : {&settings.adam_generator, &settings.adam_ebm, &settings.adam_encoder}) adam->learning_rate = rate;
         const Tensor x = data.sample(batch, seed, uint64_t(iteration));
         StepNoise noise = philox_noise(seed, uint64_t(iteration), x.shape(), latent);
@@ -274,8 +279,11 @@ void append_picture(ImageSet& set, const Grid& grid, const Field& field, double 
     for (int64_t row = panel_side; row-- > 0;)  // y points up
         for (int64_t column = 0; column < panel_side; ++column) {
             const auto nearest = [&](int64_t i) { return (2 * i + 1) * grid.n / (2 * panel_side); };
-            const double value = field.empty() ? 0 : std::min(1.0, field[size_t(nearest(row) * grid.n + nearest(column))] / highest), shade = std::sqrt(value);
-            const double colour[3] = {field.empty() ? 0.93 : 1 - 0.95 * shade, field.empty() ? 0.93 : 1 - 0.75 * shade, field.empty() ? 0.93 : 1 - 0.35 * value};
+            double colour[3] = {0.93, 0.93, 0.93};
+            if (!field.empty()) {
+                const double value = std::min(1.0, field[size_t(nearest(row) * grid.n + nearest(column))] / highest), shade = std::sqrt(value);
+                colour[0] = 1 - 0.95 * shade, colour[1] = 1 - 0.75 * shade, colour[2] = 1 - 0.35 * value;
+            }
             for (const double part : colour) set.pixels.push_back(uint8_t(std::lround(255 * part)));
         }
 }
@@ -294,7 +302,7 @@ void write_picture(const std::string& path, const std::vector<ToyRun>& runs) {
     write_grid(path, pointers, 1);
 }
 
-// What all runs have of one column, as rows of toys.csv's history: a figure for each data set, a curve for each method.
+// The history: of each column, a figure for each data set, with a curve for each method.
 std::string curves(const std::vector<ToyRun>& runs) {
     std::string page;
     for (const auto& [name, field] : columns)
@@ -345,9 +353,9 @@ int ToysCommand::run() {
     std::printf("device: %s\n", select_device(device_, threads_).c_str());
     const StepSettings s = toy_settings("dual");
     std::printf("%lld iterations of %lld points; perceptrons of width %lld, latent %lld, sigma %g; x-chain %lld steps of %g at temperature %g, "
-                "z-chain %lld steps of %g\n", (long long)iterations_, (long long)batch, (long long)width, (long long)latent, double(s.sigma),
+                "z-chain %lld steps of %g; shortrun: %lld steps from noise; learning rate %g, exact: %g, falling to a tenth\n", (long long)iterations_, (long long)batch, (long long)width, (long long)latent, double(s.sigma),
                 (long long)s.chain_x.steps, double(s.chain_x.step_size), double(s.chain_x.temperature()), (long long)s.chain_z.steps,
-                double(s.chain_z.step_size));
+                double(s.chain_z.step_size), (long long)toy_settings("shortrun").chain_x.steps, double(first_rate("dual")), double(first_rate("exact")));
     std::error_code error;
     std::filesystem::create_directories(out_, error);
     if (error) fail("--out: cannot make the folder ", out_, ": ", error.message());
@@ -366,7 +374,8 @@ int ToysCommand::run() {
 }
 
 void ToysCommand::print_table(const std::vector<ToyRun>& runs) const {
-    std::printf("\nKullback-Leibler divergences in nats and log Z, by quadrature; AIS: bounds of log Z by annealing, mean log weights\n%-13s %-12s", "data", "method");
+    std::printf("\nKullback-Leibler divergences in nats and log Z, by quadrature; AIS: bounds of log Z by annealing, mean log weights\n%-13s %-12s",
+                "data", "method");
     for (const auto& [name, field] : columns) std::printf("%15s", name);
     std::printf("%20s%20s\n", "AIS lower", "AIS upper");
     for (const ToyRun& run : runs) {
@@ -387,8 +396,8 @@ void ToysCommand::write_files(const std::vector<ToyRun>& runs) const {
             csv += text("\n", run.data, ",", run.method, ",", iteration);
             for (const auto& [name, field] : columns) csv += truth.*field ? text(",", *(truth.*field)) : ",";
             const bool last = run.log_z && iteration == run.history.back().first;
-            if (last) csv += text(",", run.log_z->lower.mean, ",", run.log_z->lower.error, ",", run.log_z->upper.mean, ",", run.log_z->upper.error);
-            else csv += ",,,,";
+            if (!last) csv += ",,,,";
+            else for (const LogZ* bound : {&run.log_z->lower, &run.log_z->upper}) csv += text(",", bound->mean, ",", bound->error);
         }
     write_file(out_ + "/toys.csv", csv + "\n");
     write_picture(out_ + "/toys.png", runs);

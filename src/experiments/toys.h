@@ -47,7 +47,7 @@ StepSettings toy_settings(const std::string& method);
 struct ToyRun {
     std::string data, method;
     std::vector<std::pair<int64_t, PlaneTruth>> history;  // iterations done, truth
-    PlaneFields fields;                                   // at the end, like
+    PlaneFields fields;                                   // at the end, as log_z
     std::optional<PlaneLogZ> log_z;
 };
 ToyRun train_toy(const std::string& data, const std::string& method, int64_t iterations, int64_t evaluations, uint64_t seed);
