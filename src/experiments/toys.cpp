@@ -204,6 +204,7 @@ StepSettings toy_settings(const std::string& method) {
     s.adam_generator = s.adam_ebm = s.adam_encoder = {0, 0, 0.5, 0.999};  // the rates: train_toy
     apply_method(s, method == "exact" ? "shortrun" : method);
     if (method == "shortrun") s.chain_x.steps = 60;
+    if (method == "abp") s.chain_z = {40, 0.1f, 0.1f};  // from noise the way is long: with the others' chain its generator collapses
     if (method == "exact") s.chain_x.steps = 0;
     return s;
 }
@@ -353,9 +354,10 @@ int ToysCommand::run() {
     std::printf("device: %s\n", select_device(device_, threads_).c_str());
     const StepSettings s = toy_settings("dual");
     std::printf("%lld iterations of %lld points; perceptrons of width %lld, latent %lld, sigma %g; x-chain %lld steps of %g at temperature %g, "
-                "z-chain %lld steps of %g; shortrun: %lld steps from noise; learning rate %g, exact: %g, falling to a tenth\n", (long long)iterations_, (long long)batch, (long long)width, (long long)latent, double(s.sigma),
+                "z-chain %lld steps of %g; shortrun: %lld steps from noise; abp: %lld of %g; learning rate %g, exact: %g, falling to a tenth\n", (long long)iterations_, (long long)batch, (long long)width, (long long)latent, double(s.sigma),
                 (long long)s.chain_x.steps, double(s.chain_x.step_size), double(s.chain_x.temperature()), (long long)s.chain_z.steps,
-                double(s.chain_z.step_size), (long long)toy_settings("shortrun").chain_x.steps, double(first_rate("dual")), double(first_rate("exact")));
+                double(s.chain_z.step_size), (long long)toy_settings("shortrun").chain_x.steps, (long long)toy_settings("abp").chain_z.steps,
+                double(toy_settings("abp").chain_z.step_size), double(first_rate("dual")), double(first_rate("exact")));
     std::error_code error;
     std::filesystem::create_directories(out_, error);
     if (error) fail("--out: cannot make the folder ", out_, ": ", error.message());
