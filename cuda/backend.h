@@ -108,10 +108,11 @@ struct RandomKey {
     X(conv2d_backward_input, (float* dx, const float* dy, const float* w, const float* x, const float* addend, ConvShape shape))    \
                                         /* dx = adjoint of dy (0 where shape.relu and x <= 0; else x is not read) + addend, which */ \
                                         /* may be null, or dx itself                                                             */ \
-    /* The same two, always by direct summation: conv2d may take a quicker way that rounds a little more (winograd.cu).          */ \
+    X(conv2d_backward_weight, (float* dw, const float* x, const float* dy, ConvShape shape))                                       \
+    /* The same three, always by direct summation: the others may take quicker ways that round a little more (winograd.cu).      */ \
     X(conv2d_direct,        (float* y, const float* x, const float* w, const float* bias, const float* addend, ConvShape shape))     \
     X(conv2d_backward_input_direct, (float* dx, const float* dy, const float* w, const float* x, const float* addend, ConvShape shape)) \
-    X(conv2d_backward_weight, (float* dw, const float* x, const float* dy, ConvShape shape))                                       \
+    X(conv2d_backward_weight_direct, (float* dw, const float* x, const float* dy, ConvShape shape))                                \
     /* ---- random numbers: Philox4x32-10, index i of the stream goes to y[i] ---- */                                              \
     X(normal,               (float* y, RandomKey key, int64_t n))                               /* N(0, 1)                      */ \
     X(uniform,              (float* y, RandomKey key, float low, float high, int64_t n))        /* (low, high]                  */

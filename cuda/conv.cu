@@ -424,8 +424,13 @@ void conv2d_backward_input_direct(float* dx, const float* dy, const float* w, co
     if (addend) add(dx, d, addend, s.x_size());
 }
 
-void conv2d_backward_weight(float* dw, const float* x, const float* dy, ConvShape s) {
+void conv2d_backward_weight_direct(float* dw, const float* x, const float* dy, ConvShape s) {
     sum_backward_weight(dw, convolved(x, s), dy, s.pool ? boxed(s) : plain(s));
+}
+
+void conv2d_backward_weight(float* dw, const float* x, const float* dy, ConvShape s) {
+    if (winograd_applies(s)) winograd_backward_weight(dw, x, dy, s);
+    else conv2d_backward_weight_direct(dw, x, dy, s);
 }
 
 void conv2d(float* y, const float* x, const float* w, const float* bias, const float* addend, ConvShape s) {

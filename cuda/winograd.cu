@@ -37,6 +37,18 @@ INLINE inline void transform_output(Vector* y, const Vector* m, int to, int from
     y[3 * to] = difference1 + 8 * difference2 + m[5 * from];
 }
 
+// A y, the adjoint of Aᵀ m: six values from four.
+INLINE inline void transform_output_adjoint(Vector* m, const Vector* y, int to, int from) {
+    const Vector outer = y[0] + y[2 * from], inner = y[from] + y[3 * from];
+    const Vector outer2 = y[0] + 4 * y[2 * from], inner2 = 2 * y[from] + 8 * y[3 * from];
+    m[0] = y[0];
+    m[to] = outer + inner;
+    m[2 * to] = outer - inner;
+    m[3 * to] = outer2 + inner2;
+    m[4 * to] = outer2 - inner2;
+    m[5 * to] = y[3 * from];
+}
+
 // G g: six values from three.
 INLINE inline void transform_weight(Vector* u, const Vector* g, int from, int to) {
     const Vector outer = g[0] + g[2 * from], outer2 = g[0] * (1.0f / 24) + g[2 * from] * (1.0f / 6);
@@ -46,6 +58,14 @@ INLINE inline void transform_weight(Vector* u, const Vector* g, int from, int to
     u[3 * to] = outer2 + g[from] * (1.0f / 12);
     u[4 * to] = outer2 - g[from] * (1.0f / 12);
     u[5 * to] = g[2 * from];
+}
+
+// Gᵀ u, its adjoint: three values from six.
+INLINE inline void transform_weight_adjoint(Vector* g, const Vector* u, int to, int from) {
+    const Vector sum1 = u[from] + u[2 * from], sum2 = u[3 * from] + u[4 * from];
+    g[0] = 0.25f * u[0] - (1.0f / 6) * sum1 + (1.0f / 24) * sum2;
+    g[to] = (1.0f / 6) * (u[2 * from] - u[from]) + (1.0f / 12) * (u[3 * from] - u[4 * from]);
+    g[2 * to] = (1.0f / 6) * (sum2 - sum1) + u[5 * from];
 }
 
 // U, ordered (place, block of columns, in, block's columns): what block_product wants. w (9, in, out).
@@ -128,6 +148,68 @@ void scatter_tile(float* y, const float* m, int64_t place_step, const Epilogue& 
     }
 }
 
+// A dY Aᵀ of one tile: m[place · place_step + channel]; what of the tile lies outside the image counts as zero.
+void gather_gradient(float* m, int64_t place_step, const float* dy, const Tiling& tiling, int64_t tile, int64_t channels) {
+    const int64_t row = tiling.row(tile), column = tiling.column(tile), line = tiling.width * channels;
+    const float* corner = dy + (tiling.image(tile) * tiling.height + row) * line + column * channels;
+    for (int64_t channel = 0; channel < channels; channel += lanes) {
+        Vector half[24];  // dY Aᵀ
+        unroll<4>([&](auto r) INLINE {
+            Vector in[4];
+            unroll<4>([&](auto c) INLINE {
+                const bool inside = row + r < tiling.height && column + c < tiling.width;
+                in[c] = inside ? load(corner + r * line + c * channels + channel) : Vector{};
+            });
+            transform_output_adjoint(half + 6 * r, in, 1, 1);
+        });
+        unroll<6>([&](auto c) INLINE {
+            Vector out[6];
+            transform_output_adjoint(out, half + c, 1, 6);
+            unroll<6>([&](auto r) INLINE { store(m + (6 * r + c) * place_step + channel, out[r]); });
+        });
+    }
+}
+
+// total (in, out) += vᵀ m, v (rows, in), m (rows, out).
+void add_products(float* total, const float* v, const float* m, int64_t rows, const Blocks& blocks) {
+    for (int64_t block = 0; block < blocks.count(); ++block)
+        for (int64_t i = 0; i < blocks.in; i += tile_rows) {
+            const int64_t column = block * blocks.block_width();
+            dispatch<max_vectors>(blocks.vectors(block), [&](auto vectors) INLINE {
+                dispatch<tile_rows>(int(std::min<int64_t>(tile_rows, blocks.in - i)), [&](auto r) INLINE {
+                    float* target[r];
+                    const float* values[r];
+                    unroll<r>([&](auto k) INLINE {
+                        target[k] = total + (i + k) * blocks.out + column;
+                        values[k] = v + i + k;
+                    });
+                    Tile<r, vectors> tile;
+                    tile.load_from(target);
+                    for (int64_t row = 0; row < rows; ++row) tile.multiply_add(values, row * blocks.in, m + row * blocks.out + column);
+                    tile.store_to(target);
+                });
+            });
+        }
+}
+
+// dw (9, in, out) = Gᵀ dU G, dU summed over the parts: du (parts, place, in, out).
+void finish_weight_gradient(float* dw, const float* du, int64_t parts, const Blocks& blocks) {
+    const int64_t size = blocks.in * blocks.out;
+    parallel_tasks(blocks.in, [&](int64_t i) {
+        for (int64_t column = 0; column < blocks.out; column += lanes) {
+            const float* source = du + i * blocks.out + column;
+            Vector u[places], half[18], g[9];
+            for (int64_t place = 0; place < places; ++place) {
+                u[place] = load(source + place * size);
+                for (int64_t part = 1; part < parts; ++part) u[place] += load(source + (part * places + place) * size);
+            }
+            for (int r = 0; r < 6; ++r) transform_weight_adjoint(half + 3 * r, u + 6 * r, 1, 1);
+            for (int c = 0; c < 3; ++c) transform_weight_adjoint(g + c, half + c, 3, 3);
+            for (int tap = 0; tap < 9; ++tap) store(dw + tap * size + i * blocks.out + column, g[tap]);
+        }
+    });
+}
+
 // Tiles that are worked on together: V and M of these should stay in the second-level cache.
 int64_t tiles_per_task(int64_t in, int64_t out) {
     const int64_t fitting = 98304 / (places * (in + out));  // 384 KiB of floats
@@ -182,6 +264,33 @@ void winograd_backward_input(float* dx, const float* dy, const float* w, const f
         transform_weights(made, turned, blocks);
     });
     convolve(dx, dy, u, {nullptr, s.relu ? x : nullptr, addend}, s, blocks, false);
+}
+
+// Y = Aᵀ[U ⊙ V] A has dU_ξ = V_ξᵀ (A dY Aᵀ)_ξ, summed over tiles, and U = G g Gᵀ has dg = Gᵀ dU G. The batch is cut into parts, each with a
+// sum of its own; their number depends on the shape alone, never on the threads.
+void winograd_backward_weight(float* dw, const float* x, const float* dy, const ConvShape& s) {
+    const Blocks blocks(s.in, s.out);
+    const Tiling tiling(s.height, s.width);
+    const int64_t size = places * s.in * s.out, parts = std::clamp<int64_t>((int64_t(1) << 24) / size, 1, std::min<int64_t>(s.batch, 8)), group = tiles_per_task(s.in, s.out);
+    const int64_t v_step = group * s.in + lanes, m_step = group * s.out + lanes;
+    float* du = scratch<0>(parts * size);
+    parallel_tasks(parts, [&](int64_t part) {
+        float *total = du + part * size, *v = scratch<1>(places * v_step + s.in), *m = scratch<2>(places * m_step), *zeros = v + places * v_step;
+        std::fill(total, total + size, 0.0f);
+        std::fill(zeros, zeros + s.in, 0.0f);
+        const int64_t end = s.batch * (part + 1) / parts * tiling.per_image();
+        for (int64_t first = s.batch * part / parts * tiling.per_image(); first < end; first += group) {
+            const int64_t count = std::min(group, end - first);
+            for (int64_t tile = 0; tile < count; ++tile) {
+                const float* image = x + tiling.image(first + tile) * s.height * s.width * s.in;
+                (s.relu ? gather_tile<true> : gather_tile<false>)(v + tile * s.in, v_step, image, zeros, tiling, first + tile, s.in);
+                gather_gradient(m + tile * s.out, m_step, dy, tiling, first + tile, s.out);
+            }
+            for (int64_t place = 0; place < places; ++place)
+                add_products(total + place * s.in * s.out, v + place * v_step, m + place * m_step, count, blocks);
+        }
+    });
+    finish_weight_gradient(dw, du, parts, blocks);
 }
 
 }  // namespace dualmcmc::DEVICE_NAMESPACE

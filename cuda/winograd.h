@@ -9,6 +9,7 @@ namespace dualmcmc::DEVICE_NAMESPACE {
 bool winograd_applies(const ConvShape& shape);
 void winograd(float* y, const float* x, const float* w, const float* bias, const float* addend, const ConvShape& shape);
 void winograd_backward_input(float* dx, const float* dy, const float* w, const float* x, const float* addend, const ConvShape& shape);
+void winograd_backward_weight(float* dw, const float* x, const float* dy, const ConvShape& shape);
 
 // Whether pooled() can: pooling, both channel counts whole vectors, sides multiples of 8.
 bool pooled_applies(const ConvShape& shape);

@@ -52,6 +52,7 @@ DirectConvolutions::DirectConvolutions() : before_(backend()) {
     Backend& direct = *new Backend(before_);  // never freed: tensors made meanwhile remember it
     direct.conv2d = direct.conv2d_direct;
     direct.conv2d_backward_input = direct.conv2d_backward_input_direct;
+    direct.conv2d_backward_weight = direct.conv2d_backward_weight_direct;
     set_backend(direct);
 }
 DirectConvolutions::~DirectConvolutions() { set_backend(before_); }
