@@ -1,6 +1,6 @@
 # dualmcmc: make · make test · make demo · make train · make toys · make bench · make reference
 #
-# The kernels in cuda/*.cu are compiled once per instruction set; the program chooses among them when it starts.
+# The kernels in cuda/*.cu are compiled once per instruction set and, by nvcc, for GPUs; the program chooses when it starts.
 
 CXX      ?= g++
 PYTHON   ?= /usr/bin/python3
@@ -10,24 +10,37 @@ FLAGS    := -std=c++20 -fopenmp -Wall -Wextra -Werror -Wno-restrict -MMD -MP -Ic
 
 # -fno-math-errno -fno-trapping-math: without them sqrt and x > 0 ? x : s x are not vectorised; NaN and infinity stay what they are.
 # Fewer instructions first: where two objects hold the same inline function of the standard library, the linker takes the first one's.
+comma        := ,
 ISAS         := sse2 avx2 avx512
 MARCH_sse2   := x86-64
 MARCH_avx2   := x86-64-v3
 MARCH_avx512 := x86-64-v4
 
-KERNELS := $(foreach isa,$(ISAS),$(patsubst cuda/%.cu,build/$(isa)/%.o,$(wildcard cuda/*.cu)))
-SOURCES := $(wildcard src/*.cpp src/experiments/*.cpp)
-LIBRARY := $(filter-out build/src/main.o,$(SOURCES:%.cpp=build/%.o)) $(KERNELS)
-TESTS   := $(patsubst %.cpp,build/%.o,$(wildcard tests/*.cpp))
+# The GPU's backend, where nvcc is found: cuda/gpu_*.cu are its own bodies, those in SHARED serve every device. CUDA=0: without it;
+# CUDA_ARCH=86: for that compute capability alone; SYNC=1: waits after each launch (make clean first).
+CUDA     ?= $(patsubst %/bin/nvcc,%,$(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc)))
+GPU      := $(filter-out 0,$(CUDA))
+CODE     := $(if $(CUDA_ARCH),-arch=sm_$(CUDA_ARCH),-gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=[sm_90$(comma)compute_90])
+NVFLAGS  := -x cu -std=c++20 -O3 --extended-lambda -Werror all-warnings -Xcompiler -Wall,-Wextra -MMD -MP -Icuda $(CODE) $(if $(SYNC),-DSYNC)
+
+SHARED   := cuda/kernels.cu cuda/backend.cu
+OWN      := $(wildcard cuda/gpu_*.cu)
+KERNELS  := $(foreach isa,$(ISAS),$(patsubst cuda/%.cu,build/$(isa)/%.o,$(filter-out $(OWN),$(wildcard cuda/*.cu))))
+GPU_PART := $(if $(GPU),$(patsubst cuda/%.cu,build/cuda/%.o,$(SHARED) $(OWN)),build/cuda/no_gpu.o)
+SIMT     := $(patsubst cuda/%.cu,build/simt/%.o,$(SHARED) $(filter-out cuda/gpu_cublas.cu,$(OWN)))
+SOURCES  := $(wildcard src/*.cpp src/experiments/*.cpp)
+LIBRARY  := $(filter-out build/src/main.o,$(SOURCES:%.cpp=build/%.o)) $(KERNELS) $(GPU_PART)
+LIBS     := $(if $(GPU),-L$(GPU)/lib64 -lcudart_static -ldl -lrt -lpthread)
+TESTS    := $(patsubst %.cpp,build/%.o,$(wildcard tests/*.cpp))
 
 .PHONY: all test demo train toys bench reference packages clean
 all: build/dualmcmc
 
 build/dualmcmc: build/src/main.o $(LIBRARY)
-	$(CXX) $(FLAGS) $^ -o $@
+	$(CXX) $(FLAGS) $^ $(LIBS) -o $@
 
-build/dualmcmc_tests: $(TESTS) $(LIBRARY)
-	$(CXX) $(FLAGS) $^ -lgtest -lgtest_main -o $@
+build/dualmcmc_tests: $(TESTS) $(LIBRARY) $(SIMT)
+	$(CXX) $(FLAGS) $^ $(LIBS) -lgtest -lgtest_main -o $@
 
 build/%.o: %.cpp | packages
 	@mkdir -p $(@D)
@@ -39,6 +52,15 @@ build/$(1)/%.o: cuda/%.cu | packages
 	$$(CXX) -x c++ $$(FLAGS) -fno-math-errno -fno-trapping-math -march=$$(MARCH_$(1)) -DDEVICE_NAMESPACE=cpu_$(1) -DDEVICE_NAME='"CPU, $(1)"' -c $$< -o $$@
 endef
 $(foreach isa,$(ISAS),$(eval $(call kernel_rule,$(isa))))
+
+# A GPU that the host plays, for the tests: the same sources, with tests/simt in the place of CUDA's headers.
+build/simt/%.o: cuda/%.cu | packages
+	@mkdir -p $(@D)
+	$(CXX) -x c++ $(FLAGS) -Itests/simt -DGPU -DDEVICE_NAMESPACE=simt -DDEVICE_NAME='"GPU played by the host"' -c $< -o $@
+
+build/cuda/%.o: cuda/%.cu
+	@mkdir -p $(@D)
+	$(GPU)/bin/nvcc $(NVFLAGS) -DGPU -DDEVICE_NAMESPACE=cuda -DDEVICE_NAME='"CUDA"' -c $< -o $@
 
 # What a fresh machine lacks, from the system's packages; nothing is done where all is there.
 packages:

@@ -92,7 +92,7 @@ public:
         }
         check_config(config_);
         if (config_.data.empty()) config_.data = default_data(config_);
-        std::printf("device: %s\n", select_device(config_.device, int(config_.threads)).c_str());
+        std::printf("device: %s\n", select_device(config_.device, int(config_.threads), config_.precision).c_str());
         const ModelSettings& m = config_.model;
         std::printf("%s from %s: widths %lld/%lld/%lld (generator/EBM/encoder), latent %lld, batch %lld; x-chain %lld steps of %g at temperature %.3g, "
                     "z-chain %lld steps of %g\n", m.architecture.c_str(), config_.data.c_str(), (long long)m.width_generator,
@@ -136,6 +136,7 @@ public:
         command_->add_option("--noise-x", chain_.noise, "x-chain: noise (default: the model's sampler-noise, 0.001)");
         command_->add_flag("--png", png_, "a folder of PNGs for each kind, instead of .npy");
         command_->add_option("--device", device_, "as in train")->capture_default_str();
+        command_->add_option("--precision", precision_, "as in train")->capture_default_str();
         command_->add_option("--threads", threads_, "CPU threads, 0 for all")->capture_default_str();
     }
     bool chosen() const { return command_->parsed(); }
@@ -143,7 +144,7 @@ public:
     int run() {
         if (count_ < 1) fail("--count ", count_, ": must be at least 1");
         if (seed_ < 0) fail("--seed ", seed_, ": must be at least 0");
-        std::printf("device: %s\n", select_device(device_, threads_).c_str());
+        std::printf("device: %s\n", select_device(device_, threads_, precision_).c_str());
         const LoadedCheckpoint checkpoint = read_checkpoint(model_);
         Config settings = checkpoint.config;
         if (command_->count("--steps-x")) settings.sampler.steps = chain_.steps;
@@ -186,7 +187,7 @@ private:
     }
 
     CLI::App* command_;
-    std::string model_, out_ = "samples", device_ = "auto";
+    std::string model_, out_ = "samples", device_ = "auto", precision_ = "auto";
     int64_t count_ = 100, seed_ = 1, batch_ = 100;
     int threads_ = 0;
     bool png_ = false;
@@ -201,15 +202,16 @@ public:
         : command_(app.add_subcommand("replay", "hold a step file of another implementation against this one; exit 0 if they agree")) {
         command_->add_option("file", file_, "a step file, dual-mcmc-step-1")->required();
         command_->add_option("--tolerance", tolerance_, "largest relative L2 error of an output or gradient")->capture_default_str();
-        command_->add_flag("--fast", fast_, "with the quicker convolutions of training, which round a little more");
+        command_->add_flag("--fast", fast_, "with the convolutions of training, which round a little more");
         command_->add_option("--device", device_, "as in train")->capture_default_str();
+        command_->add_option("--precision", precision_, "as in train, but fp32 unless said otherwise")->capture_default_str();
         command_->add_option("--threads", threads_, "CPU threads, 0 for all")->capture_default_str();
     }
     bool chosen() const { return command_->parsed(); }
 
     int run() {
         if (!(tolerance_ > 0)) fail("--tolerance ", tolerance_, ": must be above 0");
-        std::printf("device: %s\n", select_device(device_, threads_).c_str());
+        std::printf("device: %s\n", select_device(device_, threads_, precision_).c_str());
         int failures = 0;
         const std::vector<ReplayLine> lines = replay_step(file_, tolerance_, fast_);
         for (const ReplayLine& line : lines) {
@@ -222,7 +224,7 @@ public:
 
 private:
     CLI::App* command_;
-    std::string file_, device_ = "auto";
+    std::string file_, device_ = "auto", precision_ = "fp32";
     double tolerance_ = 1e-3;
     int threads_ = 0;
     bool fast_ = false;
