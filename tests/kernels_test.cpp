@@ -2,7 +2,7 @@
 //
 // Each array lies between two guards that hold NaN, and outputs hold NaN before the call: an element that is not written, a write
 // beyond the end, or a read from there that matters, all show. Each call is made with 1, 2 and 3 threads and must give the same
-// bits. What is not here: the values of random numbers (random_test.cpp), gradients as gradients (ops_test.cpp).
+// bits. (To the GPU that the host plays these are three orders in which its threads take turns.) What is not here: the values of random numbers (random_test.cpp), gradients as gradients (ops_test.cpp).
 //
 // Tolerances are in units u = 2^-24, the largest relative error of one rounding. A single formula gets a small multiple of its number
 // of roundings. A sum of n terms, added one by one in float32, of products of uniforms in [-1, 1): its partial sums are about
@@ -19,6 +19,7 @@ namespace {
 
 class Kernel : public EachBackend {};
 INSTANTIATE_TEST_SUITE_P(Cpu, Kernel, testing::ValuesIn(cpu_backends()), backend_name);
+INSTANTIATE_TEST_SUITE_P(Gpu, Kernel, testing::ValuesIn(gpu_backends_of_all_precisions()), backend_name);
 
 // One element, less than a vector, some vectors and a rest, and enough for several threads.
 constexpr int64_t sizes[] = {1, 3, 37, 20011};
@@ -769,10 +770,15 @@ double rounding(const ConvShape& s, int64_t n) {
     return 4 * double(n) * unit * (winograd ? 16 : 1);
 }
 
-// In the mean over a whole tensor rounding is far smaller: a wrong tap or weight anywhere shows here.
-constexpr double mean_rounding = 4e-6;
+// Inputs that are rounded first, relatively by up to u: a product of uniforms in [-1, 1) is then wrong by up to 2 u, with a standard
+// deviation of about u/4, and n of them by sqrt(n) times as much; 4 sqrt(n) u are allowed, 16 standard deviations.
+double input_rounding(double u, int64_t n) { return 4 * std::sqrt(double(n)) * u; }
 
-void check_conv2d(decltype(Backend::conv2d) conv2d) {
+// In the mean over a whole tensor rounding is far smaller: a wrong tap or weight anywhere shows here. Of rounded inputs each product
+// keeps its 2 u at worst.
+double mean_rounding(double u) { return 4e-6 + 2 * u; }
+
+void check_conv2d(decltype(Backend::conv2d) conv2d, double u) {
     for (const ConvShape& s : conv_shapes())
         for (const bool with_bias : {false, true}) {
             const Values x = random_values(x_size(s), 1), w = random_values(w_size(s), 2), bias = random_values(s.out, 3);
@@ -783,26 +789,28 @@ void check_conv2d(decltype(Backend::conv2d) conv2d) {
             const Buffer biases(bias);
             const float* given = with_bias ? biases : static_cast<float*>(nullptr);
             const Values y = output(y_size(s), [&](float* p) { conv2d(p, Buffer(x), Buffer(w), given, s); });
-            expect_close(y, expected, 0, rounding(s, s.kernel * s.kernel * s.in + 1), name(s) + (with_bias ? ", bias" : ""));
-            EXPECT_LE(relative_l2(y, expected), mean_rounding) << name(s);
+            const int64_t n = s.kernel * s.kernel * s.in;
+            expect_close(y, expected, 0, rounding(s, n + 1) + input_rounding(u, n), name(s) + (with_bias ? ", bias" : ""));
+            EXPECT_LE(relative_l2(y, expected), mean_rounding(u)) << name(s);
         }
 }
 
-void check_conv2d_backward_input(decltype(Backend::conv2d_backward_input) conv2d_backward_input) {
+void check_conv2d_backward_input(decltype(Backend::conv2d_backward_input) conv2d_backward_input, double u) {
     for (const ConvShape& s : conv_shapes()) {
         const Values dy = random_values(y_size(s), 1), w = random_values(w_size(s), 2);
         std::vector<double> expected(size_t(x_size(s)), 0);
         for_each_product(s, [&](size_t xi, size_t wi, size_t yi) { expected[xi] += double(dy[yi]) * w[wi]; });
         const Values dx = output(x_size(s), [&](float* p) { conv2d_backward_input(p, Buffer(dy), Buffer(w), s); });
-        expect_close(dx, expected, 0, rounding(s, s.kernel * s.kernel * s.out), name(s));
-        EXPECT_LE(relative_l2(dx, expected), mean_rounding) << name(s);
+        const int64_t n = s.kernel * s.kernel * s.out;
+        expect_close(dx, expected, 0, rounding(s, n) + input_rounding(u, n), name(s));
+        EXPECT_LE(relative_l2(dx, expected), mean_rounding(u)) << name(s);
     }
 }
 
-TEST_P(Kernel, conv2d) { check_conv2d(backend().conv2d); }
-TEST_P(Kernel, conv2d_direct) { check_conv2d(backend().conv2d_direct); }
-TEST_P(Kernel, conv2d_backward_input) { check_conv2d_backward_input(backend().conv2d_backward_input); }
-TEST_P(Kernel, conv2d_backward_input_direct) { check_conv2d_backward_input(backend().conv2d_backward_input_direct); }
+TEST_P(Kernel, conv2d) { check_conv2d(backend().conv2d, input_unit(backend())); }
+TEST_P(Kernel, conv2d_direct) { check_conv2d(backend().conv2d_direct, 0); }
+TEST_P(Kernel, conv2d_backward_input) { check_conv2d_backward_input(backend().conv2d_backward_input, input_unit(backend())); }
+TEST_P(Kernel, conv2d_backward_input_direct) { check_conv2d_backward_input(backend().conv2d_backward_input_direct, 0); }
 
 TEST_P(Kernel, conv2d_backward_weight) {
     for (const ConvShape& s : conv_shapes()) {
@@ -810,7 +818,8 @@ TEST_P(Kernel, conv2d_backward_weight) {
         std::vector<double> expected(size_t(w_size(s)), 0);
         for_each_product(s, [&](size_t xi, size_t wi, size_t yi) { expected[wi] += double(x[xi]) * dy[yi]; });
         const Values dw = output(w_size(s), [&](float* p) { backend().conv2d_backward_weight(p, Buffer(x), Buffer(dy), s); });
-        expect_close(dw, expected, 0, 4 * double(y_size(s) / s.out) * unit, name(s));
+        const int64_t n = y_size(s) / s.out;
+        expect_close(dw, expected, 0, 4 * double(n) * unit + input_rounding(input_unit(backend()), n), name(s));
     }
 }
 
