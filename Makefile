@@ -10,30 +10,31 @@ FLAGS    := -std=c++20 -fopenmp -Wall -Wextra -Werror -Wno-restrict -MMD -MP -Ic
 
 # -fno-math-errno -fno-trapping-math: without them sqrt and x > 0 ? x : s x are not vectorised; NaN and infinity stay what they are.
 # Fewer instructions first: where two objects hold the same inline function of the standard library, the linker takes the first one's.
-comma        := ,
 ISAS         := sse2 avx2 avx512
 MARCH_sse2   := x86-64
 MARCH_avx2   := x86-64-v3
 MARCH_avx512 := x86-64-v4
 
-# The GPU's backend, where nvcc is found: cuda/gpu_*.cu are its own bodies, those in SHARED serve every device. CUDA=0: without it;
-# CUDA_ARCH=86: for that compute capability alone; SYNC=1: waits after each launch (make clean first).
+# GPUs, where nvcc is found: cuda/gpu_*.cu are their own bodies, the SHARED ones serve every device. CUDA=0: without; CUDA_ARCH=86: for
+# that compute capability alone; SYNC=1: waits for each kernel, so that an error is reported where it was made.
 CUDA     ?= $(patsubst %/bin/nvcc,%,$(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc)))
 GPU      := $(filter-out 0,$(CUDA))
-CODE     := $(if $(CUDA_ARCH),-arch=sm_$(CUDA_ARCH),-gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=[sm_90$(comma)compute_90])
+comma    := ,
+CODE     := $(if $(CUDA_ARCH),-arch=sm_$(CUDA_ARCH),-gencode arch=compute_80$(comma)code=sm_80 -gencode arch=compute_90$(comma)code=[sm_90$(comma)compute_90])
 NVFLAGS  := -x cu -std=c++20 -O3 --extended-lambda -Werror all-warnings -Xcompiler -Wall,-Wextra -MMD -MP -Icuda $(CODE) $(if $(SYNC),-DSYNC)
+NVDIR    := build/cuda$(if $(SYNC),-sync)$(if $(CUDA_ARCH),-$(CUDA_ARCH))
+LIBS     := $(if $(GPU),-L$(GPU)/lib64 -lcudart_static -ldl -lrt -lpthread)
 
 SHARED   := cuda/kernels.cu cuda/backend.cu
 OWN      := $(wildcard cuda/gpu_*.cu)
-KERNELS  := $(foreach isa,$(ISAS),$(patsubst cuda/%.cu,build/$(isa)/%.o,$(filter-out $(OWN),$(wildcard cuda/*.cu))))
-GPU_PART := $(if $(GPU),$(patsubst cuda/%.cu,build/cuda/%.o,$(SHARED) $(OWN)),build/cuda/no_gpu.o)
+KERNELS  := $(foreach isa,$(ISAS),$(patsubst cuda/%.cu,build/$(isa)/%.o,$(filter-out $(OWN),$(wildcard cuda/*.cu)))) \
+            $(if $(GPU),$(patsubst cuda/%.cu,$(NVDIR)/%.o,$(SHARED) $(OWN)),build/cuda/no_gpu.o)
 SIMT     := $(patsubst cuda/%.cu,build/simt/%.o,$(SHARED) $(filter-out cuda/gpu_cublas.cu,$(OWN)))
 SOURCES  := $(wildcard src/*.cpp src/experiments/*.cpp)
-LIBRARY  := $(filter-out build/src/main.o,$(SOURCES:%.cpp=build/%.o)) $(KERNELS) $(GPU_PART)
-LIBS     := $(if $(GPU),-L$(GPU)/lib64 -lcudart_static -ldl -lrt -lpthread)
+LIBRARY  := $(filter-out build/src/main.o,$(SOURCES:%.cpp=build/%.o)) $(KERNELS)
 TESTS    := $(patsubst %.cpp,build/%.o,$(wildcard tests/*.cpp))
 
-.PHONY: all test demo train toys bench reference packages clean
+.PHONY: all test sanitize demo train toys bench reference packages clean
 all: build/dualmcmc
 
 build/dualmcmc: build/src/main.o $(LIBRARY)
@@ -45,6 +46,8 @@ build/dualmcmc_tests: $(TESTS) $(LIBRARY) $(SIMT)
 build/%.o: %.cpp | packages
 	@mkdir -p $(@D)
 	$(CXX) $(FLAGS) -c $< -o $@
+
+build/tests/curand_test.o: FLAGS += $(if $(GPU),-idirafter $(GPU)/include)
 
 define kernel_rule
 build/$(1)/%.o: cuda/%.cu | packages
@@ -58,7 +61,7 @@ build/simt/%.o: cuda/%.cu | packages
 	@mkdir -p $(@D)
 	$(CXX) -x c++ $(FLAGS) -Itests/simt -DGPU -DDEVICE_NAMESPACE=simt -DDEVICE_NAME='"GPU played by the host"' -c $< -o $@
 
-build/cuda/%.o: cuda/%.cu
+$(NVDIR)/%.o: cuda/%.cu
 	@mkdir -p $(@D)
 	$(GPU)/bin/nvcc $(NVFLAGS) -DGPU -DDEVICE_NAMESPACE=cuda -DDEVICE_NAME='"CUDA"' -c $< -o $@
 
@@ -77,6 +80,9 @@ packages:
 
 test: build/dualmcmc build/dualmcmc_tests
 	OMP_WAIT_POLICY=passive build/dualmcmc_tests --gtest_brief=1  # several programs run at a time here: threads that wait must not spin
+
+sanitize: build/dualmcmc_tests
+	compute-sanitizer --error-exitcode 1 build/dualmcmc_tests --gtest_filter='Gpu/*CUDA*'
 
 demo: build/dualmcmc
 	rm -rf runs/demo

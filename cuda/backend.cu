@@ -11,9 +11,13 @@ constexpr Backend table = {
     DEVICE_NAME,
 #ifdef GPU
     false, DEVICE_NAMESPACE::start, DEVICE_NAMESPACE::allocate, DEVICE_NAMESPACE::release, DEVICE_NAMESPACE::free_bytes,
+#else
+    true, nullptr, DEVICE_NAMESPACE::allocate, DEVICE_NAMESPACE::release, nullptr,
+#endif
+#if defined(GPU) && !defined(SYNC)  // a recording cannot wait
     DEVICE_NAMESPACE::begin_graph, DEVICE_NAMESPACE::end_graph, DEVICE_NAMESPACE::launch_graph, DEVICE_NAMESPACE::release_graph,
 #else
-    true, nullptr, DEVICE_NAMESPACE::allocate, DEVICE_NAMESPACE::release, nullptr, nullptr, nullptr, nullptr, nullptr,
+    nullptr, nullptr, nullptr, nullptr,
 #endif
 #define DUALMCMC_ENTRY(name, arguments) DEVICE_NAMESPACE::name,
     DUALMCMC_KERNELS(DUALMCMC_ENTRY)

@@ -70,7 +70,7 @@ std::map<std::string, Values> run_iterations(Models& models, int64_t batch, int6
 
 class Threads : public EachBackend {};
 INSTANTIATE_TEST_SUITE_P(Cpu, Threads, testing::ValuesIn(cpu_backends()), backend_name);
-INSTANTIATE_TEST_SUITE_P(Gpu, Threads, testing::ValuesIn(gpu_backends_of_all_precisions()), backend_name);
+INSTANTIATE_TEST_SUITE_P(Gpu, Threads, testing::ValuesIn(gpu_backends()), backend_name);
 
 // Sizes beyond the thresholds where kernels go parallel, and divisible by no number of threads.
 TEST_P(Threads, DoNotChangeAnyBit) {
@@ -316,7 +316,7 @@ protected:
 private:
     const WithBackend with_{*GetParam()};
 };
-INSTANTIATE_TEST_SUITE_P(Gpu, GpuTraining, testing::ValuesIn(gpu_backends_of_all_precisions()), backend_name);
+INSTANTIATE_TEST_SUITE_P(Gpu, GpuTraining, testing::ValuesIn(gpu_backends()), backend_name);
 
 TEST_P(GpuTraining, FourIterationsAreTwoAndTwo) { expect_two_halves(4); }
 
