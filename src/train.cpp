@@ -85,7 +85,7 @@ struct Metrics {
     }
 };
 
-Metrics read_metrics(const StepResult& r, const Shape& images, double wall) {
+Metrics read_metrics(const StepResult& r, const Shape& images) {
     const double pixels = double(images[1] * images[2] * images[3]);
     auto number = [](const Tensor& scalar) { return scalar.defined() ? std::optional(double(scalar.item())) : std::nullopt; };
     Metrics m;
@@ -97,7 +97,6 @@ Metrics read_metrics(const StepResult& r, const Shape& images, double wall) {
     m.nll_posterior = number(r.nll_posterior);
     m.nll_prior = number(r.nll_prior);
     m.seconds = r.seconds;
-    m.wall = wall;
     return m;
 }
 
@@ -336,8 +335,8 @@ bool Run::go() {
         const Tensor x = batch(iteration);
         const StepNoise noise = philox_noise(noise_seed(), uint64_t(iteration), x.shape(), config_.model.latent);
         const StepResult result = dual_mcmc_step(models_, x, noise, settings_at(epoch), iteration + 1);
-        const Metrics metrics =
-            read_metrics(result, x.shape(), std::chrono::duration<double>(std::chrono::steady_clock::now() - before).count());
+        Metrics metrics = read_metrics(result, x.shape());  // a GPU is done only now
+        metrics.wall = std::chrono::duration<double>(std::chrono::steady_clock::now() - before).count();
         ++iteration;
         // A young average forgets faster, so that it is not held back by the first iterations.
         if (config_.ema > 0) average_parameters(models_.generator.state, std::min(config_.ema, double(iteration) / double(iteration + 9)));
