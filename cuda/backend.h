@@ -18,8 +18,13 @@ namespace dualmcmc {
 // One convolution: x (batch, height, width, in) * w (kernel, kernel, in, out) -> y (batch, out_height, out_width, out).
 struct ConvShape {
     int64_t batch, height, width, in, out, kernel, stride, padding;
-    int64_t out_height() const { return (height + 2 * padding - kernel) / stride + 1; }
-    int64_t out_width() const { return (width + 2 * padding - kernel) / stride + 1; }
+    bool relu = false;  // of max(x, 0) in place of x
+    bool pool = false;  // then 2×2 means: of a 3×3 kernel with stride 1 and padding 1, on even sides
+    uint64_t weights = 0;  // a number that only these weights have, so that what a kernel makes of them may be kept; 0: they may change
+    int64_t out_height() const { return ((height + 2 * padding - kernel) / stride + 1) / (pool ? 2 : 1); }
+    int64_t out_width() const { return ((width + 2 * padding - kernel) / stride + 1) / (pool ? 2 : 1); }
+    int64_t x_size() const { return batch * height * width * in; }
+    int64_t y_size() const { return batch * out_height() * out_width() * out; }
 };
 
 // A place in the random stream: value = f(seed, stream, step, index). See random.cuh.
@@ -94,11 +99,14 @@ struct RandomKey {
     X(spectral_norm_backward, (float* dw, const float* y, const float* sigma, const float* u, const float* v, const float* dy,     \
                              int64_t rows, int64_t columns))                                                                       \
                                         /* y = W/σ, σ = vᵀWu: dW = (dy - <dy, y> v uᵀ)/σ, W (rows, columns)                      */ \
-    X(conv2d,               (float* y, const float* x, const float* w, const float* bias, ConvShape shape)) /* bias may be null  */ \
-    X(conv2d_backward_input, (float* dx, const float* dy, const float* w, ConvShape shape))                                        \
+    X(conv2d,               (float* y, const float* x, const float* w, const float* bias, const float* addend, ConvShape shape))     \
+                                        /* y = x * w + bias (out) + addend (like y); either may be null                          */ \
+    X(conv2d_backward_input, (float* dx, const float* dy, const float* w, const float* x, const float* addend, ConvShape shape))    \
+                                        /* dx = adjoint of dy (0 where shape.relu and x <= 0; else x is not read) + addend, which */ \
+                                        /* may be null, or dx itself                                                             */ \
     /* The same two, always by direct summation: conv2d may take a quicker way that rounds a little more (winograd.cu).          */ \
-    X(conv2d_direct,        (float* y, const float* x, const float* w, const float* bias, ConvShape shape))                        \
-    X(conv2d_backward_input_direct, (float* dx, const float* dy, const float* w, ConvShape shape))                                 \
+    X(conv2d_direct,        (float* y, const float* x, const float* w, const float* bias, const float* addend, ConvShape shape))     \
+    X(conv2d_backward_input_direct, (float* dx, const float* dy, const float* w, const float* x, const float* addend, ConvShape shape)) \
     X(conv2d_backward_weight, (float* dw, const float* x, const float* dy, ConvShape shape))                                       \
     /* ---- random numbers: Philox4x32-10, index i of the stream goes to y[i] ---- */                                              \
     X(normal,               (float* y, RandomKey key, int64_t n))                               /* N(0, 1)                      */ \

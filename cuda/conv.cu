@@ -9,8 +9,8 @@
 //   gradient of w   dw[t, i, o] = Σ_p x[base[p] + offset[t] + i] dy[p, o]
 //
 // The inner loop (tile.h) takes 6 pixels × up to 4 vectors of output channels at a time. A matrix product (a linear layer) is the
-// case of one tap and images of one pixel. Two kinds of convolution go other ways: 3×3 ones at stride 1 through winograd.cu, and
-// those with a few output channels (an image's three colours) through narrow_product below.
+// case of one tap and images of one pixel. Three kinds of convolution go other ways: 3×3 ones at stride 1 through winograd.cu, the same
+// before pooling through pooled.cu, and those with a few output channels (an image's three colours) through narrow_product below.
 #include <vector>
 
 #include "tile.h"
@@ -177,55 +177,67 @@ void gather_product(float* y, const float* haloed, int64_t halo_size, int64_t y_
 // ---- few output channels -----------------------------------------------------------------------------------------------------------
 
 // With three output channels most of a vector would be idle. Instead the taps' outputs stand side by side as columns: one matrix
-// product gives z[q, t, o] = Σ_i x[q, i] w[t, i, o] for every pixel q of the haloed image, and y[p, o] = Σ_t z[p + offset[t], t, o].
+// product gives z[q, t, o] = Σ_i x[q, i] w[t, i, o] for every pixel q, and y[p, o] = Σ_t z[p + t - padding, t, o] over the q inside the
+// image. For the gradient of x the same with dy for x and p + padding - t.
 bool narrow_applies(const ConvShape& s, int64_t out) { return s.kernel == 3 && s.stride == 1 && out <= 3; }
 
 constexpr int64_t narrow_taps = 9;
 
-template <class Element>
-void pack_narrow(float* packed, const Blocks& columns, int64_t out, Element element) {
-    pack_weights(packed, columns, 1, [=](int64_t, int64_t i, int64_t column) { return element(column / out, i, column % out); });
-}
-
 using Vector4 = float __attribute__((vector_size(16), aligned(4)));
 
-void narrow_product(float* y, const float* haloed, const Halo& halo, int64_t y_size, int64_t count, const Phase& phase, int64_t out,
-                    const Blocks& columns, const float* packed, const float* bias) {
-    const int64_t places = halo.height * halo.width, width = columns.padded_out();
-    float* z = scratch<2>(places * width + 4);
-    int64_t column[narrow_taps];
-    for (int64_t tap = 0; tap < narrow_taps; ++tap) column[tap] = phase.tap_offset[size_t(tap)] / halo.channels * width + tap * out;
+struct NarrowShape {
+    int64_t batch, height, width, in, out_height, out_width, out, direction, shift;  // tap (kh, kw) reads p + direction (kh, kw) + shift
+};
+
+// y (height, width, out) of one image from z (…, columns).
+void gather_taps(float* y, const float* z, int64_t columns, const float* bias, const NarrowShape& s) {
     Vector4 start{};
-    for (int64_t o = 0; bias && o < out; ++o) start[o] = bias[o];
-    for (int64_t image = 0; image < count; ++image) {
-        for (int64_t block = 0; block < columns.count(); ++block) {
-            const int64_t first = block * columns.block_width();
-            block_product(z + first, width, haloed + image * halo.size(), halo.channels, places, halo.channels, columns.vectors(block),
-                          packed + first * columns.in);
-        }
-        for (size_t pixel = 0; pixel < phase.base.size(); ++pixel) {
-            const float* source = z + phase.base[pixel] / halo.channels * width;
+    for (int64_t o = 0; bias && o < s.out; ++o) start[o] = bias[o];
+    for (int64_t row = 0; row < s.out_height; ++row)
+        for (int64_t column = 0; column < s.out_width; ++column, y += s.out) {
             Vector4 total = start;  // of one output more than there are at most; what it adds up there is not used
-            for (const int64_t place : column) total += *reinterpret_cast<const Vector4*>(source + place);
-            for (int64_t o = 0; o < out; ++o) y[image * y_size + phase.target[pixel] + o] = total[o];
+            for (int64_t kh = 0; kh < 3; ++kh) {
+                const int64_t from_row = row + s.direction * kh + s.shift;
+                if (from_row < 0 || from_row >= s.height) continue;
+                for (int64_t kw = 0; kw < 3; ++kw) {
+                    const int64_t from_column = column + s.direction * kw + s.shift;
+                    if (from_column < 0 || from_column >= s.width) continue;
+                    total += *reinterpret_cast<const Vector4*>(z + (from_row * s.width + from_column) * columns + (3 * kh + kw) * s.out);
+                }
+            }
+            for (int64_t o = 0; o < s.out; ++o) y[o] = total[o];
         }
-    }
 }
 
-}  // namespace
+// element(tap, i, o) reads the weight.
+template <class Element>
+void narrow(float* y, const float* x, const float* bias, const NarrowShape& s, Element element) {
+    const Blocks columns(s.in, narrow_taps * s.out);
+    float* packed = scratch<0>(columns.in * columns.padded_out());
+    pack_weights(packed, columns, 1, [&](int64_t, int64_t i, int64_t column) { return element(column / s.out, i, column % s.out); });
+    const int64_t pixels = s.height * s.width, width = columns.padded_out();
+    parallel_tasks(s.batch, [&](int64_t image) {
+        float* z = scratch<2>(pixels * width + 4);
+        for (int64_t block = 0; block < columns.count(); ++block) {
+            const int64_t first = block * columns.block_width();
+            block_product(z + first, width, x + image * pixels * s.in, s.in, pixels, s.in, columns.vectors(block), packed + first * s.in);
+        }
+        gather_taps(y + image * s.out_height * s.out_width * s.out, z, width, bias, s);
+    });
+}
 
-void conv2d_direct(float* y, const float* x, const float* w, const float* bias, ConvShape shape) {
+// y = x * w + bias, neither ReLU nor pooling.
+void sum_forward(float* y, const float* x, const float* w, const float* bias, const ConvShape& shape) {
     const ConvShape s = simplified(shape);
+    const auto element = [=](int64_t tap, int64_t i, int64_t o) { return w[(tap * s.in + i) * s.out + o]; };
+    if (narrow_applies(s, s.out))
+        return narrow(y, x, bias, {s.batch, s.height, s.width, s.in, s.out_height(), s.out_width(), s.out, 1, -s.padding}, element);
     const Halo halo = forward_halo(s);
     const Phase phase = forward_phase(s, halo);
     const Blocks blocks(s.in, s.out);
     const int64_t taps = s.kernel * s.kernel, pixels = int64_t(phase.base.size()), y_size = pixels * s.out;
-    const bool narrow = narrow_applies(s, s.out);
-    const Blocks columns(s.in, narrow_taps * s.out);
-    float* packed = scratch<0>(std::max(columns.padded_out(), taps * blocks.padded_out()) * s.in + blocks.padded_out());
-    const auto element = [=](int64_t tap, int64_t i, int64_t o) { return w[(tap * s.in + i) * s.out + o]; };
-    if (narrow) pack_narrow(packed, columns, s.out, element);
-    else pack_weights(packed, blocks, taps, element);
+    float* packed = scratch<0>(taps * blocks.padded_out() * s.in + blocks.padded_out());
+    pack_weights(packed, blocks, taps, element);
     float* padded_bias = bias ? packed + taps * s.in * blocks.padded_out() : nullptr;
     if (bias) std::fill(std::copy_n(bias, s.out, padded_bias), padded_bias + blocks.padded_out(), 0.0f);
 
@@ -238,28 +250,28 @@ void conv2d_direct(float* y, const float* x, const float* w, const float* bias, 
             fill_halo(filled, x, halo, s.height, s.width, first, count);
             haloed = filled;
         }
-        if (narrow) narrow_product(y + first * y_size, haloed, halo, y_size, count, phase, s.out, columns, packed, bias);
-        else gather_product(y + first * y_size, haloed, halo.size(), y_size, count, phase, blocks, packed, padded_bias);
+        gather_product(y + first * y_size, haloed, halo.size(), y_size, count, phase, blocks, packed, padded_bias);
     });
 }
 
-void conv2d_backward_input_direct(float* dx, const float* dy, const float* w, ConvShape shape) {
+// Its adjoint.
+void sum_backward_input(float* dx, const float* dy, const float* w, const ConvShape& shape) {
     const ConvShape s = simplified(shape);
+    if (narrow_applies(s, s.in))
+        return narrow(dx, dy, nullptr, {s.batch, s.out_height(), s.out_width(), s.out, s.height, s.width, s.in, -1, s.padding},
+                      [=](int64_t tap, int64_t o, int64_t i) { return w[(tap * s.in + i) * s.out + o]; });
     const Halo halo = backward_halo(s);
     const Blocks blocks(s.out, s.in);
-    const bool narrow = narrow_applies(s, s.in);
     const int64_t dx_size = s.height * s.width * s.in;
     std::vector<Phase> phases;
     std::vector<float*> packed;
-    const Blocks columns(s.out, narrow_taps * s.in);
-    float* next = scratch<0>(std::max(columns.padded_out(), s.kernel * s.kernel * blocks.padded_out()) * s.out);
+    float* next = scratch<0>(s.kernel * s.kernel * blocks.padded_out() * s.out);
     for (int64_t index = 0; index < s.stride * s.stride; ++index) {
         phases.push_back(backward_phase(s, halo, index / s.stride, index % s.stride));
         const Phase& phase = phases.back();
         packed.push_back(next);
-        const auto element = [&](int64_t tap, int64_t o, int64_t i) { return w[(phase.tap[size_t(tap)] * s.in + i) * s.out + o]; };
-        if (narrow) pack_narrow(next, columns, s.in, element);
-        else pack_weights(next, blocks, int64_t(phase.tap.size()), element);
+        pack_weights(next, blocks, int64_t(phase.tap.size()),
+                     [&](int64_t tap, int64_t o, int64_t i) { return w[(phase.tap[size_t(tap)] * s.in + i) * s.out + o]; });
         next += int64_t(phase.tap.size()) * s.out * blocks.padded_out();
     }
     const int64_t group = images_per_task(s.height * s.width, s.batch);
@@ -272,14 +284,10 @@ void conv2d_backward_input_direct(float* dx, const float* dy, const float* w, Co
             fill_halo(filled, dy, halo, s.out_height(), s.out_width(), first, count);
             haloed = filled;
         }
-        for (size_t p = 0; p < phases.size(); ++p) {
-            if (narrow) narrow_product(dx + first * dx_size, haloed, halo, dx_size, count, phases[p], s.in, columns, packed[p], nullptr);
-            else gather_product(dx + first * dx_size, haloed, halo.size(), dx_size, count, phases[p], blocks, packed[p], nullptr);
-        }
+        for (size_t p = 0; p < phases.size(); ++p)
+            gather_product(dx + first * dx_size, haloed, halo.size(), dx_size, count, phases[p], blocks, packed[p], nullptr);
     });
 }
-
-namespace {
 
 // dw[i .. i + rows, block] += Σ_p x[base[p] + i ..] dy[p, block]: the pixels take the part that the channels have in the forward pass.
 template <int rows, int vectors>
@@ -322,9 +330,7 @@ Phase repeat_phase(const Phase& phase, int64_t images, int64_t halo_size) {
     return all;
 }
 
-}  // namespace
-
-void conv2d_backward_weight(float* dw, const float* x, const float* dy, ConvShape shape) {
+void sum_backward_weight(float* dw, const float* x, const float* dy, const ConvShape& shape) {
     const ConvShape s = simplified(shape);
     const Halo halo = forward_halo(s);
     const Phase phase = forward_phase(s, halo);
@@ -366,14 +372,66 @@ void conv2d_backward_weight(float* dw, const float* x, const float* dy, ConvShap
     });
 }
 
-void conv2d(float* y, const float* x, const float* w, const float* bias, ConvShape shape) {
-    if (winograd_applies(shape)) winograd(y, x, w, bias, shape, false);
-    else conv2d_direct(y, x, w, bias, shape);
+// ---- ReLU, pooling, addends -----------------------------------------------------------------------------------------------------
+
+// Pooling a 3×3 convolution means four shifted sums, which is the sum over the mean of four shifts: the 2×2 box filter and the
+// convolution commute, and pooling keeps every second pixel. So y is a convolution of box_filter2(x) with stride 2 and a quarter of
+// the products; exact, at the border too, where both read zeros.
+ConvShape boxed(const ConvShape& s) { return {s.batch, s.height + 1, s.width + 1, s.in, s.out, 3, 2, 0}; }
+ConvShape plain(ConvShape s) {
+    s.relu = s.pool = false;
+    return s;
 }
 
-void conv2d_backward_input(float* dx, const float* dy, const float* w, ConvShape shape) {
-    if (winograd_applies(shape)) winograd(dx, dy, w, nullptr, shape, true);
-    else conv2d_backward_input_direct(dx, dy, w, shape);
+// max(x, 0) if the convolution is of that, then the box filter if it is pooled, in this thread's working memory.
+const float* convolved(const float* x, const ConvShape& s) {
+    if (s.relu) {
+        float* passed = scratch<4>(s.x_size());
+        leaky_relu(passed, x, 0, s.x_size());
+        x = passed;
+    }
+    if (s.pool) {
+        float* filtered = scratch<5>(boxed(s).x_size());
+        box_filter2(filtered, x, s.batch, s.height, s.width, s.in);
+        x = filtered;
+    }
+    return x;
+}
+
+}  // namespace
+
+void conv2d_direct(float* y, const float* x, const float* w, const float* bias, const float* addend, ConvShape s) {
+    sum_forward(y, convolved(x, s), w, bias, s.pool ? boxed(s) : plain(s));
+    if (addend) add(y, y, addend, s.y_size());
+}
+
+void conv2d_backward_input_direct(float* dx, const float* dy, const float* w, const float* x, const float* addend, ConvShape s) {
+    float* d = addend ? scratch<4>(s.x_size()) : dx;
+    if (s.pool) {
+        float* filtered = scratch<5>(boxed(s).x_size());
+        sum_backward_input(filtered, dy, w, boxed(s));
+        box_filter2_backward(d, filtered, s.batch, s.height, s.width, s.in);
+    } else {
+        sum_backward_input(d, dy, w, plain(s));
+    }
+    if (s.relu) leaky_relu_backward(d, x, d, 0, s.x_size());
+    if (addend) add(dx, d, addend, s.x_size());
+}
+
+void conv2d_backward_weight(float* dw, const float* x, const float* dy, ConvShape s) {
+    sum_backward_weight(dw, convolved(x, s), dy, s.pool ? boxed(s) : plain(s));
+}
+
+void conv2d(float* y, const float* x, const float* w, const float* bias, const float* addend, ConvShape s) {
+    if (winograd_applies(s)) winograd(y, x, w, bias, addend, s);
+    else if (pooled_applies(s)) pooled(y, x, w, bias, addend, s);
+    else conv2d_direct(y, x, w, bias, addend, s);
+}
+
+void conv2d_backward_input(float* dx, const float* dy, const float* w, const float* x, const float* addend, ConvShape s) {
+    if (winograd_applies(s)) winograd_backward_input(dx, dy, w, x, addend, s);
+    else if (pooled_applies(s)) pooled_backward_input(dx, dy, w, x, addend, s);
+    else conv2d_backward_input_direct(dx, dy, w, x, addend, s);
 }
 
 }  // namespace dualmcmc::DEVICE_NAMESPACE

@@ -15,7 +15,9 @@ void* library() {
         void* found = nullptr;
         for (const char* name : {"libcublas.so." TEXT(CUBLAS_VER_MAJOR), "/usr/local/cuda/lib64/libcublas.so." TEXT(CUBLAS_VER_MAJOR)})
             if (!found) found = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-        if (!found) throw std::runtime_error("cuBLAS cannot be loaded (" + std::string(dlerror()) + "): install CUDA " TEXT(CUBLAS_VER_MAJOR) "'s, or name its folder in LD_LIBRARY_PATH");
+        if (!found)
+            throw std::runtime_error("cuBLAS cannot be loaded (" + std::string(dlerror()) + "): install CUDA " TEXT(CUBLAS_VER_MAJOR)
+                                     "'s, or name its folder in LD_LIBRARY_PATH");
         return found;
     }();
     return instance;

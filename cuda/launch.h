@@ -81,10 +81,10 @@ namespace dualmcmc::DEVICE_NAMESPACE {
 // Work below this many elements is not worth waking the other threads for.
 constexpr int64_t parallel_threshold = 16384;
 
-// `elements`: how many elements one index makes.
+// `elements`: how many elements one index makes. (An if that does not say `parallel` would turn SIMD off as well.)
 template <class Body>
 void parallel_for(int64_t n, Body body, int64_t elements = 1) {
-#pragma omp parallel for simd schedule(static) firstprivate(body) if (n * elements >= parallel_threshold)
+#pragma omp parallel for simd schedule(static) firstprivate(body) if (parallel : n * elements >= parallel_threshold)
     for (int64_t i = 0; i < n; ++i) body(i);
 }
 
@@ -145,10 +145,10 @@ void* end_graph();
 void launch_graph(void* graph);
 void release_graph(void* graph);
 // The convolutions of the table are in fp32.
-void conv2d_tf32(float* y, const float* x, const float* w, const float* bias, ConvShape shape);
-void conv2d_bf16(float* y, const float* x, const float* w, const float* bias, ConvShape shape);
-void conv2d_backward_input_tf32(float* dx, const float* dy, const float* w, ConvShape shape);
-void conv2d_backward_input_bf16(float* dx, const float* dy, const float* w, ConvShape shape);
+void conv2d_tf32(float* y, const float* x, const float* w, const float* bias, const float* addend, ConvShape shape);
+void conv2d_bf16(float* y, const float* x, const float* w, const float* bias, const float* addend, ConvShape shape);
+void conv2d_backward_input_tf32(float* dx, const float* dy, const float* w, const float* x, const float* addend, ConvShape shape);
+void conv2d_backward_input_bf16(float* dx, const float* dy, const float* w, const float* x, const float* addend, ConvShape shape);
 void conv2d_backward_weight_tf32(float* dw, const float* x, const float* dy, ConvShape shape);
 void conv2d_backward_weight_bf16(float* dw, const float* x, const float* dy, ConvShape shape);
 #endif

@@ -3,6 +3,8 @@
 // With AVX-512 a tile holds 6 rows × 4 vectors of 16 columns: 24 accumulators, 4 weight vectors, and a row's value broadcast from memory.
 #pragma once
 #include <algorithm>
+#include <deque>
+#include <memory>
 #include <utility>
 
 #include "launch.h"
@@ -92,10 +94,69 @@ inline void block_product(float* out, int64_t out_step, const float* in, int64_t
                 });
                 Tile<r, v> tile;
                 tile.clear();
-                for (int64_t k = 0; k < channels; ++k) tile.multiply_add(values, k, weights + k * v * lanes);
+                const float* next = weights + channels * v * lanes;
+                if (row == 0)  // what the next call wants is on its way from the outer caches meanwhile
+                    for (int64_t k = 0; k < channels; ++k) {
+                        unroll<v>([&](auto i) INLINE { __builtin_prefetch(next + (k * v + i) * lanes); });
+                        tile.multiply_add(values, k, weights + k * v * lanes);
+                    }
+                else
+                    for (int64_t k = 0; k < channels; ++k) tile.multiply_add(values, k, weights + k * v * lanes);
                 tile.store_to(target);
             });
     });
+}
+
+// One tap's weights (in, out) as (out, in).
+inline void exchange_channels(float* turned, const float* w, int64_t in, int64_t out) {
+    for (int64_t o = 0; o < out; ++o)
+        for (int64_t i = 0; i < in; ++i) turned[o * in + i] = w[i * out + o];
+}
+
+// What becomes of a sum before it is stored at y[place]: bias[channel] is added; it is dropped where `mask` is not above 0; then addend[place]
+// is added. Each of the three may be null; addend may be y itself.
+struct Epilogue {
+    const float *bias = nullptr, *mask = nullptr, *addend = nullptr;
+    INLINE inline Vector operator()(Vector sum, int64_t channel, int64_t place) const {
+        if (bias) sum += load(bias + channel);
+        if (mask) sum = load(mask + place) > 0 ? sum : Vector{};
+        if (addend) sum += load(addend + place);
+        return sum;
+    }
+};
+
+// What a kernel makes of weights: `prepare(prepared)` fills `size` floats. The thread keeps it for weights that have a number
+// (ConvShape::weights): a chain brings the same ones for each group of images. `maker` is an address of the caller's own.
+template <class Prepare>
+const float* prepared_weights(const void* maker, uint64_t number, int64_t size, Prepare prepare) {
+    struct Kept {
+        const void* maker;
+        uint64_t number;
+        std::unique_ptr<float, void (*)(void*)> floats;
+        int64_t size;
+    };
+    constexpr size_t most_sets = 32;
+    constexpr int64_t most_floats = int64_t(1) << 24;
+    if (number == 0 || size > most_floats / 8) {
+        float* once = scratch<6>(size);
+        prepare(once);
+        return once;
+    }
+    thread_local std::deque<Kept> kept;  // the newest first
+    thread_local int64_t total = 0;
+    for (const Kept& k : kept)
+        if (k.maker == maker && k.number == number) return k.floats.get();
+    Kept next{maker, number, {nullptr, release}, size};
+    while (!kept.empty() && (kept.size() >= most_sets || total + size > most_floats)) {
+        total -= kept.back().size;
+        if (kept.back().size == size) next.floats = std::move(kept.back().floats);  // its memory serves again
+        kept.pop_back();
+    }
+    if (!next.floats) next.floats.reset(static_cast<float*>(allocate(size_t(size) * sizeof(float))));
+    total += size;
+    prepare(next.floats.get());
+    kept.push_front(std::move(next));
+    return kept.front().floats.get();
 }
 
 }  // namespace dualmcmc::DEVICE_NAMESPACE

@@ -7,8 +7,6 @@
 // Rounding: about 1e-6 of the result's norm, against 2e-7 for the direct sum.
 #include "winograd.h"
 
-#include <vector>
-
 #include "tile.h"
 
 namespace dualmcmc::DEVICE_NAMESPACE {
@@ -17,26 +15,26 @@ namespace {
 
 constexpr int64_t places = 36;
 
-// Bᵀ d of six values, `step` apart in both arrays.
-INLINE inline void transform_input(Vector* y, const Vector* d, int step) {
-    const Vector d0 = d[0], d1 = d[step], d2 = d[2 * step], d3 = d[3 * step], d4 = d[4 * step], d5 = d[5 * step];
+// Bᵀ d: six values from six, `to` and `from` apart.
+INLINE inline void transform_input(Vector* y, const Vector* d, int to, int from) {
+    const Vector d0 = d[0], d1 = d[from], d2 = d[2 * from], d3 = d[3 * from], d4 = d[4 * from], d5 = d[5 * from];
     const Vector even4 = d4 - 4 * d2, odd4 = d3 - 4 * d1, even1 = d4 - d2, odd1 = 2 * (d3 - d1);
     y[0] = 4 * d0 - 5 * d2 + d4;
-    y[step] = even4 + odd4;
-    y[2 * step] = even4 - odd4;
-    y[3 * step] = even1 + odd1;
-    y[4 * step] = even1 - odd1;
-    y[5 * step] = 4 * d1 - 5 * d3 + d5;
+    y[to] = even4 + odd4;
+    y[2 * to] = even4 - odd4;
+    y[3 * to] = even1 + odd1;
+    y[4 * to] = even1 - odd1;
+    y[5 * to] = 4 * d1 - 5 * d3 + d5;
 }
 
 // Aᵀ m: four values from six.
-INLINE inline void transform_output(Vector* y, const Vector* m, int step) {
-    const Vector sum1 = m[step] + m[2 * step], difference1 = m[step] - m[2 * step];
-    const Vector sum2 = m[3 * step] + m[4 * step], difference2 = m[3 * step] - m[4 * step];
+INLINE inline void transform_output(Vector* y, const Vector* m, int to, int from) {
+    const Vector sum1 = m[from] + m[2 * from], difference1 = m[from] - m[2 * from];
+    const Vector sum2 = m[3 * from] + m[4 * from], difference2 = m[3 * from] - m[4 * from];
     y[0] = m[0] + sum1 + sum2;
-    y[step] = difference1 + 2 * difference2;
-    y[2 * step] = sum1 + 4 * sum2;
-    y[3 * step] = difference1 + 8 * difference2 + m[5 * step];
+    y[to] = difference1 + 2 * difference2;
+    y[2 * to] = sum1 + 4 * sum2;
+    y[3 * to] = difference1 + 8 * difference2 + m[5 * from];
 }
 
 // G g: six values from three.
@@ -77,50 +75,56 @@ struct Tiling {
     int64_t column(int64_t tile) const { return tile % columns * 4; }
 };
 
-// Where the 36 inputs of each of an image's tiles lie, from the start of the image; outside_image for those that lie outside.
-constexpr int64_t outside_image = -1;
-void tile_offsets(int64_t* offset, const Tiling& tiling, int64_t channels) {
-    for (int64_t tile = 0; tile < tiling.per_image(); ++tile)
-        for (int64_t r = 0; r < 6; ++r)
-            for (int64_t c = 0; c < 6; ++c) {
-                const int64_t row = tiling.row(tile) + r - 1, column = tiling.column(tile) + c - 1;
-                const bool inside = row >= 0 && row < tiling.height && column >= 0 && column < tiling.width;
-                *offset++ = inside ? (row * tiling.width + column) * channels : outside_image;
-            }
-}
-
-// V of one tile: v[place · place_step + channel].
-void gather_tile(float* v, int64_t place_step, const float* image, const int64_t* offset, const float* zeros, int64_t channels) {
+// V of one tile of x, or of max(x, 0): v[place · place_step + channel]. `image` is the tile's; outside of it the tile reads `zeros`.
+template <bool relu>
+void gather_tile(float* v, int64_t place_step, const float* image, const float* zeros, const Tiling& tiling, int64_t tile, int64_t channels) {
     const float* source[places];
-    for (int64_t place = 0; place < places; ++place) source[place] = offset[place] == outside_image ? zeros : image + offset[place];
+    for (int64_t r = 0; r < 6; ++r)
+        for (int64_t c = 0; c < 6; ++c) {
+            const int64_t row = tiling.row(tile) + r - 1, column = tiling.column(tile) + c - 1;
+            const bool inside = row >= 0 && row < tiling.height && column >= 0 && column < tiling.width;
+            source[6 * r + c] = inside ? image + (row * tiling.width + column) * channels : zeros;
+        }
     for (int64_t channel = 0; channel < channels; channel += lanes) {
-        Vector d[places];
-        for (int place = 0; place < places; ++place) d[place] = load(source[place] + channel);
-        for (int c = 0; c < 6; ++c) transform_input(d + c, d + c, 6);
-        for (int r = 0; r < 6; ++r) transform_input(d + 6 * r, d + 6 * r, 1);
-        for (int place = 0; place < places; ++place) store(v + place * place_step + channel, d[place]);
+        Vector rows[places];  // d B
+        unroll<6>([&](auto r) INLINE {
+            Vector d[6];
+            unroll<6>([&](auto c) INLINE {
+                d[c] = load(source[6 * r + c] + channel);
+                if (relu) d[c] = d[c] > 0 ? d[c] : Vector{};
+            });
+            transform_input(rows + 6 * r, d, 1, 1);
+        });
+        unroll<6>([&](auto c) INLINE {
+            Vector out[6];
+            transform_input(out, rows + c, 1, 6);
+            unroll<6>([&](auto r) INLINE { store(v + (6 * r + c) * place_step + channel, out[r]); });
+        });
     }
 }
 
 // The 4×4 outputs of one tile from m[place · place_step + channel], those inside the image.
-void scatter_tile(float* y, const float* m, int64_t place_step, const float* bias, const Tiling& tiling, int64_t tile, int64_t channels) {
+void scatter_tile(float* y, const float* m, int64_t place_step, const Epilogue& epilogue, const Tiling& tiling, int64_t tile, int64_t channels) {
     const int64_t row = tiling.row(tile), column = tiling.column(tile), line = tiling.width * channels;
     const int64_t rows = std::min<int64_t>(4, tiling.height - row), columns = std::min<int64_t>(4, tiling.width - column);
-    float* target = y + (tiling.image(tile) * tiling.height + row) * line + column * channels;
+    const int64_t corner = (tiling.image(tile) * tiling.height + row) * line + column * channels;
+    const bool whole = rows == 4 && columns == 4;
     for (int64_t channel = 0; channel < channels; channel += lanes) {
-        Vector d[places], half[24], out[16];
-        for (int place = 0; place < places; ++place) d[place] = load(m + place * place_step + channel);
-        for (int c = 0; c < 6; ++c) transform_output(half + c, d + c, 6);
-        for (int r = 0; r < 4; ++r) transform_output(out + 4 * r, half + 6 * r, 1);
-        const Vector offset = bias ? load(bias + channel) : Vector{};
-        const auto put = [&](int64_t r, int64_t c) { store(target + r * line + c * channels + channel, out[4 * r + c] + offset); };
-        if (rows == 4 && columns == 4) {  // the usual case, unrolled
-            for (int64_t r = 0; r < 4; ++r)
-                for (int64_t c = 0; c < 4; ++c) put(r, c);
-        } else {
-            for (int64_t r = 0; r < rows; ++r)
-                for (int64_t c = 0; c < columns; ++c) put(r, c);
-        }
+        Vector half[24];  // Aᵀ M
+        unroll<6>([&](auto c) INLINE {
+            Vector in[6];
+            unroll<6>([&](auto r) INLINE { in[r] = load(m + (6 * r + c) * place_step + channel); });
+            transform_output(half + c, in, 6, 1);
+        });
+        unroll<4>([&](auto r) INLINE {
+            Vector out[4];
+            transform_output(out, half + 6 * r, 1, 1);
+            unroll<4>([&](auto c) INLINE {
+                if (!whole && (r >= rows || c >= columns)) return;
+                const int64_t place = corner + r * line + c * channels + channel;
+                store(y + place, epilogue(out[c], channel, place));
+            });
+        });
     }
 }
 
@@ -130,49 +134,54 @@ int64_t tiles_per_task(int64_t in, int64_t out) {
     return std::clamp<int64_t>(fitting / tile_rows * tile_rows, 4 * tile_rows, 16 * tile_rows);
 }
 
-}  // namespace
-
-bool winograd_applies(const ConvShape& s) {
-    return s.kernel == 3 && s.stride == 1 && s.padding == 1 && s.in % lanes == 0 && s.out % lanes == 0 && s.height >= 4 && s.width >= 4;
-}
-
-void winograd(float* y, const float* x, const float* w, const float* bias, const ConvShape& s, bool transposed) {
-    const Blocks blocks(transposed ? s.out : s.in, transposed ? s.in : s.out);
-    const int64_t weights = blocks.in * blocks.out;
-    float* u = scratch<0>((places + 9) * weights);
-    if (transposed) {  // the input's gradient is a convolution with the taps in reverse and the channels exchanged
-        float* turned = u + places * weights;
-        for (int64_t tap = 0; tap < 9; ++tap)
-            for (int64_t o = 0; o < s.out; ++o)
-                for (int64_t i = 0; i < s.in; ++i) turned[(tap * s.out + o) * s.in + i] = w[((8 - tap) * s.in + i) * s.out + o];
-        w = turned;
-    }
-    transform_weights(u, w, blocks);
-
+// y (batch, height, width, blocks.out) from x (…, blocks.in) and U.
+void convolve(float* y, const float* x, const float* u, const Epilogue& epilogue, const ConvShape& s, const Blocks& blocks, bool relu) {
     const Tiling tiling(s.height, s.width);
-    const int64_t tiles = s.batch * tiling.per_image(), group = tiles_per_task(blocks.in, blocks.out);
-    std::vector<int64_t> offsets(size_t(tiling.per_image() * places));
-    tile_offsets(offsets.data(), tiling, blocks.in);
-    parallel_tasks((tiles + group - 1) / group, [&, u](int64_t task) {
+    const int64_t weights = blocks.in * blocks.out, tiles = s.batch * tiling.per_image(), group = tiles_per_task(blocks.in, blocks.out);
+    // Places lie a multiple of the group apart, and one cache line more: a tile's 36 places must not share a few sets of the cache.
+    const int64_t v_step = group * blocks.in + lanes, m_step = group * blocks.out + lanes;
+    parallel_tasks((tiles + group - 1) / group, [&](int64_t task) {
         const int64_t first = task * group, count = std::min(group, tiles - first);
-        float* v = scratch<1>(places * group * blocks.in + blocks.in);
-        float* m = scratch<2>(places * group * blocks.out);
-        float* zeros = v + places * group * blocks.in;
+        float *v = scratch<1>(places * v_step + blocks.in), *m = scratch<2>(places * m_step), *zeros = v + places * v_step;
         std::fill(zeros, zeros + blocks.in, 0.0f);
         for (int64_t tile = 0; tile < count; ++tile) {
             const float* image = x + tiling.image(first + tile) * s.height * s.width * blocks.in;
-            const int64_t* offset = offsets.data() + (first + tile) % tiling.per_image() * places;
-            gather_tile(v + tile * blocks.in, group * blocks.in, image, offset, zeros, blocks.in);
+            (relu ? gather_tile<true> : gather_tile<false>)(v + tile * blocks.in, v_step, image, zeros, tiling, first + tile, blocks.in);
         }
         for (int64_t place = 0; place < places; ++place)
             for (int64_t block = 0; block < blocks.count(); ++block) {
                 const int64_t column = block * blocks.block_width();
-                block_product(m + place * group * blocks.out + column, blocks.out, v + place * group * blocks.in, blocks.in, count,
-                              blocks.in, blocks.vectors(block), u + place * weights + column * blocks.in);
+                block_product(m + place * m_step + column, blocks.out, v + place * v_step, blocks.in, count, blocks.in,
+                              blocks.vectors(block), u + place * weights + column * blocks.in);
             }
         for (int64_t tile = 0; tile < count; ++tile)
-            scatter_tile(y, m + tile * blocks.out, group * blocks.out, bias, tiling, first + tile, blocks.out);
+            scatter_tile(y, m + tile * blocks.out, m_step, epilogue, tiling, first + tile, blocks.out);
     });
+}
+
+}  // namespace
+
+bool winograd_applies(const ConvShape& s) {
+    return s.kernel == 3 && s.stride == 1 && s.padding == 1 && !s.pool && s.in % lanes == 0 && s.out % lanes == 0 && s.height >= 4 && s.width >= 4;
+}
+
+void winograd(float* y, const float* x, const float* w, const float* bias, const float* addend, const ConvShape& s) {
+    static const char maker = 0;
+    const Blocks blocks(s.in, s.out);
+    const float* u = prepared_weights(&maker, s.weights, places * s.in * s.out, [&](float* made) { transform_weights(made, w, blocks); });
+    convolve(y, x, u, {bias, nullptr, addend}, s, blocks, s.relu);
+}
+
+// A convolution with the taps in reverse and the channels exchanged.
+void winograd_backward_input(float* dx, const float* dy, const float* w, const float* x, const float* addend, const ConvShape& s) {
+    static const char maker = 0;
+    const Blocks blocks(s.out, s.in);
+    const float* u = prepared_weights(&maker, s.weights, places * s.in * s.out, [&](float* made) {
+        float* turned = scratch<0>(9 * s.in * s.out);
+        for (int64_t tap = 0; tap < 9; ++tap) exchange_channels(turned + tap * s.in * s.out, w + (8 - tap) * s.in * s.out, s.in, s.out);
+        transform_weights(made, turned, blocks);
+    });
+    convolve(dx, dy, u, {nullptr, s.relu ? x : nullptr, addend}, s, blocks, false);
 }
 
 }  // namespace dualmcmc::DEVICE_NAMESPACE

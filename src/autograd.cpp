@@ -2,12 +2,14 @@
 #include "autograd.h"
 
 #include <algorithm>
+#include <atomic>
 
 namespace dualmcmc {
 
 struct Node {
     Tensor value, grad;
     bool wanted = false;
+    uint64_t number = 0;
     std::vector<Var> inputs;
     std::function<void(const Tensor&)> backward;
 };
@@ -15,12 +17,14 @@ struct Node {
 namespace {
 thread_local std::vector<std::shared_ptr<Node>> tape;
 thread_local bool recording = true;
+std::atomic<uint64_t> results = 0;
 }  // namespace
 
 Var::Var(Tensor value) : node_(std::make_shared<Node>()) { node_->value = std::move(value); }
 
 const Tensor& Var::value() const { return node_->value; }
 const Tensor& Var::grad() const { return node_->grad; }
+uint64_t Var::number() const { return node_->number; }
 void Var::clear_grad() const { node_->grad = {}; }
 bool Var::wanted() const { return node_ && node_->wanted; }
 
@@ -37,8 +41,14 @@ void Var::accumulate(Tensor gradient) const {
     total = sum;
 }
 
+void Var::set_grad(Tensor gradient) const {
+    CHECK_EQ(gradient.size(), node_->value.size());
+    node_->grad = gradient.reshaped(node_->value.shape());
+}
+
 Var record(Tensor value, std::vector<Var> inputs, std::function<void(const Tensor&)> backward) {
     Var out(std::move(value));
+    out.node_->number = ++results;
     if (recording) {
         out.node_->inputs = std::move(inputs);
         out.node_->backward = std::move(backward);

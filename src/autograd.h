@@ -28,9 +28,14 @@ public:
     const Tensor& grad() const;  // undefined before backward, or where it was not wanted
     void clear_grad() const;
 
+    // A number that no other value has, for the result of an op, which never changes; 0 for a leaf, which may.
+    uint64_t number() const;
+
     // For the backward functions of ops: is this input's gradient asked for; and add to it.
     bool wanted() const;
     void accumulate(Tensor gradient) const;
+    // In place of the gradient so far: for kernels that add to it themselves.
+    void set_grad(Tensor gradient) const;
 
     const std::shared_ptr<Node>& node() const { return node_; }
 

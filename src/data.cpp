@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 
 #include "check.h"
@@ -161,6 +162,12 @@ Dataset load_dataset(const std::string& source, int64_t size, uint64_t seed) {
         fail("there is no file or folder ", source, " to read images from; give a folder with CIFAR-10 "
              "(`bash data/cifar10.sh`), a .npy file or the word shapes");
     return load_npy(source, size);
+}
+
+std::string default_data(int64_t size) {
+    if (size != cifar_side) fail("--data: give a .npy of uint8 images, (N, 218, 178, 3) or (N, 64, 64, 3)");
+    const char* folder = std::getenv("CIFAR10_DIR");
+    return folder && *folder ? folder : "data/cifar-10-batches-bin";
 }
 
 }  // namespace dualmcmc

@@ -22,6 +22,9 @@ struct Dataset {
 // Everything else is one line that names the file, what is wrong and what to do.
 Dataset load_dataset(const std::string& source, int64_t size, uint64_t seed);
 
+// The source that is meant where none is given: the folder $CIFAR10_DIR, or else data/cifar-10-batches-bin. Fails for size 64, which has none.
+std::string default_data(int64_t size);
+
 // One aligned CelebA image, (218,178,3), cropped to the square x 15..163, y 40..188 and resized to out, (64,64,3), bit
 // for bit as PIL's crop((15, 40, 163, 188)).resize((64, 64), BILINEAR), which is what torchvision's Resize calls.
 void prepare_celeba(const uint8_t* image, uint8_t* out);

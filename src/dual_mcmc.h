@@ -2,6 +2,7 @@
 // switches of the same iteration, of the methods that the paper compares with (paper.md, section 7).
 #pragma once
 #include <string>
+#include <vector>
 
 #include "langevin.h"
 
@@ -30,6 +31,7 @@ struct StepSettings {
 //   vae          generator and encoder on the evidence lower bound (Kingma and Welling 2014)
 // Fails, listing them, for any other name.
 void apply_method(StepSettings& s, const std::string& method);
+inline const std::vector<std::string> method_names{"dual", "cooperative", "triangle", "shortrun", "abp", "vae"};
 
 // All the noise of one iteration. The functions give U of step k.
 struct StepNoise {

@@ -59,6 +59,13 @@ void AtomicFile::commit() {
     close(descriptor);
 }
 
+std::string read_file(const std::string& path) {
+    InputFile input(path);
+    std::string bytes(size_t(input.size()), '\0');
+    input.read(bytes.data(), input.size());
+    return bytes;
+}
+
 void write_file(const std::string& path, const std::string& bytes) {
     AtomicFile file(path);
     file.write(bytes.data(), static_cast<int64_t>(bytes.size()));

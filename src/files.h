@@ -49,6 +49,9 @@ private:
     bool committed_ = false;
 };
 
+// All bytes of a file.
+std::string read_file(const std::string& path);
+
 // Writes a whole file by AtomicFile.
 void write_file(const std::string& path, const std::string& bytes);
 

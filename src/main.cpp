@@ -2,12 +2,13 @@
 #include <CLI/CLI.hpp>
 
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <iostream>
 
 #include "checkpoint.h"
+#include "experiments/ablate.h"
 #include "experiments/bench.h"
+#include "experiments/compare.h"
 #include "experiments/interpolate.h"
 #include "experiments/longrun.h"
 #include "experiments/ood.h"
@@ -32,13 +33,6 @@ void check_same_model(const ModelSettings& a, const ModelSettings& b, const std:
         a.width_encoder != b.width_encoder || a.latent != b.latent)
         fail("--resume: ", path, " holds ", b.architecture, " networks of widths ", b.width_generator, "/", b.width_ebm, "/",
              b.width_encoder, ", latent ", b.latent, "; leave the architecture and width flags out");
-}
-
-// The data set that is meant where --data is not given.
-std::string default_data(const Config& config) {
-    if (config.model.architecture == "celeba64") fail("--data: give a .npy of uint8 images, (N, 218, 178, 3) or (N, 64, 64, 3)");
-    const char* folder = std::getenv("CIFAR10_DIR");
-    return folder && *folder ? folder : "data/cifar-10-batches-bin";
 }
 
 class TrainCommand {
@@ -91,7 +85,7 @@ public:
                 fail("--resume: ", resume->path, " is a run of --method ", resume->config.method, "; leave --method out");
         }
         check_config(config_);
-        if (config_.data.empty()) config_.data = default_data(config_);
+        if (config_.data.empty()) config_.data = default_data(config_.model.image_size());
         std::printf("device: %s\n", select_device(config_.device, int(config_.threads), config_.precision).c_str());
         const ModelSettings& m = config_.model;
         std::printf("%s from %s: widths %lld/%lld/%lld (generator/EBM/encoder), latent %lld, batch %lld; x-chain %lld steps of %g at temperature %.3g, "
@@ -246,6 +240,8 @@ int run(int argc, char** argv) {
     InterpolateCommand interpolate_command(app);
     OodCommand ood_command(app);
     LongrunCommand longrun_command(app);
+    AblateCommand ablate_command(app);
+    CompareCommand compare_command(app);
     Experiment* const experiments[] = {&reconstruct_command, &revise_command, &interpolate_command, &ood_command, &longrun_command};
     try {
         app.parse(argc, argv);
@@ -261,6 +257,8 @@ int run(int argc, char** argv) {
     if (report_command.chosen()) return report_command.run();
     for (Experiment* experiment : experiments)
         if (experiment->chosen()) return experiment->run();
+    for (GridCommand* grid : {static_cast<GridCommand*>(&ablate_command), static_cast<GridCommand*>(&compare_command)})
+        if (grid->chosen()) return grid->run();
     return replay_command.run();
 }
 

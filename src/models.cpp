@@ -48,9 +48,10 @@ EnergyBlock::EnergyBlock(State& state, const std::string& name, int64_t in, int6
 }
 
 Var EnergyBlock::operator()(const Var& x) const {
-    const Var h = relu(conv2d(first ? x : relu(x), conv1.weight, Var(), 1, 1));
-    if (!down) return add(conv2d(h, conv2.weight, Var(), 1, 1), x);
-    return add(conv2d_avg_pool2(h, conv2.weight), conv2d(avg_pool2(x), shortcut.weight, Var(), 1, 0));
+    const Var h = conv2d(x, conv1.weight, Var(), {.padding = 1, .relu = !first});
+    if (!down) return conv2d(h, conv2.weight, Var(), {.padding = 1, .relu = true, .skip = x});
+    const Var skip = conv2d(avg_pool2(x), shortcut.weight, Var(), {});
+    return conv2d(h, conv2.weight, Var(), {.padding = 1, .relu = true, .pool = true, .skip = skip});
 }
 
 EnergyModel::EnergyModel(const ModelSettings& settings, uint64_t seed) : state(seed, 0) {

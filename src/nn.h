@@ -74,7 +74,7 @@ private:
 // Weights Xavier normal, std = sqrt(2 / (fan_in + fan_out)); biases uniform ±1/sqrt(fan_in).
 struct Conv {
     Conv(State& state, const std::string& name, int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t padding, bool with_bias);
-    Var operator()(const Var& x) const { return conv2d(x, weight, bias, stride, padding); }
+    Var operator()(const Var& x) const { return conv2d(x, weight, bias, {.stride = stride, .padding = padding}); }
     Var weight, bias;
     int64_t stride, padding;
 };

@@ -9,6 +9,8 @@ void check_same_shape(const Var& a, const Var& b) {
     if (a.shape() != b.shape()) fail("shapes differ: ", to_string(a.shape()), " and ", to_string(b.shape()));
 }
 
+const float* data_or_null(const Var& x) { return x.defined() ? x.value().data() : nullptr; }
+
 }  // namespace
 
 // ---- elementwise ----------------------------------------------------------------------------------------------------------------
@@ -183,17 +185,6 @@ Var avg_pool2(const Var& x) {
     });
 }
 
-Var box_filter2(const Var& x) {
-    const int64_t batch = x.dim(0), height = x.dim(1), width = x.dim(2), channels = x.dim(3);
-    Tensor y({batch, height + 1, width + 1, channels});
-    backend().box_filter2(y.data(), x.value().data(), batch, height, width, channels);
-    return record(y, {x}, [=](const Tensor& dy) {
-        Tensor dx(x.shape());
-        backend().box_filter2_backward(dx.data(), dy.data(), batch, height, width, channels);
-        x.accumulate(dx);
-    });
-}
-
 Var global_avg_pool(const Var& x) {
     const int64_t batch = x.dim(0), pixels = x.dim(1) * x.dim(2), channels = x.dim(3);
     Tensor y({batch, channels});
@@ -218,20 +209,30 @@ Var upsample2(const Var& x) {
 
 // ---- layers ---------------------------------------------------------------------------------------------------------------------
 
-Var conv2d(const Var& x, const Var& w, const Var& bias, int64_t stride, int64_t padding) {
+Var conv2d(const Var& x, const Var& w, const Var& bias, const ConvOptions& o) {
     CHECK_EQ(w.dim(0), w.dim(1));
     CHECK_EQ(w.dim(2), x.dim(3));
-    const ConvShape s{x.dim(0), x.dim(1), x.dim(2), x.dim(3), w.dim(3), w.dim(0), stride, padding};
-    CHECK_GE(s.height + 2 * padding, s.kernel);
-    CHECK_GE(s.width + 2 * padding, s.kernel);
+    const ConvShape s{x.dim(0), x.dim(1), x.dim(2), x.dim(3), w.dim(3), w.dim(0), o.stride, o.padding, o.relu, o.pool, w.number()};
+    CHECK_GE(s.height + 2 * s.padding, s.kernel);
+    CHECK_GE(s.width + 2 * s.padding, s.kernel);
+    if (s.pool) {
+        CHECK(s.kernel == 3 && s.stride == 1 && s.padding == 1);
+        CHECK_EQ(s.height % 2, 0);
+        CHECK_EQ(s.width % 2, 0);
+    }
     if (bias.defined()) CHECK_EQ(bias.value().size(), s.out);
     Tensor y({s.batch, s.out_height(), s.out_width(), s.out});
-    backend().conv2d(y.data(), x.value().data(), w.value().data(), bias.defined() ? bias.value().data() : nullptr, s);
-    return record(y, {x, w, bias}, [x, w, bias, s](const Tensor& dy) {
+    const Var skip = o.skip;
+    if (skip.defined()) CHECK(skip.shape() == y.shape());
+    backend().conv2d(y.data(), x.value().data(), w.value().data(), data_or_null(bias), data_or_null(skip), s);
+    return record(y, {x, w, bias, skip}, [x, w, bias, skip, s](const Tensor& dy) {
+        if (skip.wanted()) skip.accumulate(dy);
         if (x.wanted()) {
-            Tensor dx(x.shape());
-            backend().conv2d_backward_input(dx.data(), dy.data(), w.value().data(), s);
-            x.accumulate(dx);
+            // Onto the gradient that x has so far, in its place where nobody else holds it.
+            const Tensor& before = x.grad();
+            Tensor dx = before.defined() && before.unique() ? before : Tensor(x.shape());
+            backend().conv2d_backward_input(dx.data(), dy.data(), w.value().data(), x.value().data(), before.data(), s);
+            x.set_grad(dx);
         }
         if (w.wanted()) {
             Tensor dw(w.shape());
@@ -246,17 +247,10 @@ Var conv2d(const Var& x, const Var& w, const Var& bias, int64_t stride, int64_t 
     });
 }
 
-Var conv2d_avg_pool2(const Var& x, const Var& w) {
-    CHECK_EQ(w.dim(0), 3);
-    CHECK_EQ(x.dim(1) % 2, 0);
-    CHECK_EQ(x.dim(2) % 2, 0);
-    return conv2d(box_filter2(x), w, Var(), 2, 0);
-}
-
 Var linear(const Var& x, const Var& w, const Var& bias) {
     CHECK_EQ(x.dim(1), w.dim(0));
     const Var pixels = reshape(x, {x.dim(0), 1, 1, x.dim(1)}), kernel = reshape(w, {1, 1, w.dim(0), w.dim(1)});
-    return reshape(conv2d(pixels, kernel, bias, 1, 0), {x.dim(0), w.dim(1)});
+    return reshape(conv2d(pixels, kernel, bias, {}), {x.dim(0), w.dim(1)});
 }
 
 namespace {

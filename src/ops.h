@@ -28,17 +28,19 @@ Var reparametrise(const Var& mu, const Var& logvar, const Tensor& eps);  // mu +
 
 // ---- images -----------------------------------------------------------------------------------------------------------------
 Var avg_pool2(const Var& x);                         // (B, H, W, C) -> (B, H/2, W/2, C); even sides
-Var box_filter2(const Var& x);                       // 2×2 means at stride 1 of x inside a border of zeros: (B, H+1, W+1, C)
 Var global_avg_pool(const Var& x);                   // (B, H, W, C) -> (B, C)
 Var upsample2(const Var& x);                         // bilinear, align_corners: (B, 2H, 2W, C)
 
 // ---- layers -----------------------------------------------------------------------------------------------------------------
+// What goes with a convolution in one pass over memory.
+struct ConvOptions {
+    int64_t stride = 1, padding = 0;
+    bool relu = false;  // of max(x, 0) in place of x, which is then not stored
+    bool pool = false;  // then avg_pool2, with a quarter of the products or less; 3×3, stride 1, padding 1, even sides
+    Var skip{};         // added to the result, of its shape; or undefined
+};
 // w (kernel, kernel, in, out); bias (out) or undefined.
-Var conv2d(const Var& x, const Var& w, const Var& bias, int64_t stride, int64_t padding);
-// avg_pool2 of a 3×3 convolution with padding 1 and no bias, with a quarter of the products: a mean of four shifted sums is the
-// sum over the mean of four shifts, so conv and box filter commute, and pooling keeps every second pixel: a convolution of
-// box_filter2(x) with stride 2. Exact, at the border too, where both read zeros.
-Var conv2d_avg_pool2(const Var& x, const Var& w);
+Var conv2d(const Var& x, const Var& w, const Var& bias, const ConvOptions& options);
 // x (B, in), w (in, out), bias (out) or undefined -> (B, out)
 Var linear(const Var& x, const Var& w, const Var& bias);
 // Normalises each channel over batch and pixels by the batch's statistics (always: paper.md, section 5), eps 1e-5; the running

@@ -308,7 +308,8 @@ void Run::checkpoint(int64_t iteration) {
 int64_t Run::go_back(int64_t iteration, const Metrics& m) {
     const std::string reason = text("iteration ", iteration, ": diverged (energy gap ", m.gap.value_or(0), ", mse ", m.mse.value_or(0), ", guard ", config_.guard, ")");
     if (++returns_in_a_row_ > max_returns)
-        fail(reason, " for the ", returns_in_a_row_, "th time since the last good checkpoint; lower the learning rates or --step-size-x, then --resume");
+        throw Diverged(text(reason, " for the ", returns_in_a_row_,
+                            "th time since the last good checkpoint; lower the learning rates or --step-size-x, then --resume"));
     const std::string path = numbered(config_.out + "/checkpoints", last_checkpoint_, ".safetensors");
     load_checkpoint(read_checkpoint(path).file, path, models_, true);
     ++returns_;

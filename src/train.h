@@ -4,6 +4,7 @@
 #pragma once
 #include <functional>
 #include <optional>
+#include <stdexcept>
 #include <string>
 
 #include "config.h"
@@ -33,6 +34,11 @@ struct TrainingHooks {
     std::function<double(const ImageSet& images, const ImageSet& real, uint64_t seed)> sliced_wasserstein;
     // Called with the run's folder whenever a checkpoint has been written.
     std::function<void(const std::string& folder)> after_checkpoint;
+};
+
+// A run that diverged again and again since its last good checkpoint, and gave up.
+struct Diverged : std::runtime_error {
+    using std::runtime_error::runtime_error;
 };
 
 // Trains as `config` says. `resume` is the checkpoint to go on from; without one the run starts afresh, and fails rather than write

@@ -1,5 +1,6 @@
 // What belongs to the GPU alone: chains recorded as graphs; and on the GPU that the host plays (tests/simt), where all of that can be
-// brought about and counted: no allocation and no waiting within an iteration, full memory, absent and unfit devices. Its kernels' values are kernels_test.cpp's, whole networks and iterations networks_test.cpp's and reference_test.cpp's.
+// brought about and counted: no allocation and no waiting within an iteration, full memory, absent and unfit devices; the choice of
+// device and precision. The kernels' values are kernels_test.cpp's, networks and iterations networks_test.cpp's and reference_test.cpp's.
 #include <algorithm>
 
 #include "compare.h"
@@ -39,7 +40,8 @@ std::vector<Values> iterate(Models& models, const StepSettings& settings, int64_
     const Tensor x = random_tensor(images, uint32_t(iteration));
     const StepResult r = dual_mcmc_step(models, x, philox_noise(5, uint64_t(iteration), images, small.latent), settings, iteration + 1);
     std::vector<Values> out;
-    for (const Tensor& tensor : {r.x_revised, r.x_resampled, r.z_revised, r.loss_recon, r.loss_revise, r.nll_posterior, r.nll_prior, r.energy_model})
+    for (const Tensor& tensor : {r.x_revised, r.x_resampled, r.z_revised, r.loss_recon, r.loss_revise, r.nll_posterior, r.nll_prior,
+                                 r.energy_model})
         out.push_back(tensor.to_host());
     for (const auto& profile : {r.energy_profile, r.sse_profile})
         for (const Tensor& value : profile) out.push_back(value.to_host());
@@ -165,7 +167,8 @@ TEST_F(PlayedGpu, FullMemoryGivesBackWhatWaitsAndTriesAgain) {
         FAIL() << "1024 MiB were given";
     } catch (const std::runtime_error& error) {
         const std::string message = error.what();
-        for (const char* part : {"out of memory", "1024 MiB", "MiB are free", "--batch"}) EXPECT_NE(message.find(part), std::string::npos) << message;
+        for (const char* part : {"out of memory", "1024 MiB", "MiB are free", "--batch"})
+            EXPECT_NE(message.find(part), std::string::npos) << message;
     }
     EXPECT_EQ(other.to_host().front(), 2) << "what is in use stays";
 }
@@ -223,7 +226,8 @@ TEST(Device, PrecisionsOfTheCpu) {
     const WithThreads one(1);
     const WithBackend keep(backend());
     for (const char* precision : {"auto", "fp32"}) EXPECT_NE(select_device("cpu", 1, precision).find("CPU"), std::string::npos);
-    for (const char* precision : {"tf32", "bf16"}) EXPECT_EQ(refusal("cpu", precision), std::string("--precision ") + precision + ": the CPU computes in fp32; leave it out");
+    for (const std::string precision : {"tf32", "bf16"})
+        EXPECT_EQ(refusal("cpu", precision), "--precision " + precision + ": the CPU computes in fp32; leave it out");
     EXPECT_NE(refusal("cpu", "fp16").find("--precision fp16: unknown; give auto, fp32, tf32 or bf16"), std::string::npos);
 }
 

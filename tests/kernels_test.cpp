@@ -2,7 +2,8 @@
 //
 // Each array lies between two guards that hold NaN, and outputs hold NaN before the call: an element that is not written, a write
 // beyond the end, or a read from there that matters, all show. Each call is made with 1, 2 and 3 threads and must give the same
-// bits. (To the GPU that the host plays these are three orders in which its threads take turns.) What is not here: the values of random numbers (random_test.cpp), gradients as gradients (ops_test.cpp).
+// bits. (To the GPU that the host plays these are three orders in which its threads take turns.) What is not here: the values of random
+// numbers (random_test.cpp), gradients as gradients (ops_test.cpp).
 //
 // Tolerances are in units u = 2^-24, the largest relative error of one rounding. A single formula gets a small multiple of its number
 // of roundings. A sum of n terms, added one by one in float32, of products of uniforms in [-1, 1): its partial sums are about
@@ -696,11 +697,12 @@ TEST_P(Kernel, spectral_norm_backward) {
 
 // ---- convolution ----------------------------------------------------------------------------------------------------------------
 
-// The definition. Calls product(x's index, w's index, y's index) for each product that a convolution adds up: seven loops.
+// The definition. Calls product(x's index, w's index, y's index) for each product that a convolution adds up: seven loops. Pooling is
+// the mean of four results.
 template <class Product>
 void for_each_product(const ConvShape& s, Product product) {
     const int64_t out_height = (s.height + 2 * s.padding - s.kernel) / s.stride + 1,
-                  out_width = (s.width + 2 * s.padding - s.kernel) / s.stride + 1;
+                  out_width = (s.width + 2 * s.padding - s.kernel) / s.stride + 1, pool = s.pool ? 2 : 1;
     for (int64_t b = 0; b < s.batch; ++b)
         for (int64_t row = 0; row < out_height; ++row)
             for (int64_t column = 0; column < out_width; ++column)
@@ -712,18 +714,19 @@ void for_each_product(const ConvShape& s, Product product) {
                             for (int64_t o = 0; o < s.out; ++o)
                                 product(size_t(((b * s.height + h) * s.width + w) * s.in + i),
                                         size_t(((kh * s.kernel + kw) * s.in + i) * s.out + o),
-                                        size_t(((b * out_height + row) * out_width + column) * s.out + o));
+                                        size_t(((b * (out_height / pool) + row / pool) * (out_width / pool) + column / pool) * s.out + o));
                     }
 }
 
 int64_t x_size(const ConvShape& s) { return s.batch * s.height * s.width * s.in; }
 int64_t w_size(const ConvShape& s) { return s.kernel * s.kernel * s.in * s.out; }
 int64_t y_size(const ConvShape& s) {
-    return s.batch * ((s.height + 2 * s.padding - s.kernel) / s.stride + 1) * ((s.width + 2 * s.padding - s.kernel) / s.stride + 1) * s.out;
+    return s.batch * ((s.height + 2 * s.padding - s.kernel) / s.stride + 1) * ((s.width + 2 * s.padding - s.kernel) / s.stride + 1) * s.out /
+           (s.pool ? 4 : 1);
 }
 std::string name(const ConvShape& s) {
     return text("batch ", s.batch, ", ", s.height, " x ", s.width, ", ", s.in, " -> ", s.out, " channels, kernel ", s.kernel, ", stride ",
-                s.stride, ", padding ", s.padding);
+                s.stride, ", padding ", s.padding, s.relu ? ", of relu(x)" : "", s.pool ? ", pooled" : "");
 }
 
 std::vector<ConvShape> conv_shapes() {
@@ -759,12 +762,25 @@ std::vector<ConvShape> conv_shapes() {
              // What convolutions in general have, though these networks do not.
              {2, 11, 10, 3, 5, 5, 3, 2}, {2, 8, 7, 3, 5, 2, 2, 0}, {2, 5, 6, 3, 5, 3, 1, 2}, {2, 9, 10, 3, 5, 2, 3, 1}})
         shapes.push_back(s);
+    // With a ReLU before and pooling after: by all ways that a convolution may go, images of one tile and of several, several to a task
+    // with a rest, channels in whole vectors and not, several blocks of columns.
+    for (const bool relu : {false, true})
+        for (const ConvShape& s : {
+                 ConvShape{3, 8, 24, 16, 48, 3, 1, 1, false, true}, {2, 16, 8, 64, 16, 3, 1, 1, false, true}, {19, 8, 8, 32, 80, 3, 1, 1, false, true},
+                 {1, 32, 32, 16, 64, 3, 1, 1, false, true}, {5, 16, 16, 48, 32, 3, 1, 1, false, true}, {1, 8, 16, 144, 16, 3, 1, 1, false, true},
+                 {2, 6, 4, 16, 32, 3, 1, 1, false, true}, {2, 8, 6, 5, 7, 3, 1, 1, false, true}, {3, 2, 4, 16, 3, 3, 1, 1, false, true},
+                 {2, 9, 7, 64, 16, 3, 1, 1}, {5, 4, 6, 32, 48, 3, 1, 1}, {2, 9, 10, 35, 3, 3, 1, 1}, {3, 8, 5, 3, 16, 3, 1, 1},
+                 {2, 7, 6, 3, 5, 4, 2, 1}, {3, 5, 4, 17, 6, 1, 1, 0}}) {
+            shapes.push_back(s);
+            shapes.back().relu = relu;
+        }
     return shapes;
 }
 
 // What rounding may do to a sum of n products of values of about 1. Directly: 4 n units. By Winograd's F(4×4, 3×3), which 3×3
 // convolutions at stride 1 may go through, a value passes with a weight of up to Σ|A||G||B| = 48 in each dimension, where the direct
-// sum has 3: at worst (48 / 3)² = 256 times as much, its square root where the roundings are independent of each other, as here.
+// sum has 3: at worst (48 / 3)² = 256 times as much, its square root where the roundings are independent of each other, as here. The
+// F(4, 2) of pooled ones has 20 to the direct sum's 2: (20 / 2)², less than that.
 double rounding(const ConvShape& s, int64_t n) {
     const bool winograd = s.kernel == 3 && s.stride == 1 && s.padding == 1 && std::min(s.height, s.width) >= 4;
     return 4 * double(n) * unit * (winograd ? 16 : 1);
@@ -778,32 +794,53 @@ double input_rounding(double u, int64_t n) { return 4 * std::sqrt(double(n)) * u
 // keeps its 2 u at worst.
 double mean_rounding(double u) { return 4e-6 + 2 * u; }
 
+Values passed(const Values& x, const ConvShape& s) {
+    Values out = x;
+    if (s.relu)
+        for (float& value : out) value = std::max(value, 0.0f);
+    return out;
+}
+
 void check_conv2d(decltype(Backend::conv2d) conv2d, double u) {
     for (const ConvShape& s : conv_shapes())
         for (const bool with_bias : {false, true}) {
-            const Values x = random_values(x_size(s), 1), w = random_values(w_size(s), 2), bias = random_values(s.out, 3);
+            const bool with_addend = with_bias == s.relu;
+            const Values x = random_values(x_size(s), 1), w = random_values(w_size(s), 2), bias = random_values(s.out, 3),
+                         addend = random_values(y_size(s), 4), convolved = passed(x, s);
             std::vector<double> expected(size_t(y_size(s)), 0);
-            for_each_product(s, [&](size_t xi, size_t wi, size_t yi) { expected[yi] += double(x[xi]) * w[wi]; });
-            if (with_bias)
-                for (size_t i = 0; i < expected.size(); ++i) expected[i] += bias[i % size_t(s.out)];
-            const Buffer biases(bias);
-            const float* given = with_bias ? biases : static_cast<float*>(nullptr);
-            const Values y = output(y_size(s), [&](float* p) { conv2d(p, Buffer(x), Buffer(w), given, s); });
+            for_each_product(s, [&](size_t xi, size_t wi, size_t yi) { expected[yi] += double(convolved[xi]) * w[wi] * (s.pool ? 0.25 : 1); });
+            for (size_t i = 0; i < expected.size(); ++i)
+                expected[i] += (with_bias ? double(bias[i % size_t(s.out)]) : 0) + (with_addend ? double(addend[i]) : 0);
+            const Buffer biases(bias), addends(addend);
+            const float *given = with_bias ? biases : static_cast<float*>(nullptr), *added = with_addend ? addends : static_cast<float*>(nullptr);
+            const std::string what = name(s) + (with_bias ? ", bias" : "") + (with_addend ? ", addend" : "");
+            const Values y = output(y_size(s), [&](float* p) { conv2d(p, Buffer(x), Buffer(w), given, added, s); });
             const int64_t n = s.kernel * s.kernel * s.in;
-            expect_close(y, expected, 0, rounding(s, n + 1) + input_rounding(u, n), name(s) + (with_bias ? ", bias" : ""));
-            EXPECT_LE(relative_l2(y, expected), mean_rounding(u)) << name(s);
+            expect_close(y, expected, 0, rounding(s, n + 2) + input_rounding(u, n), what);
+            EXPECT_LE(relative_l2(y, expected), mean_rounding(u)) << what;
         }
 }
 
 void check_conv2d_backward_input(decltype(Backend::conv2d_backward_input) conv2d_backward_input, double u) {
     for (const ConvShape& s : conv_shapes()) {
-        const Values dy = random_values(y_size(s), 1), w = random_values(w_size(s), 2);
-        std::vector<double> expected(size_t(x_size(s)), 0);
-        for_each_product(s, [&](size_t xi, size_t wi, size_t yi) { expected[xi] += double(dy[yi]) * w[wi]; });
-        const Values dx = output(x_size(s), [&](float* p) { conv2d_backward_input(p, Buffer(dy), Buffer(w), s); });
-        const int64_t n = s.kernel * s.kernel * s.out;
-        expect_close(dx, expected, 0, rounding(s, n) + input_rounding(u, n), name(s));
-        EXPECT_LE(relative_l2(dx, expected), mean_rounding(u)) << name(s);
+        const Values dy = random_values(y_size(s), 1), w = random_values(w_size(s), 2), addend = random_values(x_size(s), 3);
+        Values x = random_values(x_size(s), 4);
+        x[0] = 0;  // where the ReLU gives nothing back
+        std::vector<double> adjoint(size_t(x_size(s)), 0);
+        for_each_product(s, [&](size_t xi, size_t wi, size_t yi) { adjoint[xi] += double(dy[yi]) * w[wi] * (s.pool ? 0.25 : 1); });
+        for (const std::string added : {"", ", addend", ", in place"}) {
+            std::vector<double> expected = adjoint;
+            for (size_t i = 0; i < expected.size(); ++i)
+                expected[i] = (s.relu && !(x[i] > 0) ? 0 : expected[i]) + (added.empty() ? 0 : double(addend[i]));
+            const Values dx = output(x_size(s), [&](float* p) {
+                if (added == ", in place") backend().upload(p, addend.data(), int64_t(addend.size()));
+                const Buffer apart(addend);
+                conv2d_backward_input(p, Buffer(dy), Buffer(w), Buffer(x), added.empty() ? nullptr : added == ", addend" ? apart : p, s);
+            });
+            const int64_t n = s.kernel * s.kernel * s.out;
+            expect_close(dx, expected, 0, rounding(s, n + 1) + input_rounding(u, n), name(s) + added);
+            EXPECT_LE(relative_l2(dx, expected), mean_rounding(u)) << name(s) << added;
+        }
     }
 }
 
@@ -814,13 +851,35 @@ TEST_P(Kernel, conv2d_backward_input_direct) { check_conv2d_backward_input(backe
 
 TEST_P(Kernel, conv2d_backward_weight) {
     for (const ConvShape& s : conv_shapes()) {
-        const Values x = random_values(x_size(s), 1), dy = random_values(y_size(s), 2);
+        const Values x = random_values(x_size(s), 1), dy = random_values(y_size(s), 2), convolved = passed(x, s);
         std::vector<double> expected(size_t(w_size(s)), 0);
-        for_each_product(s, [&](size_t xi, size_t wi, size_t yi) { expected[wi] += double(x[xi]) * dy[yi]; });
+        for_each_product(s, [&](size_t xi, size_t wi, size_t yi) { expected[wi] += double(convolved[xi]) * dy[yi] * (s.pool ? 0.25 : 1); });
         const Values dw = output(w_size(s), [&](float* p) { backend().conv2d_backward_weight(p, Buffer(x), Buffer(dy), s); });
         const int64_t n = y_size(s) / s.out;
         expect_close(dw, expected, 0, 4 * double(n) * unit + input_rounding(input_unit(backend()), n), name(s));
     }
+}
+
+// What a kernel keeps of numbered weights serves these weights alone.
+TEST_P(Kernel, conv2d_of_numbered_weights) {
+    static uint64_t number = uint64_t(1) << 60;  // that no op's result has
+    for (const bool pool : {false, true})
+        for (const int64_t other_out : {32, 48}) {
+            ConvShape first{2, 8, 16, 32, 32, 3, 1, 1, false, pool}, second = first;
+            second.out = other_out;
+            first.weights = ++number, second.weights = ++number;
+            for (int round = 0; round < 2; ++round)
+                for (ConvShape s : {first, second}) {
+                    const Values x = random_values(x_size(s), 1), w = random_values(w_size(s), s.weights), dy = random_values(y_size(s), 2);
+                    const auto run = [&] {
+                        return std::pair(output(y_size(s), [&](float* p) { backend().conv2d(p, Buffer(x), Buffer(w), nullptr, nullptr, s); }),
+                                         output(x_size(s), [&](float* p) { backend().conv2d_backward_input(p, Buffer(dy), Buffer(w), Buffer(x), nullptr, s); }));
+                    };
+                    const auto kept = run();
+                    s.weights = 0;
+                    EXPECT_EQ(kept, run()) << name(s);
+                }
+        }
 }
 
 // ---- random numbers: here only that all are written, in place, whatever the count; their values are in random_test.cpp -------------

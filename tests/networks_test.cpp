@@ -32,8 +32,8 @@ ModelSettings reference_settings(const SafetensorsFile& file) {
 // Inputs of products that are rounded first, relatively by up to u, make each product wrong by about 0.8 u (kernels_test.cpp), and
 // twelve of them by 3 u; again ten times that is allowed for values. For gradients the kinks count more: of the activations, whose density
 // at 0 is about 0.4, 0.4 · 3 u fall on the other side in each of about 8 layers, and a gradient that is wrong where they are is wrong by
-// the square root of their share: sqrt(8 · 0.4 · 3 u) = 3 sqrt(u). That is allowed for the gradient of a network's parameters and input as a whole; a
-// single one's, with batch norm over few pixels, may be nothing but such places.
+// the square root of their share: sqrt(8 · 0.4 · 3 u) = 3 sqrt(u). That is allowed for the gradient of a network's parameters and input as
+// a whole; a single one's, with batch norm over few pixels, may be nothing but such places.
 double value_tolerance() { return 1000 * unit + 30 * input_unit(backend()); }
 double gradient_tolerance() { return 1000 * unit + 3 * std::sqrt(input_unit(backend())); }
 

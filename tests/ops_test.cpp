@@ -101,7 +101,6 @@ TEST_P(Ops, reduction_gradients) {
 
 TEST_P(Ops, image_gradients) {
     expect_gradients("avg_pool2", [](auto& v) { return avg_pool2(v[0]); }, {random_tensor({3, 4, 2, 5}, 1)}, exact);
-    expect_gradients("box_filter2", [](auto& v) { return box_filter2(v[0]); }, {random_tensor({2, 3, 4, 5}, 1)}, exact);
     expect_gradients("global_avg_pool", [](auto& v) { return global_avg_pool(v[0]); }, {random_tensor({2, 3, 4, 5}, 1)}, exact);
     expect_gradients("upsample2", [](auto& v) { return upsample2(v[0]); }, {random_tensor({2, 3, 4, 5}, 1)}, exact);
     expect_gradients("upsample2 of one row", [](auto& v) { return upsample2(v[0]); }, {random_tensor({2, 1, 4, 3}, 1)}, exact);
@@ -113,11 +112,20 @@ TEST_P(Ops, convolution_gradients) {
             for (const int64_t padding : {0, 1}) {
                 const Tensor x = random_tensor({2, 5, 4, 3}, 1), w = random_tensor({kernel, kernel, 3, 6}, 2), bias = random_tensor({6}, 3);
                 const std::string what = text("conv2d, kernel ", kernel, ", stride ", stride, ", padding ", padding);
-                expect_gradients(what, [=](auto& v) { return conv2d(v[0], v[1], v[2], stride, padding); }, {x, w, bias}, exact);
-                expect_gradients(what + ", no bias", [=](auto& v) { return conv2d(v[0], v[1], Var(), stride, padding); }, {x, w}, exact);
+                expect_gradients(what, [=](auto& v) { return conv2d(v[0], v[1], v[2], {.stride = stride, .padding = padding}); }, {x, w, bias}, exact);
+                expect_gradients(what + ", no bias", [=](auto& v) { return conv2d(v[0], v[1], Var(), {.stride = stride, .padding = padding}); }, {x, w}, exact);
             }
     const Tensor image = random_tensor({2, 6, 4, 3}, 1), w = random_tensor({3, 3, 3, 5}, 2);
-    expect_gradients("conv2d_avg_pool2", [](auto& v) { return conv2d_avg_pool2(v[0], v[1]); }, {image, w}, exact);
+    const ConvOptions pooled{.padding = 1, .pool = true};
+    expect_gradients("conv2d, pooled", [=](auto& v) { return conv2d(v[0], v[1], Var(), pooled); }, {image, w}, exact);
+    const Tensor skip = random_tensor({2, 3, 2, 5}, 4), same = random_tensor({3, 3, 3, 3}, 5);
+    expect_gradients("conv2d, pooled, skip", [](auto& v) { return conv2d(v[0], v[1], Var(), {.padding = 1, .pool = true, .skip = v[2]}); }, {image, w, skip}, exact);
+    expect_gradients("conv2d, its own skip", [](auto& v) { return conv2d(v[0], v[1], Var(), {.padding = 1, .skip = v[0]}); }, {image, same}, exact);
+    // x feeds three ops: its gradient is added up in whichever order they come.
+    expect_gradients("conv2d, x used twice more", [](auto& v) {
+        return add(multiply(v[0], v[0]), conv2d(conv2d(v[0], v[1], Var(), {.padding = 1}), v[1], Var(), {.padding = 1, .skip = v[0]}));
+    }, {image, same}, curved);
+    expect_gradients("conv2d of relu(x)", [](auto& v) { return conv2d(v[0], v[1], Var(), {.padding = 1, .relu = true, .skip = v[0]}); }, {away_from_zero({2, 6, 4, 3}, 6), same}, curved);
     const Tensor x = random_tensor({3, 11}, 1), matrix = random_tensor({11, 7}, 2), bias = random_tensor({7}, 3);
     expect_gradients("linear", [](auto& v) { return linear(v[0], v[1], v[2]); }, {x, matrix, bias}, exact);
     expect_gradients("linear, no bias", [](auto& v) { return linear(v[0], v[1], Var()); }, {x, matrix}, exact);
@@ -285,11 +293,11 @@ const std::map<std::string, std::function<void(Case&)>>& reference_tests() {
     static const std::map<std::string, std::function<void(Case&)>> tests = {
         {"conv2d", [](Case& c) {
              const int64_t stride = c.attribute("stride"), padding = c.attribute("padding");
-             expect_reference(c, with_bias(c), [&](auto& v) { return conv2d(v[0], v[1], bias_of(v), stride, padding); });
+             expect_reference(c, with_bias(c), [&](auto& v) { return conv2d(v[0], v[1], bias_of(v), {.stride = stride, .padding = padding}); });
          }},
         {"conv_avg_pool", [](Case& c) {
-             expect_reference(c, {"x", "w"}, [](auto& v) { return conv2d_avg_pool2(v[0], v[1]); });
-             expect_reference(c, {"x", "w"}, [](auto& v) { return avg_pool2(conv2d(v[0], v[1], Var(), 1, 1)); });
+             expect_reference(c, {"x", "w"}, [](auto& v) { return conv2d(v[0], v[1], Var(), {.padding = 1, .pool = true}); });
+             expect_reference(c, {"x", "w"}, [](auto& v) { return avg_pool2(conv2d(v[0], v[1], Var(), {.padding = 1})); });
          }},
         {"linear", [](Case& c) { expect_reference(c, with_bias(c), [](auto& v) { return linear(v[0], v[1], bias_of(v)); }); }},
         {"batch_norm", expect_batch_norm},
@@ -347,7 +355,7 @@ std::vector<double> scaled(const Tensor& x, double factor) {
 
 TEST(Tape, gives_gradients_to_wanted_leaves_only) {
     const Var x = leaf({2, 5, 4, 3}, 1), w = leaf({3, 3, 3, 6}, 2), bias = leaf({6}, 3), unrelated = leaf({7}, 4);
-    const auto loss = [&] { return sum(tanh(conv2d(x, w, bias, 1, 1))); };
+    const auto loss = [&] { return sum(tanh(conv2d(x, w, bias, {.padding = 1}))); };
     backward(loss(), {x});
     EXPECT_TRUE(x.grad().defined());
     EXPECT_FALSE(w.grad().defined());
@@ -509,13 +517,15 @@ TEST(Tape, wrong_shapes_throw) {
         {"reparametrise, eps", [&] { reparametrise(of({2, 3}), of({2, 3}), state(7)); }},
         {"avg_pool2 of an odd height", [&] { avg_pool2(of({2, 3, 4, 5})); }},
         {"avg_pool2 of an odd width", [&] { avg_pool2(of({2, 4, 3, 5})); }},
-        {"conv2d, channels", [&] { conv2d(of({2, 5, 4, 3}), of({3, 3, 2, 6}), Var(), 1, 1); }},
-        {"conv2d, a kernel that is not square", [&] { conv2d(of({2, 5, 4, 3}), of({3, 1, 3, 6}), Var(), 1, 1); }},
-        {"conv2d, bias", [&] { conv2d(of({2, 5, 4, 3}), of({3, 3, 3, 6}), of({5}), 1, 1); }},
-        {"conv2d, a kernel higher than the image", [&] { conv2d(of({2, 1, 4, 3}), of({4, 4, 3, 6}), Var(), 1, 1); }},
-        {"conv2d, a kernel wider than the image", [&] { conv2d(of({2, 4, 1, 3}), of({4, 4, 3, 6}), Var(), 1, 1); }},
-        {"conv2d_avg_pool2, an even kernel", [&] { conv2d_avg_pool2(of({2, 4, 6, 3}), of({4, 4, 3, 6})); }},
-        {"conv2d_avg_pool2, an odd image", [&] { conv2d_avg_pool2(of({2, 5, 6, 3}), of({3, 3, 3, 6})); }},
+        {"conv2d, channels", [&] { conv2d(of({2, 5, 4, 3}), of({3, 3, 2, 6}), Var(), {.padding = 1}); }},
+        {"conv2d, a kernel that is not square", [&] { conv2d(of({2, 5, 4, 3}), of({3, 1, 3, 6}), Var(), {.padding = 1}); }},
+        {"conv2d, bias", [&] { conv2d(of({2, 5, 4, 3}), of({3, 3, 3, 6}), of({5}), {.padding = 1}); }},
+        {"conv2d, a kernel higher than the image", [&] { conv2d(of({2, 1, 4, 3}), of({4, 4, 3, 6}), Var(), {.padding = 1}); }},
+        {"conv2d, a kernel wider than the image", [&] { conv2d(of({2, 4, 1, 3}), of({4, 4, 3, 6}), Var(), {.padding = 1}); }},
+        {"conv2d, a pooled even kernel", [&] { conv2d(of({2, 4, 6, 3}), of({4, 4, 3, 6}), Var(), {.padding = 1, .pool = true}); }},
+        {"conv2d, a pooled odd image", [&] { conv2d(of({2, 5, 6, 3}), of({3, 3, 3, 6}), Var(), {.padding = 1, .pool = true}); }},
+        {"conv2d, pooled with a stride", [&] { conv2d(of({2, 8, 8, 3}), of({3, 3, 3, 6}), Var(), {.stride = 2, .padding = 1, .pool = true}); }},
+        {"conv2d, skip", [&] { conv2d(of({2, 4, 6, 3}), of({3, 3, 3, 6}), Var(), {.padding = 1, .skip = of({2, 4, 6, 3})}); }},
         {"linear", [&] { linear(of({2, 3}), of({4, 5}), Var()); }},
         {"linear, bias", [&] { linear(of({2, 3}), of({3, 5}), of({4})); }},
         {"batch_norm, weight", [&] { batch_norm(of({2, 3}), of({2}), of({3}), state(3), state(3)); }},
@@ -569,7 +579,7 @@ using Calls = std::map<std::string, int>;
 TEST(KernelCalls, of_a_convolution) {
     const WithBackend with(counting_backend());
     const Var x = leaf({2, 5, 4, 3}, 1), w = leaf({3, 3, 3, 6}, 2), bias = leaf({6}, 3);
-    const auto y = [&] { return conv2d(x, w, bias, 1, 1); };
+    const auto y = [&] { return conv2d(x, w, bias, {.padding = 1}); };
     EXPECT_EQ(calls_of_backward(y(), {x}), (Calls{{"fill", 1}, {"conv2d_backward_input", 1}}));
     EXPECT_EQ(calls_of_backward(y(), {w}), (Calls{{"fill", 1}, {"conv2d_backward_weight", 1}}));
     EXPECT_EQ(calls_of_backward(y(), {bias}), (Calls{{"fill", 1}, {"column_sum", 1}}));
@@ -585,8 +595,8 @@ TEST(KernelCalls, of_a_langevin_step) {
               shift = leaf({5}, 6), w3 = leaf({5, 1}, 7), b3 = leaf({1}, 8);
     const Tensor u = random_tensor({6}, 9), v = random_tensor({27}, 10), mean = Tensor::full({5}, 0), var = Tensor::full({5}, 1);
     const auto energy = [&] {
-        const Var h = leaky_relu(conv2d(x, spectral_norm(w1, u, v), b1, 1, 1), 0.2f);
-        const Var pooled = global_avg_pool(relu(batch_norm(conv2d_avg_pool2(h, w2), weight, shift, mean, var)));
+        const Var h = leaky_relu(conv2d(x, spectral_norm(w1, u, v), b1, {.padding = 1}), 0.2f);
+        const Var pooled = global_avg_pool(relu(batch_norm(conv2d(h, w2, Var(), {.padding = 1, .relu = true, .pool = true}), weight, shift, mean, var)));
         return sum(linear(pooled, w3, b3));
     };
     const Calls step = calls_of_backward(energy(), {x});
@@ -595,8 +605,7 @@ TEST(KernelCalls, of_a_langevin_step) {
                            {"conv2d_backward_input", 3},
                            {"global_avg_pool_backward", 1},
                            {"leaky_relu_backward", 2},
-                           {"batch_norm_backward", 1},
-                           {"box_filter2_backward", 1}}));
+                           {"batch_norm_backward", 1}}));
     // The last layer's parameters: the walk ends there.
     EXPECT_EQ(calls_of_backward(energy(), {w3, b3}),
               (Calls{{"fill", 1}, {"broadcast", 1}, {"conv2d_backward_weight", 1}, {"column_sum", 1}}));
@@ -614,7 +623,7 @@ TEST(Pool, nothing_is_allocated_after_the_first_repetition) {
     const Var x = leaf({3, 10, 6, 5}, 1), w = leaf({3, 3, 5, 17}, 2), bias = leaf({17}, 3), weight = leaf({17}, 4), shift = leaf({17}, 5);
     const Tensor u = random_tensor({17}, 6), v = random_tensor({45}, 7), mean = Tensor::full({17}, 0), var = Tensor::full({17}, 1);
     const auto repetition = [&] {
-        const Var h = tanh(batch_norm(conv2d(x, spectral_norm(w, u, v), bias, 1, 1), weight, shift, mean, var));
+        const Var h = tanh(batch_norm(conv2d(x, spectral_norm(w, u, v), bias, {.padding = 1}), weight, shift, mean, var));
         const Var r = upsample2(avg_pool2(h));
         backward(add(squared_error(r, h), dualmcmc::mean(h)), {x, w, bias, weight, shift});
         for (const Var& leaf : {x, w, bias, weight, shift}) leaf.clear_grad();

@@ -42,7 +42,8 @@ TEST(Taps, ForwardFindsThePixelsOfTheDefinition) {
                 for (int64_t w = 0; w < s.out_width(); ++w) {
                     const int64_t place = forward_targets(s).place(halo, (image * s.out_height() + h) * s.out_width() + w);
                     for (const Tap& tap : taps) {
-                        const int64_t row = h * s.stride - s.padding + tap.weight / s.kernel, column = w * s.stride - s.padding + tap.weight % s.kernel;
+                        const int64_t row = h * s.stride - s.padding + tap.weight / s.kernel;
+                        const int64_t column = w * s.stride - s.padding + tap.weight % s.kernel;
                         ASSERT_EQ(halo.source(place + tap.shift), pixel(image, row, column, s.height, s.width))
                             << name(s) << ": image " << image << ", target (" << h << ", " << w << "), tap " << tap.weight;
                     }
@@ -56,7 +57,8 @@ TEST(Taps, BackwardFindsThePixelsOfTheDefinition) {
         for (int64_t image = 0; image < s.batch; ++image)
             for (int64_t h = 0; h < s.height; ++h)
                 for (int64_t w = 0; w < s.width; ++w) {
-                    const int64_t place = backward_targets(s).place(halo, (image * s.height + h) * s.width + w), phase = place / halo.places();
+                    const int64_t place = backward_targets(s).place(halo, (image * s.height + h) * s.width + w);
+                    const int64_t phase = place / halo.places();
                     // Every tap whose target is whole, and no other: a tap that is not of this phase meets no pixel of dy.
                     std::vector<int64_t> expected, found;
                     for (int64_t tap = 0; tap < s.kernel * s.kernel; ++tap) {

@@ -9,7 +9,6 @@
 
 #include "checkpoint.h"
 #include "experiments/report.h"
-#include "files.h"
 #include "repeated.h"
 #include "train.h"
 
@@ -113,13 +112,11 @@ int Experiment::run() {
     const fs::path folder = fs::absolute(model_).parent_path();
     const fs::path beside = fs::path(model_).parent_path() / ".." / name_;
     if (out_.empty()) out_ = folder.filename() == "checkpoints" ? beside.lexically_normal().string() : name_;
-    std::error_code error;
-    fs::create_directories(out_, error);
-    if (error) fail("--out: cannot make the folder ", out_, ": ", error.message());
+    make_out_folder(out_);
 
     say_settings(checkpoint.iteration);
     measure();
-    write_summary();
+    write_summary(out_, summary_);
     return 0;
 }
 
@@ -129,12 +126,16 @@ void Experiment::say(const std::string& line) {
     summary_ += line + "\n";
 }
 
-void Experiment::write_summary() const {
-    AtomicFile output(file("summary.txt"));
-    output.write(summary_.data(), int64_t(summary_.size()));
-    output.commit();
-    std::printf("pictures and tables in %s\n", out_.c_str());
-    const std::string run = (fs::path(out_) / "..").lexically_normal().string();
+void make_out_folder(const std::string& out) {
+    std::error_code error;
+    fs::create_directories(out, error);
+    if (error) fail("--out: cannot make the folder ", out, ": ", error.message());
+}
+
+void write_summary(const std::string& out, const std::string& summary) {
+    write_file(out + "/summary.txt", summary);
+    std::printf("pictures and tables in %s\n", out.c_str());
+    const std::string run = (fs::path(out) / "..").lexically_normal().string();
     if (!fs::exists(run + "/config.txt")) return;
     write_report(run);
     std::printf("report: %s\n", (fs::path(run) / "report.html").string().c_str());
@@ -142,10 +143,10 @@ void Experiment::write_summary() const {
 
 // ---- the networks ---------------------------------------------------------------------------------------------------------------
 
-Tensor Experiment::batch_of(const ImageSet& set, int64_t first) const {
-    std::vector<int64_t> indices(static_cast<size_t>(batch_));
-    for (int64_t i = 0; i < batch_; ++i) indices[size_t(i)] = (first + i) % set.count;
-    const Shape shape{batch_, set.size, set.size, 3};
+Tensor image_batch(const ImageSet& set, int64_t first, int64_t batch) {
+    std::vector<int64_t> indices(static_cast<size_t>(batch));
+    for (int64_t i = 0; i < batch; ++i) indices[size_t(i)] = (first + i) % set.count;
+    const Shape shape{batch, set.size, set.size, 3};
     std::vector<float> pixels(size_t(element_count(shape)));
     gather_batch(set, indices, {}, pixels.data());
     return Tensor::from_host(shape, pixels);
@@ -199,7 +200,7 @@ std::string digits(double value) {
     return buffer;
 }
 
-void Csv::add(const std::vector<std::string>& cells) {
+void Csv::row(const std::vector<std::string>& cells) {
     for (size_t i = 0; i < cells.size(); ++i) {
         if (i > 0) text_ += ',';
         if (cells[i].find_first_of(",\"\n") == std::string::npos) {
@@ -216,19 +217,13 @@ void Csv::add(const std::vector<std::string>& cells) {
 void Csv::row(const std::vector<double>& numbers) {
     std::vector<std::string> cells;
     for (const double value : numbers) cells.push_back(digits(value));
-    add(cells);
+    row(cells);
 }
 
 void Csv::row(const std::string& name, const std::vector<double>& numbers) {
     std::vector<std::string> cells{name};
     for (const double value : numbers) cells.push_back(digits(value));
-    add(cells);
-}
-
-void Csv::write(const std::string& path) const {
-    AtomicFile output(path);
-    output.write(text_.data(), int64_t(text_.size()));
-    output.commit();
+    row(cells);
 }
 
 Spread spread_of(std::vector<float> values) {
@@ -242,6 +237,12 @@ Spread spread_of(std::vector<float> values) {
 // ---- pictures -------------------------------------------------------------------------------------------------------------------
 
 ImageSet pictures(const Tensor& x) { return from_floats(x.to_host().data(), x.dim(0), x.dim(1)); }
+
+void append(ImageSet& set, const ImageSet& more) {
+    set.size = more.size;
+    set.count += more.count;
+    set.pixels.insert(set.pixels.end(), more.pixels.begin(), more.pixels.end());
+}
 
 ImageSet strips(const std::vector<ImageSet>& columns, int64_t rows) {
     ImageSet out;

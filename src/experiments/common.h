@@ -14,8 +14,19 @@
 
 #include "config.h"
 #include "data.h"
+#include "files.h"
 
 namespace dualmcmc {
+
+// The images first … first + batch - 1 of a set as (batch,S,S,3), round again from its beginning at its end: batch norm always gets
+// whole batches, and whoever asked for fewer images leaves the rest out.
+Tensor image_batch(const ImageSet& set, int64_t first, int64_t batch);
+
+// Makes the folder and those above it; fails, naming --out.
+void make_out_folder(const std::string& out);
+
+// Writes OUT/summary.txt; where OUT lies in a run's folder, that run's report.html anew.
+void write_summary(const std::string& out, const std::string& summary);
 
 class Experiment {
 public:
@@ -42,9 +53,8 @@ protected:
     void say(const std::string& line);
     // A path in --out.
     std::string file(const std::string& name) const { return out_ + "/" + name; }
-    // The images first … first + batch - 1 of a set as (batch,S,S,3), round again from its beginning at its end: batch norm always
-    // gets whole batches, and whoever asked for fewer images leaves the rest out.
-    Tensor batch_of(const ImageSet& set, int64_t first) const;
+    // image_batch() of --batch images.
+    Tensor batch_of(const ImageSet& set, int64_t first) const { return image_batch(set, first, batch_); }
     // g(z).
     Tensor generate(const Tensor& z);
     // z ~ q(z|x).
@@ -67,7 +77,6 @@ private:
     void check_flags() const;
     void lay_flags_over();
     void say_settings(int64_t iteration);
-    void write_summary() const;
     ChainSettings flags_x_{}, flags_z_{};
     float sigma_ = 0;
     std::optional<int64_t> long_steps_;
@@ -87,14 +96,14 @@ Tensor watch_chain_z(Models& models, const Tensor& z, const Tensor& x, float sig
 // A table: a header and rows of numbers or texts, written complete or not at all. Texts with commas or quotes are quoted (RFC 4180).
 class Csv {
 public:
-    explicit Csv(const std::vector<std::string>& header) { add(header); }
+    explicit Csv(const std::vector<std::string>& header) { row(header); }
+    void row(const std::vector<std::string>& cells);
     // Numbers keep nine significant digits: enough to give a float back as it was.
     void row(const std::vector<double>& numbers);
     void row(const std::string& name, const std::vector<double>& numbers);
-    void write(const std::string& path) const;
+    void write(const std::string& path) const { write_file(path, text_); }
 
 private:
-    void add(const std::vector<std::string>& cells);
     std::string text_;
 };
 
@@ -109,6 +118,8 @@ Spread spread_of(std::vector<float> values);
 
 // x (B,S,S,3) as a set of pictures.
 ImageSet pictures(const Tensor& x);
+// Adds the images of another set, of the same side, to the end of `set`.
+void append(ImageSet& set, const ImageSet& more);
 // A set whose image (r, c) is the image r of columns[c], row by row: a picture of `rows` strips.
 ImageSet strips(const std::vector<ImageSet>& columns, int64_t rows);
 // Of the steps 0 … steps, at most `most` evenly spaced ones, the first and the last among them.

@@ -31,21 +31,38 @@ Field normalised_exp(const Grid& grid, const Field& log_density) {
     return out;
 }
 
+namespace {
+
+// exp(-½ (x / deviation)²) / (sqrt(2π) deviation) at x = first, first + step, …, by e^-(x+h)²/2 = e^-x²/2 · e^-(xh + h²/2), whose last factor
+// is itself multiplied by e^-h² from place to place: two exponentials for all.
+void gaussian_row(double* out, int64_t count, double first, double step, double deviation) {
+    const double x = first / deviation, h = step / deviation, shrink = std::exp(-h * h);
+    double value = std::exp(-0.5 * x * x) / (std::sqrt(2 * pi) * deviation), ratio = std::exp(-h * (x + 0.5 * h));
+    for (int64_t i = 0; i < count; ++i) {
+        out[i] = value;
+        value *= ratio;
+        ratio *= shrink;
+    }
+}
+
+}  // namespace
+
 void deposit(const Grid& grid, Field& field, const Point& centre, double deviation, double weight) {
-    int64_t first[2], last[2];
-    std::vector<double> factor[2];  // the Gaussian is a product of one in x and one in y
-    for (int axis = 0; axis < 2; ++axis) {
-        const double place = (centre[size_t(axis)] + grid.half) / grid.step() - 0.5, reach = 6 * deviation / grid.step();
+    constexpr int64_t most = 512;  // cells on a side that one Gaussian reaches: a product of one in x and one in y
+    CHECK_LE(grid.n, most);
+    int64_t first[2], count[2];
+    double factor[2][most];
+    for (size_t axis = 0; axis < 2; ++axis) {
+        const double place = (centre[axis] + grid.half) / grid.step() - 0.5, reach = 6 * deviation / grid.step();
         if (!(place > -reach && place < double(grid.n) + reach)) return;  // outside, or not a number
         first[axis] = std::max<int64_t>(0, int64_t(std::ceil(place - reach)));
-        last[axis] = std::min(grid.n - 1, int64_t(std::floor(place + reach)));
-        for (int64_t i = first[axis]; i <= last[axis]; ++i)
-            factor[axis].push_back(std::exp(-0.5 * square((grid.at(i) - centre[size_t(axis)]) / deviation)) / (std::sqrt(2 * pi) * deviation));
+        count[axis] = std::min(grid.n - 1, int64_t(std::floor(place + reach))) + 1 - first[axis];
+        gaussian_row(factor[axis], count[axis], grid.at(first[axis]) - centre[axis], grid.step(), deviation);
     }
-    for (int64_t y = first[1]; y <= last[1]; ++y) {
-        const double row = weight * factor[1][size_t(y - first[1])];
-        double* target = field.data() + y * grid.n + first[0];
-        for (const double value : factor[0]) *target++ += row * value;
+    for (int64_t y = 0; y < count[1]; ++y) {
+        const double row = weight * factor[1][y];
+        double* target = field.data() + (first[1] + y) * grid.n + first[0];
+        for (int64_t x = 0; x < count[0]; ++x) target[x] += row * factor[0][x];
     }
 }
 

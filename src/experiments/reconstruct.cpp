@@ -42,15 +42,37 @@ private:
     int64_t images_ = 0;
 };
 
-void append(ImageSet& set, const ImageSet& more) {
-    set.size = more.size;
-    set.count += more.count;
-    set.pixels.insert(set.pixels.end(), more.pixels.begin(), more.pixels.end());
-}
-
 ImageSet first_of(const Tensor& x, int64_t count) { return pictures(x.rows(0, count)); }
 
+// Where the z-chains of batch `draw`, the images x, start, and their noise.
+struct Start {
+    Tensor z;
+    NoiseFunction noise;
+};
+Start start_of(Models& models, const std::string& start, const Tensor& x, uint64_t seed, uint64_t draw) {
+    const StepNoise noise = philox_noise(seed, 2 * draw + (start == "noise"), x.shape(), models.settings.latent);
+    if (start == "noise") return {noise.prior, noise.langevin_z};
+    NoTape no_tape;
+    const auto [mu, logvar] = models.encoder(Var(x));
+    return {start == "mean" ? mu.value() : reparametrise(mu, logvar, noise.reparametrise).value(), noise.langevin_z};
+}
+
 }  // namespace
+
+double reconstruction_mse(Models& models, const ImageSet& set, int64_t count, int64_t batch, const std::string& start,
+                          const StepSettings& settings, uint64_t seed) {
+    double sum = 0;
+    for (int64_t first = 0; first < count; first += batch) {
+        const Tensor x = image_batch(set, first, batch);
+        const Start from = start_of(models, start, x, seed, uint64_t(first / batch));
+        const Tensor z = langevin_z(from.z, x, models.generator, settings.sigma, settings.chain_z, from.noise).end;
+        NoTape no_tape;
+        const std::vector<float> a = x.to_host(), b = models.generator(Var(z)).value().to_host();
+        const int64_t values = set.size * set.size * 3;
+        for (int64_t i = 0; i < std::min(batch, count - first); ++i) sum += mean_squared_error(a.data() + i * values, b.data() + i * values, values);
+    }
+    return sum / double(count);
+}
 
 ReconstructCommand::ReconstructCommand(CLI::App& app)
     : Experiment(app, "reconstruct", "MSE, PSNR and SSIM of reconstructed test images (Table 3, Fig. 3)", 1000, "test images") {
@@ -68,16 +90,15 @@ void ReconstructCommand::measure() {
         const int64_t wanted = std::min(batch_, count_ - first), shown = std::clamp<int64_t>(picture_images - first, 0, wanted);
         const Tensor x = batch_of(test(), first);
         const uint64_t draw = uint64_t(first / batch_);
-        const StepNoise from_encoder = philox_noise(seed(), 2 * draw, x.shape(), config_.model.latent),
-                        from_noise = philox_noise(seed(), 2 * draw + 1, x.shape(), config_.model.latent);
-        mean.add(x, generate(encode(x, Tensor::full(from_encoder.reparametrise.shape(), 0))), wanted);
-        watch_chain_z(*models_, encode(x, from_encoder.reparametrise), x, config_.step.sigma, chain, from_encoder.langevin_z,
+        const Start from_encoder = start_of(*models_, "encoder", x, seed(), draw), from_noise = start_of(*models_, "noise", x, seed(), draw);
+        mean.add(x, generate(start_of(*models_, "mean", x, seed(), draw).z), wanted);
+        watch_chain_z(*models_, from_encoder.z, x, config_.step.sigma, chain, from_encoder.noise,
                       [&](int64_t k, const Tensor& image) {
                           encoder[size_t(k)].add(x, image, wanted);
                           if (k == 0 && shown > 0) append(start, first_of(image, shown));
                           if (k == chain_z().steps && shown > 0) append(revised, first_of(image, shown));
                       });
-        watch_chain_z(*models_, from_noise.prior, x, config_.step.sigma, chain, from_noise.langevin_z,
+        watch_chain_z(*models_, from_noise.z, x, config_.step.sigma, chain, from_noise.noise,
                       [&](int64_t k, const Tensor& image) { noise[size_t(k)].add(x, image, wanted); });
         if (shown > 0) append(data, first_of(x, shown));
         std::fprintf(stderr, "%lld/%lld\n", (long long)(first + wanted), (long long)count_);

@@ -80,13 +80,6 @@ namespace {
 
 constexpr double missing = std::numeric_limits<double>::quiet_NaN();
 
-std::string read_file(const std::string& path) {
-    InputFile input(path);
-    std::string bytes(size_t(input.size()), '\0');
-    input.read(bytes.data(), input.size());
-    return bytes;
-}
-
 // A cell as a number: nothing where it is a text, NaN where it is empty.
 std::optional<double> number(const std::string& cell) {
     if (cell.empty()) return missing;
@@ -460,31 +453,38 @@ std::string newest_pictures(const std::string& run) {
 
 }  // namespace
 
+namespace {
+
+void write_page(const std::string& folder, const std::string& title, const std::string& body) {
+    write_file(folder + "/report.html",
+               text("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
+                    "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>", escape_html(title),
+                    "</title><style>", style, "</style></head><body>\n<h1>", escape_html(title), "</h1>\n", body, "</body></html>\n"));
+}
+
+}  // namespace
+
 void write_report(const std::string& run) {
+    const std::string name = fs::path(run + "/").lexically_normal().parent_path().filename().string();
     std::error_code error;
-    if (!fs::is_regular_file(run + "/config.txt", error))
-        fail(run, ": no run's folder: it holds no config.txt; give the --out of a training");
+    if (!fs::is_regular_file(run + "/config.txt", error)) {
+        if (!fs::is_regular_file(run + "/summary.txt", error))
+            fail(run, ": no run's folder: it holds no config.txt; give the --out of a training");
+        return write_page(run, "dualmcmc: " + name, experiment_html(run));
+    }
     const auto settings = read_config(run + "/config.txt");
     Config config;
     for (const auto& [setting, value] : settings) set_setting(config, setting, value);
     const std::string temperature = text(" (temperature ", config.step.chain_x.temperature(), ")"),
-                      name = fs::path(run + "/").lexically_normal().parent_path().filename().string(),
                       title = text("dualmcmc: ", name, ", preset ", config.preset);
     const Metrics metrics(fs::exists(run + "/metrics.csv") ? parse_csv(read_file(run + "/metrics.csv")) : CsvTable());
 
-    std::string page = text("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
-                            "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>", escape_html(title),
-                            "</title><style>", style, "</style></head><body>\n<h1>", escape_html(title), "</h1>\n");
-    page += headline(metrics, temperature) + "<h2>Training</h2>\n" + curves_html(metrics, temperature) + newest_pictures(run);
+    std::string page = headline(metrics, temperature) + "<h2>Training</h2>\n" + curves_html(metrics, temperature) + newest_pictures(run);
     for (const std::string& folder : experiments_in(run)) page += experiment_html(folder);
     page += "<h2>Configuration</h2>\n<div class=\"settings\">";
     for (const auto& [setting, value] : settings)
         page += text("<div><span>", escape_html(setting), "</span><b>", escape_html(value), "</b></div>");
-    page += "</div>\n</body></html>\n";
-
-    AtomicFile output(run + "/report.html");
-    output.write(page.data(), int64_t(page.size()));
-    output.commit();
+    write_page(run, title, page + "</div>\n");
 }
 
 ReportCommand::ReportCommand(CLI::App& app)

@@ -10,7 +10,8 @@
 
 namespace dualmcmc {
 
-// Writes RUN/report.html, complete or not at all. Fails where RUN holds no config.txt.
+// Writes RUN/report.html, complete or not at all; of a folder that is no run but holds a grid's summary.txt, the page of that section
+// alone. Fails where there is neither.
 void write_report(const std::string& run);
 
 class ReportCommand {

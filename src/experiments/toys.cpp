@@ -200,8 +200,6 @@ ToyRun train_toy(const std::string& name, const std::string& method, int64_t ite
 
 namespace {
 
-const std::vector<std::string> method_names{"dual", "cooperative", "triangle", "shortrun", "abp", "vae"};
-
 // Columns of the table, in order.
 const std::vector<std::pair<const char*, std::optional<double> PlaneTruth::*>> columns{
     {"data|EBM", &PlaneTruth::data_ebm},           {"data|generator", &PlaneTruth::data_generator}, {"data|x-chain", &PlaneTruth::data_revised},

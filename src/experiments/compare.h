@@ -1,0 +1,19 @@
+// `dualmcmc compare`: the method and its relatives (`--method dual,vae`; default all), each trained for the same time, over several seeds.
+#pragma once
+#include "experiments/grid.h"
+
+namespace dualmcmc {
+
+class CompareCommand : public GridCommand {
+public:
+    explicit CompareCommand(CLI::App& app);
+
+protected:
+    std::vector<Cell> cells() const override;
+    std::string tables() const override;
+
+private:
+    std::vector<std::string> methods_ = method_names;
+};
+
+}  // namespace dualmcmc

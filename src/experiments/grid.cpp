@@ -1,0 +1,455 @@
+// The grid, in the order of a run: flags, cells, budget, training, measuring, tables.
+#include "experiments/grid.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <ctime>
+#include <filesystem>
+#include <map>
+#include <numeric>
+#include <set>
+#include <tuple>
+
+#include "checkpoint.h"
+#include "experiments/common.h"
+#include "experiments/reconstruct.h"
+#include "experiments/report.h"
+#include "experiments/sliced_wasserstein.h"
+#include "npy.h"
+#include "sample.h"
+#include "train.h"
+
+namespace dualmcmc {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr int64_t picture_images = 10;    // of each kind in a cell's row of the picture
+constexpr int64_t inference_steps = 30;   // of z-chains from noise, where no encoder has learned
+constexpr int64_t looks = 2;              // at a training after its start: samples/, and distances in metrics.csv
+constexpr int timed_iterations = 3;       // of each cell to tell what it costs, after one that is not timed
+
+// Settings that are flags of the grid itself.
+const std::vector<std::string> own_flags{"preset", "method", "data", "out", "seed", "device", "threads", "iterations", "minutes", "epochs"};
+
+const std::vector<std::pair<const char*, std::optional<double> Result::*>> columns{
+    {"seed", &Result::seed},
+    {"count", &Result::count},
+    {"iterations", &Result::iterations},
+    {"returns", &Result::returns},
+    {"gave_up", &Result::gave_up},
+    {"processor_seconds", &Result::processor},
+    {"seconds", &Result::seconds},
+    {"seconds_chain_x", &Result::chain_x},
+    {"seconds_chain_z", &Result::chain_z},
+    {"seconds_generator", &Result::generator},
+    {"seconds_encoder", &Result::encoder},
+    {"seconds_ebm", &Result::ebm},
+    {"mse", &Result::mse},
+    {"swd_generator", &Result::swd_generator},
+    {"swd_revised", &Result::swd_revised}};
+
+// ---- tables on the disk ---------------------------------------------------------------------------------------------------------
+
+void write_results(const std::string& path, const std::vector<Result>& results) {
+    std::vector<std::string> cells{"cell"};
+    for (const auto& [name, field] : columns) cells.push_back(name);
+    Csv table(cells);
+    for (const Result& result : results) {
+        cells = {result.cell};
+        for (const auto& [name, field] : columns) cells.push_back(result.*field ? digits(*(result.*field)) : "");
+        table.row(cells);
+    }
+    table.write(path);
+}
+
+// A .csv's rows, each by the names of its columns; none where there is no file.
+std::vector<std::map<std::string, std::string>> read_rows(const std::string& path) {
+    if (!fs::exists(path)) return {};
+    const CsvTable table = parse_csv(read_file(path));
+    std::vector<std::map<std::string, std::string>> out;
+    for (const auto& cells : table.rows) {
+        out.emplace_back();
+        for (size_t c = 0; c < cells.size(); ++c) out.back()[table.header[c]] = cells[c];
+    }
+    return out;
+}
+
+// The result in a run's folder; nothing where it has not been measured on `count` images.
+std::optional<Result> read_result(const std::string& folder, int64_t count) {
+    const auto rows = read_rows(folder + "/result.csv");
+    if (rows.size() != 1) return {};
+    Result result;
+    result.cell = rows[0].at("cell");
+    for (const auto& [name, field] : columns)
+        if (const std::string& cell = rows[0].at(name); !cell.empty()) result.*field = std::stod(cell);
+    if (result.count != double(count)) return {};
+    return result;
+}
+
+// Settings of a run that is there already must be those of this grid; what does not change a run's results may differ.
+void check_same(const std::string& folder, const Config& wanted, const std::string& out) {
+    auto now = config_to_map(wanted);
+    for (const auto& [name, value] : read_config(folder + "/config.txt")) {
+        const bool harmless = name == "out" || name == "device" || name == "threads" || name == "log-every";
+        if (!harmless && now.at(name) != value)
+            fail("--out ", out, ": ", folder, " was trained with ", name, " = ", value, ", which is now ", now.at(name),
+                 "; give the settings that the grid was begun with, or another --out");
+    }
+}
+
+// ---- budget ---------------------------------------------------------------------------------------------------------------------
+
+bool on_cpu() { return std::string(backend().name).starts_with("CPU"); }
+
+// Seconds of all the processor's threads in this program; on another device, by the clock.
+double seconds_used() {
+    if (on_cpu()) return double(std::clock()) / CLOCKS_PER_SEC;
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// What an iteration costs, for each of the settings: the least of a few iterations, taken in turn so that whatever else the machine does
+// meets all of them.
+std::vector<double> iteration_costs(const std::vector<Config>& configs) {
+    std::vector<Models> models;
+    models.reserve(configs.size());
+    for (const Config& c : configs) models.emplace_back(c.model, uint64_t(c.seed));
+    std::vector<double> least(configs.size(), INFINITY);
+    for (int round = 0; round <= timed_iterations; ++round)
+        for (size_t i = 0; i < configs.size(); ++i) {
+            const Config& c = configs[i];
+            const Shape shape{c.batch, c.model.image_size(), c.model.image_size(), 3};
+            const Tensor x = Tensor::uniform(shape, random_key(1, Stream::start_x, uint64_t(round)), -1, 1);
+            const double before = seconds_used();
+            dual_mcmc_step(models[i], x, philox_noise(1, uint64_t(round), shape, c.model.latent), c.step, round + 1);
+            for (const auto& [prefix, state] : models[i].networks()) state->parameters().front().value().to_host();  // waits for the device
+            if (round > 0) least[i] = std::min(least[i], seconds_used() - before);
+        }
+    return least;
+}
+
+// ---- measuring ------------------------------------------------------------------------------------------------------------------
+
+std::optional<double> median(const std::vector<std::map<std::string, std::string>>& rows, const std::string& column) {
+    std::vector<double> values;
+    for (const auto& row : rows) values.push_back(std::stod(row.at(column)));
+    if (values.empty()) return {};
+    std::sort(values.begin(), values.end());
+    return 0.5 * (values[(values.size() - 1) / 2] + values[values.size() / 2]);
+}
+
+// The picture's images of one kind: white where a method has none, or fewer were drawn.
+ImageSet shown_images(const ImageSet& set, bool has_any) {
+    ImageSet out{picture_images, set.size, std::vector<uint8_t>(size_t(picture_images * set.size * set.size * 3), 255), ""};
+    const ImageSet some = first_images(set, picture_images);
+    if (has_any) std::copy(some.pixels.begin(), some.pixels.end(), out.pixels.begin());
+    return out;
+}
+
+// Measures the checkpoint of a run, completes what is known of it, and writes result.npy and result.csv into its folder.
+Result measure(Result r, const LoadedCheckpoint& checkpoint, const std::string& folder, int64_t count) {
+    const Config& c = checkpoint.config;
+    const uint64_t seed = uint64_t(c.seed);
+    const ImageSet test = load_dataset(c.data, c.model.image_size(), seed).held_out, real = first_images(test, count);
+    Models models(c.model, 0);
+    load_checkpoint(checkpoint.file, checkpoint.path, models, false);
+    r.seed = double(c.seed), r.count = double(count);
+    r.iterations = double(checkpoint.iteration), r.returns = double(checkpoint.returns);
+    const auto metrics = read_rows(folder + "/metrics.csv");
+    for (const auto& [name, field] : columns)  // these have the same names there
+        if (std::string(name).starts_with("seconds")) r.*field = median(metrics, name);
+
+    const Samples samples = draw_samples(models, count, c.sampler_batch, c.step.start_x, c.sampler, seed);
+    if (c.step.learn_generator) r.swd_generator = sliced_wasserstein(samples.generated, real, seed).mean;
+    if (c.step.learn_ebm) r.swd_revised = sliced_wasserstein(samples.revised, real, seed).mean;
+    if (const auto inference = inference_of(c.step)) {
+        StepSettings settings = c.step;
+        settings.chain_z.steps = inference->steps;
+        r.mse = reconstruction_mse(models, test, count, c.sampler_batch, inference->start, settings, seed);
+    }
+    ImageSet shown = shown_images(samples.generated, c.step.learn_generator);
+    append(shown, shown_images(samples.revised, c.step.learn_ebm));
+    write_npy(folder + "/result.npy", {shown.count, shown.size, shown.size, 3}, shown.pixels.data());
+    write_results(folder + "/result.csv", {r});
+    return r;
+}
+
+std::string fixed(double value, int decimals) {
+    char out[64];
+    std::snprintf(out, sizeof out, "%.*f", decimals, value);
+    return out;
+}
+
+}  // namespace
+
+int64_t iterations_in(double minutes, int64_t threads, double processor_seconds) {
+    return std::max<int64_t>(1, int64_t(60 * minutes * double(threads) / processor_seconds));
+}
+
+std::optional<Inference> inference_of(const StepSettings& s) {
+    if (!s.learn_generator) return {};
+    if (!s.learn_encoder) return Inference{"noise", std::max(s.chain_z.steps, inference_steps)};
+    return Inference{s.start_z == "encoder" && s.chain_z.steps == 0 ? "mean" : s.start_z, s.chain_z.steps};
+}
+
+// ---- flags and cells ------------------------------------------------------------------------------------------------------------
+
+GridCommand::GridCommand(CLI::App& app, const std::string& name, const std::string& help, double minutes, int64_t iterations,
+                         const std::vector<int64_t>& seeds)
+    : command_(app.add_subcommand(name, help)), name_(name), out_("runs/" + name), minutes_(minutes), iterations_(iterations), seeds_(seeds) {
+    const std::string standard = minutes > 0 ? text("; default: ", minutes, " minutes") : text("; default: ", iterations, " iterations");
+    command_->add_option("--preset", preset_, "as in train")->capture_default_str();
+    command_->add_option("--data", data_, "as in train; its test images are measured on");
+    command_->add_option("--set", sets_, "NAME=VALUE, a setting of train's for all cells; CELL:NAME=VALUE for one; several times");
+    auto* time = command_->add_option("--minutes", minutes_, "of processor time a training, on each of --threads threads, as iterations that "
+                                                             "are fixed before" + standard);
+    auto* number = command_->add_option("--iterations", iterations_, "of each training, instead");
+    time->excludes(number);
+    command_->add_option("--seeds", seeds_, "a training of each cell for each of these, joined by commas")->delimiter(',')->capture_default_str();
+    command_->add_option("--count", count_, "images that the finished networks are measured on")->capture_default_str();
+    command_->add_option("--out", out_, "folder of the grid; what is in it already is not done again")->capture_default_str();
+    command_->add_option("--device", device_, "as in train")->capture_default_str();
+    command_->add_option("--threads", threads_, "CPU threads, 0 for all")->capture_default_str();
+}
+
+void GridCommand::check_flags() const {
+    if (command_->count("--iterations") && iterations_ < 1) fail("--iterations ", iterations_, ": must be at least 1");
+    if (command_->count("--minutes") && !(minutes_ > 0 && std::isfinite(minutes_))) fail("--minutes ", minutes_, ": must be above 0");
+    if (count_ < 1) fail("--count ", count_, ": must be at least 1");
+    std::set<int64_t> seen;
+    for (const int64_t seed : seeds_) {
+        if (seed < 0) fail("--seeds ", seed, ": must be at least 0");
+        if (!seen.insert(seed).second) fail("--seeds ", seed, ": given twice");
+    }
+    std::set<std::string> names;
+    for (const std::string& set : sets_) {
+        const std::string name = set.substr(0, set.find('='));
+        if (name.empty() || name == set) fail("--set ", set, ": expected NAME=VALUE or CELL:NAME=VALUE");
+        if (!names.insert(name).second) fail("--set ", set, ": ", name, " is given twice");
+    }
+}
+
+namespace {
+
+// "CELL:NAME=VALUE", its parts; no cell means all of them.
+struct Override {
+    std::string cell, name, value;
+    explicit Override(const std::string& set) {
+        const size_t equals = set.find('=');
+        name = set.substr(0, equals);
+        value = set.substr(equals + 1);
+        if (const size_t colon = name.find(':'); colon != std::string::npos) {
+            cell = name.substr(0, colon);
+            name = name.substr(colon + 1);
+        }
+    }
+};
+
+}  // namespace
+
+// From the general to the particular: preset, --set, method, cell, --set for this cell alone.
+Config GridCommand::cell_config(const Cell& cell) const {
+    Config c = preset_config(preset_);
+    const auto lay_over = [&](const std::string& scope) {
+        for (const std::string& set : sets_)
+            if (const Override o(set); o.cell == scope) set_setting(c, o.name, o.value);
+    };
+    lay_over("");
+    apply_method(c.step, c.method = cell.method);
+    for (const auto& [name, value] : cell.settings) set_setting(c, name, value);
+    lay_over(cell.name);
+    if (!data_.empty()) c.data = data_;
+    if (c.data.empty()) c.data = default_data(c.model.image_size());
+    c.device = device_, c.threads = threads_;
+    c.minutes = 0, c.iterations = iterations_;
+    check_config(c);
+    return c;
+}
+
+// Refuses a --set that says nothing: of a flag of the grid's, of an unknown cell, or of what the grid varies itself.
+void GridCommand::check_sets(const std::vector<Training>& cells) const {
+    for (const std::string& set : sets_) {
+        const Override o(set);
+        if (std::find(own_flags.begin(), own_flags.end(), o.name) != own_flags.end())
+            fail("--set ", set, ": the grid sees to ", o.name, " itself; 'dualmcmc ", name_, " --help' lists its flags");
+        Config wanted;
+        set_setting(wanted, o.name, o.value);
+        const std::string value = config_to_map(wanted).at(o.name);
+        std::string names;
+        bool named = o.cell.empty(), used = false;
+        for (const Training& t : cells) {
+            names += (names.empty() ? "" : ", ") + t.cell.name;
+            named |= t.cell.name == o.cell;
+            used |= (o.cell.empty() || t.cell.name == o.cell) && config_to_map(t.config).at(o.name) == value;
+        }
+        if (!named) fail("--set ", set, ": there is no cell ", o.cell, "; the cells are ", names);
+        if (!used) fail("--set ", set, ": the cells have a ", o.name, " of their own; give CELL:", o.name, "=VALUE, CELL one of ", names);
+    }
+}
+
+// Fixes each cell's iterations. What one costs is timed once, so that seeds, and a grid that goes on another day, have the same.
+void GridCommand::plan(std::vector<Training>& cells) const {
+    const std::string path = out_ + "/budget.csv";
+    const double minutes = iterations_ > 0 ? 0 : minutes_;
+    std::map<std::string, std::pair<double, int64_t>> costs;  // by cell: seconds, iterations
+    for (const auto& row : read_rows(path))
+        if (std::stod(row.at("minutes")) == minutes) costs[row.at("cell")] = {std::stod(row.at("seconds")), std::stoll(row.at("iterations"))};
+    std::vector<Config> unknown;
+    std::vector<std::string> names;
+    for (const Training& t : cells)
+        if (!costs.count(t.cell.name)) unknown.push_back(t.config), names.push_back(t.cell.name);
+    const std::vector<double> seconds = iteration_costs(unknown);
+    for (size_t i = 0; i < names.size(); ++i)
+        costs[names[i]] = {seconds[i], iterations_in(minutes, on_cpu() ? omp_get_max_threads() : 1, seconds[i])};
+    Csv table({"cell", "minutes", "seconds", "iterations"});
+    for (auto& [name, cost] : costs) {
+        if (iterations_ > 0) cost.second = iterations_;
+        table.row(name, {minutes, cost.first, double(cost.second)});
+    }
+    table.write(path);
+    for (Training& t : cells) std::tie(t.processor_seconds, t.config.iterations) = costs.at(t.cell.name);
+    for (Training& t : cells) {
+        const auto sets_looks = [&](const std::string& set) {
+            const Override o(set);
+            return o.name == "sample-every" && (o.cell.empty() || o.cell == t.cell.name);
+        };
+        if (std::none_of(sets_.begin(), sets_.end(), sets_looks)) t.config.sample_every = (t.config.iterations + looks - 1) / looks;
+    }
+}
+
+// ---- the run --------------------------------------------------------------------------------------------------------------------
+
+// False where the user interrupted it.
+bool GridCommand::train_and_measure(const Training& training) {
+    const Config& c = training.config;
+    const std::string folder = c.out;
+    const std::string newest = newest_checkpoint(folder);
+    if (!newest.empty()) check_same(folder, c, out_);
+    if (const auto known = newest.empty() ? std::nullopt : read_result(folder, count_)) {
+        std::printf("%s: done before\n", folder.c_str());
+        results_.push_back(*known);
+        return true;
+    }
+    std::optional<LoadedCheckpoint> resume;
+    if (!newest.empty()) resume = read_checkpoint(newest);
+    std::printf("%s: %lld iterations%s\n", folder.c_str(), (long long)c.iterations,
+                resume ? text(", going on from ", resume->iteration).c_str() : "");
+    bool gave_up = false;
+    try {
+        const auto distance = [](const ImageSet& images, const ImageSet& real, uint64_t seed) { return sliced_wasserstein(images, real, seed).mean; };
+        const bool finished = resume && resume->iteration >= c.iterations;
+        if (!finished && !train(c, resume, {distance, {}})) return false;
+    } catch (const Diverged& error) {
+        std::printf("%s: gave up: %s\n", folder.c_str(), error.what());
+        gave_up = true;
+    }
+    Result result;
+    result.cell = training.cell.name;
+    result.processor = training.processor_seconds;
+    result.gave_up = gave_up;
+    results_.push_back(measure(result, read_checkpoint(newest_checkpoint(folder)), folder, count_));
+    write_report(folder);
+    return true;
+}
+
+void GridCommand::write() const {
+    write_results(out_ + "/" + name_ + ".csv", results_);
+    write_file(out_ + "/" + name_ + ".md", tables());
+    ImageSet generated = shown_images(test_, true), revised = generated;
+    for (const Result& result : results_) {
+        if (result.seed != double(seeds_[0])) continue;
+        NpyImages images(text(out_, "/", result.cell, "-", seeds_[0], "/result.npy"));
+        ImageSet shown{picture_images, images.width, std::vector<uint8_t>(size_t(picture_images * images.width * images.width * 3)), ""};
+        for (ImageSet* kind : {&generated, &revised}) {
+            for (int64_t i = 0; i < picture_images; ++i) images.read_next(shown.pixels.data() + i * images.width * images.width * 3);
+            append(*kind, shown);
+        }
+    }
+    write_grid(out_ + "/" + name_ + ".png", {&generated, &revised}, picture_images, picture_scale(test_));
+}
+
+void GridCommand::say(const std::string& line) {
+    std::printf("%s\n", line.c_str());
+    std::fflush(stdout);
+    said_ += line + "\n";
+}
+
+void GridCommand::say_settings(const Config& c, const Dataset& data) {
+    const ModelSettings& m = c.model;
+    std::string seeds;
+    for (const int64_t seed : seeds_) seeds += text(seeds.empty() ? "" : ", ", seed);
+    if (seeds_.size() > 1) seeds += ": mean (least–largest) of each number";
+    say(text(name_, ": preset ", preset_, " on ", c.data, "; ", m.architecture, ", widths ", m.width_generator, "/", m.width_ebm, "/",
+             m.width_encoder, " (generator/EBM/encoder), latent ", m.latent, ", batch ", c.batch, "; seeds ", seeds));
+    for (const std::string& set : sets_) say("set " + set);
+    const std::string time = on_cpu() ? text("processor time (threads: ", omp_get_max_threads(), ")") : "the device's time";
+    if (iterations_ > 0) say(text("budget: ", iterations_, " iterations for each training"));
+    else say(text("budget: ", minutes_, " minutes of ", time, " for each training, as iterations that are fixed before (budget.csv): other "
+                  "programs on the machine take nothing from a training, and looks at it are not counted"));
+    say(text("cost: seconds of ", time, " an iteration, timed for all cells in turn before all training, the least of ", timed_iterations));
+    const double floor = sliced_wasserstein(first_images(data.train, count_), test_, uint64_t(c.seed)).mean;
+    say(text("measured on ", count_, " held-out images (", test_.name, "): MSE per pixel and channel in [-1, 1] after the training's own z-chain"));
+    say(text("(the encoder's mean where there is none; from noise, ", inference_steps, " steps at least, where there is no encoder); sliced"));
+    say(text("Wasserstein distances (SWD) x 1e3, as many training images being ", fixed(floor, 1), " from the held-out ones; s/iteration"));
+    say("and its parts: medians by the clock");
+}
+
+int GridCommand::run() {
+    check_flags();
+    if (command_->count("--minutes")) iterations_ = 0;
+    std::vector<Training> trainings;
+    for (const Cell& cell : cells()) trainings.push_back({cell, cell_config(cell), 0});
+    check_sets(trainings);
+    std::printf("device: %s\n", select_device(device_, threads_).c_str());
+    Config first = trainings.at(0).config;
+    first.seed = seeds_.at(0);
+    const Dataset data = load_dataset(first.data, first.model.image_size(), uint64_t(first.seed));
+    if (count_ > data.held_out.count)
+        fail("--count ", count_, ": there are ", data.held_out.count, " held-out images (", data.held_out.name, ")");
+    test_ = data.held_out;
+    make_out_folder(out_);
+    say_settings(first, data);
+    plan(trainings);
+    for (const int64_t seed : seeds_)
+        for (Training training : trainings) {
+            training.config.seed = seed;
+            training.config.out = text(out_, "/", training.cell.name, "-", seed);
+            if (!train_and_measure(training)) {
+                std::printf("interrupted; go on with the same command\n");
+                return 130;
+            }
+            write();
+        }
+    say(tables());
+    write_summary(out_, said_);
+    write_report(out_);
+    return 0;
+}
+
+// ---- tables ---------------------------------------------------------------------------------------------------------------------
+
+std::string GridCommand::over_seeds(const std::string& cell, std::optional<double> Result::*field, int decimals) const {
+    std::vector<double> values;
+    for (const Result& result : results_)
+        if (result.cell == cell && result.*field) values.push_back(*(result.*field));
+    if (values.empty()) return "–";
+    const auto [least, largest] = std::minmax_element(values.begin(), values.end());
+    const std::string mean = fixed(std::accumulate(values.begin(), values.end(), 0.0) / double(values.size()), decimals);
+    const std::string low = fixed(*least, decimals), high = fixed(*largest, decimals);
+    return low == high ? mean : text(mean, " (", low, "–", high, ")");
+}
+
+std::string GridCommand::row(const std::vector<std::string>& texts) {
+    std::string out = "|";
+    for (const std::string& cell : texts) out += " " + cell + " |";
+    return out + "\n";
+}
+
+std::string GridCommand::heading(const std::vector<std::string>& texts) { return row(texts) + row(std::vector<std::string>(texts.size(), "---")); }
+
+}  // namespace dualmcmc

@@ -1,0 +1,303 @@
+// ablate and compare: each row against what `train` and the separate commands give, grids that go on, and flags that are refused.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <map>
+#include <numeric>
+
+#include "checkpoint.h"
+#include "data.h"
+#include "experiments/grid.h"
+#include "experiments/report.h"
+#include "experiments/sliced_wasserstein.h"
+#include "file_helpers.h"
+#include "npy.h"
+#include "sample.h"
+#include "shapes.h"
+#include "train.h"
+
+namespace dualmcmc::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t images = 12;
+
+// A .csv's rows by the names of its columns.
+std::vector<std::map<std::string, std::string>> rows_of(const std::string& path) {
+    const CsvTable table = parse_csv(read_bytes(path));
+    std::vector<std::map<std::string, std::string>> out;
+    for (const auto& cells : table.rows) {
+        out.emplace_back();
+        for (size_t c = 0; c < cells.size(); ++c) out.back()[table.header[c]] = cells[c];
+    }
+    return out;
+}
+
+// The program, run in a folder of the test's own that holds a few images.
+class Grid : public testing::Test {
+protected:
+    void SetUp() override {
+        ASSERT_TRUE(fs::exists("build/dualmcmc")) << "build it first: make";
+        fs::remove_all(folder_);
+        fs::create_directories(folder_);
+        std::vector<uint8_t> pixels(images * 32 * 32 * 3);
+        for (int64_t i = 0; i < images; ++i) draw_shape(3, i, 32, pixels.data() + i * 32 * 32 * 3);
+        write_npy(in("images.npy"), {images, 32, 32, 3}, pixels.data());
+    }
+    void TearDown() override { fs::remove_all(folder_); }
+
+    std::string in(const std::string& name) const { return folder_ + "/" + name; }
+    std::string said() const { return read_bytes(in("out.txt")); }
+    int run(const std::string& arguments, const std::string& before = "") const {
+        const std::string command = before + " env OMP_NUM_THREADS=1 build/dualmcmc " + arguments + " >" + in("out.txt") + " 2>" + in("error.txt");
+        const int status = std::system(command.c_str());
+        return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    }
+    void expect_runs(const std::string& arguments) const { ASSERT_EQ(run(arguments), 0) << arguments << "\n" << read_bytes(in("error.txt")); }
+    void expect_refused(const std::string& arguments, std::initializer_list<std::string> parts) const {
+        SCOPED_TRACE(arguments);
+        EXPECT_EQ(run(arguments), 1);
+        std::string error = read_bytes(in("error.txt"));
+        ASSERT_FALSE(error.empty());
+        EXPECT_EQ(error.back(), '\n');
+        error.pop_back();
+        expect_failure([&] { throw std::runtime_error(error); }, parts);
+    }
+    // Flags of a grid of tiny networks; and of `train` for the same ones.
+    std::string tiny(const std::string& out) const {
+        std::string flags = " --preset demo --count 6 --data " + in("images.npy") + " --out " + in(out);
+        for (const auto& [name, value] : settings_) flags += " --set " + name + "=" + value;
+        return flags;
+    }
+    std::string tiny_train(const std::string& out) const {
+        std::string flags = "train --preset demo --minutes 0 --data " + in("images.npy") + " --out " + in(out);
+        for (const auto& [name, value] : settings_) flags += " --" + name + " " + value;
+        return flags;
+    }
+
+    const std::vector<std::pair<std::string, std::string>> settings_{
+        {"width-generator", "2"}, {"width-ebm", "2"},     {"width-encoder", "1"}, {"latent", "3"},
+        {"batch", "2"},           {"sampler-batch", "4"}, {"sampler-steps", "5"}, {"checkpoint-every", "2"}};
+    const std::string folder_ = temporary_path("grid");
+};
+
+TEST(GridPieces, BudgetAndInference) {
+    EXPECT_EQ(iterations_in(2, 3, 0.5), 720);
+    EXPECT_EQ(iterations_in(1e-9, 1, 5), 1);
+    const std::map<std::string, std::pair<std::string, int64_t>> expected{
+        {"dual", {"encoder", 10}}, {"cooperative", {"noise", 30}}, {"triangle", {"mean", 0}}, {"abp", {"noise", 30}}, {"vae", {"mean", 0}}};
+    for (const std::string& method : method_names) {
+        StepSettings s;
+        apply_method(s, method);
+        const auto found = inference_of(s);
+        ASSERT_EQ(found.has_value(), method != "shortrun") << method;
+        if (!found) continue;
+        EXPECT_EQ(found->start, expected.at(method).first) << method;
+        EXPECT_EQ(found->steps, expected.at(method).second) << method;
+    }
+    StepSettings s;
+    s.start_z = "noise";
+    EXPECT_EQ(inference_of(s)->start, "noise");
+    EXPECT_EQ(inference_of(s)->steps, 10) << "what was trained with an encoder keeps the training's own chain";
+    apply_method(s, "abp");
+    s.chain_z.steps = 50;
+    EXPECT_EQ(inference_of(s)->steps, 50);
+}
+
+// Each row again by train, reconstruct and sample.
+TEST_F(Grid, RowsAreWhatTheSeparateCommandsGive) {
+    expect_runs("compare" + tiny("grid") + " --method dual,shortrun,abp,vae --iterations 3 --seeds 2");
+    const auto rows = rows_of(in("grid/compare.csv"));
+    ASSERT_EQ(rows.size(), 4u);
+    const ImageSet real = first_images(load_dataset(in("images.npy"), 32, 2).held_out, 6);
+    // The encoder after its steps; from noise, 30 steps; the encoder's mean.
+    const std::map<std::string, size_t> row_of_reconstruct{{"dual", 2}, {"abp", 5}, {"vae", 0}};
+    for (const auto& row : rows) {
+        const std::string method = row.at("cell"), model = in(method) + "/checkpoints/iteration-000003.safetensors";
+        SCOPED_TRACE(method);
+        expect_runs(tiny_train(method) + " --method " + method + " --iterations 3 --seed 2");
+        if (const auto known = row_of_reconstruct.find(method); known != row_of_reconstruct.end()) {
+            expect_runs("reconstruct --count 6 --seed 2 --model " + model + " --out " + in("reconstruct"));
+            const double mse = std::stod(rows_of(in("reconstruct/reconstruct.csv")).at(known->second).at("mse"));
+            EXPECT_NEAR(std::stod(row.at("mse")), mse, 1e-8 * mse);
+        } else {
+            EXPECT_EQ(row.at("mse"), "");
+        }
+        // A short-run EBM draws with the 100 steps that it learned with.
+        expect_runs("sample --count 6 --seed 2 --model " + model + " --out " + in("sample") + (method == "shortrun" ? " --steps-x 100" : ""));
+        for (const std::string kind : {"generator", "revised"}) {
+            const std::string& cell = row.at("swd_" + kind);
+            const bool has = kind == "generator" ? method != "shortrun" : method == "dual" || method == "shortrun";
+            ASSERT_EQ(!cell.empty(), has) << kind;
+            if (!has) continue;
+            NpyImages file(in("sample/" + kind + ".npy"));
+            ImageSet drawn{6, 32, std::vector<uint8_t>(6 * 3072), ""};
+            for (int64_t i = 0; i < 6; ++i) file.read_next(drawn.pixels.data() + i * 3072);
+            const double distance = sliced_wasserstein(drawn, real, 2).mean;
+            EXPECT_NEAR(std::stod(cell), distance, 1e-7 * distance) << kind;
+        }
+        EXPECT_EQ(row.at("iterations"), "3");
+        EXPECT_EQ(row.at("returns"), "0");
+        // The median of three.
+        std::vector<double> seconds;
+        for (const auto& iteration : rows_of(in("grid/") + method + "-2/metrics.csv")) seconds.push_back(std::stod(iteration.at("seconds")));
+        ASSERT_EQ(seconds.size(), 3u);
+        std::sort(seconds.begin(), seconds.end());
+        EXPECT_NEAR(std::stod(row.at("seconds")), seconds[1], 1e-8);
+    }
+    // The cells are runs: other commands work on them, and they have reports; the grid has a page of its own.
+    expect_runs("revise --count 2 --model " + in("grid/dual-2/checkpoints/iteration-000003.safetensors"));
+    EXPECT_NE(read_bytes(in("grid/dual-2/report.html")).find("<h2>revise</h2>"), std::string::npos);
+    const std::string page = read_bytes(in("grid/report.html"));
+    for (const std::string& part : {std::string("<h2>grid</h2>"), std::string("compare.csv"), base64(read_bytes(in("grid/compare.png"))),
+                                    std::string("measured on 6 held-out images")})
+        EXPECT_NE(page.find(part), std::string::npos) << part.substr(0, 40);
+    fs::remove(in("grid/report.html"));
+    expect_runs("report " + in("grid"));
+    EXPECT_EQ(read_bytes(in("grid/report.html")), page);
+}
+
+TEST_F(Grid, TablesHoldMeansAndRanges) {
+    expect_runs("compare" + tiny("grid") + " --method vae --iterations 2 --seeds 1,4");
+    const auto rows = rows_of(in("grid/compare.csv"));
+    ASSERT_EQ(rows.size(), 2u);
+    const double a = std::stod(rows[0].at("mse")), b = std::stod(rows[1].at("mse"));
+    ASSERT_NE(a, b);
+    char cell[80];
+    std::snprintf(cell, sizeof cell, "| %.4f (%.4f–%.4f) |", (a + b) / 2, std::min(a, b), std::max(a, b));
+    const std::string table = read_bytes(in("grid/compare.md"));
+    EXPECT_NE(table.find(cell), std::string::npos) << table << cell;
+    EXPECT_NE(table.find("| vae | – | 0.0341 |"), std::string::npos) << table;
+    EXPECT_NE(said().find(table), std::string::npos);
+}
+
+TEST_F(Grid, AblateHasTheCellsOfBothTables) {
+    expect_runs("ablate" + tiny("grid") + " --iterations 1");
+    const auto rows = rows_of(in("grid/ablate.csv"));
+    std::vector<std::string> names;
+    for (const auto& row : rows) names.push_back(row.at("cell"));
+    EXPECT_EQ(names, (std::vector<std::string>{"x30-noise10", "x30-noise30", "x30-encoder10", "x30-encoder30", "x10-encoder10",
+                                               "x20-encoder10", "x50-encoder10"}));
+    const Config c = read_checkpoint(newest_checkpoint(in("grid/x30-noise10-1"))).config;
+    EXPECT_EQ(c.step.chain_x.steps, 30);
+    EXPECT_EQ(c.step.chain_z.steps, 10);
+    EXPECT_EQ(c.step.start_z, "noise");
+    EXPECT_EQ(read_checkpoint(newest_checkpoint(in("grid/x50-encoder10-1"))).config.step.chain_x.steps, 50);
+    // The row that both tables share has the same numbers in both, behind the paper's.
+    const std::string table = read_bytes(in("grid/ablate.md"));
+    const size_t fourth = table.find("| encoder, 10 | 9.26 |"), fifth = table.find("| 30 | 9.26 |");
+    ASSERT_NE(fourth, std::string::npos) << table;
+    ASSERT_NE(fifth, std::string::npos) << table;
+    EXPECT_EQ(table.substr(fourth + 16, table.find('\n', fourth) - fourth - 16), table.substr(fifth + 7, table.find('\n', fifth) - fifth - 7));
+    // The chain of noise starts is the training's own: row "noise, 10" of reconstruct.
+    expect_runs("reconstruct --count 6 --model " + in("grid/x30-noise10-1/checkpoints/iteration-000001.safetensors") + " --out " + in("reconstruct"));
+    const double mse = std::stod(rows_of(in("reconstruct/reconstruct.csv")).at(3).at("mse"));
+    EXPECT_NEAR(std::stod(rows[0].at("mse")), mse, 1e-8 * mse);
+}
+
+TEST_F(Grid, GoesOnWhereItStopped) {
+    const std::string command = "compare" + tiny("grid") + " --method dual,vae --iterations 4 --seeds 1";
+    expect_runs(command);
+    const std::string table = read_bytes(in("grid/compare.csv")), picture = read_bytes(in("grid/compare.png"));
+    expect_runs(command);
+    EXPECT_EQ(read_bytes(in("grid/compare.csv")), table) << "nothing is measured again";
+    EXPECT_NE(said().find("dual-1: done before"), std::string::npos) << said();
+
+    // As if it had been stopped in the second cell.
+    fs::remove(in("grid/vae-1/result.csv"));
+    fs::remove(in("grid/vae-1/checkpoints/iteration-000004.safetensors"));
+    expect_runs(command);
+    EXPECT_NE(said().find("dual-1: done before"), std::string::npos) << said();
+    EXPECT_NE(said().find("vae-1: 4 iterations, going on from 2"), std::string::npos) << said();
+    EXPECT_EQ(read_bytes(in("grid/compare.png")), picture);
+    const CsvTable before = parse_csv(table), after = parse_csv(read_bytes(in("grid/compare.csv")));
+    ASSERT_EQ(after.rows.size(), 2u);
+    for (size_t c = 0; c < before.header.size(); ++c) {
+        if (before.header[c].starts_with("seconds")) continue;  // the iterations 3 and 4 were timed anew
+        for (size_t row = 0; row < 2; ++row) EXPECT_EQ(after.rows[row][c], before.rows[row][c]) << before.header[c];
+    }
+
+    // More images: measured again, not trained again. Other settings: refused.
+    const auto trained = fs::last_write_time(in("grid/vae-1/checkpoints/iteration-000004.safetensors"));
+    expect_runs(command + " --count 7");
+    EXPECT_EQ(rows_of(in("grid/compare.csv"))[1].at("count"), "7");
+    EXPECT_EQ(fs::last_write_time(in("grid/vae-1/checkpoints/iteration-000004.safetensors")), trained);
+    expect_refused(command + " --iterations 5", {"--out", "dual-1", "iterations = 4", "now 5"});
+    expect_refused(command + " --set sigma=0.5", {"--out", "dual-1", "sigma = 0.2121", "now 0.5"});
+}
+
+TEST_F(Grid, CtrlCStopsItWithACheckpoint) {
+    const std::string command = "compare" + tiny("grid") + " --method vae --iterations 10000000 --seeds 1 --set log-every=1000000";
+    EXPECT_EQ(run(command, "timeout --foreground --preserve-status -s INT 3"), 130) << read_bytes(in("error.txt"));
+    EXPECT_NE(said().find("go on with the same command"), std::string::npos) << said();
+    EXPECT_GT(read_checkpoint(newest_checkpoint(in("grid/vae-1"))).iteration, 0);
+}
+
+TEST_F(Grid, MinutesAreFixedAsIterationsOnce) {
+    const std::string command = "compare" + tiny("grid") + " --minutes 0.0005 --seeds 1,2 --threads 1 --method vae";
+    expect_runs(command);
+    const auto budget = rows_of(in("grid/budget.csv"));
+    ASSERT_EQ(budget.size(), 1u);
+    EXPECT_EQ(std::stoll(budget[0].at("iterations")), iterations_in(0.0005, 1, std::stod(budget[0].at("seconds"))));
+    for (const auto& row : rows_of(in("grid/compare.csv"))) {
+        EXPECT_EQ(row.at("iterations"), budget[0].at("iterations"));
+        EXPECT_EQ(row.at("processor_seconds"), budget[0].at("seconds"));
+    }
+    // With another method beside it the first is not timed again; with other minutes it would be another training.
+    expect_runs(command + ",abp");
+    EXPECT_EQ(rows_of(in("grid/budget.csv")).size(), 2u);
+    EXPECT_NE(said().find("vae-1: done before"), std::string::npos);
+    write_bytes(in("grid/budget.csv"), "cell,minutes,seconds,iterations\nvae,0.0005,1,7\n");
+    expect_refused(command, {"iterations = " + budget[0].at("iterations"), "now 7"});
+}
+
+TEST_F(Grid, ATrainingThatGivesUpIsARow) {
+    expect_runs("compare" + tiny("grid") + " --method dual,vae --iterations 2 --seeds 1 --set dual:guard=1e-12");
+    const auto rows = rows_of(in("grid/compare.csv"));
+    ASSERT_EQ(rows.size(), 2u);
+    EXPECT_EQ(rows[0].at("gave_up"), "1");
+    EXPECT_EQ(rows[0].at("iterations"), "0");
+    EXPECT_EQ(rows[0].at("seconds"), "");
+    EXPECT_NE(rows[0].at("mse"), "");
+    EXPECT_EQ(rows[1].at("gave_up"), "0");
+    EXPECT_EQ(rows[1].at("iterations"), "2");
+}
+
+TEST_F(Grid, RefusesBadFlags) {
+    for (const std::string command : {"ablate", "compare"}) {
+        EXPECT_EQ(run(command + " --help"), 0);
+        const std::string grid = command + tiny("grid") + " --iterations 1";
+        expect_refused(grid + " --preset nope", {"--preset nope", "cifar10-small"});
+        expect_refused(grid + " --iterations 0", {"--iterations 0", "at least 1"});
+        expect_refused(grid + " --minutes 3", {"--minutes", "--iterations"});
+        expect_refused(command + tiny("grid") + " --minutes 0", {"--minutes 0", "above 0"});
+        expect_refused(grid + " --count 0", {"--count 0", "at least 1"});
+        expect_refused(grid + " --count 13", {"--count 13", "12 held-out images"});
+        expect_refused(grid + " --seeds 1,-2", {"--seeds -2"});
+        expect_refused(grid + " --seeds 3,3", {"--seeds 3", "twice"});
+        expect_refused(grid + " --data " + in("missing"), {in("missing")});
+        expect_refused(grid + " --device abacus", {"abacus"});
+        expect_refused(grid + " --threads -2", {"--threads -2"});
+        expect_refused(grid + " --out " + in("images.npy") + "/below", {"--out", "images.npy"});
+        expect_refused(grid + " --set latent", {"--set latent", "NAME=VALUE"});
+        expect_refused(grid + " --set latent=4", {"--set latent=4", "twice"});
+        expect_refused(grid + " --set colour=red", {"colour", "train --help"});
+        expect_refused(grid + " --set steps-z=many", {"--steps-z many"});
+        expect_refused(grid + " --set sigma=0", {"--sigma 0"});
+        expect_refused(grid + " --set seed=3", {"--set seed=3", "--help"});
+        expect_refused(grid + " --set nobody:sigma=1", {"--set nobody:sigma=1", "no cell nobody", "the cells are"});
+        EXPECT_FALSE(fs::exists(in("grid"))) << "a refused command leaves nothing behind";
+    }
+    expect_refused("compare" + tiny("grid") + " --method dual,gan", {"--method gan", "cooperative"});
+    expect_refused("compare" + tiny("grid") + " --method vae,vae", {"--method vae", "twice"});
+    expect_refused("compare" + tiny("grid") + " --set start-x=noise --method dual,vae", {"--set start-x=noise", "CELL:start-x=VALUE", "dual, vae"});
+    expect_refused("ablate" + tiny("grid") + " --set steps-x=40", {"--set steps-x=40", "CELL:steps-x=VALUE", "x30-noise10"});
+}
+
+}  // namespace
+}  // namespace dualmcmc::test
