@@ -10,7 +10,9 @@ enum cublasComputeType_t { CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32 };
 enum cublasGemmAlgo_t { CUBLAS_GEMM_DEFAULT };
 using cublasHandle_t = void*;
 
-inline const char* cublasGetStatusString(cublasStatus_t status) { return status == CUBLAS_STATUS_INVALID_VALUE ? "an invalid value" : "success"; }
+inline const char* cublasGetStatusString(cublasStatus_t status) {
+    return status == CUBLAS_STATUS_INVALID_VALUE ? "an invalid value" : "success";
+}
 inline cublasStatus_t cublasCreate(cublasHandle_t* handle) { return *handle = &simt::machine, CUBLAS_STATUS_SUCCESS; }
 inline cublasStatus_t cublasSetStream(cublasHandle_t, cudaStream_t) { return CUBLAS_STATUS_SUCCESS; }
 inline cublasStatus_t cublasSetWorkspace(cublasHandle_t, void*, size_t) { return CUBLAS_STATUS_SUCCESS; }
@@ -43,7 +45,8 @@ inline cublasStatus_t cublasGemmEx(cublasHandle_t, cublasOperation_t transa, cub
         c_type != CUDA_R_32F || *static_cast<const float*>(alpha) != 1 || (add != 0 && add != 1))
         return CUBLAS_STATUS_INVALID_VALUE;
     simt::submit([=] {
-        const std::vector<float> left = simt::operand(a, a_type, compute, transa, m, k, lda), right = simt::operand(b, b_type, compute, transb, k, n, ldb);
+        const std::vector<float> left = simt::operand(a, a_type, compute, transa, m, k, lda);
+        const std::vector<float> right = simt::operand(b, b_type, compute, transb, k, n, ldb);
         for (int column = 0; column < n; ++column) {
             float* target = static_cast<float*>(c) + size_t(column) * size_t(ldc);
             std::vector<float> total(size_t(m), 0.0f);

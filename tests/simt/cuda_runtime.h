@@ -227,7 +227,9 @@ inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaGetDeviceCount(int* count) { return *count = simt::machine.devices, simt::machine.device_status; }
 inline cudaError_t cudaDriverGetVersion(int* version) { return *version = simt::machine.driver, cudaSuccess; }
 inline cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 13000, cudaSuccess; }
-inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) { return *properties = {"a GPU that the host plays", 1 << 30, 8, 0}, cudaSuccess; }
+inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+    return *properties = {"a GPU that the host plays", 1 << 30, 8, 0}, cudaSuccess;
+}
 template <class Kernel>
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel*) { return simt::machine.code_status; }
 
@@ -270,7 +272,8 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cud
 template <class... Parameters>
 cudaError_t cudaLaunchKernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, void** arguments, size_t, cudaStream_t) {
     const unsigned threads = block.x * block.y * block.z;
-    if (threads == 0 || threads > 1024 || grid.x == 0 || grid.y == 0 || grid.x > 0x7fffffff || grid.y > 65535) return cudaErrorInvalidConfiguration;
+    if (threads == 0 || threads > 1024 || grid.x == 0 || grid.y == 0 || grid.x > 0x7fffffff || grid.y > 65535)
+        return cudaErrorInvalidConfiguration;
     ++simt::machine.launches;
     auto values = [&]<size_t... i>(std::index_sequence<i...>) {
         return std::tuple<Parameters...>(*static_cast<Parameters*>(arguments[i])...);
