@@ -193,20 +193,26 @@ struct NarrowShape {
 void gather_taps(float* y, const float* z, int64_t columns, const float* bias, const NarrowShape& s) {
     Vector4 start{};
     for (int64_t o = 0; bias && o < s.out; ++o) start[o] = bias[o];
-    for (int64_t row = 0; row < s.out_height; ++row)
+    // The taps' places in z from that of the first; what each adds is of one output more than there are at most, which is not used.
+    int64_t offset[narrow_taps];
+    for (int64_t tap = 0; tap < narrow_taps; ++tap) offset[tap] = (s.direction * (tap / 3 * s.width + tap % 3)) * columns + tap * s.out;
+    const auto inside = [](int64_t from, int64_t size) { return from >= 0 && from < size; };
+    for (int64_t row = 0; row < s.out_height; ++row) {
+        const int64_t from_row = row + s.shift, last_row = from_row + 2 * s.direction;
+        const bool whole_rows = inside(from_row, s.height) && inside(last_row, s.height);
         for (int64_t column = 0; column < s.out_width; ++column, y += s.out) {
-            Vector4 total = start;  // of one output more than there are at most; what it adds up there is not used
-            for (int64_t kh = 0; kh < 3; ++kh) {
-                const int64_t from_row = row + s.direction * kh + s.shift;
-                if (from_row < 0 || from_row >= s.height) continue;
-                for (int64_t kw = 0; kw < 3; ++kw) {
-                    const int64_t from_column = column + s.direction * kw + s.shift;
-                    if (from_column < 0 || from_column >= s.width) continue;
-                    total += *reinterpret_cast<const Vector4*>(z + (from_row * s.width + from_column) * columns + (3 * kh + kw) * s.out);
-                }
-            }
+            const int64_t from_column = column + s.shift, last_column = from_column + 2 * s.direction;
+            const float* source = z + (from_row * s.width + from_column) * columns;
+            Vector4 total = start;
+            if (whole_rows && inside(from_column, s.width) && inside(last_column, s.width))
+                unroll<narrow_taps>([&](auto tap) INLINE { total += *reinterpret_cast<const Vector4*>(source + offset[tap]); });
+            else
+                for (int64_t tap = 0; tap < narrow_taps; ++tap)
+                    if (inside(from_row + tap / 3 * s.direction, s.height) && inside(from_column + tap % 3 * s.direction, s.width))
+                        total += *reinterpret_cast<const Vector4*>(source + offset[tap]);
             for (int64_t o = 0; o < s.out; ++o) y[o] = total[o];
         }
+    }
 }
 
 // element(tap, i, o) reads the weight.

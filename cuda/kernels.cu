@@ -104,6 +104,27 @@ void adam_update(float* w, float* m, float* v, const float* gradient, float step
     });
 }
 
+void fixed_norm(float* y, const float* x, const float* mean, const float* var, const float* weight, const float* bias, float epsilon,
+                float slope, int64_t rows, int64_t columns) {
+    parallel_for_rows(rows, columns, [=] KERNEL(int64_t row) {
+        const float* source = x + row * columns;
+        float* target = y + row * columns;
+        return [=](int64_t c) {
+            const float value = (source[c] - mean[c]) / sqrtf(var[c] + epsilon) * weight[c] + bias[c];
+            target[c] = value > 0 ? value : slope * value;
+        };
+    });
+}
+
+void fixed_norm_backward(float* dx, const float* y, const float* dy, const float* var, const float* weight, float epsilon, float slope,
+                         int64_t rows, int64_t columns) {
+    parallel_for_rows(rows, columns, [=] KERNEL(int64_t row) {
+        const float *value = y + row * columns, *upstream = dy + row * columns;
+        float* target = dx + row * columns;
+        return [=](int64_t c) { target[c] = weight[c] / sqrtf(var[c] + epsilon) * (value[c] > 0 ? upstream[c] : slope * upstream[c]); };
+    });
+}
+
 // ---- gathers over images: row = one pixel of the output; what depends on the pixel alone is found once ------------------------------
 
 void avg_pool2(float* y, const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels) {

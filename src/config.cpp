@@ -175,6 +175,7 @@ void check_config(const Config& c) {
     positive("lr-decay", c.lr_decay);
     if (!(c.ema >= 0 && c.ema < 1)) fail("--ema ", c.ema, ": must be at least 0 and below 1");
     positive("guard", c.guard);
+    if (!(c.return_lr_factor > 0 && c.return_lr_factor <= 1)) fail("--return-lr-factor ", c.return_lr_factor, ": must be above 0 and at most 1");
     if (c.sampler.steps < 0 || c.sampler.steps > 65535) fail("--sampler-steps ", c.sampler.steps, ": must be from 0 to 65535");
     positive("sampler-step-size", c.sampler.step_size);
     at_least("sampler-noise", c.sampler.noise, 0);

@@ -18,6 +18,7 @@ struct Config {
     double lr_decay = 0.998;                            // learning rate = base · decay^epoch, epoch from 0
     double ema = 0;                                     // of the generator's parameters, for samples: avg <- ema avg + (1 - ema) now
     double guard = 1e4;                                 // |energy gap| beyond which a run has diverged
+    double return_lr_factor = 1;                        // on all learning rates, for each return from a divergence
     ChainSettings sampler{70, 0.4f, 0.001f};            // the x-chain after training
     int64_t sampler_batch = 100;
     int64_t log_every = 10, sample_every = 500, checkpoint_every = 1000, keep = 2;
@@ -29,7 +30,7 @@ void for_each_setting(ConfigType& c, Visit visit) {
     visit("preset", c.preset, "settings to start from: cifar10 and celeba64 are the paper's, cifar10-small fits two CPU cores, demo draws its own images");
     visit("method", c.method, "dual (this paper) or a relative: cooperative, triangle, shortrun, abp, vae; sets the switches below, other flags override them");
     visit("architecture", c.model.architecture, "the networks: cifar10 (32x32 images) or celeba64 (64x64)");
-    visit("data", c.data, "folder of CIFAR-10's .bin files (default: $CIFAR10_DIR, else data/cifar-10-batches-bin), a .npy of uint8 (N,H,W,3), or the word shapes");
+    visit("data", c.data, "folder of CIFAR-10's (or CIFAR-100's) .bin files (default: $CIFAR10_DIR, else data/cifar-10-batches-bin), a .npy of uint8 (N,H,W,3), or the word shapes");
     visit("out", c.out, "the run's folder: config.txt, metrics.csv, samples/, checkpoints/; by default runs/PRESET");
     visit("seed", c.seed, "of all random numbers: initial weights, noise, order of images");
     visit("device", c.device, "auto, cpu, cuda; or one instruction set: cpu-avx512, cpu-avx2, cpu-sse2");
@@ -70,6 +71,7 @@ void for_each_setting(ConfigType& c, Visit visit) {
     visit("lr-decay", c.lr_decay, "factor on all learning rates after each epoch");
     visit("ema", c.ema, "samples come from a moving average of the generator's parameters that keeps this share an iteration; 0: from the parameters");
     visit("guard", c.guard, "a run whose energy gap passes this has diverged and returns to its last good checkpoint");
+    visit("return-lr-factor", c.return_lr_factor, "factor on all learning rates after each return from a divergence; 1: as before");
     visit("sampler-steps", c.sampler.steps, "x-chain when sampling after training: steps");
     visit("sampler-step-size", c.sampler.step_size, "x-chain when sampling: step");
     visit("sampler-noise", c.sampler.noise, "x-chain when sampling: noise");

@@ -28,52 +28,92 @@ ImageSet draw_shapes(const std::string& name, int64_t count, int64_t size, uint6
     return set;
 }
 
-// --- CIFAR-10: a file is 10000 records of 1 label byte and 32x32 red, green and blue planes.
+// --- CIFAR-10 and CIFAR-100: a file is records of one label byte, or two, and 32x32 red, green and blue planes.
 
 constexpr int64_t cifar_side = 32, cifar_pixels = cifar_side * cifar_side;
-constexpr int64_t cifar_record = 1 + 3 * cifar_pixels, cifar_records = 10000;
 
-const char* const cifar_advice = "; `bash data/cifar10.sh` fetches CIFAR-10 and prints its folder";
+struct CifarFormat {
+    const char *name, *folder, *advice;    // `folder`: where the official archive puts the files
+    std::vector<int> labels;               // a record's label bytes: how many values each may have
+    std::vector<const char*> train_files;  // of train_records each
+    int64_t train_records, test_records;
+    const char* test_file;
+    int64_t record() const { return int64_t(labels.size()) + 3 * cifar_pixels; }
+};
+const CifarFormat cifar10{"CIFAR-10", "cifar-10-batches-bin", "; `bash data/cifar10.sh` fetches CIFAR-10 and prints its folder", {10},
+                          {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"},
+                          10000, 10000, "test_batch.bin"};
+const CifarFormat cifar100{"CIFAR-100", "cifar-100-binary", "; unpack the official cifar-100-binary.tar.gz again", {20, 100},
+                           {"train.bin"}, 50000, 10000, "test.bin"};
 
 // Fails unless `path` is there and exactly as long as an official file.
-void check_cifar_file(const std::string& path) {
+void check_cifar_file(const CifarFormat& format, const std::string& path, int64_t records) {
     std::error_code error;
-    if (!fs::is_regular_file(path, error)) fail("CIFAR-10 file ", path, " is missing", cifar_advice);
-    const int64_t found = InputFile(path).size(), expected = cifar_records * cifar_record;
+    if (!fs::is_regular_file(path, error)) fail(format.name, " file ", path, " is missing", format.advice);
+    const int64_t found = InputFile(path).size(), expected = records * format.record();
     if (found != expected)
-        fail("CIFAR-10 file ", path, " is ", found < expected ? "truncated" : "too long", ": ", found,
-             " bytes where ", expected, " are expected", cifar_advice);
+        fail(format.name, " file ", path, " is ", found < expected ? "truncated" : "too long", ": ", found,
+             " bytes where ", expected, " are expected", format.advice);
 }
 
-// Fills images, (10000,32,32,3), from one file.
-void read_cifar_file(const std::string& path, uint8_t* images) {
+// Fills images, (records,32,32,3), from one file.
+void read_cifar_file(const CifarFormat& format, const std::string& path, int64_t records, uint8_t* images) {
     InputFile input(path);
-    std::vector<uint8_t> record(cifar_record);
-    for (int64_t i = 0; i < cifar_records; ++i) {
-        input.read(record.data(), cifar_record);
-        if (record[0] > 9)
-            fail("CIFAR-10 file ", path, " is damaged: record ", i, " has the label ", int{record[0]}, cifar_advice);
-        for (int64_t p = 0; p < cifar_pixels; ++p)
-            for (int64_t c = 0; c < 3; ++c) *images++ = record[1 + c * cifar_pixels + p];
+    const size_t labels = format.labels.size();
+    std::vector<uint8_t> record(size_t(format.record()));
+    for (int64_t i = 0; i < records; ++i) {
+        input.read(record.data(), format.record());
+        for (size_t l = 0; l < labels; ++l)
+            if (record[l] >= format.labels[l])
+                fail(format.name, " file ", path, " is damaged: record ", i, " has the label ", int{record[l]}, format.advice);
+        for (size_t p = 0; p < cifar_pixels; ++p)
+            for (size_t c = 0; c < 3; ++c) *images++ = record[labels + c * cifar_pixels + p];
     }
 }
 
-Dataset load_cifar(fs::path folder, int64_t size) {
+void check_cifar_size(const std::string& what, int64_t size) {
     if (size != cifar_side)
-        fail("CIFAR-10 in ", folder.string(), " has images of 32x32, this architecture takes ", size, "x", size,
-             "; choose --architecture cifar10 or another --data");
-    if (!fs::exists(folder / "data_batch_1.bin") && fs::is_directory(folder / "cifar-10-batches-bin"))
-        folder /= "cifar-10-batches-bin";
-    std::vector<std::string> paths;
-    for (int i = 1; i <= 5; ++i) paths.push_back((folder / text("data_batch_", i, ".bin")).string());
-    paths.push_back((folder / "test_batch.bin").string());
-    for (const std::string& path : paths) check_cifar_file(path);
+        fail(what, " has images of 32x32, this architecture takes ", size, "x", size, "; choose --architecture cifar10 or another --data");
+}
 
-    Dataset data{empty_set("CIFAR-10 train", 5 * cifar_records, size), empty_set("CIFAR-10 test", cifar_records, size)};
-    for (int64_t i = 0; i < 5; ++i)
-        read_cifar_file(paths[i], data.train.pixels.data() + i * cifar_records * cifar_pixels * 3);
-    read_cifar_file(paths[5], data.held_out.pixels.data());
+// The files in `folder` or in the archive's folder below it.
+Dataset load_cifar(const CifarFormat& format, fs::path folder, int64_t size) {
+    check_cifar_size(text(format.name, " in ", folder.string()), size);
+    if (!fs::exists(folder / format.train_files[0]) && fs::is_directory(folder / format.folder)) folder /= format.folder;
+    const int64_t files = int64_t(format.train_files.size()), file_bytes = format.train_records * cifar_pixels * 3;
+    const std::string test = (folder / format.test_file).string();
+    std::vector<std::string> train;
+    for (const char* name : format.train_files) train.push_back((folder / name).string());
+    for (const std::string& path : train) check_cifar_file(format, path, format.train_records);
+    check_cifar_file(format, test, format.test_records);
+
+    Dataset data{empty_set(text(format.name, " train"), files * format.train_records, size),
+                 empty_set(text(format.name, " test"), format.test_records, size)};
+    for (int64_t i = 0; i < files; ++i)
+        read_cifar_file(format, train[size_t(i)], format.train_records, data.train.pixels.data() + i * file_bytes);
+    read_cifar_file(format, test, format.test_records, data.held_out.pixels.data());
     return data;
+}
+
+Dataset load_cifar_folder(const fs::path& folder, int64_t size) {
+    const bool hundred = fs::exists(folder / cifar100.train_files[0]) ||
+                         (fs::is_directory(folder / cifar100.folder) && !fs::is_directory(folder / cifar10.folder));
+    return load_cifar(hundred ? cifar100 : cifar10, folder, size);
+}
+
+// One of the files alone; its length tells which.
+Dataset load_cifar_file(const std::string& path, int64_t size) {
+    check_cifar_size(path, size);
+    const int64_t bytes = InputFile(path).size();
+    for (const CifarFormat* format : {&cifar10, &cifar100})
+        for (const int64_t records : {format->train_records, format->test_records}) {
+            if (bytes != records * format->record()) continue;
+            ImageSet set = empty_set(text(format->name, " ", fs::path(path).filename().string()), records, size);
+            read_cifar_file(*format, path, records, set.pixels.data());
+            return {set, set};
+        }
+    fail(path, " is no file of CIFAR-10 or CIFAR-100: it has ", bytes, " bytes; CIFAR-10's have 30730000, CIFAR-100's test.bin 30740000 and "
+         "train.bin 153700000");
 }
 
 // --- CelebA: PIL's resize, to the bit: fixed-point weights, a horizontal pass rounded to 8 bits, then a vertical one.
@@ -157,10 +197,11 @@ Dataset load_dataset(const std::string& source, int64_t size, uint64_t seed) {
         return {draw_shapes("shapes", 10000, size, hash64(seed, 0)),
                 draw_shapes("shapes held out", 2000, size, hash64(seed, 1))};
     std::error_code error;
-    if (fs::is_directory(source, error)) return load_cifar(source, size);
+    if (fs::is_directory(source, error)) return load_cifar_folder(source, size);
     if (!fs::exists(source, error))
         fail("there is no file or folder ", source, " to read images from; give a folder with CIFAR-10 "
              "(`bash data/cifar10.sh`), a .npy file or the word shapes");
+    if (source.ends_with(".bin")) return load_cifar_file(source, size);
     return load_npy(source, size);
 }
 

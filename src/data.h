@@ -1,4 +1,4 @@
-// Data sets: CIFAR-10's official binary files, a .npy file of images, or the built-in shapes. Files only: batches and
+// Data sets: the official binary files of CIFAR-10 and CIFAR-100, a .npy file of images, or the built-in shapes. Files only: batches and
 // pictures are image.h's business.
 #pragma once
 #include <cstdint>
@@ -15,7 +15,9 @@ struct Dataset {
 // Reads the data set `source`, for an architecture of image side `size` (32 or 64). `source` is one of
 //   shapes         10000 images drawn from `seed` (shapes.h); held out: 2000, drawn from another seed
 //   a folder       CIFAR-10's data_batch_1.bin ... data_batch_5.bin and test_batch.bin (held out), in it or in its
-//                  subfolder cifar-10-batches-bin; size 32 only
+//                  subfolder cifar-10-batches-bin; or CIFAR-100's train.bin and test.bin (held out), in it or in its
+//                  subfolder cifar-100-binary; size 32 only
+//   a .bin file    one of these files alone, as train and held_out both
 //   a .npy file    uint8, (N, size, size, 3); or (N,218,178,3) with size 64, CelebA's aligned images, which are
 //                  prepared as the release does (prepare_celeba). Held out: the last tenth; with fewer than
 //                  1000 images none can be spared, and held_out is the whole set, as train is

@@ -46,12 +46,17 @@ void AtomicFile::write(const void* from, int64_t bytes) {
     if (bytes > 0 && std::fwrite(from, 1, wanted, file_.get()) != wanted) give_up();
 }
 
-void AtomicFile::commit() {
+void AtomicFile::rewind() {
+    if (std::fseek(file_.get(), 0, SEEK_SET) != 0) give_up();
+}
+
+void AtomicFile::commit(bool durable) {
     // The bytes must be on the disk before the name points to them: otherwise a power cut could leave an empty file.
-    if (std::fflush(file_.get()) != 0 || fsync(fileno(file_.get())) != 0) give_up();
+    if (std::fflush(file_.get()) != 0 || (durable && fsync(fileno(file_.get())) != 0)) give_up();
     if (std::fclose(file_.release()) != 0) give_up();
     if (std::rename(temporary_.c_str(), path_.c_str()) != 0) give_up();
     committed_ = true;
+    if (!durable) return;
     const std::string folder = std::filesystem::path(path_).parent_path().string();
     const int descriptor = open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY);
     if (descriptor < 0) return;  // a folder that may be written but not read: the file is there all the same
@@ -59,9 +64,15 @@ void AtomicFile::commit() {
     close(descriptor);
 }
 
+void make_folder(const std::string& path) {
+    std::error_code error;
+    std::filesystem::create_directories(path, error);
+    if (error) fail("--out: cannot make the folder ", path, ": ", error.message());
+}
+
 std::string read_file(const std::string& path) {
     InputFile input(path);
-    std::string bytes(size_t(input.size()), '\0');
+    std::string bytes(static_cast<size_t>(input.size()), '\0');
     input.read(bytes.data(), input.size());
     return bytes;
 }

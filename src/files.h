@@ -40,7 +40,11 @@ public:
     AtomicFile(const AtomicFile&) = delete;
     AtomicFile& operator=(const AtomicFile&) = delete;
     void write(const void* from, int64_t bytes);
-    void commit();
+    // Goes back to the beginning, to write over what stands there.
+    void rewind();
+    // `durable`: waits until the bytes are on the disk, some milliseconds. Without, a power cut may leave an empty file: for files by the
+    // thousand, whose reader can tell.
+    void commit(bool durable = true);
 
 private:
     [[noreturn]] void give_up() const;
@@ -49,7 +53,10 @@ private:
     bool committed_ = false;
 };
 
-// All bytes of a file.
+// Makes the folder that --out names, and those above it, where they are missing; fails where that cannot be.
+void make_folder(const std::string& path);
+
+// A whole file's bytes, by InputFile.
 std::string read_file(const std::string& path);
 
 // Writes a whole file by AtomicFile.

@@ -43,6 +43,18 @@ void gather_batch(const ImageSet& set, const std::vector<int64_t>& indices, cons
     }
 }
 
+void append_images(ImageSet& set, const ImageSet& more) {
+    CHECK(set.count == 0 || set.size == more.size);
+    set.size = more.size;
+    set.count += more.count;
+    set.pixels.insert(set.pixels.end(), more.pixels.begin(), more.pixels.end());
+}
+
+ImageSet first_images(const ImageSet& set, int64_t count) {
+    const int64_t kept = std::min(count, set.count);
+    return {kept, set.size, {set.pixels.begin(), set.pixels.begin() + kept * set.size * set.size * 3}, set.name};
+}
+
 ImageSet from_floats(const float* x, int64_t count, int64_t size) {
     ImageSet set{count, size, std::vector<uint8_t>(static_cast<size_t>(count * size * size * 3)), ""};
     const auto level = [](float v) -> uint8_t {
@@ -53,7 +65,7 @@ ImageSet from_floats(const float* x, int64_t count, int64_t size) {
     return set;
 }
 
-void write_png(const std::string& path, const uint8_t* pixels, int64_t width, int64_t height) {
+void write_png(const std::string& path, const uint8_t* pixels, int64_t width, int64_t height, bool durable) {
     const auto append = [](void* context, void* data, int bytes) {
         const char* from = static_cast<const char*>(data);
         auto& to = *static_cast<std::vector<char>*>(context);
@@ -64,7 +76,7 @@ void write_png(const std::string& path, const uint8_t* pixels, int64_t width, in
     CHECK(stbi_write_png_to_func(append, &file, w, h, 3, pixels, 3 * w));
     AtomicFile output(path);
     output.write(file.data(), static_cast<int64_t>(file.size()));
-    output.commit();
+    output.commit(durable);
 }
 
 void write_grid(const std::string& path, const std::vector<const ImageSet*>& panels, int64_t columns, int64_t scale,

@@ -21,11 +21,17 @@ const uint8_t* image_at(const ImageSet& set, int64_t index);
 // flip[b]. An empty `flip` mirrors none.
 void gather_batch(const ImageSet& set, const std::vector<int64_t>& indices, const std::vector<bool>& flip, float* out);
 
+// Adds the images of `more`, of the same side (or any, to an empty set).
+void append_images(ImageSet& set, const ImageSet& more);
+
+// The first `count` images of a set.
+ImageSet first_images(const ImageSet& set, int64_t count);
+
 // Images from x, (N,S,S,3) in [-1, 1]: clamped and rounded to the nearest of 256 levels; NaN becomes black.
 ImageSet from_floats(const float* x, int64_t count, int64_t size);
 
-// Writes pixels, (height, width, 3), as an RGB PNG, complete or not at all; one line where it cannot be written.
-void write_png(const std::string& path, const uint8_t* pixels, int64_t width, int64_t height);
+// Writes pixels, (height, width, 3), as an RGB PNG, complete or not at all; one line where it cannot be written. `durable` as in files.h.
+void write_png(const std::string& path, const uint8_t* pixels, int64_t width, int64_t height, bool durable = true);
 
 // Writes panels side by side as one PNG. A panel shows all images of its set, row by row in `columns` columns; all sets
 // have the same image side. Each pixel becomes scale x scale; white gaps of `gap` pixels (after scaling)

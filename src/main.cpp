@@ -1,8 +1,7 @@
-// The command line: train, sample, replay, bench, report, the experiments. Errors end here, as one line.
+// The command line: train, sample, export, replay, bench, report, the experiments. Errors end here, as one line.
 #include <CLI/CLI.hpp>
 
 #include <cstdio>
-#include <filesystem>
 #include <iostream>
 
 #include "checkpoint.h"
@@ -16,10 +15,9 @@
 #include "experiments/replay.h"
 #include "experiments/report.h"
 #include "experiments/revise.h"
+#include "experiments/sampling.h"
 #include "experiments/sliced_wasserstein.h"
 #include "experiments/toys.h"
-#include "npy.h"
-#include "sample.h"
 #include "train.h"
 
 namespace dualmcmc {
@@ -115,79 +113,6 @@ private:
     bool resume_ = false;
 };
 
-// ---- sample ---------------------------------------------------------------------------------------------------------------------
-
-class SampleCommand {
-public:
-    explicit SampleCommand(CLI::App& app) : command_(app.add_subcommand("sample", "images from a checkpoint: generator and EBM-revised")) {
-        command_->add_option("--model", model_, "a checkpoint, .safetensors")->required();
-        command_->add_option("--count", count_, "images")->capture_default_str();
-        command_->add_option("--out", out_, "folder for the pictures")->capture_default_str();
-        command_->add_option("--seed", seed_, "of the samples")->capture_default_str();
-        command_->add_option("--batch", batch_, "images sampled together (default: the model's sampler-batch, 100)");
-        command_->add_option("--steps-x", chain_.steps, "x-chain: steps (default: the model's sampler-steps, 70)");
-        command_->add_option("--step-size-x", chain_.step_size, "x-chain: step (default: the model's sampler-step-size, 0.4)");
-        command_->add_option("--noise-x", chain_.noise, "x-chain: noise (default: the model's sampler-noise, 0.001)");
-        command_->add_flag("--png", png_, "a folder of PNGs for each kind, instead of .npy");
-        command_->add_option("--device", device_, "as in train")->capture_default_str();
-        command_->add_option("--precision", precision_, "as in train")->capture_default_str();
-        command_->add_option("--threads", threads_, "CPU threads, 0 for all")->capture_default_str();
-    }
-    bool chosen() const { return command_->parsed(); }
-
-    int run() {
-        if (count_ < 1) fail("--count ", count_, ": must be at least 1");
-        if (seed_ < 0) fail("--seed ", seed_, ": must be at least 0");
-        std::printf("device: %s\n", select_device(device_, threads_, precision_).c_str());
-        const LoadedCheckpoint checkpoint = read_checkpoint(model_);
-        Config settings = checkpoint.config;
-        if (command_->count("--steps-x")) settings.sampler.steps = chain_.steps;
-        if (command_->count("--step-size-x")) settings.sampler.step_size = chain_.step_size;
-        if (command_->count("--noise-x")) settings.sampler.noise = chain_.noise;
-        if (command_->count("--batch")) settings.sampler_batch = batch_;
-        if (settings.sampler.steps < 0 || settings.sampler.steps > 65535) fail("--steps-x ", settings.sampler.steps, ": must be from 0 to 65535");
-        if (settings.sampler_batch < 1) fail("--batch ", settings.sampler_batch, ": must be at least 1");
-        check_config(settings);
-        Models models(settings.model, 0);
-        load_checkpoint(checkpoint.file, model_, models, false);
-        const ChainSettings& chain = settings.sampler;
-        std::printf("%lld images in batches of %lld (batch norm on each batch's statistics); x-chain: %lld steps of %g, noise %g, temperature %.3g\n",
-                    (long long)count_, (long long)settings.sampler_batch, (long long)chain.steps, double(chain.step_size),
-                    double(chain.noise), double(chain.temperature()));
-        std::error_code error;
-        std::filesystem::create_directories(out_, error);
-        if (error) fail("--out: cannot make the folder ", out_, ": ", error.message());
-        const Samples samples = draw_samples(models, count_, settings.sampler_batch, settings.step.start_x, chain, uint64_t(seed_),
-                                             [&](int64_t done) { std::fprintf(stderr, "%lld/%lld\n", (long long)done, (long long)count_); });
-        const ImageSet generator = first_images(samples.generated, 100), revised = first_images(samples.revised, 100);
-        write_grid(out_ + "/samples.png", {&generator, &revised}, 10, 64 / generator.size);
-        write(samples.generated, "generator");
-        write(samples.revised, "revised");
-        std::printf("%s/samples.png: generator left, EBM-revised right; all images in %s/generator%s and %s/revised%s\n", out_.c_str(),
-                    out_.c_str(), png_ ? "/" : ".npy", out_.c_str(), png_ ? "/" : ".npy");
-        return 0;
-    }
-
-private:
-    void write(const ImageSet& set, const std::string& name) const {
-        if (!png_) return write_npy(out_ + "/" + name + ".npy", {set.count, set.size, set.size, 3}, set.pixels.data());
-        const std::string folder = out_ + "/" + name;
-        std::filesystem::create_directories(folder);
-        for (int64_t i = 0; i < set.count; ++i) {
-            char file[32];
-            std::snprintf(file, sizeof file, "/%06lld.png", (long long)i);
-            write_png(folder + file, image_at(set, i), set.size, set.size);
-        }
-    }
-
-    CLI::App* command_;
-    std::string model_, out_ = "samples", device_ = "auto", precision_ = "auto";
-    int64_t count_ = 100, seed_ = 1, batch_ = 100;
-    int threads_ = 0;
-    bool png_ = false;
-    ChainSettings chain_{};
-};
-
 // ---- replay ---------------------------------------------------------------------------------------------------------------------
 
 class ReplayCommand {
@@ -231,6 +156,7 @@ int run(int argc, char** argv) {
     app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     TrainCommand train_command(app);
     SampleCommand sample_command(app);
+    ExportCommand export_command(app);
     ReplayCommand replay_command(app);
     ToysCommand toys_command(app);
     BenchCommand bench_command(app);
@@ -252,6 +178,7 @@ int run(int argc, char** argv) {
         fail(error.what(), " ('dualmcmc ", app.get_subcommands().empty() ? "" : app.get_subcommands()[0]->get_name() + " ", "--help' lists what there is)");
     }
     if (sample_command.chosen()) return sample_command.run();
+    if (export_command.chosen()) return export_command.run();
     if (toys_command.chosen()) return toys_command.run();
     if (bench_command.chosen()) return bench_command.run();
     if (report_command.chosen()) return report_command.run();

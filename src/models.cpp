@@ -104,7 +104,7 @@ GeneratorBlock::GeneratorBlock(State& state, const std::string& name, int64_t in
 
 Var GeneratorBlock::operator()(const Var& x) const {
     const Var h = conv1(upsample2(norm1.relu(x)));
-    return add(conv2(norm2.relu(h)), upsample2(shortcut(x)));
+    return conv2(norm2.relu(h), upsample2(shortcut(x)));
 }
 
 Generator::Generator(const ModelSettings& settings, uint64_t seed) : state(seed, 1) {
@@ -129,6 +129,17 @@ Var Generator::operator()(const Var& z) const {
     Var h = linear_[0](z);
     for (const GeneratorBlock& block : blocks_) h = block(h);
     return tanh(last_conv_[0](last_norm_[0].relu(h)));
+}
+
+std::vector<std::pair<BatchNorm*, int64_t>> Generator::norms() {
+    std::vector<std::pair<BatchNorm*, int64_t>> out;
+    int64_t side = 4;
+    for (GeneratorBlock& block : blocks_) {
+        out.emplace_back(&block.norm1, side);
+        out.emplace_back(&block.norm2, side *= 2);
+    }
+    for (BatchNorm& norm : last_norm_) out.emplace_back(&norm, side);
+    return out;
 }
 
 // ---- encoder --------------------------------------------------------------------------------------------------------------------

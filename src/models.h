@@ -67,6 +67,8 @@ class Generator {
 public:
     Generator(const ModelSettings& settings, uint64_t seed);
     Var operator()(const Var& z) const;
+    // Its batch norms, with the side of the images that each sees.
+    std::vector<std::pair<BatchNorm*, int64_t>> norms();
 
     State state;
 

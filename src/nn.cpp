@@ -172,6 +172,11 @@ BatchNorm::BatchNorm(State& state, const std::string& name, int64_t channels)
     state.buffer(name + ".num_batches_tracked", Layout::plain({1}), 0);  // in the release's files; with a fixed momentum nobody reads it
 }
 
+Var BatchNorm::relu(const Var& x) const {
+    if (fixed) return fixed_norm_relu(x, weight.value(), bias.value(), running_mean, running_var);
+    return batch_norm_relu(x, weight, bias, running_mean, running_var, momentum);
+}
+
 // ---- optimiser ------------------------------------------------------------------------------------------------------------------
 
 void adam_step(State& state, const AdamSettings& s, int64_t step) {

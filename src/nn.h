@@ -74,7 +74,8 @@ private:
 // Weights Xavier normal, std = sqrt(2 / (fan_in + fan_out)); biases uniform ±1/sqrt(fan_in).
 struct Conv {
     Conv(State& state, const std::string& name, int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t padding, bool with_bias);
-    Var operator()(const Var& x) const { return conv2d(x, weight, bias, {.stride = stride, .padding = padding}); }
+    // `skip`, where given, is added to the result.
+    Var operator()(const Var& x, const Var& skip = {}) const { return conv2d(x, weight, bias, {.stride = stride, .padding = padding, .skip = skip}); }
     Var weight, bias;
     int64_t stride, padding;
 };
@@ -108,9 +109,12 @@ struct LinearToImage {
 // Weight N(0, 1), bias 0.
 struct BatchNorm {
     BatchNorm(State& state, const std::string& name, int64_t channels);
-    Var relu(const Var& x) const { return batch_norm_relu(x, weight, bias, running_mean, running_var); }  // of the normalised x
+    // Of x, normalised by the batch's statistics, or by the running ones where they are `fixed`.
+    Var relu(const Var& x) const;
     Var weight, bias;
     Tensor running_mean, running_var;
+    float momentum = 0.1f;
+    bool fixed = false;
 };
 
 // ---- optimiser -----------------------------------------------------------------------------------------------------------------

@@ -73,17 +73,47 @@ NpyImages::NpyImages(const std::string& path) : input_(path) {
 
 void NpyImages::read_next(uint8_t* image) { input_.read(image, height * width * 3); }
 
-void write_npy(const std::string& path, const std::vector<int64_t>& shape, const uint8_t* values) {
+namespace {
+
+// Magic, version, length and dictionary: 128 bytes for the shapes of images.
+std::string make_header(const std::vector<int64_t>& shape) {
     std::string sides;
-    int64_t bytes = 1;
-    for (int64_t side : shape) sides += text(side, ", "), bytes *= side;
+    for (int64_t side : shape) sides += text(side, ", ");
     std::string header = "{'descr': '|u1', 'fortran_order': False, 'shape': (" + sides + "), }";
     header.resize((10 + header.size() + 1 + 63) / 64 * 64 - 10, ' ');  // the data begin at a multiple of 64
     header.back() = '\n';
-    const unsigned char low = header.size() & 255, high = static_cast<unsigned char>(header.size() >> 8);
-    const unsigned char start[10] = {0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, low, high};
+    const char low = static_cast<char>(header.size() & 255), high = static_cast<char>(header.size() >> 8);
+    return std::string({'\x93', 'N', 'U', 'M', 'P', 'Y', 1, 0, low, high}) + header;
+}
+
+}  // namespace
+
+// The header says how many images there are: its place is kept free until that is known.
+NpyWriter::NpyWriter(const std::string& path) : output_(path) {
+    const std::string header = make_header({0, 0, 0, 3});
+    output_.write(header.data(), static_cast<int64_t>(header.size()));
+}
+
+void NpyWriter::write(const uint8_t* images, int64_t count, int64_t size) {
+    CHECK(count_ == 0 || size == size_);
+    size_ = size;
+    count_ += count;
+    output_.write(images, count * size * size * 3);
+}
+
+void NpyWriter::commit() {
+    const std::string header = make_header({count_, size_, size_, 3});
+    CHECK_EQ(header.size(), make_header({0, 0, 0, 3}).size());
+    output_.rewind();
+    output_.write(header.data(), static_cast<int64_t>(header.size()));
+    output_.commit();
+}
+
+void write_npy(const std::string& path, const std::vector<int64_t>& shape, const uint8_t* values) {
+    const std::string header = make_header(shape);
+    int64_t bytes = 1;
+    for (int64_t side : shape) bytes *= side;
     AtomicFile output(path);
-    output.write(start, sizeof start);
     output.write(header.data(), static_cast<int64_t>(header.size()));
     output.write(values, bytes);
     output.commit();

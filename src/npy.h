@@ -22,6 +22,19 @@ private:
     InputFile input_;
 };
 
+// Writes such a file image by image: images must not all be held at once. It appears with commit(), complete or not at all.
+class NpyWriter {
+public:
+    explicit NpyWriter(const std::string& path);
+    // Adds `count` images of side `size`, (count, size, size, 3); the side is the same every time.
+    void write(const uint8_t* images, int64_t count, int64_t size);
+    void commit();
+
+private:
+    AtomicFile output_;
+    int64_t count_ = 0, size_ = 0;
+};
+
 // Writes a uint8 array of any shape in C order, complete or not at all.
 void write_npy(const std::string& path, const std::vector<int64_t>& shape, const uint8_t* values);
 

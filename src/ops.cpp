@@ -256,7 +256,7 @@ Var linear(const Var& x, const Var& w, const Var& bias) {
 namespace {
 
 Var batch_norm_leaky_relu(const Var& x, const Var& weight, const Var& bias, const Tensor& running_mean, const Tensor& running_var,
-                          float slope) {
+                          float momentum, float slope) {
     const int64_t channels = x.shape().back(), rows = x.value().size() / channels;
     CHECK_EQ(weight.value().size(), channels);
     CHECK_EQ(bias.value().size(), channels);
@@ -264,7 +264,7 @@ Var batch_norm_leaky_relu(const Var& x, const Var& weight, const Var& bias, cons
     CHECK_EQ(running_var.size(), channels);
     Tensor y(x.shape()), mean({channels}), rstd({channels});
     backend().batch_norm(y.data(), mean.data(), rstd.data(), running_mean.data(), running_var.data(), x.value().data(),
-                         weight.value().data(), bias.value().data(), 1e-5f, 0.1f, slope, rows, channels);
+                         weight.value().data(), bias.value().data(), 1e-5f, momentum, slope, rows, channels);
     return record(y, {x, weight, bias}, [=](const Tensor& dy) {
         Tensor dx(x.shape()), dweight({channels}), dbias({channels});
         backend().batch_norm_backward(dx.data(), dweight.data(), dbias.data(), mean.data(), rstd.data(), x.value().data(),
@@ -278,11 +278,24 @@ Var batch_norm_leaky_relu(const Var& x, const Var& weight, const Var& bias, cons
 }  // namespace
 
 Var batch_norm(const Var& x, const Var& weight, const Var& bias, const Tensor& running_mean, const Tensor& running_var) {
-    return batch_norm_leaky_relu(x, weight, bias, running_mean, running_var, 1);
+    return batch_norm_leaky_relu(x, weight, bias, running_mean, running_var, 0.1f, 1);
 }
 
-Var batch_norm_relu(const Var& x, const Var& weight, const Var& bias, const Tensor& running_mean, const Tensor& running_var) {
-    return batch_norm_leaky_relu(x, weight, bias, running_mean, running_var, 0);
+Var batch_norm_relu(const Var& x, const Var& weight, const Var& bias, const Tensor& running_mean, const Tensor& running_var,
+                    float momentum) {
+    return batch_norm_leaky_relu(x, weight, bias, running_mean, running_var, momentum, 0);
+}
+
+Var fixed_norm_relu(const Var& x, const Tensor& weight, const Tensor& bias, const Tensor& mean, const Tensor& var) {
+    const int64_t channels = x.shape().back(), rows = x.value().size() / channels;
+    for (const Tensor& tensor : {weight, bias, mean, var}) CHECK_EQ(tensor.size(), channels);
+    Tensor y(x.shape());
+    backend().fixed_norm(y.data(), x.value().data(), mean.data(), var.data(), weight.data(), bias.data(), 1e-5f, 0, rows, channels);
+    return record(y, {x}, [=](const Tensor& dy) {
+        Tensor dx(x.shape());
+        backend().fixed_norm_backward(dx.data(), y.data(), dy.data(), var.data(), weight.data(), 1e-5f, 0, rows, channels);
+        x.accumulate(dx);
+    });
 }
 
 Var spectral_norm(const Var& w, const Tensor& u, const Tensor& v) {

@@ -44,9 +44,14 @@ Var conv2d(const Var& x, const Var& w, const Var& bias, const ConvOptions& optio
 // x (B, in), w (in, out), bias (out) or undefined -> (B, out)
 Var linear(const Var& x, const Var& w, const Var& bias);
 // Normalises each channel over batch and pixels by the batch's statistics (always: paper.md, section 5), eps 1e-5; the running
-// statistics (C) are updated in place with momentum 0.1. Under NoTape too. batch_norm_relu does a ReLU in the same pass over memory.
+// statistics (C) are updated in place with momentum 0.1, or another. Under NoTape too. batch_norm_relu does a ReLU in the same pass
+// over memory.
 Var batch_norm(const Var& x, const Var& weight, const Var& bias, const Tensor& running_mean, const Tensor& running_var);
-Var batch_norm_relu(const Var& x, const Var& weight, const Var& bias, const Tensor& running_mean, const Tensor& running_var);
+Var batch_norm_relu(const Var& x, const Var& weight, const Var& bias, const Tensor& running_mean, const Tensor& running_var,
+                    float momentum = 0.1f);
+// max(0, (x - mean) / sqrt(var + 1e-5) weight + bias), each channel by the statistics given (C). For trained networks that are looked at:
+// all but x is constant for the gradient.
+Var fixed_norm_relu(const Var& x, const Tensor& weight, const Tensor& bias, const Tensor& mean, const Tensor& var);
 // One power iteration on (u, v), in place, then W / σ with σ = uᵀWv. W is any weight with `out` innermost, taken as the matrix
 // (rest, out); u (out), v (rest). u and v are constants for the gradient, σ is not (Miyato et al. 2018, as torch.nn.utils).
 Var spectral_norm(const Var& w, const Tensor& u, const Tensor& v);

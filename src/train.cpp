@@ -1,7 +1,6 @@
 // The loop round dual_mcmc_step.
 #include "train.h"
 
-#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +14,7 @@
 #include "checkpoint.h"
 #include "data.h"
 #include "files.h"
+#include "progress.h"
 #include "sample.h"
 
 namespace dualmcmc {
@@ -27,36 +27,10 @@ constexpr int64_t max_returns = 5;        // divergences in a row, without a new
 constexpr int64_t distance_images = 512;  // images on each side of a sliced Wasserstein distance; fewer for batches below 32, see look()
 constexpr int64_t picture_images = 64;    // in each panel of a grid
 
-volatile sig_atomic_t interrupted = 0;
-void on_signal(int) { interrupted = 1; }
-
-// SIGINT and SIGTERM only raise a flag while one lives.
-struct SignalGuard {
-    struct sigaction before_int, before_term;
-    SignalGuard() {
-        interrupted = 0;
-        struct sigaction action = {};
-        action.sa_handler = on_signal;
-        action.sa_flags = int(SA_RESETHAND);  // a second Ctrl-C ends the program at once
-        sigaction(SIGINT, &action, &before_int);
-        sigaction(SIGTERM, &action, &before_term);
-    }
-    ~SignalGuard() {
-        sigaction(SIGINT, &before_int, nullptr);
-        sigaction(SIGTERM, &before_term, nullptr);
-    }
-};
-
 std::string numbered(const std::string& folder, int64_t iteration, const std::string& ending) {
     char name[64];
     std::snprintf(name, sizeof name, "iteration-%06lld", static_cast<long long>(iteration));
     return folder + "/" + name + ending;
-}
-
-void make_folder(const std::string& path) {
-    std::error_code error;
-    fs::create_directories(path, error);
-    if (error) fail("--out: cannot make the folder ", path, ": ", error.message());
 }
 
 std::vector<std::string> checkpoints_in(const std::string& out) {
@@ -137,19 +111,13 @@ private:
     std::string path_;
 };
 
-std::string duration(double seconds) {
-    const long long whole = std::llround(std::max(0.0, seconds));
-    char text[32];
-    if (whole >= 3600) std::snprintf(text, sizeof text, "%lldh%02lldm", whole / 3600, whole / 60 % 60);
-    else std::snprintf(text, sizeof text, "%lldm%02llds", whole / 60, whole % 60);
-    return text;
-}
-
 // One line that is drawn anew on a terminal, or a line now and then elsewhere.
 class Progress {
 public:
-    Progress(int64_t total, int64_t every, double minutes)
-        : terminal_(isatty(STDOUT_FILENO)), total_(total), every_(every), seconds_left_(minutes > 0 ? 60 * minutes : INFINITY) {}
+    // `temperature`: of the x-chain, on whose scale the energies are.
+    Progress(int64_t total, int64_t every, double minutes, double temperature)
+        : terminal_(isatty(STDOUT_FILENO)), total_(total), every_(every), seconds_left_(minutes > 0 ? 60 * minutes : INFINITY),
+          temperature_(temperature) {}
 
     void show(int64_t iteration, int64_t epoch, const Metrics& m) {
         average_ = average_ == 0 ? m.wall : 0.9 * average_ + 0.1 * m.wall;
@@ -157,9 +125,9 @@ public:
         const double left = std::min(average_ * double(total_ - iteration), seconds_left_ - seconds);
         if (!terminal_ && iteration % every_ != 0 && iteration != total_) return;
         const double all = std::max(1e-9, m.seconds.total());
-        char line[256], mse[32] = "", gap[40] = "";
+        char line[256], mse[32] = "", gap[64] = "";
         if (m.mse) std::snprintf(mse, sizeof mse, "  mse %.4f", *m.mse);
-        if (m.gap) std::snprintf(gap, sizeof gap, "  energy gap %+.3g", *m.gap);
+        if (m.gap) std::snprintf(gap, sizeof gap, "  energy gap %+.3g (T %.3g)", *m.gap, temperature_);
         std::snprintf(line, sizeof line, "%lld/%lld  epoch %lld  %.2f s/it  ETA %s%s%s  x-chain %.0f%% z-chain %.0f%% updates %.0f%%",
                       static_cast<long long>(iteration), static_cast<long long>(total_), static_cast<long long>(epoch), average_,
                       duration(left).c_str(), mse, gap, 100 * m.seconds.chain_x / all, 100 * m.seconds.chain_z / all,
@@ -179,7 +147,7 @@ public:
 private:
     bool terminal_, open_ = false;
     int64_t total_, every_;
-    double average_ = 0, seconds_left_;
+    double average_ = 0, seconds_left_, temperature_;
     std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
 };
 
@@ -219,7 +187,8 @@ int64_t batches(const Config& config, const Dataset& data) {
 Run::Run(const Config& config, const std::optional<LoadedCheckpoint>& resume, const TrainingHooks& hooks)
     : config_(config), hooks_(hooks), data_(load_dataset(config.data, config.model.image_size(), uint64_t(config.seed))),
       models_(config.model, uint64_t(config.seed)), batches_per_epoch_(batches(config, data_)),
-      total_(config.iterations > 0 ? config.iterations : config.epochs * batches_per_epoch_), progress_(total_, config.log_every, config.minutes) {
+      total_(config.iterations > 0 ? config.iterations : config.epochs * batches_per_epoch_),
+      progress_(total_, config.log_every, config.minutes, double(config.step.chain_x.temperature())) {
     if (resume) {
         load_checkpoint(resume->file, resume->path, models_, true);
         start_ = last_checkpoint_ = resume->iteration;
@@ -255,7 +224,7 @@ Tensor Run::batch(int64_t iteration) {
 
 StepSettings Run::settings_at(int64_t epoch) const {
     StepSettings s = config_.step;
-    const float decay = float(std::pow(config_.lr_decay, double(epoch)));
+    const float decay = float(std::pow(config_.lr_decay, double(epoch)) * std::pow(config_.return_lr_factor, double(returns_)));
     for (AdamSettings* adam : {&s.adam_generator, &s.adam_ebm, &s.adam_encoder}) adam->learning_rate *= decay;
     return s;
 }
@@ -306,7 +275,8 @@ void Run::checkpoint(int64_t iteration) {
 
 // From a divergence to the last good checkpoint and a fresh noise stream. Returns the iteration to go on from.
 int64_t Run::go_back(int64_t iteration, const Metrics& m) {
-    const std::string reason = text("iteration ", iteration, ": diverged (energy gap ", m.gap.value_or(0), ", mse ", m.mse.value_or(0), ", guard ", config_.guard, ")");
+    const std::string reason = text("iteration ", iteration, ": diverged (energy gap ", m.gap.value_or(0), " at temperature ",
+                                    config_.step.chain_x.temperature(), ", mse ", m.mse.value_or(0), ", guard ", config_.guard, ")");
     if (++returns_in_a_row_ > max_returns)
         throw Diverged(text(reason, " for the ", returns_in_a_row_,
                             "th time since the last good checkpoint; lower the learning rates or --step-size-x, then --resume"));
@@ -314,12 +284,14 @@ int64_t Run::go_back(int64_t iteration, const Metrics& m) {
     load_checkpoint(read_checkpoint(path).file, path, models_, true);
     ++returns_;
     metrics_->rewind(last_checkpoint_);
-    progress_.say(text(reason, "; back to ", path, " with fresh noise (return ", returns_in_a_row_, " of ", max_returns, ")"));
+    const double factor = std::pow(config_.return_lr_factor, double(returns_));
+    progress_.say(text(reason, "; back to ", path, " with fresh noise", factor < 1 ? text(" and ", factor, " of the learning rates") : "",
+                       " (return ", returns_in_a_row_, " of ", max_returns, ")"));
     return last_checkpoint_;
 }
 
 bool Run::go() {
-    SignalGuard signals;
+    const SignalGuard signals;
     const auto began = std::chrono::steady_clock::now();
     auto minutes = [began] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() / 60; };
     if (start_ >= total_) {
@@ -344,7 +316,8 @@ bool Run::go() {
 
         const bool timed_out = config_.minutes > 0 && minutes() >= config_.minutes;
         const bool last = iteration == total_ || timed_out;
-        const bool stopping = interrupted && !last;  // asked once: a signal that comes later stops the next iteration, which is then saved
+        // Asked once: a signal that comes later stops the next iteration, which is then saved.
+        const bool stopping = signals.interrupted() && !last;
         const bool due = last || stopping || iteration % config_.checkpoint_every == 0;
         if (!metrics.good(config_.guard) || (due && !parameters_finite())) {
             iteration = go_back(iteration, metrics);

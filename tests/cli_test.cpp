@@ -77,7 +77,7 @@ protected:
 };
 
 TEST_F(CommandLine, HelpSucceeds) {
-    for (const char* command : {"--help", "train --help", "sample --help", "replay --help", "bench --help"}) {
+    for (const char* command : {"--help", "train --help", "sample --help", "export --help", "replay --help", "bench --help"}) {
         const Outcome result = expect_runs(command);
         EXPECT_GT(result.out.size(), 100u) << command;
     }
@@ -100,6 +100,11 @@ TEST_F(CommandLine, RefusesWhatMakesNoSense) {
     expect_refused("train --preset demo --batch 20000", {"--batch 20000", "10000 images"});
     expect_refused("train --preset demo --noise-x 0", {"--noise-x 0"});
     expect_refused("train --preset demo --sigma nan", {"--sigma"});
+    expect_refused("train --preset demo --return-lr-factor 1.5", {"--return-lr-factor 1.5"});
+    expect_refused("train --preset demo --return-lr-factor 0", {"--return-lr-factor 0"});
+    expect_refused("export", {"--data"});
+    expect_refused("export --data missing", {"missing"});
+    expect_refused("export --data shapes --count 20000", {"--count 20000", "10000 images"});
     expect_refused("train --preset demo --width-generator 0", {"--width-generator 0"});
     expect_refused("train --preset demo --architecture imagenet", {"imagenet", "celeba64"});
     expect_refused("train --preset celeba64 --data x.npy --width-ebm 40", {"--width-ebm 40", "16"});
@@ -272,17 +277,42 @@ TEST_F(CommandLine, ToysMakeATableAndAPicture) {
 
 TEST_F(CommandLine, SamplesAsArraysAndPictures) {
     const std::string model = tiny_model();
-    expect_runs("sample --model " + model + " --count 5 --batch 4 --out arrays --steps-x 2");
+    expect_runs("sample --model " + model + " --count 5 --batch 4 --out arrays --steps-x 2 --npy");
     for (const char* name : {"arrays/generator.npy", "arrays/revised.npy"}) {
         NpyImages images(in(name));
         EXPECT_EQ(images.count, 5);
         EXPECT_EQ(images.height, 32);
     }
     EXPECT_TRUE(fs::exists(in("arrays/samples.png")));
-    expect_runs("sample --model " + model + " --count 3 --batch 4 --out pictures --png");
+    expect_runs("sample --model " + model + " --count 3 --batch 4 --out pictures");
     EXPECT_TRUE(fs::exists(in("pictures/revised/000002.png")));
     EXPECT_FALSE(fs::exists(in("pictures/revised/000003.png")));
     expect_refused("sample --model " + model + " --count 0", {"--count 0"});
+    expect_refused("sample --model " + model + " --kind all", {"--kind", "all"});
+    expect_refused("sample --model " + model + " --data missing", {"missing"});
+}
+
+// The images that are there when the disk is full stay, and the same command goes on.
+TEST_F(CommandLine, FullDiskKeepsTheSamplesThatAreWhole) {
+    const std::string sample = "sample --model " + tiny_model() + " --count 6 --batch 2 --steps-x 1 --kind generator --out pictures";
+    expect_refused(sample, {"cannot write", "pictures/generator/00000", "0 of 6 images are whole", "goes on"}, "ulimit -f 1; trap '' XFSZ;");
+    for (const auto& entry : fs::recursive_directory_iterator(in("pictures"))) EXPECT_NE(entry.path().extension(), ".tmp") << entry.path();
+    expect_runs(sample);
+    fs::remove(in("pictures/generator/000004.png"));
+    EXPECT_NE(expect_runs(sample).out.find("4 of 6 images are there already"), std::string::npos);
+}
+
+TEST_F(CommandLine, InterruptKeepsTheSamplesThatAreWhole) {
+    const std::string sample = "sample --model " + tiny_model() + " --batch 50 --steps-x 1 --kind generator --out pictures --count ";
+    run("", "timeout --foreground --preserve-status -s INT 3 env OMP_NUM_THREADS=1 '" + program_ + "' " + sample +
+                "100000000 >run.txt 2>&1; code=$?; test $code = 130 && touch stopped;");
+    const std::string said = contents(in("run.txt"));
+    EXPECT_TRUE(fs::exists(in("stopped"))) << said;
+    EXPECT_NE(said.find("of 100000000 images are in pictures; the same command goes on"), std::string::npos) << said;
+    const auto there = std::distance(fs::directory_iterator(in("pictures/generator")), fs::directory_iterator());
+    EXPECT_GT(there, 0);
+    EXPECT_NE(expect_runs(sample + std::to_string(there + 1)).out.find(std::to_string(there) + " of"), std::string::npos);
+    EXPECT_TRUE(fs::exists(in("pictures/samples.png")));
 }
 
 TEST_F(CommandLine, ReplayExitCodes) {

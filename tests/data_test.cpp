@@ -122,6 +122,56 @@ TEST(Cifar, NoDataAtAll) {
     expect_failure([&] { load_dataset("", 32, 1); }, {"no file or folder"});
 }
 
+// CIFAR-100: two label bytes a record, one file of 50000 images and one of 10000.
+TEST(Cifar100, EveryImageAtItsPlace) {
+    const std::string above = temporary_path("cifar100"), folder = above + "/cifar-100-binary";
+    fs::create_directories(folder);
+    const auto make = [&](const std::string& name, int64_t records, int64_t record, int seed) {
+        write_bytes(folder + "/" + name, "");
+        fs::resize_file(folder + "/" + name, uintmax_t(records * 3074));
+        std::fstream stream(folder + "/" + name, std::ios::in | std::ios::out | std::ios::binary);
+        stream.seekp(record * 3074);
+        stream.put(19).put(99);
+        for (int64_t i = 0; i < 3072; ++i) stream.put(static_cast<char>(forged_byte(seed, i)));
+    };
+    make("train.bin", 50000, 49999, 21);
+    make("test.bin", 10000, 3, 34);
+    for (const std::string& source : {folder, above}) {
+        const Dataset data = load_dataset(source, 32, 1);
+        ASSERT_EQ(data.train.count, 50000);
+        ASSERT_EQ(data.held_out.count, 10000);
+        EXPECT_EQ(data.held_out.name, "CIFAR-100 test");
+        expect_forged(data.train, 49999, 21);
+        expect_forged(data.held_out, 3, 34);
+    }
+    const Dataset alone = load_dataset(folder + "/test.bin", 32, 1);
+    EXPECT_EQ(alone.train.count, 10000);
+    expect_forged(alone.train, 3, 34);
+    const auto damage = [&](int64_t place, char value) {
+        std::fstream(folder + "/test.bin", std::ios::in | std::ios::out | std::ios::binary).seekp(place).put(value);
+    };
+    damage(5 * 3074, 20);
+    expect_failure([&] { load_dataset(folder, 32, 1); }, {"CIFAR-100 file " + folder + "/test.bin", "record 5 has the label 20"});
+    damage(5 * 3074, 0);
+    damage(7 * 3074 + 1, 100);
+    expect_failure([&] { load_dataset(folder + "/test.bin", 32, 1); }, {folder + "/test.bin", "record 7 has the label 100"});
+    fs::resize_file(folder + "/test.bin", 3074 * 10000 - 1);
+    expect_failure([&] { load_dataset(folder, 32, 1); }, {folder + "/test.bin", "truncated", "30740000", "cifar-100-binary.tar.gz"});
+    expect_failure([&] { load_dataset(folder + "/test.bin", 32, 1); }, {folder + "/test.bin", "30739999 bytes", "30740000"});
+    fs::remove(folder + "/test.bin");
+    expect_failure([&] { load_dataset(above, 32, 1); }, {folder + "/test.bin", "is missing"});
+    expect_failure([&] { load_dataset(folder, 64, 1); }, {folder, "32x32", "64x64"});
+    fs::remove_all(above);
+}
+
+TEST_F(ForgedCifar, OneFileAlone) {
+    forge("data_batch_4", 6, 15);
+    const Dataset data = load_dataset(file("data_batch_4"), 32, 1);
+    EXPECT_EQ(data.train.count, 10000);
+    EXPECT_EQ(data.train.name, "CIFAR-10 data_batch_4.bin");
+    expect_forged(data.train, 6, 15);
+}
+
 // Facts about the real data that everybody publishes: the channel means, and the first pixels of two known images.
 TEST(Cifar, RealFiles) {
     const char* folder = std::getenv("CIFAR10_DIR");

@@ -15,9 +15,11 @@
 #include "data.h"
 #include "experiments/interpolate.h"
 #include "experiments/report.h"
+#include "experiments/sliced_wasserstein.h"
 #include "experiments/statistics.h"
 #include "file_helpers.h"
 #include "npy.h"
+#include "png_helpers.h"
 #include "shapes.h"
 #include "train.h"
 
@@ -509,6 +511,153 @@ TEST_F(Experiments, LongrunMixingFollowsFromItsTrace) {
     EXPECT_TRUE(fs::exists(in("far/longrun.png")));
 }
 
+// ---- samples and data as folders -----------------------------------------------------------------------------------------------------
+
+std::vector<Picture> pictures_in(const std::string& folder) {
+    std::vector<Picture> out;
+    for (int i = 0;; ++i) {
+        char name[16];
+        std::snprintf(name, sizeof name, "/%06d.png", i);
+        if (!fs::exists(folder + name)) break;
+        out.push_back(decode(folder + name));
+    }
+    EXPECT_EQ(std::distance(fs::directory_iterator(folder), fs::directory_iterator()), long(out.size())) << folder;
+    return out;
+}
+
+// The images are g(z) of the moving average, drawn here; a folder that is gone on from, in the middle of a batch, is that of one go.
+TEST_F(Experiments, SamplesAreTheAveragedGeneratorsInAnyNumberOfGos) {
+    expect_says(experiment("sample --count 7 --seed 4 --out " + in("samples")),
+                {"moving average (ema 0.99)", "seed 4", "batches of 4", "batch norm on each batch's statistics", "temperature", "7 images"});
+    expect_says(experiment("sample --count 11 --seed 4 --out " + in("samples")), {"7 of 11 images are there already", "generator: 11 images"});
+    const std::string said = experiment("sample --count 11 --seed 4 --out " + in("at_once"));
+    for (const char* kind : {"generator", "revised"})
+        for (const auto& entry : fs::directory_iterator(in("at_once/") + kind))
+            EXPECT_EQ(read_bytes(entry.path().string()), read_bytes(in("samples/") + kind + "/" + entry.path().filename().string()));
+    const std::vector<Picture> found = pictures_in(in("at_once/generator")), revised = pictures_in(in("at_once/revised"));
+    ASSERT_EQ(found.size(), 11u);
+    ASSERT_EQ(revised.size(), 11u);
+    EXPECT_NE(found[0].pixels, revised[0].pixels);
+
+    const LoadedCheckpoint checkpoint = read_checkpoint(model());
+    for (const bool averaged : {true, false}) {
+        Models models(checkpoint.config.model, 0);
+        load_state(checkpoint.file, model(), "netG.", models.generator.state);
+        for (StateEntry& entry : models.generator.state.entries())
+            if (averaged && entry.trained)
+                entry.value.value().copy_from_host(stored_values(checkpoint.file, model(), "ema.netG." + entry.name, entry.layout));
+        std::vector<std::vector<uint8_t>> expected;
+        for (uint64_t batch = 0; batch < 3; ++batch) {
+            NoTape no_tape;
+            const std::vector<float> x =
+                models.generator(Var(Tensor::normal({4, 3}, random_key(4, Stream::sample_prior, batch << 16)))).value().to_host();
+            const ImageSet images = from_floats(x.data(), 4, 32);
+            for (int64_t i = 0; i < 4; ++i) expected.emplace_back(image_at(images, i), image_at(images, i) + 3072);
+        }
+        size_t equal = 0;
+        for (size_t i = 0; i < found.size(); ++i) equal += found[i].pixels == expected[i];
+        EXPECT_EQ(equal, averaged ? found.size() : 0u) << averaged;
+    }
+
+    // The distances printed are those of the pictures.
+    const ImageSet real = load_dataset(in("images.npy"), 32, 0).held_out;
+    for (const auto& [name, pictures] : {std::pair("generator", &found), std::pair("EBM-revised", &revised)}) {
+        ImageSet set{11, 32, {}, name};
+        for (const Picture& picture : *pictures) set.pixels.insert(set.pixels.end(), picture.pixels.begin(), picture.pixels.end());
+        char number[48];
+        std::snprintf(number, sizeof number, "%s %.1f", name, sliced_wasserstein(set, first_images(real, 11), 4).mean);
+        expect_says(said, {"(x 1e3, 11 images against images.npy", number});
+    }
+    // As arrays, the same.
+    experiment("sample --count 11 --seed 4 --npy --kind generator --out " + in("arrays"));
+    NpyImages array(in("arrays/generator.npy"));
+    ASSERT_EQ(array.count, 11);
+    std::vector<uint8_t> image(3072);
+    for (const Picture& picture : found) {
+        array.read_next(image.data());
+        EXPECT_EQ(image, picture.pixels);
+    }
+}
+
+TEST_F(Experiments, SamplesOfOneKindAndNoMixtures) {
+    const std::string sample = "sample --out " + in("kinds"), with_model = " --model " + model();
+    experiment(sample + " --count 5 --kind generator");
+    EXPECT_FALSE(fs::exists(in("kinds/revised")));
+    expect_refused(sample + " --count 4 --kind generator" + with_model, {"kinds/generator", "000004.png", "4 images"});
+    expect_refused(sample + " --count 5 --kind generator --seed 2" + with_model, {in("kinds"), "other settings", "samples.txt"});
+    expect_refused(sample + " --count 5 --batch-norm running" + with_model, {"other settings"});
+    EXPECT_EQ(pictures_in(in("kinds/generator")).size(), 5u);
+    experiment(sample + " --count 5 --kind revised");
+    EXPECT_EQ(pictures_in(in("kinds/revised")).size(), 5u);
+    fs::remove(in("kinds/samples.txt"));
+    expect_refused(sample + " --count 5" + with_model, {"kinds/generator", "no samples.txt"});
+    // A model whose data is elsewhere now can be sampled all the same.
+    const fs::path data = in("images.npy"), away = in("away.npy");
+    fs::rename(data, away);
+    expect_says(experiment("sample --count 2 --out " + in("alone")), {"no sliced Wasserstein distance: ", "images.npy", "2 images"});
+    fs::rename(away, data);
+}
+
+TEST_F(Experiments, ExportsADataSet) {
+    EXPECT_EQ(run("export --data " + in("images.npy") + " --out " + in("exported")), 0) << read_bytes(in("error.txt"));
+    expect_says(read_bytes(in("out.txt")), {"12 images of images.npy"});
+    const std::vector<Picture> found = pictures_in(in("exported"));
+    ASSERT_EQ(found.size(), size_t(test_images));
+    std::vector<uint8_t> drawn(3072);
+    for (int64_t i = 0; i < test_images; ++i) {
+        draw_shape(3, i, 32, drawn.data());
+        EXPECT_EQ(found[size_t(i)].pixels, drawn) << i;
+    }
+    expect_refused("export --data " + in("images.npy") + " --count 3 --out " + in("exported"), {in("exported"), "3 images"});
+    expect_refused("export --data " + in("images.npy") + " --split middle --out " + in("exported"), {"--split", "middle"});
+}
+
+TEST_F(Experiments, SayTheirBatchNorm) {
+    expect_says(experiment("reconstruct --count 2 --batch-norm running --out " + in("norm")), {"batch norm on the running statistics of training"});
+    const std::string running = read_bytes(in("norm/reconstruct.csv"));
+    expect_says(experiment("reconstruct --count 2 --batch-norm recalibrated --batch-norm-batches 3 --out " + in("norm")),
+                {"batch norm on the statistics of 3 batches of 4 samples"});
+    EXPECT_NE(read_bytes(in("norm/reconstruct.csv")), running);
+    expect_says(experiment("sample --count 2 --batch-norm recalibrated --out " + in("norm_samples")),
+                {"batch norm on the statistics of 50 batches of 4 samples"});
+    expect_refused("revise --batch-norm layer --model " + model(), {"--batch-norm layer", "recalibrated"});
+    expect_refused("revise --batch-norm-batches 0 --model " + model(), {"--batch-norm-batches 0"});
+}
+
+// 64x64 images through the whole program.
+TEST_F(Experiments, SixtyFourPixels) {
+    std::vector<uint8_t> pixels(8 * 64 * 64 * 3);
+    for (int64_t i = 0; i < 8; ++i) draw_shape(3, i, 64, pixels.data() + i * 64 * 64 * 3);
+    write_npy(in("images64.npy"), {8, 64, 64, 3}, pixels.data());
+    ASSERT_EQ(run("train --preset celeba64 --width-generator 16 --width-ebm 16 --width-encoder 1 --latent 3 --batch 2 --steps-x 2 "
+                  "--steps-z 2 --sampler-steps 3 --sampler-batch 4 --iterations 2 --data " + in("images64.npy") + " --out " + in("run64")), 0)
+        << read_bytes(in("error.txt"));
+    expect_says(read_bytes(in("out.txt")), {"celeba64 from", "sliced Wasserstein distance", "(T 1.11e-05)"});
+    const std::string model = " --model " + in("run64/checkpoints/iteration-000002.safetensors");
+    for (const char* command : {"reconstruct --count 3", "revise --count 3 --strips 2", "interpolate --count 2 --points 3", "ood --count 4",
+                                "longrun --steps 12 --count 2", "sample --count 3 --out samples64"}) {
+        const std::string arguments = command;
+        const size_t out = arguments.find("samples64");
+        EXPECT_EQ(run((out == std::string::npos ? arguments : arguments.substr(0, out) + in("samples64")) + model), 0)
+            << command << read_bytes(in("error.txt"));
+        expect_says(read_bytes(in("out.txt")), {"emperature"});
+    }
+    const struct { const char* path; int width, height; } expected[] = {
+        {"run64/samples/iteration-000002-samples.png", 3 * (8 * 66 + 8) - 10, 64},  // 2 images in 8 columns, 3 panels
+        {"run64/interpolate/samples.png", 3 * 66 - 2, 2 * 66 - 2}, {"run64/revise/x_chain.png", 4 * 66 - 2, 2 * 66 - 2},
+        {"samples64/generator/000002.png", 64, 64}};
+    for (const auto& e : expected) {
+        const Picture picture = decode(in(e.path));
+        EXPECT_EQ(picture.width, e.width) << e.path;
+        EXPECT_EQ(picture.height, e.height) << e.path;
+    }
+    const std::string report = read_bytes(in("run64/report.html"));
+    expect_says(report, {"preset celeba64", "<h2>reconstruct</h2>", "<h2>revise</h2>", "<h2>interpolate</h2>", "<h2>ood</h2>", "<h2>longrun</h2>"});
+    EXPECT_EQ(run("export --architecture celeba64 --data " + in("images64.npy") + " --out " + in("exported64")), 0) << read_bytes(in("error.txt"));
+    EXPECT_EQ(pictures_in(in("exported64")).size(), 8u);
+    expect_refused("reconstruct --data shapes.npy" + model, {"shapes.npy"});
+}
+
 // ---- the report -----------------------------------------------------------------------------------------------------------------
 
 size_t occurrences(const std::string& text, const std::string& part) {
@@ -595,10 +744,20 @@ TEST_F(Experiments, ReportHoldsAllThatTheRunHolds) {
     fs::create_directories(in("run/<mine>"));
     write_bytes(in("run/<mine>/table.csv"), "name,value\n<script>alert(1)</script>,2\n");
     write_bytes(in("run/<mine>/summary.txt"), "a < b & c");
+    // A folder of samples is no page to look at.
+    fs::create_directories(in("run/many"));
+    const uint8_t pixel[3] = {1, 2, 3};
+    for (int i = 0; i < 41; ++i) write_png(in("run/many/") + std::to_string(i) + ".png", pixel, 1, 1, false);
     EXPECT_EQ(run("report " + in("run")), 0);
     const std::string third = read_bytes(in("run/report.html"));
     expect_says(third, {"<h2>&lt;mine&gt;</h2>", "&lt;script&gt;alert(1)&lt;/script&gt;", "a &lt; b &amp; c"});
     EXPECT_EQ(third.find("<script"), std::string::npos);
+    expect_says(third, {"<h2>many</h2>\n<p>41 pictures</p>"});
+    EXPECT_EQ(third.find(base64(read_bytes(in("run/many/7.png")))), std::string::npos);
+    // A phone scrolls what is wide: three panels of eight images, not a strip of five.
+    EXPECT_GT(decode(in("run/samples/iteration-000002-samples.png")).width, 800);
+    EXPECT_LT(decode(in("run/revise/x_chain.png")).width, 800);
+    expect_says(third, {"<div class=\"wide\"><img alt=\"iteration-000002-samples.png", "<div><img alt=\"x_chain.png"});
     // Nothing is fetched: no address but those of the pictures within.
     EXPECT_EQ(occurrences(third, "src="), occurrences(third, picture));
     for (const char* part : {"href=", "http:", "https:", "url(", "@import"}) EXPECT_EQ(third.find(part), std::string::npos) << part;
@@ -606,6 +765,7 @@ TEST_F(Experiments, ReportHoldsAllThatTheRunHolds) {
         EXPECT_EQ(occurrences(third, std::string("<") + tag + ">") + occurrences(third, std::string("<") + tag + " "),
                   occurrences(third, std::string("</") + tag + ">")) << tag;
     fs::remove_all(in("run/<mine>"));
+    fs::remove_all(in("run/many"));
 }
 
 TEST_F(Experiments, AReportThatCannotBeWrittenStopsNoTraining) {

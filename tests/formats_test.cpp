@@ -9,14 +9,7 @@
 #include "../src/npy.h"
 #include "../src/safetensors.h"
 #include "file_helpers.h"
-
-// An independent decoder for the PNG files.
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wunused-function"
-#define STB_IMAGE_IMPLEMENTATION
-#define STB_IMAGE_STATIC
-#include <stb/stb_image.h>
-#pragma GCC diagnostic pop
+#include "png_helpers.h"
 
 namespace dualmcmc {
 namespace {
@@ -364,23 +357,6 @@ TEST(Npy, BadFiles) {
 }
 
 // --- PNG
-
-struct Picture {
-    int width = 0, height = 0;
-    std::vector<uint8_t> pixels;
-    const uint8_t* at(int y, int x) const { return pixels.data() + (y * width + x) * 3; }
-};
-
-Picture decode(const std::string& path) {
-    Picture picture;
-    int channels = 0;
-    stbi_uc* pixels = stbi_load(path.c_str(), &picture.width, &picture.height, &channels, 0);
-    EXPECT_NE(pixels, nullptr) << path;
-    EXPECT_EQ(channels, 3);
-    if (pixels) picture.pixels.assign(pixels, pixels + picture.width * picture.height * 3);
-    stbi_image_free(pixels);
-    return picture;
-}
 
 ImageSet numbered_images(int64_t count, int64_t size, int start) {
     ImageSet set{count, size, std::vector<uint8_t>(count * size * size * 3), ""};

@@ -129,13 +129,13 @@ TEST_F(Grid, RowsAreWhatTheSeparateCommandsGive) {
             EXPECT_EQ(row.at("mse"), "");
         }
         // A short-run EBM draws with the 100 steps that it learned with.
-        expect_runs("sample --count 6 --seed 2 --model " + model + " --out " + in("sample") + (method == "shortrun" ? " --steps-x 100" : ""));
+        expect_runs("sample --npy --count 6 --seed 2 --model " + model + " --out " + in("sample-" + method) + (method == "shortrun" ? " --steps-x 100" : ""));
         for (const std::string kind : {"generator", "revised"}) {
             const std::string& cell = row.at("swd_" + kind);
             const bool has = kind == "generator" ? method != "shortrun" : method == "dual" || method == "shortrun";
             ASSERT_EQ(!cell.empty(), has) << kind;
             if (!has) continue;
-            NpyImages file(in("sample/" + kind + ".npy"));
+            NpyImages file(in("sample-" + method + "/" + kind + ".npy"));
             ImageSet drawn{6, 32, std::vector<uint8_t>(6 * 3072), ""};
             for (int64_t i = 0; i < 6; ++i) file.read_next(drawn.pixels.data() + i * 3072);
             const double distance = sliced_wasserstein(drawn, real, 2).mean;

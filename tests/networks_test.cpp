@@ -34,8 +34,7 @@ ModelSettings reference_settings(const SafetensorsFile& file) {
 // at 0 is about 0.4, 0.4 · 3 u fall on the other side in each of about 8 layers, and a gradient that is wrong where they are is wrong by
 // the square root of their share: sqrt(8 · 0.4 · 3 u) = 3 sqrt(u). That is allowed for the gradient of a network's parameters and input as
 // a whole; a single one's, with batch norm over few pixels, may be nothing but such places.
-double value_tolerance() { return 1000 * unit + 30 * input_unit(backend()); }
-double gradient_tolerance() { return 1000 * unit + 3 * std::sqrt(input_unit(backend())); }
+constexpr double network_tolerance = 1000 * unit;
 
 class Networks : public EachBackend {
 protected:
@@ -57,6 +56,9 @@ protected:
         ASSERT_TRUE(actual.defined()) << name;
         EXPECT_LE(relative_l2(actual, given(name, layout)), value_tolerance()) << name;
     }
+    double value_tolerance() const { return rounding * network_tolerance + 30 * input_unit(backend()); }
+    double gradient_tolerance() const { return rounding * network_tolerance + 3 * std::sqrt(input_unit(backend())); }
+
     // The gradient of one network's input, and its grad.*. A gradient that vanishes in exact arithmetic (a bias before batch norm) is
     // rounding alone; it is held against the network's largest.
     void expect_gradients(const std::string& input_name, const Layout& layout, const Tensor& input, const std::string& prefix,
@@ -129,38 +131,36 @@ protected:
         expect_gradients("encoder.dx", image, x.grad(), "netI.", models->encoder.state);
     }
 
+    // Runs check() with convolutions summed directly, as the tolerance has it, and as training runs them: Winograd's rounding is five
+    // times that of the sum (winograd.cu).
+    template <class Check>
+    void both_ways(Check check) {
+        for (const std::string architecture : architectures)
+            for (const bool direct : {true, false}) {
+                SCOPED_TRACE(architecture + (direct ? ", direct sums" : ""));
+                std::optional<DirectConvolutions> summed;
+                if (direct) summed.emplace();
+                rounding = direct ? 1 : 5;
+                load(architecture);
+                check();
+            }
+    }
+
     std::string path;
     SafetensorsFile file;
     std::optional<Models> models;
+    double rounding = 1;
     int64_t batch = 0;
     Layout image, latent, scalars;
 };
 INSTANTIATE_TEST_SUITE_P(Cpu, Networks, testing::ValuesIn(cpu_backends()), backend_name);
 INSTANTIATE_TEST_SUITE_P(Gpu, Networks, testing::ValuesIn(gpu_backends_of_all_precisions()), backend_name);
 
-TEST_P(Networks, EnergyModelIsPyTorchs) {
-    for (const std::string architecture : architectures) {
-        SCOPED_TRACE(architecture);
-        load(architecture);
-        check_energy();
-    }
-}
+TEST_P(Networks, EnergyModelIsPyTorchs) { both_ways([this] { check_energy(); }); }
 
-TEST_P(Networks, GeneratorIsPyTorchs) {
-    for (const std::string architecture : architectures) {
-        SCOPED_TRACE(architecture);
-        load(architecture);
-        check_generator();
-    }
-}
+TEST_P(Networks, GeneratorIsPyTorchs) { both_ways([this] { check_generator(); }); }
 
-TEST_P(Networks, EncoderIsPyTorchs) {
-    for (const std::string architecture : architectures) {
-        SCOPED_TRACE(architecture);
-        load(architecture);
-        check_encoder();
-    }
-}
+TEST_P(Networks, EncoderIsPyTorchs) { both_ways([this] { check_encoder(); }); }
 
 // ---- names and shapes -----------------------------------------------------------------------------------------------------------
 

@@ -151,6 +151,14 @@ TEST_P(Ops, batch_norm_relu_is_the_relu_of_batch_norm) {
     EXPECT_EQ(run(true), run(false));
 }
 
+TEST_P(Ops, fixed_norm_relu_gradients) {
+    const Tensor weight = random_tensor({5}, 2), bias = Tensor::full({5}, 0), mean = random_tensor({5}, 3), var = random_tensor({5}, 4, 0.5f, 2);
+    Values x = away_from_zero({2, 4, 3, 5}, 1).to_host();  // from the mean, where the kink is
+    for (size_t i = 0; i < x.size(); ++i) x[i] += mean.to_host()[i % 5];
+    expect_gradients("fixed_norm_relu", [&](auto& v) { return fixed_norm_relu(v[0], weight, bias, mean, var); },
+                     {Tensor::from_host({2, 4, 3, 5}, x)}, curved);
+}
+
 // At the leading singular vectors σ is stationary in u and v, so that the difference with their power iteration is the gradient
 // with u and v held, up to h²: they are brought there first, and each evaluation starts from copies.
 TEST_P(Ops, spectral_norm_gradients) {

@@ -179,7 +179,10 @@ TEST(KeepState, LookingLeavesNoTrace) {
     ImageSet images{4, 32, std::vector<uint8_t>(4 * 32 * 32 * 3, 90), "grey"};
     {
         const KeepState keep(models);
-        draw_samples(models, 5, 3, "generator", {2, 0.5f, 0.01f}, 1);
+        const Samples samples = draw_samples(models, 5, 3, "generator", {2, 0.5f, 0.01f}, 1);
+        EXPECT_EQ(snapshot(models).at("netE.block2.conv1.weight_u"), before.at("netE.block2.conv1.weight_u")) << "each batch starts from there";
+        EXPECT_EQ(draw_batch(models, 1, 3, "generator", {2, 0.5f, 0.01f}, 1).revised.pixels[0], samples.revised.pixels[3 * 3072]);
+        models.energy.normalise_weights();
         reconstruct(models, images, short_steps(), 1);
         const auto during = snapshot(models);
         for (const char* name : {"netE.block2.conv1.weight_u", "netE.block2.conv1.weight_v", "netG.bn_5.running_mean", "netG.bn_5.running_var"})
@@ -530,6 +533,43 @@ TEST_F(Training, ReturnsAndGoesOn) {
     EXPECT_EQ(last(parts).metadata.at("returns"), last(whole).metadata.at("returns"));
     expect_same_tensors(last(parts), last(whole));
     EXPECT_EQ(results(parts), results(whole));
+}
+
+// --return-lr-factor: after the first return the run is the one that starts with that many returns and those learning rates.
+TEST_F(Training, LearningRatesFallWithEachReturn) {
+    const Config calm = config("calm", 5);
+    run(calm);
+    const auto table = read_table(calm);
+    double largest = 0;
+    for (size_t i = 1; i < table.size(); ++i) largest = std::max(largest, std::abs(std::stod(table[i][column(table, "energy_gap")])));
+    Config cut = config("cut", 5);
+    cut.guard = largest * 0.9999;  // one iteration is beyond it; with other noise it falls on either side
+    cut.return_lr_factor = 0.25;
+    const auto [printed, message] = run_to_failure(cut, false);
+    const auto returns = lines_with(printed, "diverged");
+    ASSERT_GE(returns.size(), 1u) << printed;
+    EXPECT_NE(returns[0].find("0.25 of the learning rates"), std::string::npos) << returns[0];
+    ASSERT_EQ(message, "") << printed;
+    EXPECT_EQ(last(cut).metadata.at("return-lr-factor"), "0.25");
+
+    Config by_hand = config("by_hand", 5);
+    for (AdamSettings* adam : {&by_hand.step.adam_generator, &by_hand.step.adam_ebm, &by_hand.step.adam_encoder})
+        adam->learning_rate *= float(std::pow(0.25, double(returns.size())));
+    Models models(by_hand.model, uint64_t(by_hand.seed));
+    fs::create_directories(by_hand.out + "/checkpoints");
+    std::map<std::string, std::string> metadata = config_to_map(by_hand);
+    metadata["iteration"] = "0";
+    metadata["returns"] = std::to_string(returns.size());
+    save_checkpoint(by_hand.out + "/checkpoints/iteration-000000.safetensors", models, metadata);
+    run(by_hand, true);
+    expect_same_tensors(last(cut), last(by_hand));
+
+    // A resumed run has it: both go on to the same end.
+    cut.iterations = by_hand.iterations = 6;
+    cut.guard = 1e4;
+    run(cut, true);
+    run(by_hand, true);
+    expect_same_tensors(last(cut), last(by_hand));
 }
 
 // ---- the order of the images --------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ BenchCommand::BenchCommand(CLI::App& app) : command_(app.add_subcommand("bench",
     command_->add_flag("--resample,!--no-resample", step_.resample);
     command_->add_option("--iterations", iterations_, "after one that is not counted")->capture_default_str();
     command_->add_option("--device", device_)->capture_default_str();
+    command_->add_option("--precision", precision_)->capture_default_str();
     command_->add_option("--threads", threads_)->capture_default_str();
     command_->add_flag("--serve", serve_, "one iteration for each line read, one line of JSON for each iteration");
 }
@@ -38,7 +39,7 @@ Seconds BenchCommand::iterate(Models& models, const Tensor& x) {
 int BenchCommand::run() {
     check_settings(model_);
     if (batch_ < 1 || iterations_ < 1) fail("--batch and --iterations: must be at least 1");
-    const std::string device = select_device(device_, threads_);
+    const std::string device = select_device(device_, threads_, precision_);
     Models models(model_, 1);
     const int64_t side = model_.image_size();
     const Tensor x = Tensor::uniform({batch_, side, side, 3}, {1, 0, 0}, -1, 1);

@@ -18,6 +18,13 @@ namespace fs = std::filesystem;
 
 // ---- the command ----------------------------------------------------------------------------------------------------------------
 
+void add_batch_norm_flags(CLI::App& command, BatchNormPolicy& policy) {
+    command.add_option("--batch-norm", policy.name, "the generator's batch norm: on each batch's statistics (batch, as in training), on "
+                       "training's running ones (running), or on those of many samples of the model as it is (recalibrated)")
+        ->capture_default_str();
+    command.add_option("--batch-norm-batches", policy.batches, "batches of samples for recalibrated statistics")->capture_default_str();
+}
+
 Experiment::Experiment(CLI::App& app, const std::string& name, const std::string& help, int64_t count, const std::string& counts)
     : command_(app.add_subcommand(name, help)), name_(name), count_(count) {
     command_->add_option("--model", model_, "a checkpoint, .safetensors")->required();
@@ -26,6 +33,7 @@ Experiment::Experiment(CLI::App& app, const std::string& name, const std::string
     command_->add_option("--out", out_, "folder for pictures and tables (default: " + name + " in the run's folder)");
     command_->add_option("--seed", seed_, "of the noise")->capture_default_str();
     command_->add_option("--batch", batch_, "images that batch norm sees together (default: the model's sampler-batch, 100)");
+    add_batch_norm_flags(*command_, batch_norm_);
     command_->add_option("--device", device_, "as in train")->capture_default_str();
     command_->add_option("--threads", threads_, "CPU threads, 0 for all")->capture_default_str();
 }
@@ -81,17 +89,18 @@ void Experiment::lay_flags_over() {
         fail("--data: ", model_, " does not say what it was trained on; give a folder with CIFAR-10, a .npy or the word shapes");
 }
 
+std::string chain_text(const ChainSettings& c) {
+    return text(c.steps, " steps of ", c.step_size, ", noise ", c.noise, ", temperature (noise/step)^2 = ", c.temperature());
+}
+
 void Experiment::say_settings(int64_t iteration) {
     const ModelSettings& m = config_.model;
     say(text(name_, ": ", fs::path(model_).filename().string(), ", iteration ", iteration, "; ", m.architecture, ", widths ",
              m.width_generator, "/", m.width_ebm, "/", m.width_encoder, " (generator/EBM/encoder), latent ", m.latent));
     say(text("count ", count_, "; test images: ", test().name, ", ", test().count, " in all; batches of ", batch_,
-             ", batch norm on each batch's statistics; seed ", seed_));
-    auto chain = [](const ChainSettings& c) {
-        return text(c.steps, " steps of ", c.step_size, ", noise ", c.noise, ", temperature (noise/step)^2 = ", c.temperature());
-    };
-    if (uses_x_) say("x-chain: " + chain(chain_x()));
-    if (uses_z_) say(text("z-chain: ", chain(chain_z()), ", sigma ", config_.step.sigma));
+             ", ", batch_norm_.text(batch_), "; seed ", seed_));
+    if (uses_x_) say("x-chain: " + chain_text(chain_x()));
+    if (uses_z_) say(text("z-chain: ", chain_text(chain_z()), ", sigma ", config_.step.sigma));
 }
 
 int Experiment::run() {
@@ -107,12 +116,13 @@ int Experiment::run() {
     count_ = std::min(count_, most());
     models_.emplace(config_.model, 0);
     load_checkpoint(checkpoint.file, model_, *models_, false);
+    set_batch_norm(*models_, batch_norm_, batch_, seed());
 
     // A checkpoint lies in RUN/checkpoints: the experiment goes to RUN/NAME.
     const fs::path folder = fs::absolute(model_).parent_path();
     const fs::path beside = fs::path(model_).parent_path() / ".." / name_;
     if (out_.empty()) out_ = folder.filename() == "checkpoints" ? beside.lexically_normal().string() : name_;
-    make_out_folder(out_);
+    make_folder(out_);
 
     say_settings(checkpoint.iteration);
     measure();
@@ -124,12 +134,6 @@ void Experiment::say(const std::string& line) {
     std::printf("%s\n", line.c_str());
     std::fflush(stdout);
     summary_ += line + "\n";
-}
-
-void make_out_folder(const std::string& out) {
-    std::error_code error;
-    fs::create_directories(out, error);
-    if (error) fail("--out: cannot make the folder ", out, ": ", error.message());
 }
 
 void write_summary(const std::string& out, const std::string& summary) {
@@ -235,14 +239,6 @@ Spread spread_of(std::vector<float> values) {
 }
 
 // ---- pictures -------------------------------------------------------------------------------------------------------------------
-
-ImageSet pictures(const Tensor& x) { return from_floats(x.to_host().data(), x.dim(0), x.dim(1)); }
-
-void append(ImageSet& set, const ImageSet& more) {
-    set.size = more.size;
-    set.count += more.count;
-    set.pixels.insert(set.pixels.end(), more.pixels.begin(), more.pixels.end());
-}
 
 ImageSet strips(const std::vector<ImageSet>& columns, int64_t rows) {
     ImageSet out;

@@ -15,6 +15,7 @@
 #include "config.h"
 #include "data.h"
 #include "files.h"
+#include "sample.h"
 
 namespace dualmcmc {
 
@@ -22,11 +23,11 @@ namespace dualmcmc {
 // whole batches, and whoever asked for fewer images leaves the rest out.
 Tensor image_batch(const ImageSet& set, int64_t first, int64_t batch);
 
-// Makes the folder and those above it; fails, naming --out.
-void make_out_folder(const std::string& out);
-
 // Writes OUT/summary.txt; where OUT lies in a run's folder, that run's report.html anew.
 void write_summary(const std::string& out, const std::string& summary);
+
+// The flags of a batch-norm policy; `policy` is checked when it is set (set_batch_norm).
+void add_batch_norm_flags(CLI::App& command, BatchNormPolicy& policy);
 
 class Experiment {
 public:
@@ -68,6 +69,7 @@ protected:
     std::string name_, model_, data_, out_, device_ = "auto";
     int64_t count_, seed_ = 1, batch_ = 0;
     int threads_ = 0;
+    BatchNormPolicy batch_norm_;
     Config config_;  // the checkpoint's, with the flags laid over it
     Dataset dataset_;
     std::optional<Models> models_;
@@ -83,6 +85,9 @@ private:
     bool uses_x_ = false, uses_z_ = false;
     std::string summary_;
 };
+
+// "20 steps of 4, noise 0.002, temperature (noise/step)^2 = 2.5e-07"
+std::string chain_text(const ChainSettings& chain);
 
 // The x-chain from `x`; `watch` sees each state x_k, k = 0 … steps, and its energies (B). Returns x_steps.
 using WatchX = std::function<void(int64_t k, const Tensor& x, const Tensor& energy)>;
@@ -116,10 +121,6 @@ struct Spread {
 };
 Spread spread_of(std::vector<float> values);
 
-// x (B,S,S,3) as a set of pictures.
-ImageSet pictures(const Tensor& x);
-// Adds the images of another set, of the same side, to the end of `set`.
-void append(ImageSet& set, const ImageSet& more);
 // A set whose image (r, c) is the image r of columns[c], row by row: a picture of `rows` strips.
 ImageSet strips(const std::vector<ImageSet>& columns, int64_t rows);
 // Of the steps 0 … steps, at most `most` evenly spaced ones, the first and the last among them.

@@ -173,7 +173,7 @@ Result measure(Result r, const LoadedCheckpoint& checkpoint, const std::string& 
         r.mse = reconstruction_mse(models, test, count, c.sampler_batch, inference->start, settings, seed);
     }
     ImageSet shown = shown_images(samples.generated, c.step.learn_generator);
-    append(shown, shown_images(samples.revised, c.step.learn_ebm));
+    append_images(shown, shown_images(samples.revised, c.step.learn_ebm));
     write_npy(folder + "/result.npy", {shown.count, shown.size, shown.size, 3}, shown.pixels.data());
     write_results(folder + "/result.csv", {r});
     return r;
@@ -367,7 +367,7 @@ void GridCommand::write() const {
         ImageSet shown{picture_images, images.width, std::vector<uint8_t>(size_t(picture_images * images.width * images.width * 3)), ""};
         for (ImageSet* kind : {&generated, &revised}) {
             for (int64_t i = 0; i < picture_images; ++i) images.read_next(shown.pixels.data() + i * images.width * images.width * 3);
-            append(*kind, shown);
+            append_images(*kind, shown);
         }
     }
     write_grid(out_ + "/" + name_ + ".png", {&generated, &revised}, picture_images, picture_scale(test_));
@@ -412,7 +412,7 @@ int GridCommand::run() {
     if (count_ > data.held_out.count)
         fail("--count ", count_, ": there are ", data.held_out.count, " held-out images (", data.held_out.name, ")");
     test_ = data.held_out;
-    make_out_folder(out_);
+    make_folder(out_);
     say_settings(first, data);
     plan(trainings);
     for (const int64_t seed : seeds_)

@@ -9,7 +9,6 @@
 
 #include "experiments/statistics.h"
 #include "hash.h"
-#include "sample.h"
 
 namespace dualmcmc {
 
@@ -50,7 +49,10 @@ ImageSet means_of_two(const ImageSet& images) {
 
 OodCommand::OodCommand(CLI::App& app)
     : Experiment(app, "ood", "AUROC of the energy: test images against other sets", 1000, "images of each set") {
-    command_->add_option("--against", against_, "further sets: a .npy of uint8 (N,H,W,3) or a folder with CIFAR-10; may be given again")
+    command_->add_option("--against", against_,
+                         "further sets: a .npy of uint8 (N,H,W,3), a folder with CIFAR-10 or CIFAR-100 (its test images), or one of their .bin "
+                         "files; may be given again. SVHN's test_32x32.mat becomes a .npy by: python3 -c \"import numpy, scipy.io; "
+                         "numpy.save('svhn.npy', scipy.io.loadmat('test_32x32.mat')['X'].transpose(3, 0, 1, 2).copy('C'))\"")
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
 }
 

@@ -95,12 +95,12 @@ void ReconstructCommand::measure() {
         watch_chain_z(*models_, from_encoder.z, x, config_.step.sigma, chain, from_encoder.noise,
                       [&](int64_t k, const Tensor& image) {
                           encoder[size_t(k)].add(x, image, wanted);
-                          if (k == 0 && shown > 0) append(start, first_of(image, shown));
-                          if (k == chain_z().steps && shown > 0) append(revised, first_of(image, shown));
+                          if (k == 0 && shown > 0) append_images(start, first_of(image, shown));
+                          if (k == chain_z().steps && shown > 0) append_images(revised, first_of(image, shown));
                       });
         watch_chain_z(*models_, from_noise.z, x, config_.step.sigma, chain, from_noise.noise,
                       [&](int64_t k, const Tensor& image) { noise[size_t(k)].add(x, image, wanted); });
-        if (shown > 0) append(data, first_of(x, shown));
+        if (shown > 0) append_images(data, first_of(x, shown));
         std::fprintf(stderr, "%lld/%lld\n", (long long)(first + wanted), (long long)count_);
     }
 

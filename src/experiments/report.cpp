@@ -246,7 +246,9 @@ std::string plot(const std::string& title, const std::string& x_name, const std:
 
 namespace {
 
-constexpr size_t most_rows = 40;  // longer tables of texts are only named
+constexpr size_t most_rows = 40;       // longer tables of texts are only named
+constexpr size_t most_pictures = 40;   // of more, as in a folder of samples, only their number is said
+constexpr uint32_t wide_picture = 800; // pixels; a phone scrolls these rather than shrink them
 
 constexpr const char* style = R"(
 :root{color-scheme:light}
@@ -268,13 +270,22 @@ td.number{text-align:right;font-variant-numeric:tabular-nums}
 .settings{columns:18rem;column-gap:2rem}
 .settings div{break-inside:avoid;border-bottom:1px solid #e4e4e4;display:flex;justify-content:space-between;gap:1rem;font-size:.88rem}
 .settings b{font-weight:400;overflow-wrap:anywhere;text-align:right}
+@media screen and (max-width:40rem){.wide{overflow-x:auto}.wide img{max-width:none;width:56rem}}
 @media print{body{max-width:none;font-size:10pt;padding:0}.plots{grid-template-columns:1fr 1fr}h2,h3{break-after:avoid}
 pre{border:1px solid #ccc;break-inside:avoid}}
 )";
 
+// A PNG's width stands in its bytes 16 to 19.
+bool is_wide(const std::string& png) {
+    uint32_t width = 0;
+    for (size_t i = 16; i < 20 && i < png.size(); ++i) width = width << 8 | uint8_t(png[i]);
+    return width > wide_picture;
+}
+
 std::string image(const std::string& path, const std::string& caption) {
-    return text("<figure><figcaption>", escape_html(caption), "</figcaption><img alt=\"", escape_html(caption),
-                "\" src=\"data:image/png;base64,", base64(read_file(path)), "\"></figure>\n");
+    const std::string png = read_file(path);
+    return text("<figure><figcaption>", escape_html(caption), "</figcaption><div", is_wide(png) ? " class=\"wide\"" : "", "><img alt=\"",
+                escape_html(caption), "\" src=\"data:image/png;base64,", base64(png), "\"></div></figure>\n");
 }
 
 std::string table_html(const CsvTable& table) {
@@ -335,7 +346,9 @@ std::vector<std::string> files_in(const std::string& folder, const std::string& 
 std::string experiment_html(const std::string& folder) {
     std::string out = text("<h2>", escape_html(fs::path(folder).filename().string()), "</h2>\n");
     if (fs::exists(folder + "/summary.txt")) out += "<pre>" + escape_html(read_file(folder + "/summary.txt")) + "</pre>\n";
-    for (const std::string& path : files_in(folder, ".png")) out += image(path, fs::path(path).filename().string());
+    const std::vector<std::string> pictures = files_in(folder, ".png");
+    if (pictures.size() > most_pictures) out += text("<p>", pictures.size(), " pictures</p>\n");
+    else for (const std::string& path : pictures) out += image(path, fs::path(path).filename().string());
     std::string plots, tables;
     for (const std::string& path : files_in(folder, ".csv")) {
         const CsvHtml html = csv_html(path);
@@ -431,7 +444,8 @@ std::string curves_html(const Metrics& metrics, const std::string& temperature) 
 
 std::string headline(const Metrics& metrics, const std::string& temperature) {
     if (metrics["iteration"].empty()) return "";
-    std::string out = text("<p>", metrics.last("iteration"), " iterations; means of the last 50: reconstruction MSE ",
+    std::string out = text("<p>", metrics.last("iteration"), " iterations; means of the last ",
+                           std::min<size_t>(50, metrics["iteration"].size()), ": reconstruction MSE ",
                            short_number(metrics.mean_of_last("mse")), " per pixel, energy gap ",
                            short_number(metrics.mean_of_last("energy_gap")), temperature);
     if (std::isfinite(metrics.last("swd_generator")))

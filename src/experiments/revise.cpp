@@ -4,7 +4,6 @@
 #include <algorithm>
 
 #include "experiments/statistics.h"
-#include "sample.h"
 
 namespace dualmcmc {
 

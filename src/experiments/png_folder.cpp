@@ -1,0 +1,74 @@
+// See png_folder.h.
+#include "experiments/png_folder.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+#include <filesystem>
+#include <fstream>
+
+#include "check.h"
+#include "files.h"
+
+namespace dualmcmc {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+std::string name_of(int64_t index) {
+    char name[32];
+    std::snprintf(name, sizeof name, "%06lld.png", static_cast<long long>(index));
+    return name;
+}
+
+// Whether the file is there and ends as every PNG does, with the type and checksum of its last chunk: a power cut may leave an empty one.
+bool is_whole(const std::string& path) {
+    char end[8] = {};
+    std::ifstream in(path, std::ios::binary);
+    in.seekg(-8, std::ios::end);
+    return in.read(end, 8) && std::equal(end, end + 8, "IEND\xae\x42\x60\x82");
+}
+
+}  // namespace
+
+PngFolder::PngFolder(const std::string& path, int64_t count) : path_(path), count_(count) {
+    make_folder(path);
+    for (const auto& entry : fs::directory_iterator(path)) {
+        const std::string name = entry.path().filename().string();
+        const std::string number = name.substr(0, name.find_first_not_of("0123456789"));
+        const bool ours = !number.empty() && number.size() <= 15 && std::stoll(number) < count;
+        if (ours && name == name_of(std::stoll(number))) continue;
+        if (!ours || name != name_of(std::stoll(number)) + ".tmp")
+            fail("--out: ", path, " holds ", name, ", which is none of ", count, " images 000000.png … and would be counted with them; "
+                 "empty the folder or give another --out");
+        fs::remove(entry.path());  // a file that a killed run was writing
+    }
+    while (complete_ < count_ && is_whole(file(complete_))) ++complete_;
+}
+
+std::string PngFolder::file(int64_t index) const { return path_ + "/" + name_of(index); }
+
+void PngFolder::write(int64_t first, const ImageSet& images) const {
+    const int64_t wanted = std::min(images.count, count_ - first);
+    std::exception_ptr error;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < wanted; ++i) {
+        try {
+            write_png(file(first + i), image_at(images, i), images.size, images.size, false);
+        } catch (...) {
+#pragma omp critical
+            error = std::current_exception();
+        }
+    }
+    if (error) std::rethrow_exception(error);
+}
+
+void PngFolder::check() const {
+    const auto there = std::distance(fs::directory_iterator(path_), fs::directory_iterator());
+    for (int64_t i = 0; i < count_; ++i)
+        if (!is_whole(file(i))) fail(file(i), " is missing or not whole; the same command goes on from there");
+    if (there != count_) fail(path_, " holds ", there, " files where ", count_, " images were written; empty the folder and start again");
+}
+
+}  // namespace dualmcmc
