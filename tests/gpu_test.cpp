@@ -211,6 +211,20 @@ TEST_F(PlayedGpu, ErrorsNameFileExpressionLibraryAndMessage) {
     }
 }
 
+// ---- what the played GPU must see -------------------------------------------------------------------------------------------------------
+
+TEST(PlayedGpuDeathTest, BarriersThatSomeThreadsMissAndWritesBeyondMemory) {
+    const WithThreads one(1);
+    EXPECT_DEATH(simt::run_grid(1, 32, [] {
+                     if (threadIdx.x < 16) __syncthreads();
+                 }), "a barrier that not all threads");
+    EXPECT_DEATH({
+        auto* const values = static_cast<float*>(backend_simt_fp32.allocate(4 * sizeof(float)));
+        backend_simt_fp32.fill(values, 1, 5);
+        simt::check_memory();
+    }, "beyond the bounds");
+}
+
 // ---- the real device's choice ---------------------------------------------------------------------------------------------------------
 
 std::string refusal(const std::string& device, const std::string& precision) {
