@@ -23,6 +23,8 @@ std::string moment_name(int moment, const std::string& prefix, const StateEntry&
     return "adam" + std::to_string(moment) + "." + prefix + entry.name;
 }
 
+constexpr const char* latents_name = "latents";
+
 }  // namespace
 
 std::vector<float> stored_values(const SafetensorsFile& file, const std::string& path, const std::string& name, const Layout& layout) {
@@ -50,7 +52,7 @@ void load_state(const SafetensorsFile& file, const std::string& path, const std:
     }
 }
 
-void save_checkpoint(const std::string& path, Models& models, const std::map<std::string, std::string>& metadata) {
+void save_checkpoint(const std::string& path, Models& models, const std::map<std::string, std::string>& metadata, const LatentStore& latents) {
     SafetensorsFile file;
     file.metadata = metadata;
     file.metadata["format"] = checkpoint_format;
@@ -63,11 +65,17 @@ void save_checkpoint(const std::string& path, Models& models, const std::map<std
             if (entry.average.defined()) store(file, average_name(prefix, entry), entry.layout, entry.average);
         }
     }
+    const int64_t dimension = models.settings.latent;
+    if (!latents.empty()) file.tensors[latents_name] = store_floats({int64_t(latents.size()) / dimension, dimension}, latents.data());
     write_safetensors(path, file);
 }
 
+LatentStore load_latents(const SafetensorsFile& file, const std::string& path, int64_t count, int64_t dimension) {
+    return stored_values(file, path, latents_name, Layout::plain({count, dimension}));
+}
+
 void load_checkpoint(const SafetensorsFile& file, const std::string& path, Models& models, bool optimiser) {
-    std::set<std::string> known;
+    std::set<std::string> known{latents_name};
     for (const auto& [prefix, state] : models.networks())
         for (const StateEntry& entry : state->entries()) {
             known.insert(prefix + entry.name);

@@ -157,7 +157,9 @@ void check_config(const Config& c) {
     // The EBM's loss is divided by the temperature.
     positive("noise-x", c.step.chain_x.noise);
     if (c.step.start_x != "generator" && c.step.start_x != "noise") fail("--start-x ", c.step.start_x, ": unknown; give generator or noise");
-    if (c.step.start_z != "encoder" && c.step.start_z != "noise") fail("--start-z ", c.step.start_z, ": unknown; give encoder or noise");
+    if (c.step.start_z != "encoder" && c.step.start_z != "noise" && c.step.start_z != "persistent")
+        fail("--start-z ", c.step.start_z, ": unknown; give encoder, noise or persistent");
+    if (c.step.start_z == "persistent" && c.flip) fail("--start-z persistent: a mirrored image has other latents; leave --flip out");
     if (!c.step.learn_ebm && !c.step.learn_generator && !c.step.learn_encoder)
         fail("--no-learn-ebm, --no-learn-generator and --no-learn-encoder together: nothing would learn");
     if (c.step.amortised && !(c.step.learn_generator && c.step.learn_encoder))

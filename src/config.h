@@ -57,7 +57,7 @@ void for_each_setting(ConfigType& c, Visit visit) {
     visit("lambda-ebm", c.step.lambda_ebm, "weight of the EBM's revision in the generator's loss (Eq. 10)");
     visit("lambda-prior", c.step.lambda_prior, "weight of the generated pairs in the encoder's loss (Eq. 15)");
     visit("start-x", c.step.start_x, "where the x-chain starts: generator, or noise, uniform in [-1, 1]");
-    visit("start-z", c.step.start_z, "where the z-chain starts: encoder, or noise, N(0, I)");
+    visit("start-z", c.step.start_z, "where the z-chain starts: encoder; noise, N(0, I); or persistent, where the same image's last one ended");
     visit("learn-ebm", c.step.learn_ebm, "update the EBM (Eq. 7)");
     visit("learn-generator", c.step.learn_generator, "update the generator (Eq. 10)");
     visit("learn-encoder", c.step.learn_encoder, "update the encoder (Eq. 15)");

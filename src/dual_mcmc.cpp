@@ -14,7 +14,7 @@ StepNoise philox_noise(uint64_t seed, uint64_t iteration, const Shape& images, i
     };
     return {draw(Stream::prior, latents)(0), draw(Stream::reparametrise, latents)(0), draw(Stream::langevin_x, images),
             draw(Stream::langevin_z, latents), draw(Stream::langevin_x_resample, images),
-            [=](int64_t) { return Tensor::uniform(images, random_key(seed, Stream::start_x, step), -1, 1); }};
+            [=](int64_t) { return Tensor::uniform(images, random_key(seed, Stream::start_x, step), -1, 1); }, {}};
 }
 
 void apply_method(StepSettings& s, const std::string& method) {
@@ -76,7 +76,7 @@ Chain revise(Models& models, const Tensor& x_init, const ChainSettings& settings
     return langevin_x(x_init, [&](const Tensor& x) { return energy_gradient(models.energy, x); }, settings, noise);
 }
 
-// z ~ q_φ(z|x), or N(0, I), then T_θ^z (Eq. 6).
+// z ~ q_φ(z|x), or N(0, I), or what the caller kept, then T_θ^z (Eq. 6).
 void infer(StepResult& out, Models& models, const Tensor& x, const StepNoise& noise, const StepSettings& s) {
     if (s.start_z == "encoder") {
         NoTape no_tape;
@@ -85,7 +85,7 @@ void infer(StepResult& out, Models& models, const Tensor& x, const StepNoise& no
         out.logvar = logvar.value();
         out.z_init = reparametrise(mu, logvar, noise.reparametrise).value();
     } else {
-        out.z_init = noise.reparametrise;
+        out.z_init = s.start_z == "persistent" ? noise.start_z : noise.reparametrise;
     }
     Chain chain = langevin_z(out.z_init, x, models.generator, s.sigma, s.chain_z, noise.langevin_z);
     out.z_revised = chain.end;

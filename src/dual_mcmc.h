@@ -17,7 +17,8 @@ struct StepSettings {
     AdamSettings adam_generator{3e-4f, 5e-4f}, adam_ebm{1e-4f, 0}, adam_encoder{1e-4f, 5e-4f};
 
     std::string start_x = "generator";  // where the x-chain starts: generator, g(z); noise, uniform in [-1, 1]
-    std::string start_z = "encoder";    // where the z-chain starts: encoder, q_φ(z|x); noise, N(0, I)
+    // Where the z-chain starts: encoder, q_φ(z|x); noise, N(0, I); persistent, where the chain of the same image ended last time.
+    std::string start_z = "encoder";
     bool learn_ebm = true, learn_generator = true, learn_encoder = true;
     bool amortised = false;             // generator and encoder learn together from what needs no chain, instead of Eq. 10 and 15
 };
@@ -38,6 +39,7 @@ struct StepNoise {
     Tensor prior, reparametrise;  // (B, d); the latter is also where z-chains from noise start
     NoiseFunction langevin_x, langevin_z, langevin_x_resample;
     NoiseFunction start_x;        // start_x(0): uniform in [-1, 1], where x-chains from noise start
+    Tensor start_z;               // (B, d): where persistent z-chains start; no noise but the caller's, undefined otherwise
 };
 // That of iteration `iteration` (from 0): Philox streams at step = iteration << 16 | k.
 StepNoise philox_noise(uint64_t seed, uint64_t iteration, const Shape& images, int64_t latent);

@@ -6,6 +6,7 @@
 
 #include "checkpoint.h"
 #include "experiments/ablate.h"
+#include "experiments/ais.h"
 #include "experiments/bench.h"
 #include "experiments/compare.h"
 #include "experiments/interpolate.h"
@@ -166,9 +167,10 @@ int run(int argc, char** argv) {
     InterpolateCommand interpolate_command(app);
     OodCommand ood_command(app);
     LongrunCommand longrun_command(app);
+    AisCommand ais_command(app);
     AblateCommand ablate_command(app);
     CompareCommand compare_command(app);
-    Experiment* const experiments[] = {&reconstruct_command, &revise_command, &interpolate_command, &ood_command, &longrun_command};
+    Experiment* const experiments[] = {&reconstruct_command, &revise_command, &interpolate_command, &ood_command, &longrun_command, &ais_command};
     try {
         app.parse(argc, argv);
         if (train_command.chosen()) return train_command.run(app, argc, argv);

@@ -26,6 +26,7 @@ namespace {
 constexpr int64_t max_returns = 5;        // divergences in a row, without a new checkpoint between them, before a run gives up
 constexpr int64_t distance_images = 512;  // images on each side of a sliced Wasserstein distance; fewer for batches below 32, see look()
 constexpr int64_t picture_images = 64;    // in each panel of a grid
+constexpr uint64_t first_latents = uint64_t(1) << 55;  // the random numbers of persistent chains' first starts; iterations count from 0
 
 std::string numbered(const std::string& folder, int64_t iteration, const std::string& ending) {
     char name[64];
@@ -158,6 +159,9 @@ public:
 
 private:
     Tensor batch(int64_t iteration);
+    std::vector<int64_t> indices(int64_t iteration) const;
+    Tensor kept_latents(const std::vector<int64_t>& images) const;
+    void keep_latents(const std::vector<int64_t>& images, const Tensor& z);
     StepSettings settings_at(int64_t epoch) const;
     bool parameters_finite();
     std::string look(int64_t iteration);
@@ -174,6 +178,7 @@ private:
     int64_t returns_ = 0, returns_in_a_row_ = 0, last_checkpoint_ = -1;
     std::vector<int64_t> order_;
     int64_t order_epoch_ = -1;
+    LatentStore latents_;  // of persistent z-chains
     std::optional<MetricsFile> metrics_;
     Progress progress_;
 };
@@ -189,8 +194,12 @@ Run::Run(const Config& config, const std::optional<LoadedCheckpoint>& resume, co
       models_(config.model, uint64_t(config.seed)), batches_per_epoch_(batches(config, data_)),
       total_(config.iterations > 0 ? config.iterations : config.epochs * batches_per_epoch_),
       progress_(total_, config.log_every, config.minutes, double(config.step.chain_x.temperature())) {
+    const Shape latents{data_.train.count, config.model.latent};
+    const bool persistent = config.step.start_z == "persistent";
+    if (persistent) latents_ = Tensor::normal(latents, random_key(uint64_t(config.seed), Stream::prior, first_latents)).to_host();
     if (resume) {
         load_checkpoint(resume->file, resume->path, models_, true);
+        if (persistent) latents_ = load_latents(resume->file, resume->path, latents[0], latents[1]);
         start_ = last_checkpoint_ = resume->iteration;
         returns_ = resume->returns;
     }
@@ -211,15 +220,34 @@ Tensor Run::batch(int64_t iteration) {
         std::stable_sort(order_.begin(), order_.end(), [&](int64_t a, int64_t b) { return keys[size_t(a)] < keys[size_t(b)]; });
         order_epoch_ = epoch;
     }
-    const auto first = order_.begin() + iteration % batches_per_epoch_ * config_.batch;
     std::vector<bool> flip;
     if (config_.flip)
         for (const float u : Tensor::uniform({config_.batch}, random_key(seed, Stream::flip, uint64_t(iteration)), 0, 1).to_host())
             flip.push_back(u > 0.5f);
     const Shape shape{config_.batch, data_.train.size, data_.train.size, 3};
     std::vector<float> pixels(size_t(element_count(shape)));
-    gather_batch(data_.train, {first, first + config_.batch}, flip, pixels.data());
+    gather_batch(data_.train, indices(iteration), flip, pixels.data());
     return Tensor::from_host(shape, pixels);
+}
+
+// Which images these are.
+std::vector<int64_t> Run::indices(int64_t iteration) const {
+    const auto first = order_.begin() + iteration % batches_per_epoch_ * config_.batch;
+    return {first, first + config_.batch};
+}
+
+// Where the z-chains of these images ended last time (ABP's persistent chains, Han et al. 2017): (B, d).
+Tensor Run::kept_latents(const std::vector<int64_t>& images) const {
+    const int64_t d = config_.model.latent;
+    std::vector<float> values;
+    for (const int64_t i : images) values.insert(values.end(), latents_.begin() + i * d, latents_.begin() + (i + 1) * d);
+    return Tensor::from_host({int64_t(images.size()), d}, values);
+}
+
+void Run::keep_latents(const std::vector<int64_t>& images, const Tensor& z) {
+    const int64_t d = config_.model.latent;
+    const std::vector<float> values = z.to_host();
+    for (size_t row = 0; row < images.size(); ++row) std::copy_n(values.begin() + int64_t(row) * d, d, latents_.begin() + images[row] * d);
 }
 
 StepSettings Run::settings_at(int64_t epoch) const {
@@ -266,7 +294,7 @@ void Run::checkpoint(int64_t iteration) {
     std::map<std::string, std::string> metadata = config_to_map(config_);
     metadata["iteration"] = std::to_string(iteration);
     metadata["returns"] = std::to_string(returns_);
-    save_checkpoint(numbered(config_.out + "/checkpoints", iteration, ".safetensors"), models_, metadata);
+    save_checkpoint(numbered(config_.out + "/checkpoints", iteration, ".safetensors"), models_, metadata, latents_);
     last_checkpoint_ = iteration;
     std::vector<std::string> all = checkpoints_in(config_.out);
     for (size_t i = 0; i + size_t(config_.keep) < all.size(); ++i) fs::remove(all[i]);
@@ -281,7 +309,9 @@ int64_t Run::go_back(int64_t iteration, const Metrics& m) {
         throw Diverged(text(reason, " for the ", returns_in_a_row_,
                             "th time since the last good checkpoint; lower the learning rates or --step-size-x, then --resume"));
     const std::string path = numbered(config_.out + "/checkpoints", last_checkpoint_, ".safetensors");
-    load_checkpoint(read_checkpoint(path).file, path, models_, true);
+    const LoadedCheckpoint good = read_checkpoint(path);
+    load_checkpoint(good.file, path, models_, true);
+    if (!latents_.empty()) latents_ = load_latents(good.file, path, data_.train.count, config_.model.latent);
     ++returns_;
     metrics_->rewind(last_checkpoint_);
     const double factor = std::pow(config_.return_lr_factor, double(returns_));
@@ -306,8 +336,10 @@ bool Run::go() {
         const auto before = std::chrono::steady_clock::now();
         const int64_t epoch = iteration / batches_per_epoch_;
         const Tensor x = batch(iteration);
-        const StepNoise noise = philox_noise(noise_seed(), uint64_t(iteration), x.shape(), config_.model.latent);
+        StepNoise noise = philox_noise(noise_seed(), uint64_t(iteration), x.shape(), config_.model.latent);
+        if (!latents_.empty()) noise.start_z = kept_latents(indices(iteration));
         const StepResult result = dual_mcmc_step(models_, x, noise, settings_at(epoch), iteration + 1);
+        if (!latents_.empty() && result.z_revised.defined()) keep_latents(indices(iteration), result.z_revised);
         Metrics metrics = read_metrics(result, x.shape());  // a GPU is done only now
         metrics.wall = std::chrono::duration<double>(std::chrono::steady_clock::now() - before).count();
         ++iteration;

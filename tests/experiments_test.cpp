@@ -338,7 +338,7 @@ protected:
 };
 
 TEST_F(Experiments, RefuseBadInput) {
-    for (const char* name : {"reconstruct", "revise", "interpolate", "ood", "longrun"}) {
+    for (const char* name : {"reconstruct", "revise", "interpolate", "ood", "longrun", "ais"}) {
         const std::string command = name, with_model = command + " --model " + model();
         EXPECT_EQ(run(command + " --help"), 0);
         expect_refused(command, {"--model"});
@@ -369,6 +369,13 @@ TEST_F(Experiments, RefuseBadInput) {
     expect_refused("ood --against " + in("nothing.npy") + with_model, {"nothing.npy"});
     expect_refused("longrun --steps 0" + with_model, {"--steps 0"});
     expect_refused("longrun --warmup -1" + with_model, {"--warmup -1"});
+    expect_refused("ais --chains 1" + with_model, {"--chains 1", "from 2"});
+    expect_refused("ais --temperatures 0" + with_model, {"--temperatures 0"});
+    expect_refused("ais --leapfrog 0" + with_model, {"--leapfrog 0"});
+    expect_refused("ais --acceptance 1" + with_model, {"--acceptance 1"});
+    expect_refused("ais --settle -1" + with_model, {"--settle -1"});
+    expect_refused("ais --temperature 0" + with_model, {"--temperature 0"});
+    expect_refused("ais --reverse-from heaven" + with_model, {"--reverse-from heaven", "ends or images"});
 }
 
 TEST_F(Experiments, ReconstructMeasuresWhatTheNetworksReturn) {
@@ -656,6 +663,28 @@ TEST_F(Experiments, SixtyFourPixels) {
     EXPECT_EQ(run("export --architecture celeba64 --data " + in("images64.npy") + " --out " + in("exported64")), 0) << read_bytes(in("error.txt"));
     EXPECT_EQ(pictures_in(in("exported64")).size(), 8u);
     expect_refused("reconstruct --data shapes.npy" + model, {"shapes.npy"});
+}
+
+// At a temperature at which the EBM is all but flat, log Z is that of the cube but for the mean of E / T over it, and an image has
+// 8 bits a dimension but for its own energy: both sides must say so.
+TEST_F(Experiments, AisOfAFlatDensity) {
+    const std::string said = experiment("ais --count 5 --chains 4 --temperatures 6 --leapfrog 2 --settle 2 --temperature 1e3 --batch 5");
+    expect_says(said, {"4 chains, 6 temperatures", "T = 1000", "forward, a lower bound", "reverse, an upper bound if", "at least 8", "at most 8"});
+    const Table bits = read_table(in("run/ais/bits.csv")), z = read_table(in("run/ais/ais.csv"));
+    const double cube = 3072 * std::log(2 * 256 / 255.0);
+    ASSERT_EQ(bits.at("image").size(), 5u);
+    for (size_t row : {0, 1}) EXPECT_NEAR(number(z, "mean", row), cube, 0.05);
+    for (size_t i = 0; i < 5; ++i) {
+        EXPECT_NEAR(number(bits, "bits_lower", i), (number(bits, "potential", i) + number(z, "mean", 0)) / (3072 * std::log(2)) + std::log2(127.5), 1e-6);
+        EXPECT_NEAR(number(bits, "bits_upper", i), (number(bits, "potential", i) + number(z, "mean", 1)) / (3072 * std::log(2)) + std::log2(127.5), 1e-6);
+        EXPECT_NEAR(number(bits, "bits_lower", i), 8, 1e-4);
+    }
+    EXPECT_EQ(read_table(in("run/ais/path.csv")).at("k").size(), 6u);
+    EXPECT_TRUE(fs::exists(in("run/ais/settled.png")));
+    // From images, too; the same seed gives the same forward run.
+    experiment("ais --count 5 --chains 4 --temperatures 6 --leapfrog 2 --settle 2 --temperature 1e3 --batch 5 --reverse-from images --out " + in("ais2"));
+    EXPECT_EQ(read_table(in("ais2/ais.csv")).at("mean")[0], z.at("mean")[0]);
+    EXPECT_NEAR(number(read_table(in("ais2/ais.csv")), "mean", 1), cube, 0.05);
 }
 
 // ---- the report -----------------------------------------------------------------------------------------------------------------

@@ -53,6 +53,20 @@ TEST(Plane, DepositIsConvolution) {
     EXPECT_EQ(total(fine, none), 0);
 }
 
+// Points drawn from a field have its mean and, but for the twelfth of a cell squared, its variance.
+TEST(Plane, SamplesOfAField) {
+    constexpr int64_t n = 20000;
+    const std::vector<float> x = sample_field(fine, gaussian(fine, {0.3, -0.8}, 0.4), n, {7, 0, 0}).to_host();
+    for (size_t axis : {0, 1}) {
+        double mean = 0, variance = 0;
+        for (size_t i = axis; i < x.size(); i += 2) mean += double(x[i]) / n;
+        for (size_t i = axis; i < x.size(); i += 2) variance += std::pow(double(x[i]) - mean, 2) / n;
+        EXPECT_NEAR(mean, axis == 0 ? 0.3 : -0.8, 4.5 * 0.4 / std::sqrt(n));
+        const double truth = 0.16 + fine.area() / 12;
+        EXPECT_NEAR(variance, truth, 4.5 * truth * std::sqrt(2.0 / n));
+    }
+}
+
 // Samples against the density: how many fall into each of 8 × 8 squares. With n samples a count is off by sqrt(n p (1 - p)); χ² over
 // the squares that are not nearly empty is then about their number k, ± sqrt(2k); 6 of these are allowed.
 TEST(Plane, SamplesFollowTheDensity) {
@@ -102,8 +116,12 @@ TEST(Toys, TruthOfKnownModels) {
     s.chain_x.step_size = s.chain_x.noise = 0.2f;
     PlaneFields fields;
     const PlaneTruth truth = plane_truth(models, s, plane_data("gaussians25"), fields);
-    // E constant: the uniform density on the square.
+    // E = 0: the uniform density on the square, of which 64 is the area.
     for (const double value : fields.ebm) ASSERT_NEAR(value, 1 / 64.0, 1e-9);
+    EXPECT_NEAR(*truth.log_z, std::log(64), 1e-9);
+    const PlaneLogZ annealed = annealed_log_z(models, s, fields, 1);
+    EXPECT_NEAR(annealed.lower.mean, std::log(64), 1e-9);
+    EXPECT_NEAR(annealed.upper.mean, std::log(64), 1e-9);
     // g constant: p_θ(x) = N(x; g, σ²), but for the 1e-6 of the latents' mass that lies beyond 5.
     const Field generator = gaussian(fields.grid, {0.5, -0.25}, 0.5);
     for (size_t i = 0; i < generator.size(); ++i) ASSERT_NEAR(fields.generator[i], generator[i], 1e-5);
@@ -119,17 +137,45 @@ TEST(Toys, TruthOfKnownModels) {
 }
 
 TEST(Toys, EachMethodHasItsTruth) {
-    for (const char* method : {"dual", "cooperative", "triangle", "shortrun", "abp", "vae"}) {
+    for (const char* method : {"dual", "cooperative", "triangle", "shortrun", "exact", "abp", "vae"}) {
         const ToyRun run = train_toy("rings", method, 2, 1, 1);
         ASSERT_EQ(run.history.size(), 1u);
         const PlaneTruth& t = run.history[0].second;
         const std::string name = method;
-        const bool ebm = name != "abp" && name != "vae", generator = name != "shortrun";
+        const bool ebm = name != "abp" && name != "vae", generator = name != "shortrun" && name != "exact";
         EXPECT_EQ(t.data_ebm.has_value(), ebm) << name;
         EXPECT_EQ(t.data_generator.has_value(), generator) << name;
         EXPECT_EQ(t.ebm_generator.has_value(), ebm && generator) << name;
         EXPECT_EQ(t.posterior_encoder.has_value(), generator && name != "cooperative") << name;
+        EXPECT_EQ(run.log_z.has_value(), ebm) << name;
     }
+}
+
+// The gradient of Eq. 7 is that of KL(data ‖ EBM) where the chain's samples are those of the EBM: then training makes the energy the
+// density, up to what the network can say. And annealing brackets the log Z that the grid has.
+TEST(Toys, TheEnergyIsTheDensityWhereTheSamplesAreExact) {
+    const ToyRun run = train_toy("moons", "exact", 800, 2, 1);
+    const PlaneTruth& end = run.history.back().second;
+    EXPECT_LT(*end.data_ebm, 0.12);
+    EXPECT_LT(*end.data_ebm, *run.history.front().second.data_ebm);
+    EXPECT_LE(run.log_z->lower.mean, *end.log_z + 4 * run.log_z->lower.error);
+    EXPECT_GE(run.log_z->upper.mean, *end.log_z - 4 * run.log_z->upper.error);
+    EXPECT_LT(run.log_z->upper.mean - run.log_z->lower.mean, 1);
+}
+
+TEST(Toys, ResultsDoNotDependOnTheNumberOfThreads) {
+    const std::vector<std::string> methods{"dual", "exact"};
+    std::vector<std::vector<double>> found;
+    for (const int threads : {1, 2}) {
+        const WithThreads with(threads);
+        std::vector<ToyRun> runs(methods.size());
+        parallel_tasks(2, [&](int64_t i) { runs[size_t(i)] = train_toy("rings", methods[size_t(i)], 5, 1, 1); });
+        found.emplace_back();
+        for (const ToyRun& run : runs)
+            for (const double value : {*run.history[0].second.data_ebm, run.log_z->lower.mean, run.log_z->upper.mean}) found.back().push_back(value);
+        found.back().push_back(*runs[0].history[0].second.posterior_revised);
+    }
+    EXPECT_EQ(found[0], found[1]);
 }
 
 // The temperature: on E = ½ x² a chain of noise n and step s has the variance of exp(-E / T) with T = (n / s)² = 4, not 1 nor 16.

@@ -31,6 +31,19 @@ Field normalised_exp(const Grid& grid, const Field& log_density) {
     return out;
 }
 
+Tensor sample_field(const Grid& grid, const Field& density, int64_t count, RandomKey key) {
+    std::vector<double> mass;  // of the cells up to each
+    for (const double value : density) mass.push_back((mass.empty() ? 0 : mass.back()) + value);
+    const std::vector<float> u = Tensor::uniform({count, 3}, key, 0, 1).to_host();
+    std::vector<float> points;
+    for (size_t i = 0; i < u.size(); i += 3) {
+        const auto chosen = std::lower_bound(mass.begin(), mass.end(), double(u[i]) * mass.back());
+        const Point centre = grid.centre(std::min(grid.size() - 1, int64_t(chosen - mass.begin())));
+        for (size_t axis = 0; axis < 2; ++axis) points.push_back(float(centre[axis] + (double(u[i + 1 + axis]) - 0.5) * grid.step()));
+    }
+    return Tensor::from_host({count, 2}, points);
+}
+
 namespace {
 
 // exp(-½ (x / deviation)²) / (sqrt(2π) deviation) at x = first, first + step, …, by e^-(x+h)²/2 = e^-x²/2 · e^-(xh + h²/2), whose last factor

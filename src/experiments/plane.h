@@ -29,6 +29,9 @@ Tensor grid_points(const Grid& grid);
 // exp(log_density), scaled so that it integrates to 1. Fails where nothing is finite.
 Field normalised_exp(const Grid& grid, const Field& log_density);
 
+// (count, 2) points drawn from a density: a cell by its mass, uniform within it.
+Tensor sample_field(const Grid& grid, const Field& density, int64_t count, RandomKey key);
+
 // Adds weight · N(centre, deviation² I) to a field, cut off at 6 deviations. The deviation should not be below a cell.
 void deposit(const Grid& grid, Field& field, const Point& centre, double deviation, double weight);
 

@@ -178,7 +178,7 @@ std::vector<ReplayLine> replay_step(const std::string& path, double tolerance, b
     const Layout image = Layout::image({batch, side, side, 3}), latent = Layout::plain({batch, models.settings.latent});
     StepNoise noise{file.tensor("noise.prior", latent), file.tensor("noise.reparam", latent),
                     file.noise("noise.langevin_x", settings.chain_x.steps, image),
-                    file.noise("noise.langevin_z", settings.chain_z.steps, latent), {}, {}};
+                    file.noise("noise.langevin_z", settings.chain_z.steps, latent), {}, {}, {}};
     if (settings.resample) noise.langevin_x_resample = file.noise("noise.langevin_x_resample", settings.chain_x.steps, image);
     if (settings.start_x == "noise") noise.start_x = file.noise("noise.start_x", 1, image);
     const StepResult out = dual_mcmc_step(models, file.tensor("batch.x", image), noise, settings, 1);

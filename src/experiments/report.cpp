@@ -360,7 +360,7 @@ std::string experiment_html(const std::string& folder) {
 
 // The experiments' folders: those that this program writes in the order of the paper, then others.
 std::vector<std::string> experiments_in(const std::string& run) {
-    std::vector<std::string> names{"reconstruct", "revise", "interpolate", "ood", "longrun"}, others;
+    std::vector<std::string> names{"reconstruct", "revise", "interpolate", "ood", "longrun", "ais"}, others;
     std::error_code error;
     for (const auto& entry : fs::directory_iterator(run, error)) {
         const std::string name = entry.path().filename().string();

@@ -102,17 +102,16 @@ double auroc(const std::vector<float>& low, const std::vector<float>& high) {
 
 // ---- chains ---------------------------------------------------------------------------------------------------------------------
 
-namespace {
-
 double mean_of(const std::vector<double>& values) { return std::accumulate(values.begin(), values.end(), 0.0) / double(values.size()); }
 
-// Σ (v - mean)² / (n - 1).
 double variance_of(const std::vector<double>& values) {
     const double mean = mean_of(values);
     double sum = 0;
     for (const double v : values) sum += (v - mean) * (v - mean);
     return sum / double(values.size() - 1);
 }
+
+namespace {
 
 Chains halves(const Chains& chains, size_t least) {
     CHECK(!chains.empty());

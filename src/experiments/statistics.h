@@ -22,6 +22,9 @@ double structural_similarity(const float* a, const float* b, int64_t side);
 // Mann and Whitney's U from the ranks, ties at their middle rank. Neither may be empty; no NaN.
 double auroc(const std::vector<float>& low, const std::vector<float>& high);
 
+double mean_of(const std::vector<double>& values);
+double variance_of(const std::vector<double>& values);  // Σ (v - mean)² / (n - 1)
+
 // Chains of one length, chain by chain. Both functions first split each chain into its halves (an odd middle draw is left out), so
 // that a drift shows as a difference between chains.
 using Chains = std::vector<std::vector<double>>;
