@@ -5,11 +5,13 @@
 // on the device. Every kernel owns its outputs (they may not overlap inputs unless the comment says "in place").
 // Results never depend on the number of threads: pointwise kernels own one output per index, reductions have a fixed order.
 //
-// cuda/*.cu implements the table once per instruction set (g++, three times) and once for CUDA (nvcc); each compilation
-// exports one `Backend`. Nothing outside cuda/ names a device's types.
+// cuda/*.cu implements the table once per instruction set (g++, three times), once for CUDA (nvcc), and for the tests once more for a
+// GPU that the host plays (tests/simt); gpu_*.cu are the GPU's own bodies. Nothing outside cuda/ names a device's types.
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace dualmcmc {
 
@@ -121,8 +123,16 @@ struct RandomKey {
 struct Backend {
     const char* name;                  // "cpu (AVX-512)", ...
     bool concurrent;                   // several threads may run kernels at once: the CPU's kernels then run on their caller's thread
+    std::string (*start)();            // finds the device and describes it; throws, in one line, why it cannot be had. Null: it is there
     void* (*allocate)(size_t bytes);   // 64-byte aligned; throws std::bad_alloc
     void (*release)(void* pointer);
+    int64_t (*free_bytes)();           // what allocate could still give; null where nobody knows
+    // Between begin_graph and end_graph kernels are recorded, not run; launch_graph runs the recorded ones, on the same memory. end_graph
+    // gives null where the recording failed. Null where a device records nothing.
+    void (*begin_graph)();
+    void* (*end_graph)();
+    void (*launch_graph)(void* graph);
+    void (*release_graph)(void* graph);
 #define DUALMCMC_FIELD(name, arguments) void (*name) arguments;
     DUALMCMC_KERNELS(DUALMCMC_FIELD)
 #undef DUALMCMC_FIELD
@@ -130,5 +140,8 @@ struct Backend {
 
 // One per compilation of cuda/*.cu. The CPU's differ in the instructions that they use; all give the same results up to rounding.
 extern const Backend backend_cpu_sse2, backend_cpu_avx2, backend_cpu_avx512;
+
+// The GPU's, by the precision of its matrix products: fp32, tf32, bf16. None in a build without nvcc.
+std::vector<const Backend*> cuda_backends();
 
 }  // namespace dualmcmc

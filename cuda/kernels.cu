@@ -270,7 +270,7 @@ void global_avg_pool_backward(float* dx, const float* dy, int64_t batch, int64_t
 // Draws the four values of each of n / 4 blocks, one index several blocks: value(out, word0, word1) makes two from two words.
 template <class Value>
 void draw(float* y, RandomKey key, int64_t n, Value value) {
-    constexpr int blocks = 16, size = 4 * blocks;
+    constexpr int blocks = philox_blocks, size = 4 * blocks;
     parallel_for((n + size - 1) / size, [=] KERNEL(int64_t index) {
         const Philox4<blocks> random(key, uint64_t(index) * blocks);
         float values[4][blocks];

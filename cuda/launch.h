@@ -1,26 +1,43 @@
 // How a kernel body is run: parallel_for calls one lambda for each index, on the CPU (OpenMP, SIMD) or on the GPU (one thread an
-// index). The only place where <<<>>> stands. Included by cuda/*.cu alone; the compilation's namespace is DEVICE_NAMESPACE.
+// index). The only place where kernels are launched. Included by cuda/*.cu alone; the compilation's namespace is DEVICE_NAMESPACE, and
+// GPU is defined where it is one (nvcc, or g++ with tests/simt).
 #pragma once
 #include <cmath>
 
 #include "backend.h"
 
-#ifdef __CUDACC__
-#include <cstdio>
-#include <stdexcept>
-#include <string>
+#ifdef GPU
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <type_traits>
 #define KERNEL __device__
 
 namespace dualmcmc::DEVICE_NAMESPACE {
 
-// Throws with file, line, the expression and CUDA's message.
-#define CUDA_CHECK(expression)                                                                               \
-    do {                                                                                                     \
-        const cudaError_t status = (expression);                                                             \
-        if (status != cudaSuccess)                                                                           \
-            throw std::runtime_error(std::string(__FILE__) + ":" + std::to_string(__LINE__) + ": " #expression ": " + \
-                                     cudaGetErrorString(status));                                            \
+// All of this program's work on the device goes, in order, through this one stream.
+cudaStream_t stream();
+
+// Throws file, line, the expression and the library's message.
+[[noreturn]] void library_failure(const char* file, int line, const char* expression, const char* library, const char* message);
+#define CUDA_CHECK(expression)                                                                                                    \
+    do {                                                                                                                          \
+        const cudaError_t cuda_status = (expression);                                                                             \
+        if (cuda_status != cudaSuccess) library_failure(__FILE__, __LINE__, #expression, "CUDA", cudaGetErrorString(cuda_status)); \
     } while (0)
+
+// kernel<<<grid, block>>>(arguments...) on the stream. make SYNC=1: waits, so that an error is reported where it was made.
+template <class... Parameters>
+void launch(dim3 grid, dim3 block, void (*kernel)(Parameters...), std::type_identity_t<Parameters>... arguments) {
+    void* pointers[] = {&arguments...};
+    CUDA_CHECK(cudaLaunchKernel(kernel, grid, block, pointers, 0, stream()));
+#ifdef SYNC
+    CUDA_CHECK(cudaStreamSynchronize(stream()));
+#endif
+}
+
+constexpr unsigned block_size = 256;
+inline unsigned blocks_for(int64_t n, int64_t per_block) { return unsigned((n + per_block - 1) / per_block); }
 
 template <class Body>
 __global__ void run_each(int64_t n, Body body) {
@@ -31,15 +48,26 @@ __global__ void run_each(int64_t n, Body body) {
 // `elements`: how many elements one index makes (on the CPU little work stays on one thread).
 template <class Body>
 void parallel_for(int64_t n, Body body, [[maybe_unused]] int64_t elements = 1) {
-    if (n == 0) return;
-    run_each<<<unsigned((n + 255) / 256), 256>>>(n, body);
-    CUDA_CHECK(cudaGetLastError());
+    if (n > 0) launch(blocks_for(n, block_size), block_size, run_each<Body>, n, body);
 }
 
-// Rows of `columns` elements: body(row) prepares the row and returns what is to be done for a column.
+template <class Body>
+__global__ void run_rows(int64_t rows, int64_t columns, Body body) {
+    const int64_t row = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
+    if (row >= rows) return;
+    const auto for_column = body(row);
+    for (int64_t column = threadIdx.x; column < columns; column += blockDim.x) for_column(column);
+}
+
+// Rows of `columns` elements: body(row) prepares the row and returns what is to be done for a column. As many threads to a row as it
+// has columns, rounded up to a power of two, and as many rows as make a block.
 template <class Body>
 void parallel_for_rows(int64_t rows, int64_t columns, Body body) {
-    parallel_for(rows * columns, [=] __device__(int64_t i) { body(i / columns)(i % columns); });
+    if (rows == 0 || columns == 0) return;
+    unsigned width = 1;
+    while (width < block_size && width < columns) width *= 2;
+    const dim3 block(width, block_size / width);
+    launch(blocks_for(rows, block.y), block, run_rows<Body>, rows, columns, body);
 }
 
 }  // namespace dualmcmc::DEVICE_NAMESPACE
@@ -108,4 +136,20 @@ void release(void* pointer);
 #define DUALMCMC_DECLARE(name, arguments) void name arguments;
 DUALMCMC_KERNELS(DUALMCMC_DECLARE)
 #undef DUALMCMC_DECLARE
+
+#ifdef GPU
+std::string start();
+int64_t free_bytes();
+void begin_graph();
+void* end_graph();
+void launch_graph(void* graph);
+void release_graph(void* graph);
+// The convolutions of the table are in fp32.
+void conv2d_tf32(float* y, const float* x, const float* w, const float* bias, const float* addend, ConvShape shape);
+void conv2d_bf16(float* y, const float* x, const float* w, const float* bias, const float* addend, ConvShape shape);
+void conv2d_backward_input_tf32(float* dx, const float* dy, const float* w, const float* x, const float* addend, ConvShape shape);
+void conv2d_backward_input_bf16(float* dx, const float* dy, const float* w, const float* x, const float* addend, ConvShape shape);
+void conv2d_backward_weight_tf32(float* dw, const float* x, const float* dy, ConvShape shape);
+void conv2d_backward_weight_bf16(float* dw, const float* x, const float* dy, ConvShape shape);
+#endif
 }  // namespace dualmcmc::DEVICE_NAMESPACE

@@ -7,6 +7,13 @@
 
 namespace dualmcmc::DEVICE_NAMESPACE {
 
+// Blocks that one index of a draw makes: on the CPU enough for vectors; on the GPU one, so that neighbouring threads write side by side.
+#ifdef GPU
+constexpr int philox_blocks = 1;
+#else
+constexpr int philox_blocks = 16;
+#endif
+
 // The 128 bits of the blocks first … first + count - 1 at this key, word by word: Random123's philox4x32 with ten rounds. Loops over
 // several blocks at a time are vectorised.
 template <int count>

@@ -8,7 +8,7 @@
 namespace dualmcmc {
 
 struct Config {
-    std::string preset = "cifar10", method = "dual", data, out, device = "auto";
+    std::string preset = "cifar10", method = "dual", data, out, device = "auto", precision = "auto";
     int64_t threads = 0, seed = 1;
     ModelSettings model;
     StepSettings step;
@@ -34,6 +34,7 @@ void for_each_setting(ConfigType& c, Visit visit) {
     visit("out", c.out, "the run's folder: config.txt, metrics.csv, samples/, checkpoints/; by default runs/PRESET");
     visit("seed", c.seed, "of all random numbers: initial weights, noise, order of images");
     visit("device", c.device, "auto, cpu, cuda; or one instruction set: cpu-avx512, cpu-avx2, cpu-sse2");
+    visit("precision", c.precision, "of the GPU's matrix products: fp32, tf32 or bf16 inputs, summed in fp32; auto: tf32, and fp32 on the CPU");
     visit("threads", c.threads, "CPU threads, 0 for all; results do not depend on it");
     visit("batch", c.batch, "images in one iteration");
     visit("epochs", c.epochs, "passes through the data");

@@ -44,6 +44,7 @@ struct StepNoise {
 // That of iteration `iteration` (from 0): Philox streams at step = iteration << 16 | k.
 StepNoise philox_noise(uint64_t seed, uint64_t iteration, const Shape& images, int64_t latent);
 
+// The host's times. A GPU works on while the host sends it the next part: there they are the times of sending.
 struct Seconds {
     double chain_x = 0, chain_z = 0, generator = 0, encoder = 0, ebm = 0;
     double total() const { return chain_x + chain_z + generator + encoder + ebm; }

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "repeated.h"
+
 namespace dualmcmc {
 
 namespace {
@@ -47,10 +49,14 @@ EnergyGradient energy_gradient(EnergyModel& model, const Tensor& x) {
 
 Chain langevin_x(Tensor x, const EnergyFunction& energy, const ChainSettings& settings, const NoiseFunction& noise) {
     Chain chain;
+    Repeated gradient([&](const Tensor& y) {
+        const EnergyGradient e = energy(y);
+        return std::vector{e.energy, e.gradient};
+    });
     for (int64_t k = 0; k < settings.steps; ++k) {
-        const EnergyGradient e = energy(x);
-        chain.profile.push_back(total(e.energy));
-        x = langevin_step(x, e.gradient, settings, noise(k));
+        const std::vector<Tensor> e = gradient(x);
+        chain.profile.push_back(total(e[0]));
+        x = langevin_step(x, e[1], settings, noise(k));
     }
     chain.end = x;
     return chain;
@@ -61,13 +67,17 @@ Chain langevin_z(Tensor z, const Tensor& x, const std::function<Var(const Var&)>
     Chain chain;
     const float batch = float(x.dim(0));
     const Var data(x), origin(Tensor::full(z.shape(), 0));
-    for (int64_t k = 0; k < settings.steps; ++k) {
-        const Var latent(z);
+    Repeated gradient([&](const Tensor& y) {
+        const Var latent(y);
         const Var error = scale(squared_error(data, generator(latent)), batch);
         const Var potential = add(scale(error, 1 / (2 * sigma * sigma)), scale(squared_error(latent, origin), 0.5f * batch));
-        chain.profile.push_back(error.value());
         backward(potential, {latent});
-        z = langevin_step(z, latent.grad(), settings, noise(k));
+        return std::vector{error.value(), latent.grad()};
+    });
+    for (int64_t k = 0; k < settings.steps; ++k) {
+        const std::vector<Tensor> e = gradient(z);
+        chain.profile.push_back(e[0].clone());
+        z = langevin_step(z, e[1], settings, noise(k));
     }
     chain.end = z;
     return chain;

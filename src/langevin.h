@@ -4,7 +4,8 @@
 //   release:  y <- y - ½ step² ∇ potential(y) + noise · U: step and noise are set apart, so that the chain's stationary density is
 //             (for small steps) exp(-potential / T) with the temperature T = (noise / step)².
 //
-// Only the gradient with respect to the chain's own variable is computed.
+// Only the gradient with respect to the chain's own variable is computed. On a GPU it is recorded as a graph: see repeated.h for what
+// that asks of the functions below.
 #pragma once
 #include <functional>
 #include <vector>

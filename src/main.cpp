@@ -85,7 +85,7 @@ public:
         }
         check_config(config_);
         if (config_.data.empty()) config_.data = default_data(config_.model.image_size());
-        std::printf("device: %s\n", select_device(config_.device, int(config_.threads)).c_str());
+        std::printf("device: %s\n", select_device(config_.device, int(config_.threads), config_.precision).c_str());
         const ModelSettings& m = config_.model;
         std::printf("%s from %s: widths %lld/%lld/%lld (generator/EBM/encoder), latent %lld, batch %lld; x-chain %lld steps of %g at temperature %.3g, "
                     "z-chain %lld steps of %g\n", m.architecture.c_str(), config_.data.c_str(), (long long)m.width_generator,
@@ -122,15 +122,16 @@ public:
         : command_(app.add_subcommand("replay", "hold a step file of another implementation against this one; exit 0 if they agree")) {
         command_->add_option("file", file_, "a step file, dual-mcmc-step-1")->required();
         command_->add_option("--tolerance", tolerance_, "largest relative L2 error of an output or gradient")->capture_default_str();
-        command_->add_flag("--fast", fast_, "with the quicker convolutions of training, which round a little more");
+        command_->add_flag("--fast", fast_, "with the convolutions of training, which round a little more");
         command_->add_option("--device", device_, "as in train")->capture_default_str();
+        command_->add_option("--precision", precision_, "as in train, but fp32 unless said otherwise")->capture_default_str();
         command_->add_option("--threads", threads_, "CPU threads, 0 for all")->capture_default_str();
     }
     bool chosen() const { return command_->parsed(); }
 
     int run() {
         if (!(tolerance_ > 0)) fail("--tolerance ", tolerance_, ": must be above 0");
-        std::printf("device: %s\n", select_device(device_, threads_).c_str());
+        std::printf("device: %s\n", select_device(device_, threads_, precision_).c_str());
         int failures = 0;
         const std::vector<ReplayLine> lines = replay_step(file_, tolerance_, fast_);
         for (const ReplayLine& line : lines) {
@@ -143,7 +144,7 @@ public:
 
 private:
     CLI::App* command_;
-    std::string file_, device_ = "auto";
+    std::string file_, device_ = "auto", precision_ = "fp32";
     double tolerance_ = 1e-3;
     int threads_ = 0;
     bool fast_ = false;

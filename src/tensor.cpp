@@ -57,21 +57,42 @@ DirectConvolutions::DirectConvolutions() : before_(backend()) {
 }
 DirectConvolutions::~DirectConvolutions() { set_backend(before_); }
 
-std::string select_device(const std::string& name, int threads) {
+namespace {
+// Makes the GPU's table of this precision (an index) the backend and says what it is; throws, in one line, why there is none.
+std::string start_gpu(size_t precision) {
+    const std::vector<const Backend*> tables = cuda_backends();
+    if (tables.empty()) fail("this build holds no code for GPUs");
+    const std::string device = tables[precision]->start();
+    set_backend(*tables[precision]);
+    return text(backend().name, ": ", device);
+}
+}  // namespace
+
+std::string select_device(const std::string& name, int threads, const std::string& precision) {
     if (threads < 0 || threads > 1024) fail("--threads ", threads, ": give the number of CPU threads, at most 1024, or 0 for all");
     if (threads > 0) omp_set_num_threads(threads);
     const std::string cpus = text(", ", omp_get_max_threads(), omp_get_max_threads() == 1 ? " thread" : " threads");
-    if (name == "cuda") fail("--device cuda: this build holds no code for GPUs; use --device cpu");
-    if (name == "auto" || name == "cpu") {
-        set_backend(best_cpu_backend());
-        return text(backend().name, cpus, name == "auto" ? "; this build holds no code for GPUs" : "");
+    const std::vector<std::string> precisions{"fp32", "tf32", "bf16"};  // as cuda_backends() has them
+    const size_t chosen = size_t(std::find(precisions.begin(), precisions.end(), precision == "auto" ? "tf32" : precision) - precisions.begin());
+    if (chosen == precisions.size()) fail("--precision ", precision, ": unknown; give auto, fp32, tf32 or bf16");
+
+    std::string reason;  // why no GPU is used
+    if (name == "cuda" || name == "auto") {
+        try {
+            return start_gpu(chosen);
+        } catch (const std::runtime_error& error) {
+            if (name == "cuda") fail("--device cuda: ", error.what(), " (--device cpu needs none)");
+            reason = text("; ", error.what());
+        }
     }
-    if (name == "cpu-avx512" && cpu_has_avx512()) set_backend(backend_cpu_avx512);
+    if (precision == "tf32" || precision == "bf16") fail("--precision ", precision, ": the CPU computes in fp32; leave it out", reason);
+    if (name == "auto" || name == "cpu") set_backend(best_cpu_backend());
+    else if (name == "cpu-avx512" && cpu_has_avx512()) set_backend(backend_cpu_avx512);
     else if (name == "cpu-avx2" && cpu_has_avx2()) set_backend(backend_cpu_avx2);
     else if (name == "cpu-sse2") set_backend(backend_cpu_sse2);
     else if (name == "cpu-avx512" || name == "cpu-avx2") fail("--device ", name, ": this processor lacks these instructions; use --device cpu");
     else fail("--device ", name, ": unknown; give auto, cpu, cuda, cpu-avx512, cpu-avx2 or cpu-sse2");
-    return text(backend().name, cpus);
+    return text(backend().name, cpus, reason);
 }
 
 void parallel_tasks(int64_t count, const std::function<void(int64_t)>& task) {
@@ -93,10 +114,27 @@ void parallel_tasks(int64_t count, const std::function<void(int64_t)>& task) {
 
 namespace {
 
+using Place = std::pair<const Backend*, size_t>;  // device and size class
+
+}  // namespace
+
+struct FreeBlocks : std::map<Place, std::vector<void*>> {
+    void* take(const Place& place) {
+        const auto waiting = find(place);
+        if (waiting == end() || waiting->second.empty()) return nullptr;
+        void* memory = waiting->second.back();
+        waiting->second.pop_back();
+        return memory;
+    }
+};
+
+namespace {
+
 // Freed buffers wait here for the next tensor of their size class. The lock is held for a look-up alone.
 struct Pool {
     std::mutex lock;
-    std::map<std::pair<const Backend*, size_t>, std::vector<void*>> free;
+    FreeBlocks free;
+    std::shared_ptr<FreeBlocks> apart;  // the private memory in use
     int64_t allocations = 0, bytes = 0;
 };
 
@@ -113,32 +151,50 @@ size_t size_class(size_t bytes) {
     return (bytes + step - 1) / step * step;
 }
 
+// Gives the device back all that waits for tensors.
+void trim_pool() {
+    std::lock_guard guard(pool().lock);
+    for (auto& [place, blocks] : pool().free) {
+        for (void* memory : blocks) place.first->release(memory);
+        pool().bytes -= int64_t(place.second * blocks.size());
+        blocks.clear();
+    }
+}
+
+void* allocate_on(const Backend& device, size_t bytes) {
+    try {
+        return device.allocate(bytes);
+    } catch (const std::bad_alloc&) {
+        trim_pool();
+    }
+    try {
+        return device.allocate(bytes);
+    } catch (const std::bad_alloc&) {
+        fail("out of memory (", device.name, "): ", bytes >> 20, " MiB more were wanted after ", pool_bytes() >> 20, " MiB",
+             device.free_bytes ? text("; ", device.free_bytes() >> 20, " MiB are free") : "", "; lower --batch or the widths");
+    }
+}
+
 std::shared_ptr<float> pooled(int64_t n) {
-    const Backend* device = &backend();
-    const size_t bytes = size_class(std::max<size_t>(1, size_t(n)) * sizeof(float));
+    const Place place{&backend(), size_class(std::max<size_t>(1, size_t(n)) * sizeof(float))};
     void* memory = nullptr;
+    std::weak_ptr<FreeBlocks> home;
     {
         std::lock_guard guard(pool().lock);
-        auto& waiting = pool().free[{device, bytes}];
-        if (!waiting.empty()) {
-            memory = waiting.back();
-            waiting.pop_back();
-        }
+        home = pool().apart;
+        if (pool().apart) memory = pool().apart->take(place);
+        if (!memory) memory = pool().free.take(place);
     }
     if (!memory) {
-        try {
-            memory = device->allocate(bytes);
-        } catch (const std::bad_alloc&) {
-            fail("out of memory: ", bytes >> 20, " MiB more were wanted after ", pool_bytes() >> 20,
-                 " MiB; lower --batch or the widths");
-        }
+        memory = allocate_on(*place.first, place.second);
         std::lock_guard guard(pool().lock);
         pool().allocations += 1;
-        pool().bytes += int64_t(bytes);
+        pool().bytes += int64_t(place.second);
     }
-    return {static_cast<float*>(memory), [device, bytes](float* p) {
+    return {static_cast<float*>(memory), [place, home](float* p) {
                 std::lock_guard guard(pool().lock);
-                pool().free[{device, bytes}].push_back(p);
+                const auto apart = home.lock();
+                (apart ? *apart : pool().free)[place].push_back(p);
             }};
 }
 
@@ -151,6 +207,21 @@ int64_t pool_allocations() {
 int64_t pool_bytes() {
     std::lock_guard guard(pool().lock);
     return pool().bytes;
+}
+
+PrivateMemory::PrivateMemory() : free_(std::make_shared<FreeBlocks>()) {}
+PrivateMemory::~PrivateMemory() {
+    std::lock_guard guard(pool().lock);
+    for (const auto& [place, blocks] : *free_) pool().free[place].insert(pool().free[place].end(), blocks.begin(), blocks.end());
+    free_.reset();
+}
+PrivateMemory::Use::Use(const PrivateMemory& memory) {
+    std::lock_guard guard(pool().lock);
+    pool().apart = memory.free_;
+}
+PrivateMemory::Use::~Use() {
+    std::lock_guard guard(pool().lock);
+    pool().apart.reset();
 }
 
 // ---- tensor -----------------------------------------------------------------------------------------------------------------

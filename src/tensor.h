@@ -40,8 +40,9 @@ private:
 const Backend& best_cpu_backend();
 
 // Picks the device named "auto", "cpu", "cuda", or one instruction set: "cpu-avx512", "cpu-avx2", "cpu-sse2"; sets the number of
-// CPU threads (0: as many as there are). Returns one line that says what was chosen and why; fails where it cannot be had.
-std::string select_device(const std::string& name, int threads);
+// CPU threads (0: as many as there are) and the precision of the GPU's matrix products: "fp32", "tf32", "bf16", or "auto", which is tf32
+// there and fp32 on the CPU. Returns one line that says what was chosen and why; fails where it cannot be had.
+std::string select_device(const std::string& name, int threads, const std::string& precision = "auto");
 
 // Calls task(0) … task(count - 1), which must not depend on each other: at once on several threads where the device allows that,
 // else one after the other. The first exception thrown is thrown again at the end.
@@ -50,6 +51,26 @@ void parallel_tasks(int64_t count, const std::function<void(int64_t)>& task);
 // What the pool has asked of the device since start: grows until every size has been seen once, then no more.
 int64_t pool_allocations();
 int64_t pool_bytes();
+
+// Memory that is not the pool's while one lives: what tensors that were made under Use leave free goes to tensors made there alone.
+class PrivateMemory {
+public:
+    PrivateMemory();
+    ~PrivateMemory();  // gives it back to the pool
+    PrivateMemory(const PrivateMemory&) = delete;
+    PrivateMemory& operator=(const PrivateMemory&) = delete;
+
+    class Use {
+    public:
+        explicit Use(const PrivateMemory& memory);
+        ~Use();
+        Use(const Use&) = delete;
+        Use& operator=(const Use&) = delete;
+    };
+
+private:
+    std::shared_ptr<struct FreeBlocks> free_;
+};
 
 class Tensor {
 public:

@@ -60,7 +60,7 @@ struct Metrics {
     }
 };
 
-Metrics read_metrics(const StepResult& r, const Shape& images, double wall) {
+Metrics read_metrics(const StepResult& r, const Shape& images) {
     const double pixels = double(images[1] * images[2] * images[3]);
     auto number = [](const Tensor& scalar) { return scalar.defined() ? std::optional(double(scalar.item())) : std::nullopt; };
     Metrics m;
@@ -72,7 +72,6 @@ Metrics read_metrics(const StepResult& r, const Shape& images, double wall) {
     m.nll_posterior = number(r.nll_posterior);
     m.nll_prior = number(r.nll_prior);
     m.seconds = r.seconds;
-    m.wall = wall;
     return m;
 }
 
@@ -341,8 +340,8 @@ bool Run::go() {
         if (!latents_.empty()) noise.start_z = kept_latents(indices(iteration));
         const StepResult result = dual_mcmc_step(models_, x, noise, settings_at(epoch), iteration + 1);
         if (!latents_.empty() && result.z_revised.defined()) keep_latents(indices(iteration), result.z_revised);
-        const Metrics metrics =
-            read_metrics(result, x.shape(), std::chrono::duration<double>(std::chrono::steady_clock::now() - before).count());
+        Metrics metrics = read_metrics(result, x.shape());  // a GPU is done only now
+        metrics.wall = std::chrono::duration<double>(std::chrono::steady_clock::now() - before).count();
         ++iteration;
         // A young average forgets faster, so that it is not held back by the first iterations.
         if (config_.ema > 0) average_parameters(models_.generator.state, std::min(config_.ema, double(iteration) / double(iteration + 9)));

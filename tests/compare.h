@@ -9,11 +9,16 @@
 #include <cctype>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "tensor.h"
+
+namespace dualmcmc {
+extern const Backend backend_simt_fp32, backend_simt_tf32, backend_simt_bf16;  // a GPU that the host plays: tests/simt
+}
 
 namespace dualmcmc::test {
 
@@ -97,6 +102,40 @@ inline std::vector<const Backend*> cpu_backends() {
     return able;
 }
 
+// The GPU's tables, of the one that the host plays and, in a build with nvcc, of a real one: in fp32, or in every precision.
+inline std::vector<const Backend*> gpu_backends_of_all_precisions() {
+    std::vector<const Backend*> tables{&backend_simt_fp32, &backend_simt_tf32, &backend_simt_bf16};
+    for (const Backend* table : cuda_backends()) tables.push_back(table);
+    return tables;
+}
+inline std::vector<const Backend*> gpu_backends() {
+    std::vector<const Backend*> tables{&backend_simt_fp32};
+    if (!cuda_backends().empty()) tables.push_back(cuda_backends()[0]);
+    return tables;
+}
+
+// The largest relative change of a number on its way into the backend's matrix products, 0 for fp32. TF32 keeps 10 bits after the
+// first; tensor cores may cut the rest off. bf16 keeps 7, rounded to nearest.
+inline double input_unit(const Backend& table) {
+    const std::string name = table.name;
+    return name.ends_with("tf32") ? 0x1p-10 : name.ends_with("bf16") ? 0x1p-8 : 0;
+}
+
+// Why a table cannot be used here; empty where it can.
+inline const std::string& why_not(const Backend& table) {
+    static std::map<const Backend*, std::string> reasons;
+    const auto [entry, first] = reasons.try_emplace(&table);
+    if (first && table.start) try {
+            table.start();
+        } catch (const std::runtime_error& error) {
+            entry->second = error.what();
+        }
+    return entry->second;
+}
+
+// Ends the program where a kernel wrote beyond the played GPU's memory (gpu_test.cpp).
+void check_played_memory();
+
 // While one lives, `table` is the backend in use.
 class WithBackend {
 public:
@@ -125,7 +164,15 @@ private:
 //     class Kernel : public EachBackend {};
 //     TEST_P(Kernel, add) { ... }
 //     INSTANTIATE_TEST_SUITE_P(Cpu, Kernel, testing::ValuesIn(cpu_backends()), backend_name);
+// On a GPU that does not answer its tests are skipped, with the reason.
 class EachBackend : public testing::TestWithParam<const Backend*> {
+protected:
+    void SetUp() override {
+        if (!why_not(*GetParam()).empty()) GTEST_SKIP() << GetParam()->name << ": " << why_not(*GetParam());
+    }
+    void TearDown() override { check_played_memory(); }
+
+private:
     WithBackend with_{*GetParam()};
 };
 

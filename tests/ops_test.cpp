@@ -19,6 +19,7 @@ class Ops : public EachBackend {
     WithThreads one_{1};
 };
 INSTANTIATE_TEST_SUITE_P(Cpu, Ops, testing::ValuesIn(cpu_backends()), backend_name);
+INSTANTIATE_TEST_SUITE_P(Gpu, Ops, testing::ValuesIn(gpu_backends()), backend_name);
 
 // ---- gradients by central differences -------------------------------------------------------------------------------------------
 

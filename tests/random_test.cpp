@@ -11,6 +11,7 @@ namespace {
 
 class Random : public EachBackend {};
 INSTANTIATE_TEST_SUITE_P(Cpu, Random, testing::ValuesIn(cpu_backends()), backend_name);
+INSTANTIATE_TEST_SUITE_P(Gpu, Random, testing::ValuesIn(gpu_backends()), backend_name);
 
 Values normals(RandomKey key, int64_t n) { return Tensor::normal({n}, key).to_host(); }
 Values uniforms(RandomKey key, int64_t n, float low = 0, float high = 1) { return Tensor::uniform({n}, key, low, high).to_host(); }
@@ -141,7 +142,10 @@ TEST_P(Random, uniforms_are_scaled_to_their_interval) {
 // The backends compute the same numbers up to rounding.
 TEST(RandomBackends, agree) {
     Values first;
-    for (const Backend* table : cpu_backends()) {
+    std::vector<const Backend*> tables = cpu_backends();
+    for (const Backend* table : gpu_backends())
+        if (why_not(*table).empty()) tables.push_back(table);
+    for (const Backend* table : tables) {
         const WithBackend with(*table);
         const Values values = normals({11, 1, 2}, 4001);
         if (first.empty()) first = values;

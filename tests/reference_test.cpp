@@ -24,6 +24,7 @@ class Reference : public EachBackend {
     WithThreads with_{1};
 };
 INSTANTIATE_TEST_SUITE_P(Cpu, Reference, testing::ValuesIn(cpu_backends()), backend_name);
+INSTANTIATE_TEST_SUITE_P(Gpu, Reference, testing::ValuesIn(gpu_backends()), backend_name);
 
 // ---- step files -----------------------------------------------------------------------------------------------------------------
 

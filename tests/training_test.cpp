@@ -70,6 +70,7 @@ std::map<std::string, Values> run_iterations(Models& models, int64_t batch, int6
 
 class Threads : public EachBackend {};
 INSTANTIATE_TEST_SUITE_P(Cpu, Threads, testing::ValuesIn(cpu_backends()), backend_name);
+INSTANTIATE_TEST_SUITE_P(Gpu, Threads, testing::ValuesIn(gpu_backends()), backend_name);
 
 // Sizes beyond the thresholds where kernels go parallel, and divisible by no number of threads.
 TEST_P(Threads, DoNotChangeAnyBit) {
@@ -234,6 +235,8 @@ protected:
         return testing::internal::GetCapturedStdout();
     }
     static SafetensorsFile last(const Config& config) { return read_safetensors(newest_checkpoint(config.out)); }
+    // So many iterations at once are half of them, and the rest resumed.
+    void expect_two_halves(int64_t iterations) const;
 
     const std::string folder_ = temporary_path("training");
     const WithThreads one_{1};
@@ -315,28 +318,46 @@ TEST_F(Training, PersistentChainsGoOnWhereTheyEnded) {
     EXPECT_GT(relative_l2(half, once), 1e-3) << "two steps more are felt";
 }
 
-TEST_F(Training, TwentyIterationsAreTenAndTen) {
-    const Config whole = config("whole", 20), halves = config("halves", 20);
+void Training::expect_two_halves(int64_t iterations) const {
+    const Config whole = config("whole", iterations), halves = config("halves", iterations);
     Config first = halves;
-    first.iterations = 10;
+    first.iterations = iterations / 2;
     run(whole);
     run(first);
-    EXPECT_EQ(last(first).metadata.at("iteration"), "10");
+    EXPECT_EQ(last(first).metadata.at("iteration"), std::to_string(first.iterations));
     run(halves, true);
     const SafetensorsFile a = last(whole), b = last(halves);
-    EXPECT_EQ(a.metadata.at("iteration"), "20");
+    EXPECT_EQ(a.metadata.at("iteration"), std::to_string(iterations));
     expect_same_tensors(a, b);
     auto without_out = [](std::map<std::string, std::string> m) { return m.erase("out"), m; };
     EXPECT_EQ(without_out(a.metadata), without_out(b.metadata));
     EXPECT_EQ(results(whole), results(halves));
-    EXPECT_EQ(results(whole).size(), 21u);
+    EXPECT_EQ(results(whole).size(), size_t(iterations) + 1);
+}
+
+TEST_F(Training, TwentyIterationsAreTenAndTen) {
+    expect_two_halves(20);
     // And --flip matters.
     Config straight = config("straight", 10);
     straight.flip = false;
     run(straight);
-    run(first = config("flipped", 10));
-    EXPECT_FALSE(same_parameters(last(straight), last(first)));
+    const Config flipped = config("flipped", 10);
+    run(flipped);
+    EXPECT_FALSE(same_parameters(last(straight), last(flipped)));
 }
+
+class GpuTraining : public Training, public testing::WithParamInterface<const Backend*> {
+protected:
+    void SetUp() override {
+        if (!why_not(*GetParam()).empty()) GTEST_SKIP() << GetParam()->name << ": " << why_not(*GetParam());
+    }
+
+private:
+    const WithBackend with_{*GetParam()};
+};
+INSTANTIATE_TEST_SUITE_P(Gpu, GpuTraining, testing::ValuesIn(gpu_backends()), backend_name);
+
+TEST_P(GpuTraining, FourIterationsAreTwoAndTwo) { expect_two_halves(4); }
 
 TEST_F(Training, PicturesDoNotChangeIt) {
     const Config rare = config("rare", 5);

@@ -18,7 +18,7 @@ private:
     ModelSettings model_{"cifar10", 64, 64, 32, 128};
     StepSettings step_;
     int64_t batch_ = 100, iterations_ = 3, done_ = 0;
-    std::string device_ = "auto";
+    std::string device_ = "auto", precision_ = "auto";
     int threads_ = 0;
     bool serve_ = false;
 };

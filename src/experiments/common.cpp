@@ -9,6 +9,7 @@
 
 #include "checkpoint.h"
 #include "experiments/report.h"
+#include "repeated.h"
 #include "train.h"
 
 namespace dualmcmc {
@@ -167,6 +168,7 @@ Tensor Experiment::encode(const Tensor& x, const Tensor& epsilon) {
 }
 
 Tensor watch_chain_x(Models& models, const Tensor& x, const ChainSettings& chain, const NoiseFunction& noise, const WatchX& watch) {
+    const NoGraphs every_call_is_seen;
     int64_t k = 0;
     auto energy = [&](const Tensor& y) {
         const EnergyGradient e = energy_gradient(models.energy, y);
@@ -181,6 +183,7 @@ Tensor watch_chain_x(Models& models, const Tensor& x, const ChainSettings& chain
 
 Tensor watch_chain_z(Models& models, const Tensor& z, const Tensor& x, float sigma, const ChainSettings& chain, const NoiseFunction& noise,
                      const WatchZ& watch) {
+    const NoGraphs every_call_is_seen;
     int64_t k = 0;
     auto generator = [&](const Var& latent) {
         const Var image = models.generator(latent);

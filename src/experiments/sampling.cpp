@@ -73,6 +73,7 @@ SampleCommand::SampleCommand(CLI::App& app)
     command_->add_option("--data", data_, "as in train, for the sliced Wasserstein distance to its test images (default: the model's)");
     command_->add_flag("--npy", npy_, "a .npy of uint8 (N,S,S,3) for each kind, instead of a folder of PNGs");
     command_->add_option("--device", device_, "as in train")->capture_default_str();
+    command_->add_option("--precision", precision_, "as in train")->capture_default_str();
     command_->add_option("--threads", threads_, "CPU threads, 0 for all")->capture_default_str();
 }
 
@@ -210,7 +211,7 @@ void SampleCommand::finish(const Samples& kept) {
 int SampleCommand::run() {
     if (count_ < 1) fail("--count ", count_, ": must be at least 1");
     if (seed_ < 0) fail("--seed ", seed_, ": must be at least 0");
-    std::printf("device: %s\n", select_device(device_, threads_).c_str());
+    std::printf("device: %s\n", select_device(device_, threads_, precision_).c_str());
     const LoadedCheckpoint checkpoint = read_checkpoint(model_);
     lay_flags_over(checkpoint.config);
     Models models(config_.model, 0);

@@ -33,7 +33,7 @@ private:
     bool has(const std::string& kind) const { return kind_ == kind || kind_ == "both"; }
 
     CLI::App* command_;
-    std::string model_, out_ = "samples", kind_ = "both", data_, device_ = "auto";
+    std::string model_, out_ = "samples", kind_ = "both", data_, device_ = "auto", precision_ = "auto";
     int64_t count_ = 100, seed_ = 1, batch_ = 100;
     int threads_ = 0;
     bool npy_ = false;

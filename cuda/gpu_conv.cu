@@ -1,0 +1,230 @@
+// Convolution on the GPU: sums of matrix products on shifted views of a haloed image (taps.h), by cuBLAS; no im2col copy.
+//
+//   forward              result[r, o]  = Σ_tap Σ_i x[r + shift, i] w[tap, i, o]      then the targets' places are gathered, with the bias
+//   gradient of x        result[r, i]  = Σ_tap Σ_o dy[r + shift, o] w[tap, i, o]     one such sum for each phase of dx
+//   gradient of w        dw[tap, i, o] = Σ_r x[r + shift, i] dy[r, o]                dy among zeros: other places add nothing
+//
+// Inputs of the products are fp32, fp32 rounded to TF32 by the tensor cores, or bf16; all are summed in fp32, in an order that cuBLAS
+// fixes by the sizes. Where an image needs no halo (1×1, a linear layer) the products read and write it where it is.
+//
+// The ReLU before a convolution is taken while x is put among zeros. Pooling after it: convolution and 2×2 means commute, and pooling keeps
+// every second pixel, so that y is a convolution with stride 2 of the box-filtered x, whose pixels are made in the same place.
+#include "gpu.h"
+#include "taps.h"
+
+#include <limits>
+#include <stdexcept>
+
+namespace dualmcmc::DEVICE_NAMESPACE {
+
+namespace {
+
+enum class Precision { fp32, tf32, bf16 };
+using Bf16 = uint16_t;  // the upper half of a float's bits
+
+template <Precision precision>
+using Element = std::conditional_t<precision == Precision::bf16, Bf16, float>;
+
+KERNEL inline void round_to(float& y, float x) { y = x; }
+// To nearest, ties to even; a NaN stays one.
+KERNEL inline void round_to(Bf16& y, float x) {
+    const uint32_t bits = __builtin_bit_cast(uint32_t, x);
+    y = x != x ? Bf16(0x7fff) : Bf16((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// ---- matrix products ------------------------------------------------------------------------------------------------------------
+
+// Row-major: C (m, n) = op(A) op(B), or added to C; op(A) is (m, k), op(B) is (k, n); lda, ldb, n: the rows' lengths in memory.
+struct Product {
+    bool transpose_a, transpose_b, add;
+    int64_t m, n, k, lda, ldb;
+};
+
+template <Precision precision>
+void multiply(float* c, const Element<precision>* a, const Element<precision>* b, const Product& p) {
+    const int64_t most = std::numeric_limits<int>::max();
+    if (p.m > most || p.k > most || p.n > most) throw std::runtime_error("a convolution is too large for cuBLAS; lower --batch");
+    const cudaDataType_t type = precision == Precision::bf16 ? CUDA_R_16BF : CUDA_R_32F;
+    const cublasComputeType_t compute = precision == Precision::tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+    const float one = 1, beta = p.add ? 1 : 0;
+    // cuBLAS counts columns first: to it these are the transposed matrices, and Cᵀ = op(B)ᵀ op(A)ᵀ.
+    CUBLAS_CHECK(cublasGemmEx(cublas(), p.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N, p.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N, int(p.n),
+                              int(p.m), int(p.k), &one, b, type, int(p.ldb), a, type, int(p.lda), &beta, c, CUDA_R_32F, int(p.n), compute,
+                              CUBLAS_GEMM_DEFAULT));
+}
+
+// ---- images among zeros -----------------------------------------------------------------------------------------------------------
+
+// What the convolution sees of x.
+struct View {
+    bool relu, pool;
+};
+
+// The places in x of the pixels whose mean is one of the source's: itself, or up to four where the source is x box-filtered; -1: none.
+struct Corners {
+    int64_t place[4];
+    KERNEL Corners(const Halo& halo, bool pool, int64_t pixel, int64_t channels) {
+        const int64_t height = halo.rows.size - pool, width = halo.columns.size - pool, image = pixel / (halo.rows.size * halo.columns.size);
+        const int64_t row = pixel / halo.columns.size % halo.rows.size, column = pixel % halo.columns.size;
+        for (int k = 0; k < 4; ++k) {
+            const int64_t h = row - k / 2, w = column - k % 2;
+            const bool there = pixel >= 0 && (k == 0 || pool) && h >= 0 && h < height && w >= 0 && w < width;
+            place[k] = there ? ((image * height + h) * width + w) * channels : -1;
+        }
+    }
+};
+
+// x, as the view has it, among the halo's zeros; x itself where nothing is asked for.
+template <class To>
+const To* with_halo(Slot slot, const float* x, const Halo& halo, int64_t channels, View view = {}) {
+    if constexpr (std::is_same_v<To, float>)
+        if (halo.bare() && !view.relu && !view.pool) return x;
+    To* out = scratch<To>(slot, halo.phases() * halo.phase_size() * channels);
+    const float share = view.pool ? 0.25f : 1;
+    parallel_for_rows(halo.phases() * halo.phase_size(), channels, [=] KERNEL(int64_t index) {
+        const Corners corners(halo, view.pool, halo.source(index), channels);
+        To* target = out + index * channels;
+        return [=](int64_t c) {
+            float total = 0;
+            for (const int64_t place : corners.place) {
+                if (place < 0) continue;
+                const float value = x[place + c];
+                total += !view.relu || value > 0 ? value : 0 * value;  // a NaN stays one
+            }
+            round_to(target[c], share * total);
+        };
+    });
+    return out;
+}
+
+template <class To>
+const To* weights(const float* w, const ConvShape& s) {
+    const int64_t n = s.kernel * s.kernel * s.in * s.out;
+    if constexpr (std::is_same_v<To, float>) return w;
+    To* out = scratch<To>(weight_slot, n);
+    parallel_for(n, [=] KERNEL(int64_t i) { round_to(out[i], w[i]); });
+    return out;
+}
+
+// What becomes of a convolution's results: y = result (0 where mask <= 0) + bias (channels) + addend (like y); each but the result may be null.
+struct Finish {
+    const float *bias, *addend, *mask;
+};
+
+// y (pixels, channels) from the targets' places; pool: the adjoint of the box filter, the mean of the four of which a pixel is a part.
+void gather(float* y, const float* result, const Finish& f, bool pool, const Halo& halo, const Targets& targets, int64_t channels) {
+    const int64_t height = targets.height - pool, width = targets.width - pool;
+    parallel_for_rows(halo.batch * height * width, channels, [=] KERNEL(int64_t pixel) {
+        const int64_t image = pixel / (height * width), row = pixel / width % height, column = pixel % width;
+        int64_t place[4];
+        for (int k = 0; k < 4; ++k) {
+            const int64_t of = (image * targets.height + row + k / 2) * targets.width + column + k % 2;
+            place[k] = k == 0 || pool ? targets.place(halo, of) * channels : 0;
+        }
+        const int64_t first = pixel * channels;
+        return [=](int64_t c) {
+            const float* at = result + c;
+            const float value = pool ? 0.25f * (at[place[0]] + at[place[1]] + at[place[2]] + at[place[3]]) : at[place[0]];
+            y[first + c] = (f.mask && !(f.mask[first + c] > 0) ? 0 : value) + (f.bias ? f.bias[c] : 0) + (f.addend ? f.addend[first + c] : 0);
+        };
+    });
+}
+
+// y = bias + addend, for products that are added to it. Returns whether there is anything to add to.
+bool prepare(float* y, const Finish& f, int64_t rows, int64_t channels) {
+    if (!f.bias && f.addend == y) return f.addend;
+    if (!f.bias && f.addend) copy(y, f.addend, rows * channels);
+    if (!f.bias) return f.addend;
+    parallel_for_rows(rows, channels, [=] KERNEL(int64_t row) {
+        const int64_t first = row * channels;
+        return [=](int64_t c) { y[first + c] = f.bias[c] + (f.addend ? f.addend[first + c] : 0); };
+    });
+    return true;
+}
+
+// The convolution of what the View shows. A kernel as large as the image, without padding, sees each image once, whole: a matrix product
+// over images of one pixel, and the weights lie in memory as they should.
+ConvShape convolved(const ConvShape& s) {
+    if (s.pool) return {s.batch, s.height + 1, s.width + 1, s.in, s.out, s.kernel, 2, 0};
+    if (s.padding == 0 && s.kernel == s.height && s.kernel == s.width)
+        return {s.batch, 1, 1, s.kernel * s.kernel * s.in, s.out, 1, 1, 0};
+    return {s.batch, s.height, s.width, s.in, s.out, s.kernel, s.stride, s.padding};
+}
+
+// ---- the three ------------------------------------------------------------------------------------------------------------------
+
+template <Precision precision>
+void forward(float* y, const float* x, const float* w, const Finish& finish, const ConvShape& shape) {
+    const ConvShape s = convolved(shape);
+    const Halo halo = forward_halo(s);
+    const auto* source = with_halo<Element<precision>>(source_slot, x, halo, s.in, {shape.relu, shape.pool});
+    const auto* weight = weights<Element<precision>>(w, s);
+    // Without places between the images the products go straight to y.
+    const bool direct = halo.image() == s.out_height() * s.out_width();
+    float* result = direct ? y : scratch<float>(target_slot, halo.places() * s.out);
+    bool add = direct && prepare(y, finish, halo.places(), s.out);
+    for (const Tap& tap : forward_taps(s, halo)) {
+        multiply<precision>(result, source + tap.shift * s.in, weight + tap.weight * s.in * s.out,
+                            {false, false, add, halo.places(), s.out, s.in, s.in, s.out});
+        add = true;
+    }
+    if (!direct) gather(y, result, finish, false, halo, forward_targets(s), s.out);
+}
+
+template <Precision precision>
+void backward_input(float* dx, const float* dy, const float* w, const Finish& finish, const ConvShape& shape) {
+    const ConvShape s = convolved(shape);
+    const Halo halo = backward_halo(s);
+    const auto* source = with_halo<Element<precision>>(source_slot, dy, halo, s.out);
+    const auto* weight = weights<Element<precision>>(w, s);
+    const int64_t phases = s.stride * s.stride, phase_size = halo.places() * s.in;
+    const bool direct = phases == 1 && halo.image() == s.height * s.width && !finish.mask;
+    float* result = direct ? dx : scratch<float>(target_slot, phases * phase_size);
+    const bool prepared = direct && prepare(dx, finish, halo.places(), s.in);
+    for (int64_t phase = 0; phase < phases; ++phase) {
+        const std::vector<Tap> taps = backward_taps(s, halo, phase);
+        if (taps.empty()) fill(result + phase * phase_size, 0, phase_size);
+        for (const Tap& tap : taps)
+            multiply<precision>(result + phase * phase_size, source + tap.shift * s.out, weight + tap.weight * s.in * s.out,
+                                {false, true, prepared || &tap != &taps[0], halo.places(), s.in, s.out, s.out, s.out});
+    }
+    if (!direct) gather(dx, result, finish, shape.pool, halo, backward_targets(s), s.in);
+}
+
+template <Precision precision>
+void backward_weight(float* dw, const float* x, const float* dy, const ConvShape& shape) {
+    const ConvShape s = convolved(shape);
+    const Halo halo = forward_halo(s);
+    const auto* source = with_halo<Element<precision>>(source_slot, x, halo, s.in, {shape.relu, shape.pool});
+    const auto* upstream = with_halo<Element<precision>>(target_slot, dy, target_halo(s, halo), s.out);
+    for (const Tap& tap : forward_taps(s, halo))
+        multiply<precision>(dw + tap.weight * s.in * s.out, source + tap.shift * s.in, upstream,
+                            {true, false, false, s.in, s.out, halo.places(), s.in, s.out});
+}
+
+}  // namespace
+
+#define CONVOLUTIONS(precision, suffix)                                                                                           \
+    void conv2d##suffix(float* y, const float* x, const float* w, const float* bias, const float* addend, ConvShape shape) {      \
+        forward<Precision::precision>(y, x, w, {bias, addend, nullptr}, shape);                                                   \
+    }                                                                                                                             \
+    void conv2d_backward_input##suffix(float* dx, const float* dy, const float* w, const float* x, const float* addend,           \
+                                       ConvShape shape) {                                                                         \
+        backward_input<Precision::precision>(dx, dy, w, {nullptr, addend, shape.relu ? x : nullptr}, shape);                      \
+    }                                                                                                                             \
+    void conv2d_backward_weight##suffix(float* dw, const float* x, const float* dy, ConvShape shape) {                            \
+        backward_weight<Precision::precision>(dw, x, dy, shape);                                                                  \
+    }
+CONVOLUTIONS(fp32, )
+CONVOLUTIONS(tf32, _tf32)
+CONVOLUTIONS(bf16, _bf16)
+
+void conv2d_direct(float* y, const float* x, const float* w, const float* bias, const float* addend, ConvShape shape) {
+    conv2d(y, x, w, bias, addend, shape);
+}
+void conv2d_backward_input_direct(float* dx, const float* dy, const float* w, const float* x, const float* addend, ConvShape shape) {
+    conv2d_backward_input(dx, dy, w, x, addend, shape);
+}
+void conv2d_backward_weight_direct(float* dw, const float* x, const float* dy, ConvShape shape) { conv2d_backward_weight(dw, x, dy, shape); }
+
+}  // namespace dualmcmc::DEVICE_NAMESPACE

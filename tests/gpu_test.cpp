@@ -1,0 +1,259 @@
+// What belongs to the GPU alone: chains recorded as graphs; and on the GPU that the host plays (tests/simt), where all of that can be
+// brought about and counted: no allocation and no waiting within an iteration, full memory, absent and unfit devices; the choice of
+// device and precision. The kernels' values are kernels_test.cpp's, networks and iterations networks_test.cpp's and reference_test.cpp's.
+#include <algorithm>
+
+#include "compare.h"
+#include "dual_mcmc.h"
+#include "repeated.h"
+#include "simt/cuda_runtime.h"
+
+namespace dualmcmc::test {
+
+void check_played_memory() { simt::check_memory(); }
+
+namespace {
+
+class PlayedGpu : public testing::Test {
+protected:
+    ~PlayedGpu() override {
+        simt::machine.limit = size_t(-1);
+        simt::machine.devices = 1, simt::machine.driver = 13000;
+        simt::machine.device_status = simt::machine.code_status = cudaSuccess;
+        simt::check_memory();
+    }
+    const WithThreads one_{1};
+    const WithBackend with_{backend_simt_fp32};
+};
+
+const ModelSettings small{"cifar10", 4, 5, 2, 6};
+const Shape images{3, 32, 32, 3};
+
+StepSettings chains_of(int64_t steps) {
+    StepSettings s;
+    s.chain_x.steps = s.chain_z.steps = steps;
+    return s;
+}
+
+// All that an iteration gives back, and the networks after it.
+std::vector<Values> iterate(Models& models, const StepSettings& settings, int64_t iteration) {
+    const Tensor x = random_tensor(images, uint32_t(iteration));
+    const StepResult r = dual_mcmc_step(models, x, philox_noise(5, uint64_t(iteration), images, small.latent), settings, iteration + 1);
+    std::vector<Values> out;
+    for (const Tensor& tensor : {r.x_revised, r.x_resampled, r.z_revised, r.loss_recon, r.loss_revise, r.nll_posterior, r.nll_prior,
+                                 r.energy_model})
+        out.push_back(tensor.to_host());
+    for (const auto& profile : {r.energy_profile, r.sse_profile})
+        for (const Tensor& value : profile) out.push_back(value.to_host());
+    for (const auto& [prefix, state] : models.networks())
+        for (const StateEntry& entry : state->entries()) out.push_back(entry.value.value().to_host());
+    return out;
+}
+
+// ---- graphs ---------------------------------------------------------------------------------------------------------------------
+
+class GpuChains : public EachBackend {
+    WithThreads one_{1};
+};
+INSTANTIATE_TEST_SUITE_P(Gpu, GpuChains, testing::ValuesIn(gpu_backends_of_all_precisions()), backend_name);
+
+TEST_P(GpuChains, RecordedOnesGiveTheSameBits) {
+    Models recorded(small, 3), plain(small, 3);
+    for (int64_t iteration = 0; iteration < 3; ++iteration) {
+        const auto found = iterate(recorded, chains_of(4), iteration);
+        const NoGraphs no_graphs;
+        EXPECT_EQ(iterate(plain, chains_of(4), iteration), found) << "iteration " << iteration;
+    }
+}
+
+TEST_F(PlayedGpu, EachStepOfAChainButTheFirstIsAGraph) {
+    Models models(small, 3);
+    const int64_t before = simt::machine.graph_launches;
+    iterate(models, chains_of(4), 0);
+    EXPECT_EQ(simt::machine.graph_launches - before, 3 * 3);
+    const NoGraphs no_graphs;
+    iterate(models, chains_of(4), 1);
+    EXPECT_EQ(simt::machine.graph_launches - before, 3 * 3);
+}
+
+// A step is one graph, and besides it its input's copy, the noise, the update and the profile's entry.
+TEST_F(PlayedGpu, ARecordedStepIsAFewLaunches) {
+    Models models(small, 3);
+    const Tensor start = random_tensor(images, 1);
+    const auto launches = [&](int64_t steps) {
+        const int64_t before = simt::machine.launches;
+        langevin_x(start, [&](const Tensor& x) { return energy_gradient(models.energy, x); }, {steps, 0.5f, 0.01f},
+                   [&](int64_t k) { return Tensor::normal(images, {1, 2, uint64_t(k)}); });
+        return simt::machine.launches - before;
+    };
+    const int64_t two = launches(2), seven = launches(7);
+    EXPECT_GT(two, 200);  // once plain, once recorded
+    EXPECT_EQ(seven - two, 5 * 4);  // noise, update, and the profile's sum, which is two
+}
+
+// The next chain of the same form changes the graph that is there.
+TEST_F(PlayedGpu, GraphsAreMadeOnce) {
+    Models models(small, 3);
+    iterate(models, chains_of(3), 0);
+    const int64_t made = simt::machine.graphs_made, changed = simt::machine.graphs_changed;
+    iterate(models, chains_of(3), 1);
+    EXPECT_EQ(simt::machine.graphs_made, made);
+    EXPECT_EQ(simt::machine.graphs_changed, changed + 3);
+}
+
+// What others allocate and write between two calls must not be the recording's memory, nor the results' that the network keeps.
+TEST_F(PlayedGpu, RecordedMemoryIsNobodyElses) {
+    Models models(small, 3);
+    const Tensor first = random_tensor(images, 1), second = random_tensor(images, 2);
+    Repeated gradient([&](const Tensor& x) { return std::vector{energy_gradient(models.energy, x).gradient}; });
+    gradient(first);
+    gradient(first);
+    const auto disturb = [] {
+        std::vector<Tensor> others;
+        for (int64_t n = 1; n < int64_t(1) << 20; n *= 2)
+            for (int i = 0; i < 4; ++i) others.push_back(Tensor::full({n}, 7));
+        return others;
+    };
+    const std::vector<Tensor> others = disturb();
+    const Values found = gradient(second)[0].to_host();
+    for (const Tensor& other : others) {
+        const Values values = other.to_host();
+        EXPECT_EQ(std::count(values.begin(), values.end(), 7.0f), int64_t(values.size()));
+    }
+    Models again(small, 3);
+    const NoGraphs no_graphs;
+    for (int i = 0; i < 2; ++i) energy_gradient(again.energy, first);
+    EXPECT_EQ(found, energy_gradient(again.energy, second).gradient.to_host());
+    // The weights that the last, recorded, power iteration left are the network's.
+    EXPECT_EQ(models.energy.energy(Var(first)).value().to_host(), again.energy.energy(Var(first)).value().to_host());
+}
+
+TEST_F(PlayedGpu, AFunctionThatReadsBackIsRefused) {
+    const Tensor x = random_tensor({4}, 1);
+    Repeated reads([](const Tensor& y) { return std::vector{Tensor::from_host({4}, y.to_host())}; });
+    EXPECT_EQ(reads(x)[0].to_host(), x.to_host());
+    EXPECT_THROW(reads(x), std::runtime_error);
+    EXPECT_EQ(x.clone().to_host(), random_values(4, 1)) << "the stream works again";
+    const NoGraphs no_graphs;
+    EXPECT_EQ(reads(x)[0].to_host(), x.to_host());
+}
+
+// ---- memory and waiting -----------------------------------------------------------------------------------------------------------
+
+TEST_F(PlayedGpu, AnIterationNeitherAllocatesNorWaits) {
+    Models models(small, 3);
+    for (int64_t i = 0; i < 2; ++i) iterate(models, chains_of(3), i);
+    const Tensor x = random_tensor(images, 1);
+    const int64_t allocations = simt::machine.allocations, waits = simt::machine.waits;
+    for (uint64_t i = 2; i < 4; ++i) {
+        dual_mcmc_step(models, x, philox_noise(5, i, images, small.latent), chains_of(3), int64_t(i) + 1);
+        EXPECT_EQ(simt::machine.waits, waits);
+        EXPECT_EQ(simt::machine.allocations, allocations) << "iteration " << i;
+        x.to_host();
+        EXPECT_EQ(simt::machine.waits, waits + 1) << "a wait is counted";
+        simt::machine.waits = waits;
+    }
+}
+
+TEST_F(PlayedGpu, FullMemoryGivesBackWhatWaitsAndTriesAgain) {
+    constexpr int64_t mebi = int64_t(1) << 18;  // floats
+    { const Tensor large = Tensor::full({32 * mebi}, 1); }
+    simt::machine.limit = simt::machine.allocated + (8 << 20);
+    const Tensor other = Tensor::full({24 * mebi}, 2);  // fits only once `large` has been given back
+    EXPECT_EQ(other.to_host().back(), 2);
+    EXPECT_LE(simt::machine.allocated, simt::machine.limit);
+    try {
+        const Tensor too_large = Tensor::full({1024 * mebi}, 3);
+        FAIL() << "1024 MiB were given";
+    } catch (const std::runtime_error& error) {
+        const std::string message = error.what();
+        for (const char* part : {"out of memory", "1024 MiB", "MiB are free", "--batch"})
+            EXPECT_NE(message.find(part), std::string::npos) << message;
+    }
+    EXPECT_EQ(other.to_host().front(), 2) << "what is in use stays";
+}
+
+// ---- absent and unfit devices -------------------------------------------------------------------------------------------------------
+
+void expect_reason(const std::string& part) {
+    try {
+        backend_simt_tf32.start();
+        ADD_FAILURE() << "started, though: " << part;
+    } catch (const std::runtime_error& error) {
+        EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+        EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos);
+    }
+}
+
+TEST_F(PlayedGpu, SaysWhyThereIsNone) {
+    EXPECT_NE(backend_simt_fp32.start().find("the host plays"), std::string::npos);
+    simt::machine.code_status = cudaErrorNoKernelImageForDevice;
+    expect_reason("holds no code for the a GPU that the host plays: build it with CUDA_ARCH=80");
+    simt::machine.devices = 0;
+    expect_reason("there is none");
+    simt::machine.device_status = cudaErrorNoDevice;
+    expect_reason("no NVIDIA GPU answers");
+    simt::machine.device_status = cudaErrorInsufficientDriver;
+    simt::machine.driver = 11080;
+    expect_reason("knows CUDA 11.8 and this build needs 13.0: update the driver");
+    simt::machine.driver = 0;
+    expect_reason("no NVIDIA driver");
+}
+
+TEST_F(PlayedGpu, ErrorsNameFileExpressionLibraryAndMessage) {
+    try {
+        backend_simt_fp32.release(this);
+        FAIL() << "memory was given back that nobody had";
+    } catch (const std::runtime_error& error) {
+        const std::string message = error.what();
+        for (const char* part : {"gpu_memory.cu:", "cudaFree(pointer)", "CUDA says", "error 1"})
+            EXPECT_NE(message.find(part), std::string::npos) << message;
+    }
+}
+
+// ---- what the played GPU must see -------------------------------------------------------------------------------------------------------
+
+TEST(PlayedGpuDeathTest, BarriersThatSomeThreadsMissAndWritesBeyondMemory) {
+    const WithThreads one(1);
+    EXPECT_DEATH(simt::run_grid(1, 32, [] {
+                     if (threadIdx.x < 16) __syncthreads();
+                 }), "a barrier that not all threads");
+    EXPECT_DEATH({
+        auto* const values = static_cast<float*>(backend_simt_fp32.allocate(4 * sizeof(float)));
+        backend_simt_fp32.fill(values, 1, 5);
+        simt::check_memory();
+    }, "beyond the bounds");
+}
+
+// ---- the real device's choice ---------------------------------------------------------------------------------------------------------
+
+std::string refusal(const std::string& device, const std::string& precision) {
+    try {
+        select_device(device, 1, precision);
+    } catch (const std::runtime_error& error) {
+        return error.what();
+    }
+    return "";
+}
+
+TEST(Device, PrecisionsOfTheCpu) {
+    const WithThreads one(1);
+    const WithBackend keep(backend());
+    for (const char* precision : {"auto", "fp32"}) EXPECT_NE(select_device("cpu", 1, precision).find("CPU"), std::string::npos);
+    for (const std::string precision : {"tf32", "bf16"})
+        EXPECT_EQ(refusal("cpu", precision), "--precision " + precision + ": the CPU computes in fp32; leave it out");
+    EXPECT_NE(refusal("cpu", "fp16").find("--precision fp16: unknown; give auto, fp32, tf32 or bf16"), std::string::npos);
+}
+
+TEST(Device, WithoutAGpuSaysSo) {
+    const WithThreads one(1);
+    const WithBackend keep(backend());
+    if (!cuda_backends().empty() && why_not(*cuda_backends()[0]).empty()) GTEST_SKIP() << "a GPU answers here";
+    const std::string reason = cuda_backends().empty() ? "this build holds no code for GPUs" : why_not(*cuda_backends()[0]);
+    EXPECT_EQ(refusal("cuda", "auto"), "--device cuda: " + reason + " (--device cpu needs none)");
+    const std::string line = select_device("auto", 1);
+    EXPECT_TRUE(line.starts_with("CPU") && line.ends_with("; " + reason)) << line;
+}
+
+}  // namespace
+}  // namespace dualmcmc::test

@@ -1,0 +1,311 @@
+// A GPU played by the host, so that cuda/gpu_*.cu and kernels.cu, the very sources that nvcc compiles, run in the tests of a machine
+// without one: g++ finds this header in the place of CUDA's.
+//
+//   threads   a block's threads are fibers, which run one after the other and change at barriers; blocks run one after the other.
+//             The order of both depends on the number of OpenMP threads (1: forward, 2: backward, 3: odd ones first), so that tests
+//             that compare those find results that depend on it. A barrier that some threads do not reach ends the program.
+//   stream    everything is queued and done when somebody waits: what is read too early, or overwritten before it was used, shows.
+//   graphs    what is queued while a stream is captured is kept and put into the queue by each launch.
+//   memory    fresh memory holds NaN; zones round it are checked when it is freed and by check_memory(). `limit` plays a full GPU.
+//   errors    launches are held against CUDA's limits; `device_status` and the like play absent or unfit devices.
+//
+// It cannot show: speed; what needs threads that really run at once (the memory model, warps); the roundings of the GPU's arithmetic
+// and of cuBLAS; whether a real driver does what is said here of it.
+#pragma once
+#include <omp.h>
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __host__
+#define __shared__ static  // blocks run one after the other
+
+struct dim3 {
+    unsigned x, y, z;
+    constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+inline dim3 gridDim, blockDim, blockIdx, threadIdx;
+
+enum cudaError_t {
+    cudaSuccess, cudaErrorInvalidValue, cudaErrorMemoryAllocation, cudaErrorInvalidConfiguration = 9, cudaErrorInsufficientDriver = 35,
+    cudaErrorInvalidDeviceFunction = 98, cudaErrorNoDevice = 100, cudaErrorNoKernelImageForDevice = 209,
+    cudaErrorStreamCaptureUnsupported = 900, cudaErrorGraphExecUpdateFailure = 910
+};
+
+namespace simt {
+
+using Work = std::vector<std::function<void()>>;
+
+struct Machine {
+    // Played by the tests.
+    size_t limit = size_t(-1);
+    int devices = 1, driver = 13000;
+    cudaError_t device_status = cudaSuccess, code_status = cudaSuccess;
+    // What happened.
+    size_t allocated = 0;
+    int64_t allocations = 0, launches = 0, graph_launches = 0, graphs_made = 0, graphs_changed = 0, waits = 0;
+
+    Work queue, *captured = nullptr;
+    bool capture_failed = false;
+    std::map<void*, size_t> blocks;
+};
+inline Machine machine;
+
+[[noreturn]] inline void die(const char* what) {
+    std::fprintf(stderr, "simt: %s\n", what);
+    std::abort();
+}
+
+// ---- fibers: contexts made once, then changed by _setjmp and _longjmp, which make no system calls ---------------------------------
+
+struct Fiber {
+    ucontext_t context;
+    jmp_buf place;
+    std::unique_ptr<char[]> stack;
+    bool waiting = false;
+};
+inline jmp_buf scheduler;
+inline Fiber* running = nullptr;  // null: the thread runs on the scheduler's stack and cannot wait
+inline const std::function<void()>* body = nullptr;
+
+inline void fiber_main() {
+    for (;;) {
+        (*body)();
+        running->waiting = false;
+        if (_setjmp(running->place) == 0) _longjmp(scheduler, 1);
+    }
+}
+
+// Runs `fiber` until it waits at a barrier or is done.
+inline void resume(Fiber& fiber) {
+    running = &fiber;
+    if (_setjmp(scheduler) == 0) {
+        if (fiber.stack) _longjmp(fiber.place, 1);
+        constexpr size_t size = 64 << 10;
+        fiber.stack = std::make_unique<char[]>(size);
+        getcontext(&fiber.context);
+        fiber.context.uc_stack.ss_sp = fiber.stack.get();
+        fiber.context.uc_stack.ss_size = size;
+        fiber.context.uc_link = nullptr;
+        makecontext(&fiber.context, fiber_main, 0);
+        setcontext(&fiber.context);
+    }
+    running = nullptr;
+}
+
+// The i-th of n in this run's order.
+inline unsigned in_order(unsigned i, unsigned n) {
+    switch (omp_get_max_threads() % 3) {
+        case 1: return i;
+        case 2: return n - 1 - i;
+        default: return i < n / 2 ? 2 * i + 1 : 2 * (i - n / 2);
+    }
+}
+
+inline void set_thread(unsigned i) { threadIdx = {i % blockDim.x, i / blockDim.x}; }
+
+// One block. `plain`: its threads meet no barrier, so that they need no fibers; the launch's first thread decides.
+inline void run_block(bool& plain, bool first_block) {
+    static Fiber fibers[1024];
+    const unsigned threads = blockDim.x * blockDim.y;
+    std::vector<unsigned> left;
+    for (unsigned i = 0; i < threads; ++i) left.push_back(in_order(i, threads));
+    if (first_block) {
+        set_thread(left[0]);
+        resume(fibers[left[0]]);
+        plain = !fibers[left[0]].waiting;
+    }
+    const size_t done = first_block ? 1 : 0;
+    for (size_t i = done; i < threads; ++i) {
+        set_thread(left[i]);
+        if (plain) (*body)();
+        else resume(fibers[left[i]]);
+    }
+    while (!plain) {
+        size_t waiting = 0;
+        for (const unsigned i : left) waiting += fibers[i].waiting;
+        if (waiting == 0) return;
+        if (waiting < threads) die("a barrier that not all threads of the block reach");
+        for (const unsigned i : left) {
+            set_thread(i);
+            resume(fibers[i]);
+        }
+    }
+}
+
+inline void run_grid(dim3 grid, dim3 block, const std::function<void()>& kernel) {
+    gridDim = grid, blockDim = block, body = &kernel;
+    bool plain = false;
+    const unsigned blocks = grid.x * grid.y;
+    for (unsigned b = 0; b < blocks; ++b) {
+        const unsigned chosen = in_order(b, blocks);
+        blockIdx = {chosen % grid.x, chosen / grid.x};
+        run_block(plain, b == 0);
+    }
+}
+
+// ---- stream -----------------------------------------------------------------------------------------------------------------------
+
+inline void submit(std::function<void()> work) { (machine.captured ? *machine.captured : machine.queue).push_back(std::move(work)); }
+
+inline void finish() {
+    const Work work = std::exchange(machine.queue, {});
+    for (const auto& item : work) item();
+}
+
+// What may not happen during a capture.
+inline cudaError_t wait() {
+    ++machine.waits;
+    if (machine.captured) {
+        machine.capture_failed = true;
+        return cudaErrorStreamCaptureUnsupported;
+    }
+    finish();
+    return cudaSuccess;
+}
+
+// ---- memory -----------------------------------------------------------------------------------------------------------------------
+
+constexpr size_t zone = 256;
+constexpr unsigned char mark = 0xA5;
+
+inline void check_block(const void* pointer, size_t bytes) {
+    const auto* memory = static_cast<const unsigned char*>(pointer);
+    for (size_t i = 0; i < zone; ++i)
+        if (memory[-1 - int64_t(i)] != mark || memory[bytes + i] != mark) die("a write beyond the bounds of device memory");
+}
+inline void check_memory() {
+    finish();
+    for (const auto& [pointer, bytes] : machine.blocks) check_block(pointer, bytes);
+}
+
+}  // namespace simt
+
+inline void __syncthreads() {
+    if (!simt::running) simt::die("a barrier that the launch's first thread did not reach");
+    simt::running->waiting = true;
+    if (_setjmp(simt::running->place) == 0) _longjmp(simt::scheduler, 1);
+    simt::running->waiting = false;
+}
+
+// ---- CUDA's functions, as far as cuda/ calls them -----------------------------------------------------------------------------------
+
+using cudaStream_t = void*;
+using cudaEvent_t = void*;
+using cudaGraph_t = simt::Work*;
+using cudaGraphExec_t = simt::Work*;
+struct cudaGraphExecUpdateResultInfo {};
+struct cudaFuncAttributes {};
+struct cudaDeviceProp {
+    char name[256];
+    size_t totalGlobalMem;
+    int major, minor;
+};
+enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
+enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeRelaxed };
+
+inline const char* cudaGetErrorString(cudaError_t error) {
+    static char name[32];
+    std::snprintf(name, sizeof name, "error %d", int(error));
+    return name;
+}
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+
+inline cudaError_t cudaGetDeviceCount(int* count) { return *count = simt::machine.devices, simt::machine.device_status; }
+inline cudaError_t cudaDriverGetVersion(int* version) { return *version = simt::machine.driver, cudaSuccess; }
+inline cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 13000, cudaSuccess; }
+inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+    return *properties = {"a GPU that the host plays", 1 << 30, 8, 0}, cudaSuccess;
+}
+template <class Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel*) { return simt::machine.code_status; }
+
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return *stream = &simt::machine, cudaSuccess; }
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return simt::wait(); }
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return *event = &simt::machine, cudaSuccess; }
+inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return simt::finish(), cudaSuccess; }
+
+inline cudaError_t cudaMalloc(void** pointer, size_t bytes) {
+    if (simt::machine.allocated + bytes > simt::machine.limit) return cudaErrorMemoryAllocation;
+    auto* memory = static_cast<unsigned char*>(std::aligned_alloc(256, (bytes + 2 * simt::zone + 255) / 256 * 256));
+    std::memset(memory, simt::mark, bytes + 2 * simt::zone);
+    std::memset(memory + simt::zone, 0xff, bytes);  // NaN, as float, double and bf16
+    simt::machine.allocated += bytes;
+    ++simt::machine.allocations;
+    simt::machine.blocks[*pointer = memory + simt::zone] = bytes;
+    return cudaSuccess;
+}
+inline cudaError_t cudaFree(void* pointer) {
+    if (!pointer) return cudaSuccess;
+    simt::finish();
+    const auto block = simt::machine.blocks.find(pointer);
+    if (block == simt::machine.blocks.end()) return cudaErrorInvalidValue;
+    simt::check_block(pointer, block->second);
+    simt::machine.allocated -= block->second;
+    simt::machine.blocks.erase(block);
+    std::free(static_cast<unsigned char*>(pointer) - simt::zone);
+    return cudaSuccess;
+}
+inline cudaError_t cudaMallocHost(void** pointer, size_t bytes) { return *pointer = std::malloc(bytes), cudaSuccess; }
+inline cudaError_t cudaFreeHost(void* pointer) { return std::free(pointer), cudaSuccess; }
+inline cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
+    return *total = simt::machine.limit, *available = simt::machine.limit - simt::machine.allocated, cudaSuccess;
+}
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+    return simt::submit([=] { std::memcpy(to, from, bytes); }), cudaSuccess;
+}
+
+template <class... Parameters>
+cudaError_t cudaLaunchKernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, void** arguments, size_t, cudaStream_t) {
+    const unsigned threads = block.x * block.y * block.z;
+    if (threads == 0 || threads > 1024 || grid.x == 0 || grid.y == 0 || grid.x > 0x7fffffff || grid.y > 65535)
+        return cudaErrorInvalidConfiguration;
+    ++simt::machine.launches;
+    auto values = [&]<size_t... i>(std::index_sequence<i...>) {
+        return std::tuple<Parameters...>(*static_cast<Parameters*>(arguments[i])...);
+    }(std::index_sequence_for<Parameters...>{});
+    simt::submit([=] { simt::run_grid(grid, block, [&] { std::apply(kernel, values); }); });
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
+    simt::machine.capture_failed = false;
+    return simt::machine.captured = new simt::Work, cudaSuccess;
+}
+inline cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph) {
+    *graph = std::exchange(simt::machine.captured, nullptr);
+    if (!simt::machine.capture_failed) return cudaSuccess;
+    delete std::exchange(*graph, nullptr);
+    return cudaErrorStreamCaptureUnsupported;
+}
+inline cudaError_t cudaGraphGetNodes(cudaGraph_t graph, void*, size_t* nodes) { return *nodes = graph->size(), cudaSuccess; }
+inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned) {
+    ++simt::machine.graphs_made;
+    return *executable = new simt::Work(*graph), cudaSuccess;
+}
+inline cudaError_t cudaGraphExecUpdate(cudaGraphExec_t executable, cudaGraph_t graph, cudaGraphExecUpdateResultInfo*) {
+    if (executable->size() != graph->size()) return cudaErrorGraphExecUpdateFailure;
+    ++simt::machine.graphs_changed;
+    return *executable = *graph, cudaSuccess;
+}
+inline cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t) {
+    ++simt::machine.graph_launches;
+    for (const auto& item : *executable) simt::submit(item);
+    return cudaSuccess;
+}
+inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete graph, cudaSuccess; }
+inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) { return delete executable, cudaSuccess; }
