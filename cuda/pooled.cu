@@ -51,7 +51,7 @@ INLINE inline void transform_output_adjoint(Vector* m, const Vector* y, int step
 }
 
 // S g, with the box filter's ½: six values from three.
-INLINE inline void transform_weight(Vector* u, const Vector* g, int from, int to) {
+INLINE inline void transform_weight(Vector* u, const Vector* g, int to, int from) {
     const Vector g0 = g[0] * 0.5f, g1 = g[from] * 0.5f, g2 = g[2 * from] * 0.5f;
     u[0] = g0 * 0.5f;
     u[to] = (g0 + g2) * -0.5f;
@@ -59,23 +59,6 @@ INLINE inline void transform_weight(Vector* u, const Vector* g, int from, int to
     u[3 * to] = (g0 + 2 * g2) * (1.0f / 6);
     u[4 * to] = g2;
     u[5 * to] = g1;
-}
-
-// U, ordered (product, block of columns, in, block's columns). w (9, in, out).
-void transform_weights(float* u, const float* w, const Blocks& blocks) {
-    const int64_t size = blocks.in * blocks.out;
-    for (int64_t block = 0; block < blocks.count(); ++block) {
-        const int64_t first = block * blocks.block_width(), width = blocks.vectors(block) * lanes;
-        for (int64_t i = 0; i < blocks.in; ++i)
-            for (int64_t column = 0; column < width; column += lanes) {
-                Vector g[9], rows[18], all[36];
-                for (int tap = 0; tap < 9; ++tap) g[tap] = load(w + (tap * blocks.in + i) * blocks.out + first + column);
-                for (int c = 0; c < 3; ++c) transform_weight(rows + c, g + c, 3, 3);
-                for (int r = 0; r < distinct; ++r) transform_weight(all + distinct * r, rows + 3 * r, 1, 1);
-                float* target = u + first * blocks.in + i * width + column;
-                for (int product = 0; product < 36; ++product) store(target + product * size, all[product]);
-            }
-    }
 }
 
 // Where a task's tiles keep their 81 values: product after product, in each (copy, tile, channel), one cache line between products.
@@ -260,7 +243,8 @@ bool pooled_applies(const ConvShape& s) {
 void pooled(float* y, const float* x, const float* w, const float* bias, const float* addend, const ConvShape& s) {
     static const char maker = 0;
     const Blocks blocks(s.in, s.out);
-    const float* u = prepared_weights(&maker, s.weights, products * s.in * s.out, [&](float* made) { transform_weights(made, w, blocks); });
+    const float* u = prepared_weights(&maker, s.weights, products * s.in * s.out,
+                                      [&](float* made) { transform_weights(made, w, blocks, transform_weight); });
     const Tiling tiling(s);
     const int64_t row_step = s.out_width() * s.out;
     const Epilogue epilogue{bias, nullptr, addend};
@@ -285,7 +269,7 @@ void pooled_backward_input(float* dx, const float* dy, const float* w, const flo
     const float* u = prepared_weights(&maker, s.weights, products * s.in * s.out, [&](float* made) {
         float* turned = scratch<0>(9 * s.in * s.out);
         for (int64_t tap = 0; tap < 9; ++tap) exchange_channels(turned + tap * s.in * s.out, w + tap * s.in * s.out, s.in, s.out);
-        transform_weights(made, turned, blocks);
+        transform_weights(made, turned, blocks, transform_weight);
     });
     const Tiling tiling(s);
     const int64_t dy_step = s.out_width() * s.out;

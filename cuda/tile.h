@@ -113,6 +113,25 @@ inline void exchange_channels(float* turned, const float* w, int64_t in, int64_t
         for (int64_t i = 0; i < in; ++i) turned[o * in + i] = w[i * out + o];
 }
 
+// U = S w Sᵀ of a 3×3 kernel for minimal filtering: w (9, in, out) -> u (36 places, block of columns, in, block's columns), what
+// block_product wants. transform(u, g, to, from) takes three values `from` apart to six `to` apart, in one dimension.
+template <class Transform>
+void transform_weights(float* u, const float* w, const Blocks& blocks, Transform transform) {
+    const int64_t place_size = blocks.in * blocks.out;
+    for (int64_t block = 0; block < blocks.count(); ++block) {
+        const int64_t first = block * blocks.block_width(), width = blocks.vectors(block) * lanes;
+        for (int64_t i = 0; i < blocks.in; ++i)
+            for (int64_t column = 0; column < width; column += lanes) {
+                Vector g[9], rows[18], all[36];
+                for (int tap = 0; tap < 9; ++tap) g[tap] = load(w + (tap * blocks.in + i) * blocks.out + first + column);
+                for (int c = 0; c < 3; ++c) transform(rows + c, g + c, 3, 3);
+                for (int r = 0; r < 6; ++r) transform(all + 6 * r, rows + 3 * r, 1, 1);
+                float* target = u + first * blocks.in + i * width + column;
+                for (int place = 0; place < 36; ++place) store(target + place * place_size, all[place]);
+            }
+    }
+}
+
 // What becomes of a sum before it is stored at y[place]: bias[channel] is added; it is dropped where `mask` is not above 0; then addend[place]
 // is added. Each of the three may be null; addend may be y itself.
 struct Epilogue {

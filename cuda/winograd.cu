@@ -50,7 +50,7 @@ INLINE inline void transform_output_adjoint(Vector* m, const Vector* y, int to, 
 }
 
 // G g: six values from three.
-INLINE inline void transform_weight(Vector* u, const Vector* g, int from, int to) {
+INLINE inline void transform_weight(Vector* u, const Vector* g, int to, int from) {
     const Vector outer = g[0] + g[2 * from], outer2 = g[0] * (1.0f / 24) + g[2 * from] * (1.0f / 6);
     u[0] = g[0] * 0.25f;
     u[to] = (outer + g[from]) * (-1.0f / 6);
@@ -66,23 +66,6 @@ INLINE inline void transform_weight_adjoint(Vector* g, const Vector* u, int to, 
     g[0] = 0.25f * u[0] - (1.0f / 6) * sum1 + (1.0f / 24) * sum2;
     g[to] = (1.0f / 6) * (u[2 * from] - u[from]) + (1.0f / 12) * (u[3 * from] - u[4 * from]);
     g[2 * to] = (1.0f / 6) * (sum2 - sum1) + u[5 * from];
-}
-
-// U, ordered (place, block of columns, in, block's columns): what block_product wants. w (9, in, out).
-void transform_weights(float* u, const float* w, const Blocks& blocks) {
-    const int64_t place_size = blocks.in * blocks.out;
-    for (int64_t block = 0; block < blocks.count(); ++block) {
-        const int64_t first = block * blocks.block_width(), width = blocks.vectors(block) * lanes;
-        for (int64_t i = 0; i < blocks.in; ++i)
-            for (int64_t column = 0; column < width; column += lanes) {
-                Vector g[9], rows[18], all[36];
-                for (int tap = 0; tap < 9; ++tap) g[tap] = load(w + (tap * blocks.in + i) * blocks.out + first + column);
-                for (int c = 0; c < 3; ++c) transform_weight(rows + c, g + c, 3, 3);
-                for (int r = 0; r < 6; ++r) transform_weight(all + 6 * r, rows + 3 * r, 1, 1);
-                float* target = u + first * blocks.in + i * width + column;
-                for (int place = 0; place < 36; ++place) store(target + place * place_size, all[place]);
-            }
-    }
 }
 
 // The images' tiles, numbered through the batch.
@@ -250,7 +233,8 @@ bool winograd_applies(const ConvShape& s) {
 void winograd(float* y, const float* x, const float* w, const float* bias, const float* addend, const ConvShape& s) {
     static const char maker = 0;
     const Blocks blocks(s.in, s.out);
-    const float* u = prepared_weights(&maker, s.weights, places * s.in * s.out, [&](float* made) { transform_weights(made, w, blocks); });
+    const float* u = prepared_weights(&maker, s.weights, places * s.in * s.out,
+                                      [&](float* made) { transform_weights(made, w, blocks, transform_weight); });
     convolve(y, x, u, {bias, nullptr, addend}, s, blocks, s.relu);
 }
 
@@ -261,7 +245,7 @@ void winograd_backward_input(float* dx, const float* dy, const float* w, const f
     const float* u = prepared_weights(&maker, s.weights, places * s.in * s.out, [&](float* made) {
         float* turned = scratch<0>(9 * s.in * s.out);
         for (int64_t tap = 0; tap < 9; ++tap) exchange_channels(turned + tap * s.in * s.out, w + (8 - tap) * s.in * s.out, s.in, s.out);
-        transform_weights(made, turned, blocks);
+        transform_weights(made, turned, blocks, transform_weight);
     });
     convolve(dx, dy, u, {nullptr, s.relu ? x : nullptr, addend}, s, blocks, false);
 }
