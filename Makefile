@@ -84,7 +84,7 @@ test: build/dualmcmc build/dualmcmc_tests
 	OMP_WAIT_POLICY=passive build/dualmcmc_tests --gtest_brief=1  # several programs run at a time here: threads that wait must not spin
 
 sanitize: build/dualmcmc_tests
-	compute-sanitizer --error-exitcode 1 build/dualmcmc_tests --gtest_filter='Gpu/*CUDA*'
+	compute-sanitizer --report-api-errors no --error-exitcode 1 build/dualmcmc_tests --gtest_filter='Gpu/*CUDA*'
 
 demo: build/dualmcmc
 	rm -rf runs/demo

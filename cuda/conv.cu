@@ -10,7 +10,7 @@
 //
 // The inner loop (tile.h) takes 6 pixels × up to 4 vectors of output channels at a time. A matrix product (a linear layer) is the
 // case of one tap and images of one pixel. Three kinds of convolution go other ways: 3×3 ones at stride 1 through winograd.cu, the same
-// before pooling through pooled.cu, and those with a few output channels (an image's three colours) through narrow_product below.
+// before pooling through pooled.cu, and those with a few output channels (an image's three colours) through narrow below.
 #include <vector>
 
 #include "tile.h"

@@ -45,7 +45,13 @@ std::string start() {
     if (code == cudaErrorNoKernelImageForDevice || code == cudaErrorInvalidDeviceFunction)
         throw std::runtime_error(std::string("this build holds no code for the ") + properties.name + ": build it with CUDA_ARCH=" + capability);
     CUDA_CHECK(code);
-    cublas();
+    if (properties.major < 8)
+        throw std::runtime_error(std::string("the ") + properties.name + " has neither TF32 nor bf16: compute capability 8.0 is needed");
+    try {
+        cublas();
+    } catch (const std::bad_alloc&) {
+        throw std::runtime_error(std::string("the memory of the ") + properties.name + " is in use");
+    }
     return std::string(properties.name) + ", " + std::to_string(properties.totalGlobalMem >> 20) + " MiB";
 }
 
@@ -130,7 +136,7 @@ void upload(float* y, const float* host, int64_t n) {
     CUDA_CHECK(cudaEventSynchronize(pinned.left));
     if (pinned.size < bytes) {
         CUDA_CHECK(cudaFreeHost(pinned.data));
-        pinned.size = 0;
+        pinned = {nullptr, 0, pinned.left};
         CUDA_CHECK(cudaMallocHost(&pinned.data, bytes));
         pinned.size = bytes;
     }

@@ -23,7 +23,7 @@ Tensor total(const Tensor& x) {
     return y;
 }
 
-// So many numbers, 8 CIFAR-10 images, go through the EBM together on one core: enough to fill tiles, few enough for the cache.
+// So many numbers, 12 CIFAR-10 images, go through the EBM together on one core: enough to fill tiles, few enough for the cache.
 constexpr int64_t numbers_per_group = 12 * 32 * 32 * 3;
 
 }  // namespace

@@ -155,9 +155,11 @@ size_t size_class(size_t bytes) {
 void trim_pool() {
     std::lock_guard guard(pool().lock);
     for (auto& [place, blocks] : pool().free) {
-        for (void* memory : blocks) place.first->release(memory);
-        pool().bytes -= int64_t(place.second * blocks.size());
-        blocks.clear();
+        while (!blocks.empty()) {  // one by one: a device that refuses leaves a list that is right
+            place.first->release(blocks.back());
+            blocks.pop_back();
+            pool().bytes -= int64_t(place.second);
+        }
     }
 }
 

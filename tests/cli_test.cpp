@@ -45,7 +45,7 @@ protected:
 
     // Runs `before` and then the program with these arguments, in the folder, on one thread.
     Outcome run(const std::string& arguments, const std::string& before = "") const {
-        const std::string command = "cd '" + folder_ + "' && unset CIFAR10_DIR; " + before + " OMP_NUM_THREADS=1 '" + program_ + "' " + arguments +
+        const std::string command = "cd '" + folder_ + "' && unset CIFAR10_DIR; export CUDA_VISIBLE_DEVICES=; " + before + " OMP_NUM_THREADS=1 '" + program_ + "' " + arguments +
                                     " >out.txt 2>error.txt";
         const int status = std::system(command.c_str());
         return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, contents(in("out.txt")), contents(in("error.txt"))};

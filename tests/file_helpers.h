@@ -42,4 +42,13 @@ inline void expect_failure(const std::function<void()>& action, std::initializer
         EXPECT_NE(message.find(part), std::string::npos) << message << "\n  lacks: " << part;
 }
 
+// Expects that the program has refused: exit code 1, and an `error` output of one line that contains all of `parts`.
+inline void expect_refusal(int exit_code, std::string error, std::initializer_list<std::string> parts) {
+    EXPECT_EQ(exit_code, 1);
+    ASSERT_FALSE(error.empty());
+    EXPECT_EQ(error.back(), '\n');
+    error.pop_back();
+    expect_failure([&] { throw std::runtime_error(error); }, parts);
+}
+
 }  // namespace dualmcmc

@@ -106,7 +106,7 @@ void Experiment::say_settings(int64_t iteration) {
 int Experiment::run() {
     check_flags();
     check();
-    std::printf("device: %s\n", select_device(device_, threads_).c_str());
+    std::printf("device: %s\n", select_device(device_, threads_, "fp32").c_str());
     const LoadedCheckpoint checkpoint = read_checkpoint(model_);
     config_ = checkpoint.config;
     lay_flags_over();

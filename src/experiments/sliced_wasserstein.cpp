@@ -109,7 +109,7 @@ constexpr int64_t group = 64;
 std::vector<float> project(const Tensor& patches, const Tensor& directions) {
     const int64_t count = patches.dim(0);
     Tensor product({count, group});
-    backend().conv2d(product.data(), patches.data(), directions.data(), nullptr, nullptr, {count, 1, 1, patch_values, group, 1, 1, 0});
+    backend().conv2d_direct(product.data(), patches.data(), directions.data(), nullptr, nullptr, {count, 1, 1, patch_values, group, 1, 1, 0});
     const std::vector<float> by_patch = product.to_host();
     std::vector<float> by_direction(by_patch.size());
 #pragma omp parallel for schedule(static)

@@ -351,7 +351,7 @@ int ToysCommand::run() {
     if (methods_.empty()) methods_ = toy_methods;
     for (const std::string& name : data_) plane_data(name);
     for (const std::string& name : methods_) toy_settings(name);
-    std::printf("device: %s\n", select_device(device_, threads_).c_str());
+    std::printf("device: %s\n", select_device(device_, threads_, "fp32").c_str());
     const StepSettings s = toy_settings("dual");
     std::printf("%lld iterations of %lld points; perceptrons of width %lld, latent %lld, sigma %g; x-chain %lld steps of %g at temperature %g, "
                 "z-chain %lld steps of %g; shortrun: %lld steps from noise; abp: %lld of %g; learning rate %g, exact: %g, falling to a tenth\n", (long long)iterations_, (long long)batch, (long long)width, (long long)latent, double(s.sigma),
