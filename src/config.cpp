@@ -37,7 +37,7 @@ Config preset_config(const std::string& name) {
         c.sampler = {20, 4, 0.002f};
         c.sample_every = c.checkpoint_every = 500;
         c.minutes = 60;
-        if (name == "demo") {  // three minutes
+        if (name == "demo") {  // a minute or three; after some more epochs at these rates the EBM outgrows the generator
             c.data = "shapes";
             c.model = {"cifar10", 16, 16, 8, 32};
             c.step.chain_x.steps = 10;
@@ -46,6 +46,7 @@ Config preset_config(const std::string& name) {
             c.lr_decay = 0.6;
             c.ema = 0.99;
             c.sample_every = 1000;
+            c.epochs = 3;
             c.minutes = 2.75;
         }
         return c;
