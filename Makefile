@@ -16,8 +16,10 @@ MARCH_avx2   := x86-64-v3
 MARCH_avx512 := x86-64-v4
 
 # GPUs, where nvcc is found: cuda/gpu_*.cu are their own bodies, the SHARED ones serve every device. CUDA=0: without; CUDA_ARCH=86: for
-# that compute capability alone; SYNC=1: waits for each kernel, so that an error is reported where it was made.
-CUDA     ?= $(patsubst %/bin/nvcc,%,$(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc)))
+# that compute capability alone; SYNC=1: waits for each kernel, so that an error is reported where it was made. The toolkit's folder is what
+# nvcc itself says: the nvcc on the path may be a script or a link that lies elsewhere.
+NVCC     := $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
+CUDA     ?= $(if $(NVCC),$(shell $(NVCC) --dryrun -x cu /dev/null 2>&1 | sed -n 's/^.. TOP=//p'))
 GPU      := $(filter-out 0,$(CUDA))
 comma    := ,
 CODE     := $(if $(CUDA_ARCH),-arch=sm_$(CUDA_ARCH),-gencode arch=compute_80$(comma)code=sm_80 -gencode arch=compute_90$(comma)code=[sm_90$(comma)compute_90])
