@@ -10,10 +10,11 @@ FLAGS    := -std=c++20 -fopenmp -Wall -Wextra -Werror -Wno-restrict -MMD -MP -Ic
 
 # -fno-math-errno -fno-trapping-math: without them sqrt and x > 0 ? x : s x are not vectorised; NaN and infinity stay what they are.
 # Fewer instructions first: where two objects hold the same inline function of the standard library, the linker takes the first one's.
-ISAS         := sse2 avx2 avx512
+ISAS         := sse2 avx2 avx512 amx
 MARCH_sse2   := x86-64
 MARCH_avx2   := x86-64-v3
 MARCH_avx512 := x86-64-v4
+MARCH_amx    := x86-64-v4 -mavx512bf16 -mamx-tile -mamx-bf16
 
 # GPUs, where nvcc is found: cuda/gpu_*.cu are their own bodies, the SHARED ones serve every device. CUDA=0: without; CUDA_ARCH=86: for
 # that compute capability alone; SYNC=1: waits for each kernel, so that an error is reported where it was made. The toolkit's folder is what

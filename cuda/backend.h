@@ -5,7 +5,7 @@
 // on the device. Every kernel owns its outputs (they may not overlap inputs unless the comment says "in place").
 // Results never depend on the number of threads: pointwise kernels own one output per index, reductions have a fixed order.
 //
-// cuda/*.cu implements the table once per instruction set (g++, three times), once for CUDA (nvcc), and for the tests once more for a
+// cuda/*.cu implements the table once per instruction set (g++, four times), once for CUDA (nvcc), and for the tests once more for a
 // GPU that the host plays (tests/simt); gpu_*.cu are the GPU's own bodies. Nothing outside cuda/ names a device's types.
 #pragma once
 #include <cstddef>
@@ -90,13 +90,19 @@ struct RandomKey {
     X(gaussian_nll,         (float* scalar, const float* z, const float* mu, const float* logvar, float factor, int64_t n))        \
                                         /* Eq. 15: factor ½Σ[logvar + (z-mu)²/(1e-6+e^logvar)]                                   */ \
     X(column_sum,           (float* y, const float* x, int64_t rows, int64_t columns))          /* y[c] = Σ_r x[r,c]            */ \
-    X(batch_norm,           (float* y, float* mean, float* rstd, float* running_mean, float* running_var, const float* x,          \
-                             const float* weight, const float* bias, float epsilon, float momentum, float slope,                   \
-                             int64_t rows, int64_t columns))                                                                       \
-                                        /* y = LeakyReLU((x - mean) rstd weight + bias), statistics over the rows; running ones  */ \
-                                        /* updated; slope 1: no LeakyReLU                                                        */ \
-    X(batch_norm_backward,  (float* dx, float* dweight, float* dbias, const float* mean, const float* rstd, const float* x,        \
+    X(batch_statistics,     (float* mean, float* rstd, float* running_mean, float* running_var, const float* x, float epsilon,     \
+                             float momentum, int64_t rows, int64_t columns))                                                       \
+                                        /* of each column, rstd = 1/sqrt(variance + ε); the running ones are updated             */ \
+    X(batch_norm,           (float* y, const float* x, const float* mean, const float* rstd, const float* weight,                  \
+                             const float* bias, float slope, int64_t rows, int64_t columns))                                       \
+                                        /* y = LeakyReLU((x - mean) rstd weight + bias); slope 1: no LeakyReLU                   */ \
+    X(batch_norm_sums,      (float* dweight, float* dbias, const float* mean, const float* rstd, const float* x,                   \
                              const float* weight, const float* bias, const float* dy, float slope, int64_t rows, int64_t columns)) \
+                                        /* with g = dy back through the LeakyReLU: dbias = Σ g, dweight = Σ g (x - mean) rstd    */ \
+    X(batch_norm_backward,  (float* dx, const float* dweight, const float* dbias, const float* mean, const float* rstd,            \
+                             const float* x, const float* weight, const float* bias, const float* dy, float slope,                 \
+                             int64_t batch_rows, int64_t rows, int64_t columns))                                                   \
+                                        /* of these rows; dweight and dbias are over the batch_rows of the batch; dx may be dy   */ \
     /* ---- products ---- */                                                                                                       \
     X(matvec,               (float* y, const float* a, const float* x, int64_t rows, int64_t columns))  /* y = A x,  A (rows, columns) */ \
     X(matvec_transposed,    (float* y, const float* a, const float* x, int64_t rows, int64_t columns))  /* y = Aᵀ x                    */ \
@@ -139,7 +145,7 @@ struct Backend {
 };
 
 // One per compilation of cuda/*.cu. The CPU's differ in the instructions that they use; all give the same results up to rounding.
-extern const Backend backend_cpu_sse2, backend_cpu_avx2, backend_cpu_avx512;
+extern const Backend backend_cpu_sse2, backend_cpu_avx2, backend_cpu_avx512, backend_cpu_amx;
 
 // The GPU's, by the precision of its matrix products: fp32, tf32, bf16. None in a build without nvcc.
 std::vector<const Backend*> cuda_backends();

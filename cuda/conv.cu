@@ -13,6 +13,7 @@
 // before pooling through pooled.cu, and those with a few output channels (an image's three colours) through narrow below.
 #include <vector>
 
+#include "amx.h"
 #include "tile.h"
 #include "winograd.h"
 
@@ -217,14 +218,18 @@ void gather_taps(float* y, const float* z, int64_t columns, const float* bias, c
 
 // element(tap, i, o) reads the weight.
 template <class Element>
-void narrow(float* y, const float* x, const float* bias, const NarrowShape& s, Element element) {
+void narrow(float* y, const float* x, const float* bias, const NarrowShape& s, bool quick, Element element) {
     const Blocks columns(s.in, narrow_taps * s.out);
     float* packed = scratch<0>(columns.in * columns.padded_out());
     pack_weights(packed, columns, 1, [&](int64_t, int64_t i, int64_t column) { return element(column / s.out, i, column % s.out); });
     const int64_t pixels = s.height * s.width, width = columns.padded_out();
+    const bool tiles = quick && columns.count() == 1 && amx_product_applies(pixels, s.in, width);
+    float* panels = scratch<3>(tiles ? amx_packed_size(s.in, width) : 0);
+    if (tiles) amx_pack(panels, packed, s.in, width);
     parallel_tasks(s.batch, [&](int64_t image) {
         float* z = scratch<2>(pixels * width + 4);
-        for (int64_t block = 0; block < columns.count(); ++block) {
+        if (tiles) amx_product(z, x + image * pixels * s.in, panels, pixels, s.in, width);
+        for (int64_t block = 0; !tiles && block < columns.count(); ++block) {
             const int64_t first = block * columns.block_width();
             block_product(z + first, width, x + image * pixels * s.in, s.in, pixels, s.in, columns.vectors(block), packed + first * s.in);
         }
@@ -232,12 +237,12 @@ void narrow(float* y, const float* x, const float* bias, const NarrowShape& s, E
     });
 }
 
-// y = x * w + bias, neither ReLU nor pooling.
-void sum_forward(float* y, const float* x, const float* w, const float* bias, const ConvShape& shape) {
+// y = x * w + bias, neither ReLU nor pooling. `quick`: what can go through AMX's tiles may.
+void sum_forward(float* y, const float* x, const float* w, const float* bias, const ConvShape& shape, bool quick) {
     const ConvShape s = simplified(shape);
     const auto element = [=](int64_t tap, int64_t i, int64_t o) { return w[(tap * s.in + i) * s.out + o]; };
     if (narrow_applies(s, s.out))
-        return narrow(y, x, bias, {s.batch, s.height, s.width, s.in, s.out_height(), s.out_width(), s.out, 1, -s.padding}, element);
+        return narrow(y, x, bias, {s.batch, s.height, s.width, s.in, s.out_height(), s.out_width(), s.out, 1, -s.padding}, quick, element);
     const Halo halo = forward_halo(s);
     const Phase phase = forward_phase(s, halo);
     const Blocks blocks(s.in, s.out);
@@ -261,10 +266,10 @@ void sum_forward(float* y, const float* x, const float* w, const float* bias, co
 }
 
 // Its adjoint.
-void sum_backward_input(float* dx, const float* dy, const float* w, const ConvShape& shape) {
+void sum_backward_input(float* dx, const float* dy, const float* w, const ConvShape& shape, bool quick) {
     const ConvShape s = simplified(shape);
     if (narrow_applies(s, s.in))
-        return narrow(dx, dy, nullptr, {s.batch, s.out_height(), s.out_width(), s.out, s.height, s.width, s.in, -1, s.padding},
+        return narrow(dx, dy, nullptr, {s.batch, s.out_height(), s.out_width(), s.out, s.height, s.width, s.in, -1, s.padding}, quick,
                       [=](int64_t tap, int64_t o, int64_t i) { return w[(tap * s.in + i) * s.out + o]; });
     const Halo halo = backward_halo(s);
     const Blocks blocks(s.out, s.in);
@@ -404,24 +409,32 @@ const float* convolved(const float* x, const ConvShape& s) {
     return x;
 }
 
-}  // namespace
-
-void conv2d_direct(float* y, const float* x, const float* w, const float* bias, const float* addend, ConvShape s) {
-    sum_forward(y, convolved(x, s), w, bias, s.pool ? boxed(s) : plain(s));
+void forward(float* y, const float* x, const float* w, const float* bias, const float* addend, const ConvShape& s, bool quick) {
+    sum_forward(y, convolved(x, s), w, bias, s.pool ? boxed(s) : plain(s), quick);
     if (addend) add(y, y, addend, s.y_size());
 }
 
-void conv2d_backward_input_direct(float* dx, const float* dy, const float* w, const float* x, const float* addend, ConvShape s) {
+void backward_input(float* dx, const float* dy, const float* w, const float* x, const float* addend, const ConvShape& s, bool quick) {
     float* d = addend ? scratch<4>(s.x_size()) : dx;
     if (s.pool) {
         float* filtered = scratch<5>(boxed(s).x_size());
-        sum_backward_input(filtered, dy, w, boxed(s));
+        sum_backward_input(filtered, dy, w, boxed(s), quick);
         box_filter2_backward(d, filtered, s.batch, s.height, s.width, s.in);
     } else {
-        sum_backward_input(d, dy, w, plain(s));
+        sum_backward_input(d, dy, w, plain(s), quick);
     }
     if (s.relu) leaky_relu_backward(d, x, d, 0, s.x_size());
     if (addend) add(dx, d, addend, s.x_size());
+}
+
+}  // namespace
+
+void conv2d_direct(float* y, const float* x, const float* w, const float* bias, const float* addend, ConvShape s) {
+    forward(y, x, w, bias, addend, s, false);
+}
+
+void conv2d_backward_input_direct(float* dx, const float* dy, const float* w, const float* x, const float* addend, ConvShape s) {
+    backward_input(dx, dy, w, x, addend, s, false);
 }
 
 void conv2d_backward_weight_direct(float* dw, const float* x, const float* dy, ConvShape s) {
@@ -434,15 +447,17 @@ void conv2d_backward_weight(float* dw, const float* x, const float* dy, ConvShap
 }
 
 void conv2d(float* y, const float* x, const float* w, const float* bias, const float* addend, ConvShape s) {
-    if (winograd_applies(s)) winograd(y, x, w, bias, addend, s);
+    if (amx_applies(s)) amx(y, x, w, bias, addend, s);
+    else if (winograd_applies(s)) winograd(y, x, w, bias, addend, s);
     else if (pooled_applies(s)) pooled(y, x, w, bias, addend, s);
-    else conv2d_direct(y, x, w, bias, addend, s);
+    else forward(y, x, w, bias, addend, s, true);
 }
 
 void conv2d_backward_input(float* dx, const float* dy, const float* w, const float* x, const float* addend, ConvShape s) {
-    if (winograd_applies(s)) winograd_backward_input(dx, dy, w, x, addend, s);
+    if (amx_backward_applies(s)) amx_backward_input(dx, dy, w, x, addend, s);
+    else if (winograd_applies(s)) winograd_backward_input(dx, dy, w, x, addend, s);
     else if (pooled_applies(s)) pooled_backward_input(dx, dy, w, x, addend, s);
-    else conv2d_backward_input_direct(dx, dy, w, x, addend, s);
+    else backward_input(dx, dy, w, x, addend, s, true);
 }
 
 }  // namespace dualmcmc::DEVICE_NAMESPACE

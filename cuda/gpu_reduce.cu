@@ -121,8 +121,8 @@ void column_sum(float* y, const float* x, int64_t rows, int64_t columns) {
 
 // ---- batch normalisation ----------------------------------------------------------------------------------------------------------
 
-void batch_norm(float* y, float* mean, float* rstd, float* running_mean, float* running_var, const float* x, const float* weight,
-                const float* bias, float epsilon, float momentum, float slope, int64_t rows, int64_t columns) {
+void batch_statistics(float* mean, float* rstd, float* running_mean, float* running_var, const float* x, float epsilon, float momentum,
+                      int64_t rows, int64_t columns) {
     sum_columns<1>(rows, columns, [=] KERNEL(int64_t row, int64_t c, float* total) { total[0] += x[row * columns + c]; },
                    [=] KERNEL(int64_t c, const double* totals) { mean[c] = float(totals[0] / double(rows)); });
     sum_columns<1>(rows, columns, [=] KERNEL(int64_t row, int64_t c, float* total) {
@@ -134,20 +134,11 @@ void batch_norm(float* y, float* mean, float* rstd, float* running_mean, float* 
         running_mean[c] += momentum * (mean[c] - running_mean[c]);
         running_var[c] += momentum * (float(totals[0] / double(rows > 1 ? rows - 1 : 1)) - running_var[c]);
     });
-    parallel_for_rows(rows, columns, [=] KERNEL(int64_t row) {
-        const float* source = x + row * columns;
-        float* target = y + row * columns;
-        return [=](int64_t c) {
-            const float value = (source[c] - mean[c]) * (rstd[c] * weight[c]) + bias[c];
-            target[c] = value > 0 ? value : slope * value;
-        };
-    });
 }
 
-// As on the CPU (reduce.cu): dy back through the LeakyReLU, whose input is computed again; then with x̂ = (x - mean) rstd
-//   dbias = Σ dy,  dweight = Σ dy x̂,  dx = weight rstd (dy - dbias/rows - x̂ dweight/rows).
-void batch_norm_backward(float* dx, float* dweight, float* dbias, const float* mean, const float* rstd, const float* x,
-                         const float* weight, const float* bias, const float* dy, float slope, int64_t rows, int64_t columns) {
+// The LeakyReLU's input is computed again from x.
+void batch_norm_sums(float* dweight, float* dbias, const float* mean, const float* rstd, const float* x, const float* weight,
+                     const float* bias, const float* dy, float slope, int64_t rows, int64_t columns) {
     sum_columns<2>(rows, columns, [=] KERNEL(int64_t row, int64_t c, float* total) {
         const float centred = x[row * columns + c] - mean[c];
         const float gradient = (centred * (rstd[c] * weight[c]) + bias[c] > 0 ? 1 : slope) * dy[row * columns + c];
@@ -156,16 +147,6 @@ void batch_norm_backward(float* dx, float* dweight, float* dbias, const float* m
     }, [=] KERNEL(int64_t c, const double* totals) {
         dbias[c] = float(totals[0]);
         dweight[c] = float(totals[1] * double(rstd[c]));
-    });
-    const float inverse = 1.0f / float(rows);
-    parallel_for_rows(rows, columns, [=] KERNEL(int64_t row) {
-        const float *source = x + row * columns, *upstream = dy + row * columns;
-        float* target = dx + row * columns;
-        return [=](int64_t c) {
-            const float centred = source[c] - mean[c], factor = rstd[c] * weight[c];
-            const float gradient = (centred * factor + bias[c] > 0 ? 1 : slope) * upstream[c];
-            target[c] = factor * (gradient - inverse * dbias[c] - centred * rstd[c] * (inverse * dweight[c]));
-        };
     });
 }
 

@@ -104,6 +104,34 @@ void adam_update(float* w, float* m, float* v, const float* gradient, float step
     });
 }
 
+void batch_norm(float* y, const float* x, const float* mean, const float* rstd, const float* weight, const float* bias, float slope,
+                int64_t rows, int64_t columns) {
+    parallel_for_rows(rows, columns, [=] KERNEL(int64_t row) {
+        const float* source = x + row * columns;
+        float* target = y + row * columns;
+        return [=](int64_t c) {
+            const float value = (source[c] - mean[c]) * (rstd[c] * weight[c]) + bias[c];
+            target[c] = value > 0 ? value : slope * value;
+        };
+    });
+}
+
+// With g = dy back through the LeakyReLU and x̂ = (x - mean) rstd, over N rows:  dx = weight rstd (g - Σ g / N - x̂ Σ g x̂ / N).
+void batch_norm_backward(float* dx, const float* dweight, const float* dbias, const float* mean, const float* rstd, const float* x,
+                         const float* weight, const float* bias, const float* dy, float slope, int64_t batch_rows, int64_t rows,
+                         int64_t columns) {
+    const float inverse = 1.0f / float(batch_rows);
+    parallel_for_rows(rows, columns, [=] KERNEL(int64_t row) {
+        const float *source = x + row * columns, *upstream = dy + row * columns;
+        float* target = dx + row * columns;
+        return [=](int64_t c) {
+            const float centred = source[c] - mean[c], factor = rstd[c] * weight[c];
+            const float gradient = (centred * factor + bias[c] > 0 ? 1 : slope) * upstream[c];
+            target[c] = factor * (gradient - inverse * dbias[c] - centred * rstd[c] * (inverse * dweight[c]));
+        };
+    });
+}
+
 void fixed_norm(float* y, const float* x, const float* mean, const float* var, const float* weight, const float* bias, float epsilon,
                 float slope, int64_t rows, int64_t columns) {
     parallel_for_rows(rows, columns, [=] KERNEL(int64_t row) {

@@ -73,6 +73,8 @@ void parallel_for_rows(int64_t rows, int64_t columns, Body body) {
 }  // namespace dualmcmc::DEVICE_NAMESPACE
 
 #else
+#include <omp.h>
+
 #include <new>
 #define KERNEL
 
@@ -84,25 +86,39 @@ constexpr int64_t parallel_threshold = 16384;
 // `elements`: how many elements one index makes. (An if that does not say `parallel` would turn SIMD off as well.)
 template <class Body>
 void parallel_for(int64_t n, Body body, int64_t elements = 1) {
-#pragma omp parallel for simd schedule(static) firstprivate(body) if (parallel : n * elements >= parallel_threshold)
+    if (n * elements < parallel_threshold || omp_in_parallel()) {
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) body(i);
+        return;
+    }
+#pragma omp parallel for simd schedule(static) firstprivate(body)
     for (int64_t i = 0; i < n; ++i) body(i);
 }
 
 // Rows of `columns` elements: body(row) prepares the row, once, and returns what is to be done for a column.
 template <class Body>
 void parallel_for_rows(int64_t rows, int64_t columns, Body body) {
-#pragma omp parallel for schedule(static) firstprivate(body) if (rows * columns >= parallel_threshold)
-    for (int64_t row = 0; row < rows; ++row) {
-        const auto for_column = body(row);
+    const auto run = [columns](const Body& of, int64_t row) {
+        const auto for_column = of(row);
 #pragma omp simd
         for (int64_t column = 0; column < columns; ++column) for_column(column);
+    };
+    if (rows * columns < parallel_threshold || omp_in_parallel()) {
+        for (int64_t row = 0; row < rows; ++row) run(body, row);
+        return;
     }
+#pragma omp parallel for schedule(static) firstprivate(body)
+    for (int64_t row = 0; row < rows; ++row) run(body, row);
 }
 
 // Tasks of about equal, larger size, such as the images of a batch: body(task).
 template <class Body>
 void parallel_tasks(int64_t tasks, const Body& body) {
-#pragma omp parallel for schedule(dynamic, 1) if (tasks > 1)
+    if (tasks <= 1 || omp_in_parallel()) {
+        for (int64_t task = 0; task < tasks; ++task) body(task);
+        return;
+    }
+#pragma omp parallel for schedule(dynamic, 1)
     for (int64_t task = 0; task < tasks; ++task) body(task);
 }
 

@@ -73,12 +73,10 @@ void column_sum(float* y, const float* x, int64_t rows, int64_t columns) {
     }
 }
 
-namespace {
-
-// Mean and 1/sqrt(variance + ε) of each column: each part its mean, then its squared deviations while it is in the cache (so the
+// Each part its mean, then its squared deviations while it is in the cache (so the
 // data is read from memory once); the parts are combined by Chan's formula.
-void column_statistics(float* mean, float* rstd, float* running_mean, float* running_var, const float* x, float epsilon,
-                       float momentum, int64_t rows, int64_t columns) {
+void batch_statistics(float* mean, float* rstd, float* running_mean, float* running_var, const float* x, float epsilon, float momentum,
+                      int64_t rows, int64_t columns) {
     const RowParts parts(rows);
     float* partial = scratch<0>(parts.count * 2 * columns);
     parallel_tasks(parts.count, [&, partial](int64_t part) {
@@ -113,25 +111,9 @@ void column_statistics(float* mean, float* rstd, float* running_mean, float* run
     }
 }
 
-}  // namespace
-
-void batch_norm(float* y, float* mean, float* rstd, float* running_mean, float* running_var, const float* x, const float* weight,
-                const float* bias, float epsilon, float momentum, float slope, int64_t rows, int64_t columns) {
-    column_statistics(mean, rstd, running_mean, running_var, x, epsilon, momentum, rows, columns);
-    parallel_for_rows(rows, columns, [=] KERNEL(int64_t row) {
-        const float* source = x + row * columns;
-        float* target = y + row * columns;
-        return [=](int64_t c) {
-            const float value = (source[c] - mean[c]) * (rstd[c] * weight[c]) + bias[c];
-            target[c] = value > 0 ? value : slope * value;
-        };
-    });
-}
-
-// dy is first taken back through the LeakyReLU, whose input is computed again from x. Then with x̂ = (x - mean) rstd:
-//   dbias = Σ dy,  dweight = Σ dy x̂,  dx = weight rstd (dy - dbias/rows - x̂ dweight/rows).
-void batch_norm_backward(float* dx, float* dweight, float* dbias, const float* mean, const float* rstd, const float* x,
-                         const float* weight, const float* bias, const float* dy, float slope, int64_t rows, int64_t columns) {
+// The LeakyReLU's input is computed again from x.
+void batch_norm_sums(float* dweight, float* dbias, const float* mean, const float* rstd, const float* x, const float* weight,
+                     const float* bias, const float* dy, float slope, int64_t rows, int64_t columns) {
     const RowParts parts(rows);
     float* partial = scratch<0>(parts.count * 2 * columns);
     parallel_tasks(parts.count, [=](int64_t part) {
@@ -159,16 +141,6 @@ void batch_norm_backward(float* dx, float* dweight, float* dbias, const float* m
         dbias[c] = float(total);
         dweight[c] = float(product * double(rstd[c]));
     }
-    const float inverse = 1.0f / float(rows);
-    parallel_for_rows(rows, columns, [=] KERNEL(int64_t row) {
-        const float *source = x + row * columns, *upstream = dy + row * columns;
-        float* target = dx + row * columns;
-        return [=](int64_t c) {
-            const float centred = source[c] - mean[c], factor = rstd[c] * weight[c];
-            const float gradient = (centred * factor + bias[c] > 0 ? 1 : slope) * upstream[c];
-            target[c] = factor * (gradient - inverse * dbias[c] - centred * rstd[c] * (inverse * dweight[c]));
-        };
-    });
 }
 
 }  // namespace dualmcmc::DEVICE_NAMESPACE

@@ -7,11 +7,12 @@
 namespace dualmcmc {
 
 struct Node {
-    Tensor value, grad;
-    bool wanted = false;
+    Tensor value;
+    Gradient grad;
+    bool wanted = false, by_images = false;
     uint64_t number = 0;
     std::vector<Var> inputs;
-    std::function<void(const Tensor&)> backward;
+    std::function<void(Gradient&)> backward;
 };
 
 namespace {
@@ -20,16 +21,24 @@ thread_local bool recording = true;
 std::atomic<uint64_t> results = 0;
 }  // namespace
 
+Tensor& Gradient::whole() {
+    if (!whole_.defined() && rows_) {
+        whole_ = rows_(0, count_);
+        rows_ = nullptr;
+    }
+    return whole_;
+}
+
 Var::Var(Tensor value) : node_(std::make_shared<Node>()) { node_->value = std::move(value); }
 
 const Tensor& Var::value() const { return node_->value; }
-const Tensor& Var::grad() const { return node_->grad; }
+const Tensor& Var::grad() const { return node_->grad.whole(); }
 uint64_t Var::number() const { return node_->number; }
 void Var::clear_grad() const { node_->grad = {}; }
 bool Var::wanted() const { return node_ && node_->wanted; }
 
 void Var::accumulate(Tensor gradient) const {
-    Tensor& total = node_->grad;
+    Tensor& total = node_->grad.whole();
     CHECK_EQ(gradient.size(), node_->value.size());
     if (!total.defined()) {
         total = gradient.reshaped(node_->value.shape());
@@ -43,17 +52,33 @@ void Var::accumulate(Tensor gradient) const {
 
 void Var::set_grad(Tensor gradient) const {
     CHECK_EQ(gradient.size(), node_->value.size());
-    node_->grad = gradient.reshaped(node_->value.shape());
+    node_->grad = Gradient(gradient.reshaped(node_->value.shape()));
 }
 
-Var record(Tensor value, std::vector<Var> inputs, std::function<void(const Tensor&)> backward) {
+void Var::accumulate_later(Gradient::Rows rows) const {
+    if (node_->by_images && !node_->grad.defined()) node_->grad = Gradient(std::move(rows), node_->value.dim(0));
+    else accumulate(rows(0, node_->value.dim(0)));
+}
+
+uint64_t fresh_number() { return ++results; }
+
+Var record_by_images(Tensor value, std::vector<Var> inputs, std::function<void(Gradient&)> backward) {
     Var out(std::move(value));
-    out.node_->number = ++results;
+    out.node_->number = fresh_number();
+    out.node_->by_images = true;
     if (recording) {
         out.node_->inputs = std::move(inputs);
         out.node_->backward = std::move(backward);
         tape.push_back(out.node_);
     }
+    return out;
+}
+
+Var record(Tensor value, std::vector<Var> inputs, std::function<void(const Tensor&)> backward) {
+    std::function<void(Gradient&)> of_whole;
+    if (recording) of_whole = [backward = std::move(backward)](Gradient& gradient) { backward(gradient.whole()); };
+    const Var out = record_by_images(std::move(value), std::move(inputs), std::move(of_whole));
+    out.node_->by_images = false;
     return out;
 }
 

@@ -33,7 +33,7 @@ void for_each_setting(ConfigType& c, Visit visit) {
     visit("data", c.data, "folder of CIFAR-10's (or CIFAR-100's) .bin files (default: $CIFAR10_DIR, else data/cifar-10-batches-bin), a .npy of uint8 (N,H,W,3), or the word shapes");
     visit("out", c.out, "the run's folder: config.txt, metrics.csv, samples/, checkpoints/; by default runs/PRESET");
     visit("seed", c.seed, "of all random numbers: initial weights, noise, order of images");
-    visit("device", c.device, "auto, cpu, cuda; or one instruction set: cpu-avx512, cpu-avx2, cpu-sse2");
+    visit("device", c.device, "auto, cpu, cuda; or one instruction set: cpu-amx, cpu-avx512, cpu-avx2, cpu-sse2");
     visit("precision", c.precision, "of the GPU's matrix products: fp32, tf32 or bf16 inputs, summed in fp32; auto: tf32, and fp32 on the CPU");
     visit("threads", c.threads, "CPU threads, 0 for all; results do not depend on it");
     visit("batch", c.batch, "images in one iteration");

@@ -23,8 +23,8 @@ Tensor total(const Tensor& x) {
     return y;
 }
 
-// So many numbers, 12 CIFAR-10 images, go through the EBM together on one core: enough to fill tiles, few enough for the cache.
-constexpr int64_t numbers_per_group = 12 * 32 * 32 * 3;
+// So many numbers, 5 CIFAR-10 images, go through the EBM together on one core: enough to fill tiles, few enough for the cache.
+constexpr int64_t numbers_per_group = 5 * 32 * 32 * 3;
 
 }  // namespace
 
@@ -38,7 +38,7 @@ EnergyGradient energy_gradient(EnergyModel& model, const Tensor& x) {
     EnergyGradient out{Tensor(Shape{batch}), Tensor(x.shape())};
     parallel_tasks((batch + group - 1) / group, [&](int64_t task) {
         const int64_t first = task * group, count = std::min(group, batch - first);
-        const Var images(x.rows(first, count));
+        const Var images(x.view(first, count));
         const Var energy = model.energy(images);
         backend().copy(out.energy.data() + first, energy.value().data(), count);
         backward(energy, {images});

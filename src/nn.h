@@ -117,6 +117,9 @@ struct BatchNorm {
     bool fixed = false;
 };
 
+// conv(up(norm.relu(x)), up(skip)) in one (ops.h).
+Var norm_relu_conv(const BatchNorm& norm, const Conv& conv, const Var& x, bool upsample, const Var& skip = {}, bool upsample_skip = false);
+
 // ---- optimiser -----------------------------------------------------------------------------------------------------------------
 
 // Adam (Kingma and Ba 2015), bias-corrected, eps 1e-8, with L2 decay added to the gradient, as torch.optim.Adam.

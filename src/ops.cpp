@@ -1,6 +1,8 @@
 // Each op: checks, value, and directly beneath it the gradient, which captures just what it needs.
 #include "ops.h"
 
+#include <algorithm>
+
 namespace dualmcmc {
 
 namespace {
@@ -263,13 +265,20 @@ Var batch_norm_leaky_relu(const Var& x, const Var& weight, const Var& bias, cons
     CHECK_EQ(running_mean.size(), channels);
     CHECK_EQ(running_var.size(), channels);
     Tensor y(x.shape()), mean({channels}), rstd({channels});
-    backend().batch_norm(y.data(), mean.data(), rstd.data(), running_mean.data(), running_var.data(), x.value().data(),
-                         weight.value().data(), bias.value().data(), 1e-5f, momentum, slope, rows, channels);
+    backend().batch_statistics(mean.data(), rstd.data(), running_mean.data(), running_var.data(), x.value().data(), 1e-5f, momentum,
+                               rows, channels);
+    backend().batch_norm(y.data(), x.value().data(), mean.data(), rstd.data(), weight.value().data(), bias.value().data(), slope, rows,
+                         channels);
     return record(y, {x, weight, bias}, [=](const Tensor& dy) {
-        Tensor dx(x.shape()), dweight({channels}), dbias({channels});
-        backend().batch_norm_backward(dx.data(), dweight.data(), dbias.data(), mean.data(), rstd.data(), x.value().data(),
-                                      weight.value().data(), bias.value().data(), dy.data(), slope, rows, channels);
-        if (x.wanted()) x.accumulate(dx);
+        Tensor dweight({channels}), dbias({channels});
+        const float *values = x.value().data(), *scale = weight.value().data(), *shift = bias.value().data();
+        backend().batch_norm_sums(dweight.data(), dbias.data(), mean.data(), rstd.data(), values, scale, shift, dy.data(), slope, rows, channels);
+        if (x.wanted()) {
+            Tensor dx(x.shape());
+            backend().batch_norm_backward(dx.data(), dweight.data(), dbias.data(), mean.data(), rstd.data(), values, scale, shift,
+                                          dy.data(), slope, rows, rows, channels);
+            x.accumulate(dx);
+        }
         if (weight.wanted()) weight.accumulate(dweight);
         if (bias.wanted()) bias.accumulate(dbias);
     });
@@ -284,6 +293,116 @@ Var batch_norm(const Var& x, const Var& weight, const Var& bias, const Tensor& r
 Var batch_norm_relu(const Var& x, const Var& weight, const Var& bias, const Tensor& running_mean, const Tensor& running_var,
                     float momentum) {
     return batch_norm_leaky_relu(x, weight, bias, running_mean, running_var, momentum, 0);
+}
+
+namespace {
+
+// x in groups of images of which one, at its largest on the way, fits the second-level cache: body(group, first image, images).
+template <class Body>
+void by_groups(int64_t batch, int64_t numbers_per_image, Body body) {
+    const int64_t size = std::clamp<int64_t>((int64_t(1) << 17) / numbers_per_image, 1, batch);
+    parallel_tasks((batch + size - 1) / size, [&](int64_t group) { body(group, group * size, std::min(size, batch - group * size)); });
+}
+int64_t groups(int64_t batch, int64_t numbers_per_image) {
+    const int64_t size = std::clamp<int64_t>((int64_t(1) << 17) / numbers_per_image, 1, batch);
+    return (batch + size - 1) / size;
+}
+
+}  // namespace
+
+Var batch_norm_relu_conv2d(const Var& x, const Var& weight, const Var& shift, const Tensor& running_mean, const Tensor& running_var,
+                           float momentum, const Var& w, const Var& bias, const NormedConvOptions& o) {
+    const auto up = [](const Var& of, bool wanted) { return wanted ? upsample2(of) : of; };
+    if (!backend().concurrent)
+        return conv2d(up(batch_norm_relu(x, weight, shift, running_mean, running_var, momentum), o.upsample), w, bias,
+                      {.padding = o.padding, .skip = o.skip.defined() ? up(o.skip, o.upsample_skip) : Var()});
+    const int64_t batch = x.dim(0), height = x.dim(1), width = x.dim(2), channels = x.dim(3), pixels = height * width;
+    const int64_t scale = o.upsample ? 2 : 1;
+    CHECK_EQ(weight.value().size(), channels);
+    CHECK_EQ(w.dim(2), channels);
+    const uint64_t number = w.number() ? w.number() : fresh_number();  // the weights stay as they are until this op is done
+    const ConvShape one{1, scale * height, scale * width, channels, w.dim(3), w.dim(0), 1, o.padding, false, false, number};
+    const int64_t numbers = std::max(one.x_size(), one.y_size());
+    Tensor mean({channels}), rstd({channels}), y({batch, one.out_height(), one.out_width(), one.out});
+    const Var skip = o.skip;
+    const bool upsample = o.upsample, upsample_skip = o.upsample_skip;
+    backend().batch_statistics(mean.data(), rstd.data(), running_mean.data(), running_var.data(), x.value().data(), 1e-5f, momentum,
+                               batch * pixels, channels);
+    // What the convolution sees of some images.
+    const auto input = [=](int64_t first, int64_t images) {
+        Tensor a({images, height, width, channels});
+        backend().batch_norm(a.data(), x.value().data() + first * pixels * channels, mean.data(), rstd.data(), weight.value().data(),
+                             shift.value().data(), 0, images * pixels, channels);
+        if (!upsample) return a;
+        Tensor u({images, 2 * height, 2 * width, channels});
+        backend().upsample2(u.data(), a.data(), images, height, width, channels);
+        return u;
+    };
+    const auto shape_of = [=](int64_t images) {
+        ConvShape s = one;
+        s.batch = images;
+        return s;
+    };
+    by_groups(batch, numbers, [&](int64_t, int64_t first, int64_t images) {
+        const ConvShape s = shape_of(images);
+        const float* added = nullptr;
+        Tensor raised;
+        if (skip.defined()) {
+            added = skip.value().data() + first * skip.value().size() / batch;
+            if (upsample_skip) {
+                raised = Tensor({images, s.out_height(), s.out_width(), s.out});
+                backend().upsample2(raised.data(), added, images, s.out_height() / 2, s.out_width() / 2, s.out);
+                added = raised.data();
+            }
+        }
+        backend().conv2d(y.data() + first * one.y_size(), input(first, images).data(), w.value().data(), data_or_null(bias), added, s);
+    });
+    return record_by_images(y, {x, weight, shift, w, bias, skip}, [=](Gradient& gradient) {
+        if (w.wanted() || bias.wanted() || (skip.wanted() && !upsample_skip)) gradient.whole();
+        const bool into_norm = x.wanted() || weight.wanted() || shift.wanted();
+        const int64_t count = groups(batch, numbers);
+        Tensor g = into_norm ? Tensor(x.shape()) : Tensor(), sums({count, 2, channels}), dskip;  // g: the gradient of what is normalised
+        if (skip.wanted() && upsample_skip) dskip = Tensor(skip.shape());
+        by_groups(batch, numbers, [&](int64_t group, int64_t first, int64_t images) {
+            const ConvShape s = shape_of(images);
+            const Tensor dy = gradient.rows(first, images);
+            if (dskip.defined())
+                backend().upsample2_backward(dskip.data() + first * dskip.size() / batch, dy.data(), images, s.out_height() / 2, s.out_width() / 2, s.out);
+            if (!into_norm) return;
+            float* target = g.data() + first * pixels * channels;
+            Tensor raised = upsample ? Tensor({images, 2 * height, 2 * width, channels}) : Tensor();
+            backend().conv2d_backward_input(upsample ? raised.data() : target, dy.data(), w.value().data(), nullptr, nullptr, s);
+            if (upsample) backend().upsample2_backward(target, raised.data(), images, height, width, channels);
+            float* sum = sums.data() + group * 2 * channels;
+            backend().batch_norm_sums(sum, sum + channels, mean.data(), rstd.data(), x.value().data() + first * pixels * channels,
+                                      weight.value().data(), shift.value().data(), target, 0, images * pixels, channels);
+        });
+        if (skip.wanted()) skip.accumulate(dskip.defined() ? dskip : gradient.whole());
+        if (w.wanted()) {
+            Tensor dw(w.shape());
+            backend().conv2d_backward_weight(dw.data(), input(0, batch).data(), gradient.whole().data(), shape_of(batch));
+            w.accumulate(dw);
+        }
+        if (bias.wanted()) {
+            Tensor db(bias.shape());
+            backend().column_sum(db.data(), gradient.whole().data(), y.size() / one.out, one.out);
+            bias.accumulate(db);
+        }
+        if (!into_norm) return;
+        Tensor total({2, channels});
+        backend().column_sum(total.data(), sums.data(), count, 2 * channels);
+        if (x.wanted())
+            x.accumulate_later([=](int64_t first, int64_t images) {
+                Tensor dx({images, height, width, channels});
+                const int64_t skipped = first * pixels * channels;
+                backend().batch_norm_backward(dx.data(), total.data(), total.data() + channels, mean.data(), rstd.data(),
+                                              x.value().data() + skipped, weight.value().data(), shift.value().data(), g.data() + skipped, 0,
+                                              batch * pixels, images * pixels, channels);
+                return dx;
+            });
+        if (weight.wanted()) weight.accumulate(total.rows(0, 1).reshaped({channels}));
+        if (shift.wanted()) shift.accumulate(total.rows(1, 1).reshaped({channels}));
+    });
 }
 
 Var fixed_norm_relu(const Var& x, const Tensor& weight, const Tensor& bias, const Tensor& mean, const Tensor& var) {

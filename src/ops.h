@@ -49,6 +49,16 @@ Var linear(const Var& x, const Var& w, const Var& bias);
 Var batch_norm(const Var& x, const Var& weight, const Var& bias, const Tensor& running_mean, const Tensor& running_var);
 Var batch_norm_relu(const Var& x, const Var& weight, const Var& bias, const Tensor& running_mean, const Tensor& running_var,
                     float momentum = 0.1f);
+// conv2d(up(batch_norm_relu(x, …)), w, bias, {.padding = …, .skip = up(skip)}), where up is upsample2 or nothing, as asked for. On the
+// CPU a few images at a time go all the way, so that what lies between stays in the cache; only x and the result pass through memory.
+struct NormedConvOptions {
+    int64_t padding = 1;
+    bool upsample = false;
+    Var skip{};
+    bool upsample_skip = false;
+};
+Var batch_norm_relu_conv2d(const Var& x, const Var& weight, const Var& shift, const Tensor& running_mean, const Tensor& running_var,
+                           float momentum, const Var& w, const Var& bias, const NormedConvOptions& options);
 // max(0, (x - mean) / sqrt(var + 1e-5) weight + bias), each channel by the statistics given (C). For trained networks that are looked at:
 // all but x is constant for the gradient.
 Var fixed_norm_relu(const Var& x, const Tensor& weight, const Tensor& bias, const Tensor& mean, const Tensor& var);

@@ -1,7 +1,10 @@
 // The pool behind Tensor, and the choice of the device.
 #include "tensor.h"
 
+#include <cpuid.h>
 #include <omp.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <exception>
@@ -35,10 +38,24 @@ bool cpu_has_avx512() {
 bool cpu_has_avx2() {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
 }
+// AMX's registers are large: Linux (5.16 and later) gives them to a process that asks, for its threads to come.
+bool cpu_has_amx() {
+    constexpr int get_permission = 0x1022, request_permission = 0x1023, tile_data = 18;
+    static const bool has = [] {
+        uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0, leaf1 = 0, unused = 0;
+        if (!cpu_has_avx512() || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !__get_cpuid_count(7, 1, &leaf1, &ebx, &ecx, &unused)) return false;
+        constexpr uint32_t amx_bf16 = 1u << 22, amx_tile = 1u << 24, avx512_bf16 = 1u << 5;
+        if (!(edx & amx_bf16) || !(edx & amx_tile) || !(leaf1 & avx512_bf16)) return false;
+        uint64_t permitted = 0;
+        return syscall(SYS_arch_prctl, request_permission, tile_data) == 0 && syscall(SYS_arch_prctl, get_permission, &permitted) == 0 &&
+               (permitted >> tile_data & 1);
+    }();
+    return has;
+}
 }  // namespace
 
 const Backend& best_cpu_backend() {
-    return cpu_has_avx512() ? backend_cpu_avx512 : cpu_has_avx2() ? backend_cpu_avx2 : backend_cpu_sse2;
+    return cpu_has_amx() ? backend_cpu_amx : cpu_has_avx512() ? backend_cpu_avx512 : cpu_has_avx2() ? backend_cpu_avx2 : backend_cpu_sse2;
 }
 
 const Backend& backend() {
@@ -87,11 +104,12 @@ std::string select_device(const std::string& name, int threads, const std::strin
     }
     if (precision == "tf32" || precision == "bf16") fail("--precision ", precision, ": the CPU computes in fp32; leave it out", reason);
     if (name == "auto" || name == "cpu") set_backend(best_cpu_backend());
+    else if (name == "cpu-amx" && cpu_has_amx()) set_backend(backend_cpu_amx);
     else if (name == "cpu-avx512" && cpu_has_avx512()) set_backend(backend_cpu_avx512);
     else if (name == "cpu-avx2" && cpu_has_avx2()) set_backend(backend_cpu_avx2);
     else if (name == "cpu-sse2") set_backend(backend_cpu_sse2);
-    else if (name == "cpu-avx512" || name == "cpu-avx2") fail("--device ", name, ": this processor lacks these instructions; use --device cpu");
-    else fail("--device ", name, ": unknown; give auto, cpu, cuda, cpu-avx512, cpu-avx2 or cpu-sse2");
+    else if (name == "cpu-amx" || name == "cpu-avx512" || name == "cpu-avx2") fail("--device ", name, ": this processor lacks these instructions; use --device cpu");
+    else fail("--device ", name, ": unknown; give auto, cpu, cuda, cpu-amx, cpu-avx512, cpu-avx2 or cpu-sse2");
     return text(backend().name, cpus, reason);
 }
 
@@ -302,6 +320,16 @@ Tensor Tensor::rows(int64_t first, int64_t count) const {
     const int64_t row = size_ / dim(0);
     backend().copy(out.data(), data() + first * row, count * row);
     return out;
+}
+
+Tensor Tensor::view(int64_t first, int64_t count) const {
+    CHECK_GE(first, 0);
+    CHECK_LE(first + count, dim(0));
+    Tensor y = *this;
+    y.shape_.at(0) = count;
+    y.size_ = element_count(y.shape_);
+    y.buffer_ = std::shared_ptr<float>(buffer_, buffer_.get() + (dim(0) > 0 ? size_ / dim(0) * first : 0));
+    return y;
 }
 
 }  // namespace dualmcmc

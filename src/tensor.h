@@ -39,7 +39,7 @@ private:
 // The widest CPU backend that this processor can run: AVX-512, AVX2 or SSE2.
 const Backend& best_cpu_backend();
 
-// Picks the device named "auto", "cpu", "cuda", or one instruction set: "cpu-avx512", "cpu-avx2", "cpu-sse2"; sets the number of
+// Picks the device named "auto", "cpu", "cuda", or one instruction set: "cpu-amx", "cpu-avx512", "cpu-avx2", "cpu-sse2"; sets the number of
 // CPU threads (0: as many as there are) and the precision of the GPU's matrix products: "fp32", "tf32", "bf16", or "auto", which is tf32
 // there and fp32 on the CPU. Returns one line that says what was chosen and why; fails where it cannot be had.
 std::string select_device(const std::string& name, int threads, const std::string& precision = "auto");
@@ -95,8 +95,9 @@ public:
     Tensor clone() const;
     void copy_from(const Tensor& other) const;          // same number of elements, in place
     void copy_from_host(const std::vector<float>& values) const;
-    // Rows [first, first + count) along the first axis; copies.
+    // Rows [first, first + count) along the first axis: copied, or sharing the buffer.
     Tensor rows(int64_t first, int64_t count) const;
+    Tensor view(int64_t first, int64_t count) const;
 
 private:
     Shape shape_;

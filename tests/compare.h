@@ -95,7 +95,7 @@ inline Tensor random_tensor(const Shape& shape, uint32_t seed, float low = -1, f
 // The CPU backends that this processor can run: each includes the instructions of those before it.
 inline std::vector<const Backend*> cpu_backends() {
     std::vector<const Backend*> able;
-    for (const Backend* table : {&backend_cpu_sse2, &backend_cpu_avx2, &backend_cpu_avx512}) {
+    for (const Backend* table : {&backend_cpu_sse2, &backend_cpu_avx2, &backend_cpu_avx512, &backend_cpu_amx}) {
         able.push_back(table);
         if (table == &best_cpu_backend()) break;
     }
@@ -115,10 +115,11 @@ inline std::vector<const Backend*> gpu_backends() {
 }
 
 // The largest relative change of a number on its way into the backend's matrix products, 0 for fp32. TF32 keeps 10 bits after the
-// first; tensor cores may cut the rest off. bf16 keeps 7, rounded to nearest.
+// first; tensor cores may cut the rest off. bf16 keeps 7, rounded to nearest. AMX's hi + lo of bf16 (amx.cu) are off by 2^-17, and what
+// is left out of a product, lo lo, is 2^-16 of it: together as if each factor were off by 2^-16.
 inline double input_unit(const Backend& table) {
     const std::string name = table.name;
-    return name.ends_with("tf32") ? 0x1p-10 : name.ends_with("bf16") ? 0x1p-8 : 0;
+    return name.ends_with("tf32") ? 0x1p-10 : name.ends_with("bf16") ? 0x1p-8 : name.ends_with("amx") ? 0x1p-16 : 0;
 }
 
 // Why a table cannot be used here; empty where it can.

@@ -580,15 +580,16 @@ struct BatchNorm {
     double mean_error() const { return 2 * (std::abs(offset) + 2) * (std::sqrt(s.length()) + 4) * unit; }
 };
 
-TEST_P(Kernel, batch_norm) {
+void check_batch_norm_forward() {
     for (const Matrix& s : tall)
         for (const auto& [offset, slope] : {std::pair(0.0f, 1.0f), {0, 0.2f}, {3, 0}, {500, 1}}) {  // at 500 Σx² - (Σx)² would be wrong by 10 %
             const BatchNorm b(s, offset, slope);
             const Values running_mean = random_values(s.columns, 5), running_var = random_values(s.columns, 6, 0.5f, 2);
             const auto result =
                 run({poison(s.rows * s.columns), poison(s.columns), poison(s.columns), running_mean, running_var}, [&](auto& out) {
-                    backend().batch_norm(out[0], out[1], out[2], out[3], out[4], Buffer(b.x), Buffer(b.weight), Buffer(b.bias), 1e-5f, 0.1f,
-                                         slope, s.rows, s.columns);
+                    const Buffer x(b.x);
+                    backend().batch_statistics(out[1], out[2], out[3], out[4], x, 1e-5f, 0.1f, s.rows, s.columns);
+                    backend().batch_norm(out[0], x, out[1], out[2], Buffer(b.weight), Buffer(b.bias), slope, s.rows, s.columns);
                 });
             const auto after_mean =
                 tabulate(s.columns, [&](size_t c) { return running_mean[c] + double(0.1f) * (b.mean[c] - running_mean[c]); });
@@ -609,15 +610,25 @@ TEST_P(Kernel, batch_norm) {
         }
 }
 
-TEST_P(Kernel, batch_norm_backward) {
+TEST_P(Kernel, batch_statistics) { check_batch_norm_forward(); }
+TEST_P(Kernel, batch_norm) { check_batch_norm_forward(); }
+
+void check_batch_norm_backward() {
     for (const Matrix& s : tall)
         for (const auto& [offset, slope] : {std::pair(0.0f, 1.0f), {0, 0}, {3, 0.2f}}) {
             if (s.rows == 1) continue;  // x = mean: the gradient is 0 but for rounding times rstd = 316; tested below
             const BatchNorm b(s, offset, slope);
             const Values mean(b.mean.begin(), b.mean.end()), rstd(b.rstd.begin(), b.rstd.end());
             const auto result = run({poison(s.rows * s.columns), poison(s.columns), poison(s.columns)}, [&](auto& out) {
-                backend().batch_norm_backward(out[0], out[1], out[2], Buffer(mean), Buffer(rstd), Buffer(b.x), Buffer(b.weight),
-                                              Buffer(b.bias), Buffer(b.dy), slope, s.rows, s.columns);
+                const Buffer average(mean), deviation(rstd), x(b.x), weight(b.weight), bias(b.bias), dy(b.dy);
+                backend().batch_norm_sums(out[1], out[2], average, deviation, x, weight, bias, dy, slope, s.rows, s.columns);
+                // The rows in two parts, as a group of images after another.
+                const int64_t first = s.rows / 3;
+                for (const auto& [begin, rows] : {std::pair(int64_t(0), first), {first, s.rows - first}}) {
+                    const int64_t skip = begin * s.columns;
+                    backend().batch_norm_backward(out[0] + skip, out[1], out[2], average, deviation, x + skip, weight, bias, dy + skip,
+                                                  slope, s.rows, rows, s.columns);
+                }
             });
             const double largest = std::max(1.0, *std::max_element(b.rstd.begin(), b.rstd.end())), n = s.length();
             // Sums of n terms below 1 (dbias) and below 4 rstd (dweight; the mean handed in is itself rounded, u of 5, in every term).
@@ -630,10 +641,14 @@ TEST_P(Kernel, batch_norm_backward) {
     // One row: dbias = dy, and nothing passes to x or the weight.
     const auto single = run({poison(3), poison(3), poison(3)}, [](auto& out) {
         const Buffer x({1, 2, 3}), rstd({316, 316, 316}), weight({1, 2, 3}), bias({1, 1, 1}), dy({0.5f, -0.25f, 2});
-        backend().batch_norm_backward(out[0], out[1], out[2], x, rstd, x, weight, bias, dy, 0, 1, 3);
+        backend().batch_norm_sums(out[1], out[2], x, rstd, x, weight, bias, dy, 0, 1, 3);
+        backend().copy(out[0], dy, 3);
+        backend().batch_norm_backward(out[0], out[1], out[2], x, rstd, x, weight, bias, out[0], 0, 1, 1, 3);  // in place
     });
     EXPECT_EQ(single, (std::vector<Values>{{0, 0, 0}, {0, 0, 0}, {0.5f, -0.25f, 2}}));
 }
+TEST_P(Kernel, batch_norm_sums) { check_batch_norm_backward(); }
+TEST_P(Kernel, batch_norm_backward) { check_batch_norm_backward(); }
 
 // Normalisation by given statistics, then LeakyReLU, in double precision.
 struct FixedNorm {
@@ -800,6 +815,8 @@ std::vector<ConvShape> conv_shapes() {
              // blocks of columns.
              {3, 32, 32, 16, 48, 3, 1, 1}, {2, 9, 7, 64, 16, 3, 1, 1}, {5, 4, 6, 32, 80, 3, 1, 1}, {1, 13, 5, 144, 32, 3, 1, 1},
              {11, 8, 8, 16, 64, 3, 1, 1}, {2, 6, 4, 16, 144, 3, 1, 1},
+             // AMX's: halved with channels in whole vectors; an image's colours, whose patches are rows; channels in more than two tiles.
+             {2, 16, 16, 32, 48, 4, 2, 1}, {3, 6, 10, 48, 16, 4, 2, 1}, {2, 32, 32, 3, 16, 3, 1, 1}, {2, 16, 8, 3, 32, 4, 2, 1}, {1, 12, 20, 160, 112, 3, 1, 1},
              // Narrow ones: an image's colours, and the same with two.
              {2, 9, 10, 35, 3, 3, 1, 1}, {3, 8, 5, 3, 16, 3, 1, 1}, {2, 6, 7, 16, 2, 3, 1, 1}, {20, 9, 8, 32, 3, 3, 1, 1},
              // What convolutions in general have, though these networks do not.
@@ -813,7 +830,7 @@ std::vector<ConvShape> conv_shapes() {
                  {1, 32, 32, 16, 64, 3, 1, 1, false, true}, {5, 16, 16, 48, 32, 3, 1, 1, false, true}, {1, 8, 16, 144, 16, 3, 1, 1, false, true},
                  {2, 6, 4, 16, 32, 3, 1, 1, false, true}, {2, 8, 6, 5, 7, 3, 1, 1, false, true}, {3, 2, 4, 16, 3, 3, 1, 1, false, true},
                  {2, 9, 7, 64, 16, 3, 1, 1}, {5, 4, 6, 32, 48, 3, 1, 1}, {2, 9, 10, 35, 3, 3, 1, 1}, {3, 8, 5, 3, 16, 3, 1, 1},
-                 {2, 7, 6, 3, 5, 4, 2, 1}, {3, 5, 4, 17, 6, 1, 1, 0}}) {
+                 {2, 7, 6, 3, 5, 4, 2, 1}, {3, 5, 4, 17, 6, 1, 1, 0}, {2, 8, 6, 16, 32, 4, 2, 1}, {2, 5, 7, 48, 16, 1, 1, 0}}) {
             shapes.push_back(s);
             shapes.back().relu = relu;
         }

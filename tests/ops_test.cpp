@@ -151,6 +151,48 @@ TEST_P(Ops, batch_norm_relu_is_the_relu_of_batch_norm) {
     EXPECT_EQ(run(true), run(false));
 }
 
+// One op for batch norm, ReLU, upsampling, convolution and skip: the same values, statistics and gradients as one after the other; where
+// the gradient goes on to a second such op, which may take it some images at a time, and where it is wanted whole.
+TEST_P(Ops, batch_norm_relu_conv2d_is_its_parts) {
+    const int64_t batch = 7, channels = 16;
+    for (const int64_t side : {3, 24})  // of 24, upsampled, one image or two make a group
+        for (const bool upsample : {false, true})
+            for (const bool parameters : {false, true}) {
+                SCOPED_TRACE(text("side ", side, upsample ? ", upsampled" : "", parameters ? ", all gradients" : ""));
+                std::vector<std::vector<Tensor>> found;
+                for (const bool fused : {true, false}) {
+                    std::vector<Var> leaves{Var(random_tensor({batch, side, side, channels}, 1, -1, 2)), Var(random_tensor({batch, side, side, channels}, 2))};
+                    for (uint32_t layer : {0, 1}) {
+                        leaves.emplace_back(random_tensor({channels}, 3 + layer, 0.5f, 2));
+                        leaves.emplace_back(random_tensor({channels}, 5 + layer));
+                        leaves.emplace_back(random_tensor({3, 3, channels, channels}, 7 + layer, -0.2f, 0.2f));
+                        leaves.emplace_back(random_tensor({channels}, 9 + layer));
+                    }
+                    const Tensor mean = Tensor::full({channels}, 0), var = Tensor::full({channels}, 1);
+                    const auto up = [&](const Var& of) { return upsample ? upsample2(of) : of; };
+                    const auto layer = [&](const Var& x, size_t first, bool raised, const Var& skip) {
+                        const Var &weight = leaves[first], &shift = leaves[first + 1], &w = leaves[first + 2], &bias = leaves[first + 3];
+                        if (fused) return batch_norm_relu_conv2d(x, weight, shift, mean, var, 0.1f, w, bias, {1, raised, skip, upsample && skip.defined()});
+                        const Var a = batch_norm_relu(x, weight, shift, mean, var);
+                        return conv2d(raised ? upsample2(a) : a, w, bias, {.padding = 1, .skip = skip.defined() ? up(skip) : skip});
+                    };
+                    const Var h = layer(leaves[0], 2, upsample, Var()), y = layer(h, 6, false, leaves[1]);
+                    found.push_back({h.value(), y.value(), mean, var});
+                    std::vector<Var> wanted{leaves[0]};
+                    if (parameters) wanted = leaves;
+                    backward(y, wanted, random_tensor(y.shape(), 11));
+                    for (const Var& leaf : wanted) found.back().push_back(leaf.grad());
+                }
+                ASSERT_EQ(found[0].size(), found[1].size());
+                // A bias before batch norm has no gradient but rounding (the first layer's, 9th of all): against the largest.
+                const double largest = relative_l2(found[1][4], Tensor::full(found[1][4].shape(), 0));
+                for (size_t k = 0; k < found[0].size(); ++k) {
+                    const double own = relative_l2(found[1][k].to_host(), Values(size_t(found[1][k].size()), 0));
+                    EXPECT_LE(relative_l2(found[0][k], found[1][k]) * (own < 1e-3 * largest ? own / largest : 1), 1e-5) << k;
+                }
+            }
+}
+
 TEST_P(Ops, fixed_norm_relu_gradients) {
     const Tensor weight = random_tensor({5}, 2), bias = Tensor::full({5}, 0), mean = random_tensor({5}, 3), var = random_tensor({5}, 4, 0.5f, 2);
     Values x = away_from_zero({2, 4, 3, 5}, 1).to_host();  // from the mean, where the kink is
@@ -613,6 +655,7 @@ TEST(KernelCalls, of_a_langevin_step) {
                            {"conv2d_backward_input", 3},
                            {"global_avg_pool_backward", 1},
                            {"leaky_relu_backward", 2},
+                           {"batch_norm_sums", 1},
                            {"batch_norm_backward", 1}}));
     // The last layer's parameters: the walk ends there.
     EXPECT_EQ(calls_of_backward(energy(), {w3, b3}),
