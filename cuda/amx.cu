@@ -164,14 +164,19 @@ INLINE inline void product_block(float* out, int64_t out_step, const Bf16* a, in
 
 // out (rows rounded up to 16, panels.columns) for the positions from `first` on.
 void product(float* out, const Split& a, int64_t first, int64_t rows, const int64_t* shift, int64_t taps, const Panels& panels, const Bf16* b) {
-    const Bf16* from = a.position(first);
-    for (int64_t column = 0; column < panels.columns; column += 32) {
-        const bool two = panels.columns - column > 16;
-        if (rows > 16 && two) product_block<2, 2>(out + column, panels.columns, from, a.size, a.depth, shift, taps, b);
-        else if (rows > 16) product_block<2, 1>(out + column, panels.columns, from, a.size, a.depth, shift, taps, b);
-        else if (two) product_block<1, 2>(out + column, panels.columns, from, a.size, a.depth, shift, taps, b);
-        else product_block<1, 1>(out + column, panels.columns, from, a.size, a.depth, shift, taps, b);
-        b += taps * panels.depth * (two ? 64 : 32);
+    for (int64_t row = 0; row < rows; row += block_rows) {
+        const Bf16* panel = b;
+        for (int64_t column = 0; column < panels.columns; column += 32) {
+            const bool tall = rows - row > 16, wide = panels.columns - column > 16;
+            const auto block = [&](auto m, auto n) {
+                product_block<m, n>(out + row * panels.columns + column, panels.columns, a.position(first + row), a.size, a.depth, shift, taps, panel);
+            };
+            constexpr std::integral_constant<int, 1> one;
+            constexpr std::integral_constant<int, 2> two;
+            if (tall) wide ? block(two, two) : block(two, one);
+            else wide ? block(one, two) : block(one, one);
+            panel += taps * panels.depth * (wide ? 64 : 32);
+        }
     }
 }
 
@@ -360,6 +365,8 @@ void amx(float* y, const float* x, const float* w, const float* bias, const floa
         else if (s.pool) (s.relu ? fill_boxed<true> : fill_boxed<false>)(a, planes, source, s.height, s.width, s.in);
         else if (s.stride == 2) (s.relu ? fill_quarters<true> : fill_quarters<false>)(a, planes, source, s.height, s.width, s.in);
         else (s.relu ? fill_plane<true> : fill_plane<false>)(a, planes, source, s.height, s.width, s.in, s.padding);
+        if (patches && !bias && !addend && pass.positions() % 16 == 0)
+            return product(y + image * pass.positions() * s.out, a, 0, pass.positions(), pass.shift, pass.taps, panels, b);
         run(pass, a, panels, b, [&](int64_t row, int64_t column, int64_t count, const float* values) {
             const int64_t first = ((image * out_height + row) * out_width + column) * s.out;
             for (int64_t i = 0; i < count; ++i)
@@ -416,8 +423,7 @@ void amx_backward_input(float* dx, const float* dy, const float* w, const float*
         for (int64_t k = 0; k < count; ++k) {
             const Pass& pass = passes[k];
             if (s.pool) {
-                for (int64_t p = 0; p < pass.positions(); p += block_rows)
-                    product(boxed[k] + p * s.in, a, pass.first + p, std::min(block_rows, pass.positions() - p), pass.shift, pass.taps, panels, weights);
+                product(boxed[k], a, pass.first, pass.positions(), pass.shift, pass.taps, panels, weights);
             } else {
                 const int64_t step = phases ? 2 : 1, h = (k / 2 + padding) % 2 * (step - 1), v = (k % 2 + padding) % 2 * (step - 1);
                 run(pass, a, panels, weights, [&](int64_t row, int64_t column, int64_t n, const float* values) {

@@ -191,6 +191,7 @@ struct NarrowShape {
 };
 
 // y (height, width, out) of one image from z (…, columns).
+template <int out>
 void gather_taps(float* y, const float* z, int64_t columns, const float* bias, const NarrowShape& s) {
     Vector4 start{};
     for (int64_t o = 0; bias && o < s.out; ++o) start[o] = bias[o];
@@ -201,7 +202,7 @@ void gather_taps(float* y, const float* z, int64_t columns, const float* bias, c
     for (int64_t row = 0; row < s.out_height; ++row) {
         const int64_t from_row = row + s.shift, last_row = from_row + 2 * s.direction;
         const bool whole_rows = inside(from_row, s.height) && inside(last_row, s.height);
-        for (int64_t column = 0; column < s.out_width; ++column, y += s.out) {
+        for (int64_t column = 0; column < s.out_width; ++column, y += out) {
             const int64_t from_column = column + s.shift, last_column = from_column + 2 * s.direction;
             const float* source = z + (from_row * s.width + from_column) * columns;
             Vector4 total = start;
@@ -211,7 +212,7 @@ void gather_taps(float* y, const float* z, int64_t columns, const float* bias, c
                 for (int64_t tap = 0; tap < narrow_taps; ++tap)
                     if (inside(from_row + tap / 3 * s.direction, s.height) && inside(from_column + tap % 3 * s.direction, s.width))
                         total += *reinterpret_cast<const Vector4*>(source + offset[tap]);
-            for (int64_t o = 0; o < s.out; ++o) y[o] = total[o];
+            for (int o = 0; o < out; ++o) y[o] = total[o];
         }
     }
 }
@@ -233,7 +234,7 @@ void narrow(float* y, const float* x, const float* bias, const NarrowShape& s, b
             const int64_t first = block * columns.block_width();
             block_product(z + first, width, x + image * pixels * s.in, s.in, pixels, s.in, columns.vectors(block), packed + first * s.in);
         }
-        gather_taps(y + image * s.out_height * s.out_width * s.out, z, width, bias, s);
+        dispatch<3>(int(s.out), [&](auto out) { gather_taps<out>(y + image * s.out_height * s.out_width * s.out, z, width, bias, s); });
     });
 }
 
@@ -343,6 +344,15 @@ Phase repeat_phase(const Phase& phase, int64_t images, int64_t halo_size) {
 
 void sum_backward_weight(float* dw, const float* x, const float* dy, const ConvShape& shape) {
     const ConvShape s = simplified(shape);
+    if (narrow_applies(s, s.out) && s.padding == 1 && s.in > s.out) {
+        // A few columns would leave most of a vector idle: Σ_p x[p + t] dy[p] = Σ_q x[q] dy[q - t], with x and dy in each other's place.
+        float* turned = scratch<3>(narrow_taps * s.in * s.out);
+        sum_backward_weight(turned, dy, x, {s.batch, s.height, s.width, s.out, s.in, s.kernel, 1, 1});
+        for (int64_t tap = 0; tap < narrow_taps; ++tap)
+            for (int64_t i = 0; i < s.in; ++i)
+                for (int64_t o = 0; o < s.out; ++o) dw[(tap * s.in + i) * s.out + o] = turned[((narrow_taps - 1 - tap) * s.out + o) * s.in + i];
+        return;
+    }
     const Halo halo = forward_halo(s);
     const Phase phase = forward_phase(s, halo);
     const Blocks blocks(s.in, s.out);

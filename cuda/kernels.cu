@@ -215,15 +215,16 @@ void box_filter2_backward(float* dx, const float* dy, int64_t batch, int64_t hei
 }
 
 // Bilinear ×2 with align_corners: output i of 2n lies at input position i (n - 1) / (2n - 1). Its integer part and its fraction are
-// taken in exact integer arithmetic.
-KERNEL inline int64_t upsample_floor(int64_t i, int64_t n) { return i * (n - 1) / (2 * n - 1); }
-KERNEL inline float upsample_fraction(int64_t i, int64_t n) { return float(i * (n - 1) % (2 * n - 1)) / float(2 * n - 1); }
+// taken in exact integer arithmetic; of 32 bits, whose divisions are quicker: sides are below 2^15.
+KERNEL inline uint32_t upsample_floor(uint32_t i, uint32_t n) { return i * (n - 1) / (2 * n - 1); }
+KERNEL inline float upsample_fraction(uint32_t i, uint32_t n) { return float(i * (n - 1) % (2 * n - 1)) / float(2 * n - 1); }
 
 void upsample2(float* y, const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels) {
     parallel_for_rows(batch * 4 * height * width, channels, [=] KERNEL(int64_t pixel) {
-        const int64_t column = pixel % (2 * width), row = pixel / (2 * width) % (2 * height), image = pixel / (4 * width * height);
-        const int64_t top = upsample_floor(row, height), left = upsample_floor(column, width);
-        const float down = upsample_fraction(row, height), right = upsample_fraction(column, width);
+        const int64_t image = pixel / (4 * width * height);
+        const uint32_t place = uint32_t(pixel - image * 4 * width * height), row = place / uint32_t(2 * width), column = place - row * uint32_t(2 * width);
+        const int64_t top = upsample_floor(row, uint32_t(height)), left = upsample_floor(column, uint32_t(width));
+        const float down = upsample_fraction(row, uint32_t(height)), right = upsample_fraction(column, uint32_t(width));
         // At the last row and column the fraction is 0: the neighbour is not needed, and there is none.
         const float* above = x + (image * height + top) * width * channels;
         const float* below = top + 1 < height ? above + width * channels : above;
