@@ -358,8 +358,9 @@ void sum_backward_weight(float* dw, const float* x, const float* dy, const ConvS
     const Blocks blocks(s.in, s.out);
     const int64_t pixels = int64_t(phase.base.size()), padded = blocks.padded_out();
     const int64_t size = s.kernel * s.kernel * s.in * padded;
-    // The batch is cut into parts, each with a sum of its own; their number depends on the batch alone, never on the threads.
-    const int64_t parts = std::min<int64_t>(s.batch, 16), group = images_per_task(pixels, (s.batch + parts - 1) / parts);
+    // The batch is cut into parts, each with a sum of its own: few for large weights, whose sums fill the cache. Their number depends on
+    // the shape alone, never on the threads.
+    const int64_t parts = std::min(s.batch, std::clamp<int64_t>((int64_t(1) << 21) / size, 4, 16)), group = images_per_task(pixels, (s.batch + parts - 1) / parts);
     float* partial = scratch<0>(parts * size);
     parallel_tasks(parts, [&, partial](int64_t part) {
         float* total = partial + part * size;

@@ -166,10 +166,11 @@ void avg_pool2(float* y, const float* x, int64_t batch, int64_t height, int64_t 
 }
 
 void avg_pool2_backward(float* dx, const float* dy, int64_t batch, int64_t height, int64_t width, int64_t channels) {
-    parallel_for_rows(batch * height * width, channels, [=] KERNEL(int64_t pixel) {
-        const float* source = dy + (pixel / width / 2 * (width / 2) + pixel % width / 2) * channels;
-        float* target = dx + pixel * channels;
-        return [=](int64_t c) { target[c] = 0.25f * source[c]; };
+    parallel_for_rows(batch * height * (width / 2), 2 * channels, [=] KERNEL(int64_t pair) {  // of neighbours that have the same source
+        const int64_t row = pair / (width / 2), column = pair - row * (width / 2);
+        const float* source = dy + (row / 2 * (width / 2) + column) * channels;
+        float* target = dx + pair * 2 * channels;
+        return [=](int64_t e) { target[e] = 0.25f * source[e < channels ? e : e - channels]; };
     });
 }
 

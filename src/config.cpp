@@ -24,7 +24,7 @@ Config preset_config(const std::string& name) {
         // Small networks and short runs: larger learning rates; a larger step of the x-chain, since an EBM under spectral
         // normalisation that has seen little training has a small gradient; less weight on what such an EBM revises: at the release's
         // 50 the generator learned from it rather than from the data; and a moving average, for samples.
-        c.model = {"cifar10", 48, 32, 24, 128};
+        c.model = {"cifar10", 64, 32, 32, 128};
         c.batch = 32;
         c.step.chain_x = {15, 4, 0.002f};
         c.step.chain_z.steps = 8;

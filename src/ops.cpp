@@ -297,16 +297,23 @@ Var batch_norm_relu(const Var& x, const Var& weight, const Var& bias, const Tens
 
 namespace {
 
-// x in groups of images of which one, at its largest on the way, fits the second-level cache: body(group, first image, images).
-template <class Body>
-void by_groups(int64_t batch, int64_t numbers_per_image, Body body) {
-    const int64_t size = std::clamp<int64_t>((int64_t(1) << 17) / numbers_per_image, 1, batch);
-    parallel_tasks((batch + size - 1) / size, [&](int64_t group) { body(group, group * size, std::min(size, batch - group * size)); });
-}
-int64_t groups(int64_t batch, int64_t numbers_per_image) {
-    const int64_t size = std::clamp<int64_t>((int64_t(1) << 17) / numbers_per_image, 1, batch);
-    return (batch + size - 1) / size;
-}
+// A batch in groups of images, each of at most 2^17 numbers at its largest on the way, which fit the second-level cache. Where there are
+// several, their number is a multiple of 4, so that few threads have equal shares.
+struct Groups {
+    int64_t batch, count;
+    Groups(int64_t batch_, int64_t numbers_per_image) : batch(batch_), count((batch * numbers_per_image + most - 1) / most) {
+        if (count > 1) count = std::min(batch, (count + 3) / 4 * 4);
+    }
+    static constexpr int64_t most = int64_t(1) << 17;
+    // body(group, first image, images)
+    template <class Body>
+    void run(Body body) const {
+        parallel_tasks(count, [&](int64_t group) {
+            const int64_t first = batch * group / count;
+            body(group, first, batch * (group + 1) / count - first);
+        });
+    }
+};
 
 }  // namespace
 
@@ -322,7 +329,7 @@ Var batch_norm_relu_conv2d(const Var& x, const Var& weight, const Var& shift, co
     CHECK_EQ(w.dim(2), channels);
     const uint64_t number = w.number() ? w.number() : fresh_number();  // the weights stay as they are until this op is done
     const ConvShape one{1, scale * height, scale * width, channels, w.dim(3), w.dim(0), 1, o.padding, false, false, number};
-    const int64_t numbers = std::max(one.x_size(), one.y_size());
+    const Groups groups(batch, std::max(one.x_size(), one.y_size()));
     Tensor mean({channels}), rstd({channels}), y({batch, one.out_height(), one.out_width(), one.out});
     const Var skip = o.skip;
     const bool upsample = o.upsample, upsample_skip = o.upsample_skip;
@@ -343,7 +350,7 @@ Var batch_norm_relu_conv2d(const Var& x, const Var& weight, const Var& shift, co
         s.batch = images;
         return s;
     };
-    by_groups(batch, numbers, [&](int64_t, int64_t first, int64_t images) {
+    groups.run([&](int64_t, int64_t first, int64_t images) {
         const ConvShape s = shape_of(images);
         const float* added = nullptr;
         Tensor raised;
@@ -360,10 +367,9 @@ Var batch_norm_relu_conv2d(const Var& x, const Var& weight, const Var& shift, co
     return record_by_images(y, {x, weight, shift, w, bias, skip}, [=](Gradient& gradient) {
         if (w.wanted() || bias.wanted() || (skip.wanted() && !upsample_skip)) gradient.whole();
         const bool into_norm = x.wanted() || weight.wanted() || shift.wanted();
-        const int64_t count = groups(batch, numbers);
-        Tensor g = into_norm ? Tensor(x.shape()) : Tensor(), sums({count, 2, channels}), dskip;  // g: the gradient of what is normalised
+        Tensor g = into_norm ? Tensor(x.shape()) : Tensor(), sums({groups.count, 2, channels}), dskip;  // g: the gradient of what is normalised
         if (skip.wanted() && upsample_skip) dskip = Tensor(skip.shape());
-        by_groups(batch, numbers, [&](int64_t group, int64_t first, int64_t images) {
+        groups.run([&](int64_t group, int64_t first, int64_t images) {
             const ConvShape s = shape_of(images);
             const Tensor dy = gradient.rows(first, images);
             if (dskip.defined())
@@ -390,7 +396,7 @@ Var batch_norm_relu_conv2d(const Var& x, const Var& weight, const Var& shift, co
         }
         if (!into_norm) return;
         Tensor total({2, channels});
-        backend().column_sum(total.data(), sums.data(), count, 2 * channels);
+        backend().column_sum(total.data(), sums.data(), groups.count, 2 * channels);
         if (x.wanted())
             x.accumulate_later([=](int64_t first, int64_t images) {
                 Tensor dx({images, height, width, channels});
