@@ -162,9 +162,13 @@ INLINE inline void product_block(float* out, int64_t out_step, const Bf16* a, in
     if (m == 2 && n == 2) _tile_stored(3, out + 16 * out_step + 16, out_step * 4);
 }
 
-// out (rows rounded up to 16, panels.columns) for the positions from `first` on.
-void product(float* out, const Split& a, int64_t first, int64_t rows, const int64_t* shift, int64_t taps, const Panels& panels, const Bf16* b) {
+// out (rows rounded up to 16, panels.columns) for the positions from `first` on. Meanwhile the `soon_size` numbers at `soon`, which are
+// wanted next, come from memory to the second-level cache.
+void product(float* out, const Split& a, int64_t first, int64_t rows, const int64_t* shift, int64_t taps, const Panels& panels, const Bf16* b,
+             const float* soon = nullptr, int64_t soon_size = 0) {
+    const int64_t soon_step = rounded(soon_size * block_rows / rows + 1, lanes);
     for (int64_t row = 0; row < rows; row += block_rows) {
+        for (int64_t i = row / block_rows * soon_step; i < std::min(soon_size, (row / block_rows + 1) * soon_step); i += lanes) __builtin_prefetch(soon + i, 0, 2);
         const Bf16* panel = b;
         for (int64_t column = 0; column < panels.columns; column += 32) {
             const bool tall = rows - row > 16, wide = panels.columns - column > 16;
@@ -271,31 +275,49 @@ void fill_boxed(const Split& to, const Planes& planes, const float* x, int64_t h
     }
 }
 
-// One row of A for each result: the kernel² · in numbers that it sees. A row of the kernel is at most a vector.
+// One row of A for each result: the kernel² · in numbers that it sees. A row of the kernel is 8 to 16 of them, at most a vector,
+// so that a vector of the row of A takes from two rows of the kernel.
 void fill_patches(const Split& to, const float* x, const ConvShape& s) {
-    const int64_t line = (s.width + 2 * s.padding) * s.in, seen = s.kernel * s.kernel * s.in, out_width = s.out_width();
+    const int64_t line = (s.width + 2 * s.padding) * s.in, seen = s.kernel * s.in, out_width = s.out_width();
     const int64_t padded_size = (s.height + 2 * s.padding) * line + lanes;
-    float *padded = scratch<3>(padded_size + out_width * to.depth + lanes), *patches = padded + padded_size;
+    float* padded = scratch<3>(padded_size);
     std::fill_n(padded, padded_size, 0.0f);
     for (int64_t row = 0; row < s.height; ++row)
         std::copy_n(x + row * s.width * s.in, s.width * s.in, padded + (row + s.padding) * line + s.padding * s.in);
-    const auto seen_of = [&](int64_t c) { return __mmask16(seen - c >= 16 ? 0xffff : seen > c ? (1u << (seen - c)) - 1 : 0); };
-    for (int64_t row = 0; row < s.out_height(); ++row) {
-        for (int64_t column = 0; column < out_width; ++column)
-            for (int64_t k = 0; k < s.kernel; ++k)  // each row of the kernel overwrites what the one before it wrote too much
-                store(patches + column * to.depth + k * s.kernel * s.in, load(padded + (row * s.stride + k) * line + column * s.stride * s.in));
-        for (int64_t column = 0; column < out_width; ++column)
-            for (int64_t c = 0; c < to.depth; c += 32) {
-                const float* patch = patches + column * to.depth + c;
-                split(to.position(row * out_width + column) + c, to.size, _mm512_maskz_loadu_ps(seen_of(c), patch), _mm512_maskz_loadu_ps(seen_of(c + 16), patch + 16));
-            }
+    struct {
+        __m512i from;
+        __mmask16 used;
+        int64_t upper, lower;  // rows of the kernel, in numbers from the corner
+    } take[4];
+    for (int64_t v = 0; v < to.depth / lanes; ++v) {
+        alignas(64) int from[lanes] = {};
+        take[v].used = 0;
+        const int64_t first = std::min(v * lanes / seen, s.kernel - 1);
+        for (int64_t lane = 0; lane < lanes; ++lane) {
+            const int64_t place = v * lanes + lane, row = place / seen;
+            if (row >= s.kernel) continue;
+            from[lane] = int((row - first) * lanes + place % seen);
+            take[v].used = __mmask16(take[v].used | 1u << lane);
+        }
+        take[v].from = _mm512_load_si512(from);
+        take[v].upper = first * line;
+        take[v].lower = std::min(first + 1, s.kernel - 1) * line;
     }
+    for (int64_t row = 0; row < s.out_height(); ++row)
+        for (int64_t column = 0; column < out_width; ++column) {
+            const float* corner = padded + row * s.stride * line + column * s.stride * s.in;
+            const auto vector = [&](int64_t v) INLINE {
+                return _mm512_maskz_permutex2var_ps(take[v].used, _mm512_loadu_ps(corner + take[v].upper), take[v].from, _mm512_loadu_ps(corner + take[v].lower));
+            };
+            Bf16* target = to.position(row * out_width + column);
+            for (int64_t v = 0; v < to.depth / lanes; v += 2) split(target + v * lanes, to.size, vector(v), vector(v + 1));
+        }
 }
 
 // ---- the kinds of convolution -----------------------------------------------------------------------------------------------------
 
 bool few_channels(const ConvShape& s) {
-    return !s.relu && !s.pool && s.in < 16 && s.kernel * s.in <= lanes && s.kernel * s.kernel * s.in <= 64;
+    return !s.relu && !s.pool && s.in < 16 && s.kernel * s.in >= 8 && s.kernel * s.in <= lanes && s.kernel * s.kernel * s.in <= 64;
 }
 bool same_size(const ConvShape& s) { return s.stride == 1 && s.kernel == 2 * s.padding + 1 && s.kernel <= 3; }
 bool halving(const ConvShape& s) { return s.stride == 2 && s.kernel == 4 && s.padding == 1 && s.height % 2 == 0 && s.width % 2 == 0; }
@@ -412,7 +434,7 @@ void amx_backward_input(float* dx, const float* dy, const float* w, const float*
         configure_tiles();
         const Split a = planes.allocate();
         fill_plane<false>(a, planes, dy + image * out_height * out_width * s.out, out_height, out_width, s.out, border);
-        const int64_t corner = image * s.height * s.width * s.in;
+        const int64_t corner = image * s.height * s.width * s.in, quarter = s.height * s.width * s.in / 4;
         const auto finish = [&](int64_t place, int64_t c, Vector value) INLINE { store(dx + place, epilogue(value, c, place)); };
         const Bf16* weights = b;
         float* boxed[4];
@@ -423,7 +445,7 @@ void amx_backward_input(float* dx, const float* dy, const float* w, const float*
         for (int64_t k = 0; k < count; ++k) {
             const Pass& pass = passes[k];
             if (s.pool) {
-                product(boxed[k], a, pass.first, pass.positions(), pass.shift, pass.taps, panels, weights);
+                product(boxed[k], a, pass.first, pass.positions(), pass.shift, pass.taps, panels, weights, s.relu ? x + corner + k * quarter : nullptr, s.relu ? quarter : 0);
             } else {
                 const int64_t step = phases ? 2 : 1, h = (k / 2 + padding) % 2 * (step - 1), v = (k % 2 + padding) % 2 * (step - 1);
                 run(pass, a, panels, weights, [&](int64_t row, int64_t column, int64_t n, const float* values) {

@@ -309,8 +309,13 @@ void draw(float* y, RandomKey key, int64_t n, Value value) {
             value(random.word[0][i], random.word[1][i], values[0][i], values[1][i]);
             value(random.word[2][i], random.word[3][i], values[2][i], values[3][i]);
         }
-        const int64_t first = index * size, count = n - first < size ? n - first : size;
-        for (int64_t i = 0; i < count; ++i) y[first + i] = values[i % 4][i / 4];
+        float* target = y + index * size;
+        const int64_t count = n - index * size;
+        if (count < size)
+            for (int64_t i = 0; i < count; ++i) target[i] = values[i % 4][i / 4];
+        else
+            for (int i = 0; i < blocks; ++i)
+                for (int k = 0; k < 4; ++k) target[4 * i + k] = values[k][i];
     }, size);
 }
 
