@@ -275,8 +275,8 @@ void fill_boxed(const Split& to, const Planes& planes, const float* x, int64_t h
     }
 }
 
-// One row of A for each result: the kernel² · in numbers that it sees. A row of the kernel is 8 to 16 of them, at most a vector,
-// so that a vector of the row of A takes from two rows of the kernel.
+// One row of A for each result: the kernel² · in numbers that it sees. A row of the kernel is at most a vector, and at least half
+// of one or the only one, so that a vector of the row of A takes from two rows of the kernel.
 void fill_patches(const Split& to, const float* x, const ConvShape& s) {
     const int64_t line = (s.width + 2 * s.padding) * s.in, seen = s.kernel * s.in, out_width = s.out_width();
     const int64_t padded_size = (s.height + 2 * s.padding) * line + lanes;
@@ -317,7 +317,7 @@ void fill_patches(const Split& to, const float* x, const ConvShape& s) {
 // ---- the kinds of convolution -----------------------------------------------------------------------------------------------------
 
 bool few_channels(const ConvShape& s) {
-    return !s.relu && !s.pool && s.in < 16 && s.kernel * s.in >= 8 && s.kernel * s.in <= lanes && s.kernel * s.kernel * s.in <= 64;
+    return !s.relu && !s.pool && s.in < 16 && (s.kernel == 1 || s.kernel * s.in >= 8) && s.kernel * s.in <= lanes && s.kernel * s.kernel * s.in <= 64;
 }
 bool same_size(const ConvShape& s) { return s.stride == 1 && s.kernel == 2 * s.padding + 1 && s.kernel <= 3; }
 bool halving(const ConvShape& s) { return s.stride == 2 && s.kernel == 4 && s.padding == 1 && s.height % 2 == 0 && s.width % 2 == 0; }

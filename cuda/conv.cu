@@ -272,6 +272,19 @@ void sum_backward_input(float* dx, const float* dy, const float* w, const ConvSh
     if (narrow_applies(s, s.in))
         return narrow(dx, dy, nullptr, {s.batch, s.out_height(), s.out_width(), s.out, s.height, s.width, s.in, -1, s.padding}, quick,
                       [=](int64_t tap, int64_t o, int64_t i) { return w[(tap * s.in + i) * s.out + o]; });
+    const int64_t pixels = s.height * s.width;
+    if (quick && s.kernel == 1 && s.stride == 1 && s.padding == 0 && s.in < lanes && amx_product_applies(pixels, s.out, lanes)) {
+        // A matrix product with few columns, padded to a vector.
+        float *turned = scratch<0>(s.out * lanes), *panels = scratch<3>(amx_packed_size(s.out, lanes));
+        for (int64_t o = 0; o < s.out; ++o)
+            for (int64_t i = 0; i < lanes; ++i) turned[o * lanes + i] = i < s.in ? w[i * s.out + o] : 0;
+        amx_pack(panels, turned, s.out, lanes);
+        return parallel_tasks(s.batch, [&](int64_t image) {
+            float* wide = scratch<2>(pixels * lanes);
+            amx_product(wide, dy + image * pixels * s.out, panels, pixels, s.out, lanes);
+            for (int64_t p = 0; p < pixels; ++p) for (int64_t i = 0; i < s.in; ++i) dx[(image * pixels + p) * s.in + i] = wide[p * lanes + i];
+        });
+    }
     const Halo halo = backward_halo(s);
     const Blocks blocks(s.out, s.in);
     const int64_t dx_size = s.height * s.width * s.in;

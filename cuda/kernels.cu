@@ -166,11 +166,22 @@ void avg_pool2(float* y, const float* x, int64_t batch, int64_t height, int64_t 
 }
 
 void avg_pool2_backward(float* dx, const float* dy, int64_t batch, int64_t height, int64_t width, int64_t channels) {
-    parallel_for_rows(batch * height * (width / 2), 2 * channels, [=] KERNEL(int64_t pair) {  // of neighbours that have the same source
-        const int64_t row = pair / (width / 2), column = pair - row * (width / 2);
-        const float* source = dy + (row / 2 * (width / 2) + column) * channels;
-        float* target = dx + pair * 2 * channels;
-        return [=](int64_t e) { target[e] = 0.25f * source[e < channels ? e : e - channels]; };
+    const int64_t half = width / 2;
+    if (channels < 8) {  // too few for a row of their own: one index for two neighbours, which have the same source
+        parallel_for_rows(batch * height, half, [=] KERNEL(int64_t row) {
+            const float* source = dy + row / 2 * half * channels;
+            float* target = dx + row * width * channels;
+            return [=](int64_t column) {
+                for (int64_t c = 0; c < channels; ++c)
+                    target[2 * column * channels + c] = target[(2 * column + 1) * channels + c] = 0.25f * source[column * channels + c];
+            };
+        });
+        return;
+    }
+    parallel_for_rows(batch * height * width, channels, [=] KERNEL(int64_t pixel) {
+        const float* source = dy + (pixel / width / 2 * half + pixel % width / 2) * channels;
+        float* target = dx + pixel * channels;
+        return [=](int64_t c) { target[c] = 0.25f * source[c]; };
     });
 }
 

@@ -25,13 +25,14 @@ PARTS = ("total", "x_chain", "z_chain", "generator", "encoder", "ebm")
 class Server:
     """A program that runs one iteration for each line it is sent, and answers with the seconds of its parts.
 
-    It is stopped between its turns: OpenMP threads that wait for work would spin and take the cores from the others.
+    It is stopped between its turns: OpenMP threads that wait for work would spin and take the cores from the others. Its threads are bound
+    to cores: where they are not, PyTorch's, woken together on one core, now and then stay there, and a turn takes twice as long.
     """
 
     def __init__(self, name, command, environment=None):
         self.name = name
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE,
-                                        env={**os.environ, **(environment or {})})
+                                        env={"OMP_PROC_BIND": "true", **os.environ, **(environment or {})})
         self.results = []
 
     def iterate(self):
