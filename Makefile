@@ -96,7 +96,7 @@ demo: build/dualmcmc
 
 train: build/dualmcmc
 	CIFAR10_DIR="$$(bash data/cifar10.sh)" && export CIFAR10_DIR && \
-	build/dualmcmc train --preset cifar10-small --out runs/cifar10-small \
+	OMP_PROC_BIND=true build/dualmcmc train --preset cifar10-small --out runs/cifar10-small \
 	  $(if $(wildcard runs/cifar10-small/checkpoints/*),--resume)
 
 toys: build/dualmcmc

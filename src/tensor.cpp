@@ -114,9 +114,12 @@ std::string select_device(const std::string& name, int threads, const std::strin
 }
 
 void parallel_tasks(int64_t count, const std::function<void(int64_t)>& task) {
+    if (!backend().concurrent || count <= 1) {  // not in a region of one thread: those that its kernels open would be nested, with new threads each
+        for (int64_t i = 0; i < count; ++i) task(i);
+        return;
+    }
     std::exception_ptr error;
-    const bool concurrent = backend().concurrent && count > 1;
-#pragma omp parallel for schedule(dynamic, 1) if (concurrent)
+#pragma omp parallel for schedule(dynamic, 1)
     for (int64_t i = 0; i < count; ++i) {
         try {
             task(i);
