@@ -3,8 +3,8 @@
 // The tiles multiply bf16 and sum in fp32. A number is split into x = hi + lo, each the nearest bf16 of what is left, which keeps 16
 // bits of its 24; then
 //   x w = hi hi + hi lo + lo hi,
-// three products. What is left out, lo lo and the rests, is 2^-16 of |x w| at the most, in random directions: a sum of products is
-// wrong by about 3e-6 of its norm, as by winograd.cu.
+// three products. What is left out, lo lo and the rests, is 2^-15 of |x w| at the most, in random directions: a sum of products is
+// wrong by about 4e-6 of its norm, four times as much as by winograd.cu.
 //
 // An image lies split, with a border of zeros, in rows of `pitch` positions. Position p's result is Σ_t A[p + shift(t)] B_t over the taps:
 // whatever position and tap, the row of A lies a constant stride from the next one's, so that a tile takes 16 positions that follow
@@ -125,6 +125,7 @@ void pack(Bf16* to, const Panels& p, int64_t taps, float factor, Row row) {
 template <int m, int n>
 INLINE inline void product_block(float* out, int64_t out_step, const Bf16* a, int64_t size, int64_t depth, const int64_t* shift, int64_t taps, const Bf16* b) {
     const int64_t line = depth * int64_t(sizeof(Bf16)), next = 16 * depth;
+    asm volatile("" ::: "memory");  // the intrinsics do not tell the compiler that they read memory
     _tile_zero(0);
     if (n == 2) _tile_zero(1);
     if (m == 2) _tile_zero(2);
@@ -188,7 +189,7 @@ void product(float* out, const Split& a, int64_t first, int64_t rows, const int6
 
 // Results at (row, column) of a grid, from the positions first + row · pitch + column of a split image, for certain taps of the kernel.
 struct Pass {
-    int64_t first, rows, columns, pitch, taps = 0;
+    int64_t first = 0, rows = 0, columns = 0, pitch = 0, taps = 0;
     int64_t shift[16] = {}, tap[16] = {};
     void add(int64_t shift_, int64_t tap_) {
         shift[taps] = shift_;
@@ -219,7 +220,7 @@ void run(const Pass& pass, const Split& a, const Panels& panels, const Bf16* b, 
 
 // A split image of `planes` planes, in working memory; a last block may read beyond its end.
 struct Planes {
-    int64_t rows, pitch, planes, depth;
+    int64_t rows = 0, pitch = 0, planes = 0, depth = 0;
     int64_t plane() const { return rows * pitch; }
     Split allocate() const {
         const int64_t size = (planes * plane() + pitch + 2 * block_rows) * depth;
@@ -317,19 +318,76 @@ void fill_patches(const Split& to, const float* x, const ConvShape& s) {
 // ---- the kinds of convolution -----------------------------------------------------------------------------------------------------
 
 bool few_channels(const ConvShape& s) {
-    return !s.relu && !s.pool && s.in < 16 && (s.kernel == 1 || s.kernel * s.in >= 8) && s.kernel * s.in <= lanes && s.kernel * s.kernel * s.in <= 64;
+    return !s.relu && !s.pool && s.in < 16 && (s.kernel == 1 || s.kernel * s.in >= 8) && s.kernel * s.in <= lanes && s.kernel <= 4;
 }
 bool same_size(const ConvShape& s) { return s.stride == 1 && s.kernel == 2 * s.padding + 1 && s.kernel <= 3; }
 bool halving(const ConvShape& s) { return s.stride == 2 && s.kernel == 4 && s.padding == 1 && s.height % 2 == 0 && s.width % 2 == 0; }
 
-// The weights of `pass` as tiles of B: w (kernel², in, out) as it is.
-void pack_forward(Bf16* to, const Panels& panels, const Pass& pass, const float* w, float factor, const ConvShape& s) {
-    pack(to, panels, pass.taps, factor, [&](int64_t t, int64_t k) { return k < s.in ? w + (pass.tap[t] * s.in + k) * s.out : nullptr; });
-}
+// What the forward pass sees of an image, and its one pass.
+struct Forward {
+    const ConvShape& s;
+    bool patches;
+    int64_t depth;  // numbers in a row of A
+    Planes planes;
+    Pass pass;
 
-// The same with the channels exchanged: turned (kernel², out, in).
-void pack_backward(Bf16* to, const Panels& panels, const Pass& pass, const float* turned, float factor, const ConvShape& s) {
-    pack(to, panels, pass.taps, factor, [&](int64_t t, int64_t k) { return k < s.out ? turned + (pass.tap[t] * s.out + k) * s.in : nullptr; });
+    explicit Forward(const ConvShape& shape) : s(shape), patches(few_channels(s)), depth(patches ? s.kernel * s.kernel * s.in : s.in) {
+        const int64_t step = s.stride == 2 || s.pool ? 2 : 1, rows = s.out_height(), columns = s.out_width(), padded = rounded(depth, depth_step);
+        if (patches) planes = {rows, columns, 1, padded};
+        else if (step == 2) planes = {rows + 1, columns + 1, 4, padded};
+        else planes = {s.height + 2 * s.padding, s.width + s.padding, 1, padded};
+        pass = {.first = 0, .rows = rows, .columns = columns, .pitch = planes.pitch};
+        if (patches) pass.add(0, 0);
+        for (int64_t kh = 0; !patches && kh < s.kernel; ++kh)
+            for (int64_t kw = 0; kw < s.kernel; ++kw)
+                pass.add((kh % step * 2 + kw % step) * planes.plane() + kh / step * planes.pitch + kw / step, kh * s.kernel + kw);
+    }
+    void fill(const Split& a, const float* x) const {
+        if (patches) fill_patches(a, x, s);
+        else if (s.pool) (s.relu ? fill_boxed<true> : fill_boxed<false>)(a, planes, x, s.height, s.width, s.in);
+        else if (s.stride == 2) (s.relu ? fill_quarters<true> : fill_quarters<false>)(a, planes, x, s.height, s.width, s.in);
+        else (s.relu ? fill_plane<true> : fill_plane<false>)(a, planes, x, s.height, s.width, s.in, s.padding);
+    }
+};
+
+// What the gradient of x sees of dy, and its passes: one, or one for each phase of the grid whose gradient the products give. That is x's,
+// or the box-filtered image's, which is larger by one.
+struct Backward {
+    int64_t border, step, count = 0;
+    Planes planes;
+    Pass passes[4];
+    int64_t corner[4];  // the place of a pass's first result in the grid, which is `width` wide
+    int64_t width;
+
+    explicit Backward(const ConvShape& s) : step(s.pool || s.stride == 2 ? 2 : 1), width(s.width + s.pool) {
+        const int64_t height = s.height + s.pool, padding = s.pool ? 0 : s.padding;
+        border = step == 2 ? 1 : padding;
+        planes = {s.out_height() + 2 * border, s.out_width() + border, 1, rounded(s.out, depth_step)};
+        for (int64_t phase = 0; phase < step * step; ++phase) {
+            // Row h has q = (h + padding) / step, is in phase (h + padding) mod step, and meets the taps kh = phase + step m in rows q - m of dy.
+            const int64_t row = phase / step, column = phase % step, h = (row + padding) % step, v = (column + padding) % step;
+            Pass& pass = passes[count] = {.first = ((h + padding) / step + border) * planes.pitch + (v + padding) / step + border,
+                                          .rows = (height - h + step - 1) / step, .columns = (width - v + step - 1) / step, .pitch = planes.pitch};
+            for (int64_t kh = row; kh < s.kernel; kh += step)
+                for (int64_t kw = column; kw < s.kernel; kw += step) pass.add(-(kh / step * planes.pitch + kw / step), kh * s.kernel + kw);
+            corner[count++] = h * width + v;
+        }
+    }
+};
+
+// The box filter's adjoint: a pixel is in the sums to the right and below, one in each phase. finish(pixel, channel, value)
+template <class Finish>
+void unbox(const float* const* boxed, int64_t pitch, const ConvShape& s, Finish finish) {
+    for (int64_t row = 0; row < s.height; ++row)
+        for (int64_t column = 0; column < s.width; ++column) {
+            const float* source[4];
+            for (int64_t phase = 0; phase < 4; ++phase) {
+                const int64_t r = (row + (row % 2 != phase / 2)) / 2, q = (column + (column % 2 != phase % 2)) / 2;
+                source[phase] = boxed[phase] + (r * pitch + q) * s.in;
+            }
+            for (int64_t c = 0; c < s.in; c += lanes)
+                finish(row * s.width + column, c, load(source[0] + c) + load(source[1] + c) + load(source[2] + c) + load(source[3] + c));
+        }
 }
 
 }  // namespace
@@ -358,115 +416,72 @@ bool amx_applies(const ConvShape& s) { return amx_backward_applies(s) || (few_ch
 
 void amx(float* y, const float* x, const float* w, const float* bias, const float* addend, const ConvShape& s) {
     static const char maker = 0;
-    const bool patches = few_channels(s);
-    const int64_t planes_per_image = s.stride == 2 || s.pool ? 4 : 1, out_height = s.out_height(), out_width = s.out_width();
-    const int64_t depth = patches ? s.kernel * s.kernel * s.in : s.in;
-    const Panels panels(depth, s.out);
-    Planes planes{out_height, out_width, 1, panels.depth};
-    if (!patches) planes = planes_per_image == 4 ? Planes{out_height + 1, out_width + 1, 4, panels.depth}
-                                                 : Planes{s.height + 2 * s.padding, s.width + s.padding, 1, panels.depth};
-    Pass pass{0, out_height, out_width, planes.pitch};
-    const int64_t step = planes_per_image == 4 ? 2 : 1;
-    if (patches) pass.add(0, 0);
-    else
-        for (int64_t kh = 0; kh < s.kernel; ++kh)
-            for (int64_t kw = 0; kw < s.kernel; ++kw)
-                pass.add((kh % step * 2 + kw % step) * planes.plane() + kh / step * planes.pitch + kw / step, kh * s.kernel + kw);
-
+    const Forward forward(s);
+    const Pass& pass = forward.pass;
+    const Panels panels(forward.depth, s.out);
     const Bf16* b = reinterpret_cast<const Bf16*>(prepared_weights(&maker, s.weights, panels.floats(pass.taps), [&](float* made) {
-        ConvShape matrix = s;
-        matrix.in = depth;
-        pack_forward(reinterpret_cast<Bf16*>(made), panels, pass, w, s.pool ? 0.25f : 1, matrix);
+        pack(reinterpret_cast<Bf16*>(made), panels, pass.taps, s.pool ? 0.25f : 1,
+             [&](int64_t t, int64_t k) { return k < forward.depth ? w + (pass.tap[t] * forward.depth + k) * s.out : nullptr; });
     }));
     const Epilogue epilogue{bias, nullptr, addend};
     parallel_tasks(s.batch, [&](int64_t image) {
         configure_tiles();
-        const Split a = planes.allocate();
-        const float* source = x + image * s.height * s.width * s.in;
-        if (patches) fill_patches(a, source, s);
-        else if (s.pool) (s.relu ? fill_boxed<true> : fill_boxed<false>)(a, planes, source, s.height, s.width, s.in);
-        else if (s.stride == 2) (s.relu ? fill_quarters<true> : fill_quarters<false>)(a, planes, source, s.height, s.width, s.in);
-        else (s.relu ? fill_plane<true> : fill_plane<false>)(a, planes, source, s.height, s.width, s.in, s.padding);
-        if (patches && !bias && !addend && pass.positions() % 16 == 0)
-            return product(y + image * pass.positions() * s.out, a, 0, pass.positions(), pass.shift, pass.taps, panels, b);
+        const Split a = forward.planes.allocate();
+        forward.fill(a, x + image * s.height * s.width * s.in);
+        const int64_t start = image * pass.rows * pass.columns * s.out;
+        if (pass.pitch == pass.columns && !bias && !addend && pass.positions() % 16 == 0)  // results as they are stored
+            return product(y + start, a, 0, pass.positions(), pass.shift, pass.taps, panels, b);
         run(pass, a, panels, b, [&](int64_t row, int64_t column, int64_t count, const float* values) {
-            const int64_t first = ((image * out_height + row) * out_width + column) * s.out;
-            for (int64_t i = 0; i < count; ++i)
-                for (int64_t c = 0; c < s.out; c += lanes) {
-                    const int64_t place = first + i * s.out + c;
-                    store(y + place, epilogue(load(values + i * s.out + c), c, place));
-                }
+            const int64_t first = start + (row * pass.columns + column) * s.out;
+            for (int64_t i = 0; i < count * s.out; i += s.out)
+                for (int64_t c = 0; c < s.out; c += lanes) store(y + first + i + c, epilogue(load(values + i + c), c, first + i + c));
         });
     });
 }
 
 void amx_backward_input(float* dx, const float* dy, const float* w, const float* x, const float* addend, const ConvShape& s) {
     static const char maker = 0;
+    const Backward backward(s);
     const Panels panels(s.out, s.in);
-    const int64_t out_height = s.out_height(), out_width = s.out_width(), taps = s.kernel * s.kernel;
-    const bool phases = s.pool || s.stride == 2;
-    // The grid whose gradient the products give: x's, or the box-filtered image's, which is larger by one.
-    const int64_t height = s.height + s.pool, width = s.width + s.pool, padding = s.pool ? 0 : s.padding, border = phases ? 1 : s.padding;
-    const Planes planes{out_height + 2 * border, out_width + border, 1, panels.depth};
-    Pass passes[4];
-    int64_t count = 0;
-    if (!phases) {
-        passes[count++] = {0, height, width, planes.pitch};
-        for (int64_t t = 0; t < taps; ++t) passes[0].add(t / s.kernel * planes.pitch + t % s.kernel, taps - 1 - t);
-    }
-    for (int64_t phase = 0; phases && phase < 4; ++phase) {  // row h has q = (h + padding) / 2, and is in phase (h + padding) mod 2
-        const int64_t phase_row = phase / 2, phase_column = phase % 2, h = (phase_row + padding) % 2, v = (phase_column + padding) % 2;
-        Pass& pass = passes[count++] = {((h + padding) / 2 + border) * planes.pitch + (v + padding) / 2 + border, (height - h + 1) / 2,
-                                        (width - v + 1) / 2, planes.pitch};
-        for (int64_t kh = phase_row; kh < s.kernel; kh += 2)
-            for (int64_t kw = phase_column; kw < s.kernel; kw += 2) pass.add(-(kh / 2 * planes.pitch + kw / 2), kh * s.kernel + kw);
-    }
+    const int64_t taps = s.kernel * s.kernel, size = s.height * s.width * s.in;
     const Bf16* b = reinterpret_cast<const Bf16*>(prepared_weights(&maker, s.weights, panels.floats(taps), [&](float* made) {
         float* turned = scratch<0>(taps * s.in * s.out);
         for (int64_t tap = 0; tap < taps; ++tap) exchange_channels(turned + tap * s.in * s.out, w + tap * s.in * s.out, s.in, s.out);
-        for (int64_t k = 0; k < count; ++k) {
-            pack_backward(reinterpret_cast<Bf16*>(made), panels, passes[k], turned, s.pool ? 0.25f : 1, s);
-            made += panels.floats(passes[k].taps);
+        for (const Pass* pass = backward.passes; pass != backward.passes + backward.count; ++pass) {
+            pack(reinterpret_cast<Bf16*>(made), panels, pass->taps, s.pool ? 0.25f : 1,
+                 [&](int64_t t, int64_t o) { return o < s.out ? turned + (pass->tap[t] * s.out + o) * s.in : nullptr; });
+            made += panels.floats(pass->taps);
         }
     }));
     const Epilogue epilogue{nullptr, s.relu ? x : nullptr, addend};
     parallel_tasks(s.batch, [&](int64_t image) {
         configure_tiles();
-        const Split a = planes.allocate();
-        fill_plane<false>(a, planes, dy + image * out_height * out_width * s.out, out_height, out_width, s.out, border);
-        const int64_t corner = image * s.height * s.width * s.in, quarter = s.height * s.width * s.in / 4;
-        const auto finish = [&](int64_t place, int64_t c, Vector value) INLINE { store(dx + place, epilogue(value, c, place)); };
+        const Split a = backward.planes.allocate();
+        fill_plane<false>(a, backward.planes, dy + image * s.out_height() * s.out_width() * s.out, s.out_height(), s.out_width(), s.out, backward.border);
+        const auto finish = [&](int64_t pixel, int64_t c, Vector value) INLINE {
+            const int64_t place = image * size + pixel * s.in + c;
+            store(dx + place, epilogue(value, c, place));
+        };
+        const int64_t boxed_size = (backward.passes[0].positions() + block_rows) * s.in;
+        float *next = s.pool ? scratch<3>(4 * boxed_size) : nullptr, *boxed[4];
         const Bf16* weights = b;
-        float* boxed[4];
-        if (s.pool) {
-            boxed[0] = scratch<3>(4 * (passes[0].positions() + block_rows) * s.in);
-            for (int64_t k = 1; k < 4; ++k) boxed[k] = boxed[k - 1] + (passes[0].positions() + block_rows) * s.in;
-        }
-        for (int64_t k = 0; k < count; ++k) {
-            const Pass& pass = passes[k];
+        for (int64_t k = 0; k < backward.count; ++k) {
+            const Pass& pass = backward.passes[k];
             if (s.pool) {
-                product(boxed[k], a, pass.first, pass.positions(), pass.shift, pass.taps, panels, weights, s.relu ? x + corner + k * quarter : nullptr, s.relu ? quarter : 0);
+                boxed[k] = next;
+                next += boxed_size;
+                const int64_t quarter = s.relu ? size / 4 : 0;  // of the mask, which is wanted at the end
+                product(boxed[k], a, pass.first, pass.positions(), pass.shift, pass.taps, panels, weights, x + image * size + k * quarter, quarter);
             } else {
-                const int64_t step = phases ? 2 : 1, h = (k / 2 + padding) % 2 * (step - 1), v = (k % 2 + padding) % 2 * (step - 1);
-                run(pass, a, panels, weights, [&](int64_t row, int64_t column, int64_t n, const float* values) {
-                    for (int64_t i = 0; i < n; ++i)
-                        for (int64_t c = 0; c < s.in; c += lanes)
-                            finish(corner + ((step * row + h) * s.width + step * (column + i) + v) * s.in + c, c, load(values + i * s.in + c));
+                run(pass, a, panels, weights, [&](int64_t row, int64_t column, int64_t count, const float* values) {
+                    const int64_t first = backward.corner[k] + backward.step * (row * backward.width + column);
+                    for (int64_t i = 0; i < count; ++i)
+                        for (int64_t c = 0; c < s.in; c += lanes) finish(first + backward.step * i, c, load(values + i * s.in + c));
                 });
             }
-            weights += pass.taps * panels.depth * panels.columns * 2;
+            weights += 2 * panels.floats(pass.taps);
         }
-        // The box filter's adjoint: a pixel is in the sums to the right and below, one in each phase.
-        for (int64_t row = 0; s.pool && row < s.height; ++row)
-            for (int64_t column = 0; column < s.width; ++column) {
-                const float* source[4];
-                for (int64_t k = 0; k < 4; ++k) {
-                    const int64_t r = (row + (row % 2 != k / 2)) / 2, q = (column + (column % 2 != k % 2)) / 2;
-                    source[k] = boxed[k] + (r * planes.pitch + q) * s.in;
-                }
-                for (int64_t c = 0; c < s.in; c += lanes)
-                    finish(corner + (row * s.width + column) * s.in + c, c, load(source[0] + c) + load(source[1] + c) + load(source[2] + c) + load(source[3] + c));
-            }
+        if (s.pool) unbox(boxed, backward.planes.pitch, s, finish);
     });
 }
 

@@ -104,7 +104,7 @@ INLINE inline void load_row(Vector* x, const float* source, int64_t step, bool i
     unroll<patch>([&](auto c) INLINE {
         const bool there = inside && !(c == 0 && left) && !(c == patch - 1 && right);
         x[c] = there ? load(source + c * step) : Vector{};
-        if (relu) x[c] = x[c] > 0 ? x[c] : Vector{};
+        if (relu) x[c] = x[c] <= 0 ? Vector{} : x[c];  // a NaN stays
     });
 }
 

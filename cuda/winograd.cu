@@ -94,7 +94,7 @@ void gather_tile(float* v, int64_t place_step, const float* image, const float* 
             Vector d[6];
             unroll<6>([&](auto c) INLINE {
                 d[c] = load(source[6 * r + c] + channel);
-                if (relu) d[c] = d[c] > 0 ? d[c] : Vector{};
+                if (relu) d[c] = d[c] <= 0 ? Vector{} : d[c];  // a NaN stays
             });
             transform_input(rows + 6 * r, d, 1, 1);
         });

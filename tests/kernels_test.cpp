@@ -904,6 +904,16 @@ void check_conv2d_backward_input(decltype(Backend::conv2d_backward_input) conv2d
     }
 }
 
+// By every way that a convolution of relu(x) may go.
+TEST_P(Kernel, conv2d_hides_no_nan) {
+    for (const ConvShape& s : {ConvShape{1, 8, 8, 16, 16, 3, 1, 1, true}, {1, 8, 8, 16, 16, 3, 1, 1, true, true}, {1, 6, 5, 3, 5, 3, 1, 1, true}}) {
+        Values x = random_values(x_size(s), 1);
+        x[size_t(x_size(s) / 2)] = nan;
+        const Values w = random_values(w_size(s), 2), y = output(y_size(s), [&](float* p) { backend().conv2d(p, Buffer(x), Buffer(w), nullptr, nullptr, s); });
+        EXPECT_TRUE(std::any_of(y.begin(), y.end(), [](float value) { return std::isnan(value); })) << name(s);
+    }
+}
+
 TEST_P(Kernel, conv2d) { check_conv2d(backend().conv2d, input_unit(backend())); }
 TEST_P(Kernel, conv2d_direct) { check_conv2d(backend().conv2d_direct, 0); }
 TEST_P(Kernel, conv2d_backward_input) { check_conv2d_backward_input(backend().conv2d_backward_input, input_unit(backend())); }
