@@ -4,7 +4,7 @@
 // bits of its 24; then
 //   x w = hi hi + hi lo + lo hi,
 // three products. What is left out, lo lo and the rests, is 2^-15 of |x w| at the most, in random directions: a sum of products is
-// wrong by about 4e-6 of its norm, four times as much as by winograd.cu.
+// wrong by about 4e-6 of its norm, four times as much as by winograd.cu. (Above 3.38e38, where hi is infinite, the result is NaN.)
 //
 // An image lies split, with a border of zeros, in rows of `pitch` positions. Position p's result is Σ_t A[p + shift(t)] B_t over the taps:
 // whatever position and tap, the row of A lies a constant stride from the next one's, so that a tile takes 16 positions that follow
@@ -47,6 +47,7 @@ void configure_tiles() {
         config.row_bytes[tile] = 64;
         config.rows[tile] = 16;
     }
+    asm volatile("" ::"r"(&config) : "memory");  // the intrinsic tells the compiler of 8 bytes alone
     _tile_loadconfig(&config);
     configured = true;
 }
@@ -412,14 +413,16 @@ void amx_product(float* y, const float* x, const float* packed, int64_t rows, in
 bool amx_backward_applies(const ConvShape& s) {
     return s.in % lanes == 0 && s.out % lanes == 0 && s.height * s.width >= 16 && (same_size(s) || halving(s));
 }
-bool amx_applies(const ConvShape& s) { return amx_backward_applies(s) || (few_channels(s) && s.out % lanes == 0); }
+bool amx_applies(const ConvShape& s) {
+    return amx_backward_applies(s) || (few_channels(s) && s.out % lanes == 0 && s.out_height() * s.out_width() >= 16);
+}
 
 void amx(float* y, const float* x, const float* w, const float* bias, const float* addend, const ConvShape& s) {
-    static const char maker = 0;
+    static const char makers[2] = {};  // pooled weights are packed otherwise
     const Forward forward(s);
     const Pass& pass = forward.pass;
     const Panels panels(forward.depth, s.out);
-    const Bf16* b = reinterpret_cast<const Bf16*>(prepared_weights(&maker, s.weights, panels.floats(pass.taps), [&](float* made) {
+    const Bf16* b = reinterpret_cast<const Bf16*>(prepared_weights(&makers[s.pool], s.weights, panels.floats(pass.taps), [&](float* made) {
         pack(reinterpret_cast<Bf16*>(made), panels, pass.taps, s.pool ? 0.25f : 1,
              [&](int64_t t, int64_t k) { return k < forward.depth ? w + (pass.tap[t] * forward.depth + k) * s.out : nullptr; });
     }));
@@ -440,11 +443,11 @@ void amx(float* y, const float* x, const float* w, const float* bias, const floa
 }
 
 void amx_backward_input(float* dx, const float* dy, const float* w, const float* x, const float* addend, const ConvShape& s) {
-    static const char maker = 0;
+    static const char makers[2] = {};  // pooled weights are packed otherwise
     const Backward backward(s);
     const Panels panels(s.out, s.in);
     const int64_t taps = s.kernel * s.kernel, size = s.height * s.width * s.in;
-    const Bf16* b = reinterpret_cast<const Bf16*>(prepared_weights(&maker, s.weights, panels.floats(taps), [&](float* made) {
+    const Bf16* b = reinterpret_cast<const Bf16*>(prepared_weights(&makers[s.pool], s.weights, panels.floats(taps), [&](float* made) {
         float* turned = scratch<0>(taps * s.in * s.out);
         for (int64_t tap = 0; tap < taps; ++tap) exchange_channels(turned + tap * s.in * s.out, w + tap * s.in * s.out, s.in, s.out);
         for (const Pass* pass = backward.passes; pass != backward.passes + backward.count; ++pass) {

@@ -173,9 +173,9 @@ const float* prepared_weights(const void* maker, uint64_t number, int64_t size, 
         kept.pop_back();
     }
     if (!next.floats) next.floats.reset(static_cast<float*>(allocate(size_t(size) * sizeof(float))));
-    total += size;
     prepare(next.floats.get());
     kept.push_front(std::move(next));
+    total += size;
     return kept.front().floats.get();
 }
 

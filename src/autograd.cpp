@@ -87,6 +87,10 @@ namespace {
 struct EndOfWalk {
     const std::vector<Var>& wanted;
     ~EndOfWalk() {
+        for (const auto& node : tape) {
+            node->grad = {};
+            node->wanted = false;
+        }
         tape.clear();
         for (const Var& leaf : wanted) leaf.node()->wanted = false;
     }

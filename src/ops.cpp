@@ -329,6 +329,18 @@ Var batch_norm_relu_conv2d(const Var& x, const Var& weight, const Var& shift, co
     CHECK_EQ(w.dim(2), channels);
     const uint64_t number = w.number() ? w.number() : fresh_number();  // the weights stay as they are until this op is done
     const ConvShape one{1, scale * height, scale * width, channels, w.dim(3), w.dim(0), 1, o.padding, false, false, number};
+    CHECK_EQ(w.dim(0), w.dim(1));
+    CHECK_EQ(shift.value().size(), channels);
+    CHECK_EQ(running_mean.size(), channels);
+    CHECK_EQ(running_var.size(), channels);
+    CHECK_GE(one.height + 2 * one.padding, one.kernel);
+    CHECK_GE(one.width + 2 * one.padding, one.kernel);
+    if (bias.defined()) CHECK_EQ(bias.value().size(), one.out);
+    if (o.skip.defined()) {
+        const int64_t raised = o.upsample_skip ? 2 : 1;
+        CHECK(o.skip.shape() == (Shape{batch, one.out_height() / raised, one.out_width() / raised, one.out}));
+        CHECK_EQ(one.out_height() % raised + one.out_width() % raised, 0);
+    }
     const Groups groups(batch, std::max(one.x_size(), one.y_size()));
     Tensor mean({channels}), rstd({channels}), y({batch, one.out_height(), one.out_width(), one.out});
     const Var skip = o.skip;
@@ -398,11 +410,11 @@ Var batch_norm_relu_conv2d(const Var& x, const Var& weight, const Var& shift, co
         Tensor total({2, channels});
         backend().column_sum(total.data(), sums.data(), groups.count, 2 * channels);
         if (x.wanted())
-            x.accumulate_later([=](int64_t first, int64_t images) {
+            x.accumulate_later([=, values = x.value()](int64_t first, int64_t images) {  // not x: it will hold this
                 Tensor dx({images, height, width, channels});
                 const int64_t skipped = first * pixels * channels;
                 backend().batch_norm_backward(dx.data(), total.data(), total.data() + channels, mean.data(), rstd.data(),
-                                              x.value().data() + skipped, weight.value().data(), shift.value().data(), g.data() + skipped, 0,
+                                              values.data() + skipped, weight.value().data(), shift.value().data(), g.data() + skipped, 0,
                                               batch * pixels, images * pixels, channels);
                 return dx;
             });

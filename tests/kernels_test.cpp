@@ -942,8 +942,10 @@ TEST_P(Kernel, conv2d_of_numbered_weights) {
             ConvShape first{2, 8, 16, 32, 32, 3, 1, 1, false, pool}, second = first;
             second.out = other_out;
             first.weights = ++number, second.weights = ++number;
+            ConvShape otherwise = first;  // the same weights in a convolution of the other kind
+            otherwise.pool = !pool;
             for (int round = 0; round < 2; ++round)
-                for (ConvShape s : {first, second}) {
+                for (ConvShape s : {first, second, otherwise}) {
                     const Values x = random_values(x_size(s), 1), w = random_values(w_size(s), s.weights), dy = random_values(y_size(s), 2);
                     const auto run = [&] {
                         return std::pair(output(y_size(s), [&](float* p) { backend().conv2d(p, Buffer(x), Buffer(w), nullptr, nullptr, s); }),

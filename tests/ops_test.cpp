@@ -582,6 +582,9 @@ TEST(Tape, wrong_shapes_throw) {
         {"batch_norm, bias", [&] { batch_norm(of({2, 3}), of({3}), of({4}), state(3), state(3)); }},
         {"batch_norm, running mean", [&] { batch_norm(of({2, 3}), of({3}), of({3}), state(2), state(3)); }},
         {"batch_norm, running variance", [&] { batch_norm(of({2, 3}), of({3}), of({3}), state(3), state(2)); }},
+        {"batch_norm_relu_conv2d, bias", [&] { batch_norm_relu_conv2d(of({2, 4, 6, 3}), of({3}), of({3}), state(3), state(3), 0.1f, of({3, 3, 3, 5}), of({4}), {}); }},
+        {"batch_norm_relu_conv2d, channels", [&] { batch_norm_relu_conv2d(of({2, 4, 6, 3}), of({3}), of({3}), state(3), state(3), 0.1f, of({3, 3, 4, 5}), of({5}), {}); }},
+        {"batch_norm_relu_conv2d, skip", [&] { batch_norm_relu_conv2d(of({2, 4, 6, 3}), of({3}), of({3}), state(3), state(3), 0.1f, of({3, 3, 3, 5}), of({5}), {1, false, of({2, 4, 6, 5}), true}); }},
         {"spectral_norm, u", [&] { spectral_norm(of({4, 3}), state(4), state(4)); }},
         {"spectral_norm, v", [&] { spectral_norm(of({4, 3}), state(3), state(3)); }},
     };
