@@ -1,0 +1,35 @@
+"""Draws a run's metrics.csv, for the README: python3 curves.py METRICS.csv OUT.png"""
+import csv
+import sys
+
+import matplotlib
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+PANELS = (("reconstruction MSE per pixel", ("mse",)),
+          ("energy gap E(model) - E(data)", ("energy_gap",)),
+          ("sliced Wasserstein distance x 1e3", ("swd_generator", "swd_revised")))
+
+
+def smoothed(values, width=50):
+    return [sum(values[max(0, i - width + 1):i + 1]) / len(values[max(0, i - width + 1):i + 1]) for i in range(len(values))]
+
+
+def main():
+    with open(sys.argv[1], newline="") as file:
+        rows = list(csv.DictReader(file))
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.2), constrained_layout=True)
+    for axis, (title, columns) in zip(axes, PANELS):
+        for column in columns:
+            points = [(int(row["iteration"]), float(row[column])) for row in rows if row[column]]
+            iterations, values = zip(*points)
+            axis.plot(iterations, smoothed(values) if len(points) == len(rows) else values, label=column)
+        axis.set(title=title, xlabel="iteration")
+        axis.legend()
+        axis.grid(alpha=0.3)
+    axes[0].set_yscale("log")
+    figure.savefig(sys.argv[2], dpi=80)
+
+
+if __name__ == "__main__":
+    main()
