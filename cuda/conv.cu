@@ -9,8 +9,9 @@
 //   gradient of w   dw[t, i, o] = Σ_p x[base[p] + offset[t] + i] dy[p, o]
 //
 // The inner loop (tile.h) takes 6 pixels × up to 4 vectors of output channels at a time. A matrix product (a linear layer) is the
-// case of one tap and images of one pixel. Three kinds of convolution go other ways: 3×3 ones at stride 1 through winograd.cu, the same
-// before pooling through pooled.cu, and those with a few output channels (an image's three colours) through narrow below.
+// case of one tap and images of one pixel. Some go other ways: with AMX most of them through amx.cu; without it, 3×3 ones at stride 1
+// through winograd.cu and the same before pooling through pooled.cu; those with a few output channels (an image's three colours)
+// through narrow below.
 #include <vector>
 
 #include "amx.h"

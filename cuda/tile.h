@@ -1,5 +1,5 @@
-// The innermost loop of every product on the CPU: a tile of rows × vectors that stays in registers. Included by conv.cu, winograd.cu
-// and pooled.cu.
+// The innermost loop of every product on the CPU: a tile of rows × vectors that stays in registers. Included by conv.cu, winograd.cu,
+// pooled.cu and amx.cu.
 //
 // With AVX-512 a tile holds 6 rows × 4 vectors of 16 columns: 24 accumulators, 4 weight vectors, and a row's value broadcast from memory.
 #pragma once

@@ -103,8 +103,8 @@ GeneratorBlock::GeneratorBlock(State& state, const std::string& name, int64_t in
       conv2(state, name + ".conv2", out, out, 3, 1, 1, true), shortcut(state, name + ".sc", in, out, 1, 1, 0, true) {}
 
 Var GeneratorBlock::operator()(const Var& x) const {
-    const Var h = norm_relu_conv(norm1, conv1, x, true);
-    return norm_relu_conv(norm2, conv2, h, false, shortcut(x), true);
+    const Var h = norm_relu_conv(norm1, conv1, x, {.upsample = true});
+    return norm_relu_conv(norm2, conv2, h, {.skip = shortcut(x), .upsample_skip = true});
 }
 
 Generator::Generator(const ModelSettings& settings, uint64_t seed) : state(seed, 1) {
@@ -128,7 +128,7 @@ Var Generator::operator()(const Var& z) const {
     if (!toy_.empty()) return toy_[0](z);
     Var h = linear_[0](z);
     for (const GeneratorBlock& block : blocks_) h = block(h);
-    return tanh(norm_relu_conv(last_norm_[0], last_conv_[0], h, false));
+    return tanh(norm_relu_conv(last_norm_[0], last_conv_[0], h, {}));
 }
 
 std::vector<std::pair<BatchNorm*, int64_t>> Generator::norms() {

@@ -177,12 +177,14 @@ Var BatchNorm::relu(const Var& x) const {
     return batch_norm_relu(x, weight, bias, running_mean, running_var, momentum);
 }
 
-Var norm_relu_conv(const BatchNorm& norm, const Conv& conv, const Var& x, bool upsample, const Var& skip, bool upsample_skip) {
-    const auto up = [](const Var& of, bool wanted) { return wanted ? upsample2(of) : of; };
-    if (norm.fixed) return conv(up(norm.relu(x), upsample), skip.defined() ? up(skip, upsample_skip) : skip);
+Var norm_relu_conv(const BatchNorm& norm, const Conv& conv, const Var& x, NormedConvOptions options) {
     CHECK_EQ(conv.stride, 1);
-    return batch_norm_relu_conv2d(x, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.momentum, conv.weight, conv.bias,
-                                  {conv.padding, upsample, skip, upsample_skip});
+    if (norm.fixed) {
+        const Var h = norm.relu(x);
+        return conv(options.upsample ? upsample2(h) : h, options.upsample_skip ? upsample2(options.skip) : options.skip);
+    }
+    options.padding = conv.padding;
+    return batch_norm_relu_conv2d(x, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.momentum, conv.weight, conv.bias, options);
 }
 
 // ---- optimiser ------------------------------------------------------------------------------------------------------------------

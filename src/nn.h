@@ -117,8 +117,8 @@ struct BatchNorm {
     bool fixed = false;
 };
 
-// conv(up(norm.relu(x)), up(skip)) in one (ops.h).
-Var norm_relu_conv(const BatchNorm& norm, const Conv& conv, const Var& x, bool upsample, const Var& skip = {}, bool upsample_skip = false);
+// conv(up(norm.relu(x)), up(skip)) in one: batch_norm_relu_conv2d (ops.h); the padding is conv's.
+Var norm_relu_conv(const BatchNorm& norm, const Conv& conv, const Var& x, NormedConvOptions options);
 
 // ---- optimiser -----------------------------------------------------------------------------------------------------------------
 

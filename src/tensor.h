@@ -36,7 +36,7 @@ private:
     const Backend& before_;
 };
 
-// The widest CPU backend that this processor can run: AVX-512, AVX2 or SSE2.
+// The quickest CPU backend that this processor can run: AMX, AVX-512, AVX2 or SSE2.
 const Backend& best_cpu_backend();
 
 // Picks the device named "auto", "cpu", "cuda", or one instruction set: "cpu-amx", "cpu-avx512", "cpu-avx2", "cpu-sse2"; sets the number of
