@@ -153,35 +153,27 @@ void fixed_norm_backward(float* dx, const float* y, const float* dy, const float
     });
 }
 
-// ---- gathers over images: row = one pixel of the output; what depends on the pixel alone is found once ------------------------------
+// ---- gathers over images: what depends on a row or a pixel alone is found once for it ---------------------------------------------
+// Image rows follow one another, so (image, row) needs no taking apart where output row r reads input rows 2r and 2r + 1, or r / 2.
 
 void avg_pool2(float* y, const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels) {
     const int64_t out_width = width / 2, line = width * channels;
-    parallel_for_rows(batch * (height / 2) * out_width, channels, [=] KERNEL(int64_t pixel) {
-        // Image rows follow one another, so (image, row) needs no taking apart: output row r reads input rows 2r and 2r + 1.
-        const float* source = x + (pixel / out_width * 2 * width + pixel % out_width * 2) * channels;
-        float* target = y + pixel * channels;
-        return [=](int64_t c) { target[c] = 0.25f * (source[c] + source[c + channels] + source[c + line] + source[c + line + channels]); };
+    parallel_for_pixels(batch * (height / 2), out_width, channels, [=] KERNEL(int64_t row) {
+        return [=](int64_t column) {
+            const float* source = x + (row * 2 * width + column * 2) * channels;
+            float* target = y + (row * out_width + column) * channels;
+            return [=](int64_t c) { target[c] = 0.25f * (source[c] + source[c + channels] + source[c + line] + source[c + line + channels]); };
+        };
     });
 }
 
 void avg_pool2_backward(float* dx, const float* dy, int64_t batch, int64_t height, int64_t width, int64_t channels) {
-    const int64_t half = width / 2;
-    if (channels < 8) {  // too few for a row of their own: one index for two neighbours, which have the same source
-        parallel_for_rows(batch * height, half, [=] KERNEL(int64_t row) {
-            const float* source = dy + row / 2 * half * channels;
-            float* target = dx + row * width * channels;
-            return [=](int64_t column) {
-                for (int64_t c = 0; c < channels; ++c)
-                    target[2 * column * channels + c] = target[(2 * column + 1) * channels + c] = 0.25f * source[column * channels + c];
-            };
-        });
-        return;
-    }
-    parallel_for_rows(batch * height * width, channels, [=] KERNEL(int64_t pixel) {
-        const float* source = dy + (pixel / width / 2 * half + pixel % width / 2) * channels;
-        float* target = dx + pixel * channels;
-        return [=](int64_t c) { target[c] = 0.25f * source[c]; };
+    parallel_for_pixels(batch * height, width, channels, [=] KERNEL(int64_t row) {
+        return [=](int64_t column) {
+            const float* source = dy + (row / 2 * (width / 2) + column / 2) * channels;
+            float* target = dx + (row * width + column) * channels;
+            return [=](int64_t c) { target[c] = 0.25f * source[c]; };
+        };
     });
 }
 
@@ -226,62 +218,66 @@ void box_filter2_backward(float* dx, const float* dy, int64_t batch, int64_t hei
     });
 }
 
-// Bilinear ×2 with align_corners: output i of 2n lies at input position i (n - 1) / (2n - 1). Its integer part and its fraction are
-// taken in exact integer arithmetic; of 32 bits, whose divisions are quicker: sides are below 2^15.
-KERNEL inline uint32_t upsample_floor(uint32_t i, uint32_t n) { return i * (n - 1) / (2 * n - 1); }
-KERNEL inline float upsample_fraction(uint32_t i, uint32_t n) { return float(i * (n - 1) % (2 * n - 1)) / float(2 * n - 1); }
+// Bilinear ×2 with align_corners: output i of 2n lies at input position i (n - 1) / (2n - 1) = i / 2 - i / (4n - 2), whose last term is
+// at most a half: its integer part is (i - 1) / 2, rounded down, or 0 for i = 0. The fraction is exact but for one rounding.
+struct Interpolated {
+    int64_t floor;
+    float fraction;
+    KERNEL Interpolated(int64_t i, int64_t n) : floor(i > 0 ? (i - 1) / 2 : 0), fraction(float(i * (n - 1) - floor * (2 * n - 1)) / float(2 * n - 1)) {}
+};
 
 void upsample2(float* y, const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels) {
-    parallel_for_rows(batch * 4 * height * width, channels, [=] KERNEL(int64_t pixel) {
-        const int64_t image = pixel / (4 * width * height);
-        const uint32_t place = uint32_t(pixel - image * 4 * width * height), row = place / uint32_t(2 * width), column = place - row * uint32_t(2 * width);
-        const int64_t top = upsample_floor(row, uint32_t(height)), left = upsample_floor(column, uint32_t(width));
-        const float down = upsample_fraction(row, uint32_t(height)), right = upsample_fraction(column, uint32_t(width));
+    parallel_for_pixels(batch * 2 * height, 2 * width, channels, [=] KERNEL(int64_t index) {
+        const int64_t image = index / (2 * height);
+        const Interpolated row(index - image * 2 * height, height);
         // At the last row and column the fraction is 0: the neighbour is not needed, and there is none.
-        const float* above = x + (image * height + top) * width * channels;
-        const float* below = top + 1 < height ? above + width * channels : above;
-        const int64_t before = left * channels, after = left + 1 < width ? before + channels : before;
-        float* target = y + pixel * channels;
-        return [=](int64_t c) {
-            target[c] = (1 - down) * ((1 - right) * above[before + c] + right * above[after + c]) +
-                        down * ((1 - right) * below[before + c] + right * below[after + c]);
+        const float* above = x + (image * height + row.floor) * width * channels;
+        const float* below = row.floor + 1 < height ? above + width * channels : above;
+        return [=](int64_t index_in_row) {
+            const Interpolated column(index_in_row, width);
+            const int64_t before = column.floor * channels, after = column.floor + 1 < width ? before + channels : before;
+            const float down = row.fraction, right = column.fraction;
+            float* target = y + (index * 2 * width + index_in_row) * channels;
+            return [=](int64_t c) {
+                target[c] = (1 - down) * ((1 - right) * above[before + c] + right * above[after + c]) +
+                            down * ((1 - right) * below[before + c] + right * below[after + c]);
+            };
         };
     });
 }
 
-// The weight of input position k in output i, 0 where they do not touch: the hat function max(0, 1 - |position - k|).
-KERNEL inline float upsample_weight(int64_t i, int64_t k, int64_t n) {
-    if (i < 0 || i >= 2 * n) return 0;
-    const int64_t distance = i * (n - 1) - k * (2 * n - 1), magnitude = distance < 0 ? -distance : distance;
-    return magnitude < 2 * n - 1 ? 1 - float(magnitude) / float(2 * n - 1) : 0;
-}
+// Input position k touches outputs 2k - 1 … 2k + 2 at most, each with the weight max(0, 1 - |position - k|); those beyond the edge have weight
+// 0 and are read at a clamped place.
+struct Reach {
+    float weight[4];
+    int64_t place[4];
+    KERNEL Reach(int64_t k, int64_t n, int64_t step) {
+        for (int64_t j = 0; j < 4; ++j) {
+            const int64_t i = 2 * k - 1 + j, distance = i * (n - 1) - k * (2 * n - 1), magnitude = distance < 0 ? -distance : distance;
+            const bool inside = i >= 0 && i < 2 * n;
+            weight[j] = inside && magnitude < 2 * n - 1 ? 1 - float(magnitude) / float(2 * n - 1) : 0;
+            place[j] = (inside ? i : 0) * step;
+        }
+    }
+};
 
 void upsample2_backward(float* dx, const float* dy, int64_t batch, int64_t height, int64_t width, int64_t channels) {
-    // Input position k touches outputs 2k - 1 … 2k + 2 at most; those beyond the edge have weight 0 and are read at a clamped place.
-    struct Reach {
-        float weight[4];
-        int64_t place[4];
-        KERNEL Reach(int64_t k, int64_t n, int64_t step) {
-            for (int64_t j = 0; j < 4; ++j) {
-                const int64_t i = 2 * k - 1 + j;
-                weight[j] = upsample_weight(i, k, n);
-                place[j] = (i < 0 || i >= 2 * n ? 0 : i) * step;
-            }
-        }
-    };
-    parallel_for_rows(batch * height * width, channels, [=] KERNEL(int64_t pixel) {
-        const int64_t column = pixel % width, row = pixel / width % height, image = pixel / (width * height);
-        const Reach down(row, height, 2 * width * channels), right(column, width, channels);
+    parallel_for_pixels(batch * height, width, channels, [=] KERNEL(int64_t index) {
+        const int64_t image = index / height;
+        const Reach down(index - image * height, height, 2 * width * channels);
         const float* source = dy + image * 4 * height * width * channels;
-        float* target = dx + pixel * channels;
-        return [=](int64_t c) {
-            float total = 0;
-            for (int j = 0; j < 4; ++j) {
-                const float* line = source + down.place[j] + c;
-                total += down.weight[j] * (right.weight[0] * line[right.place[0]] + right.weight[1] * line[right.place[1]] +
-                                           right.weight[2] * line[right.place[2]] + right.weight[3] * line[right.place[3]]);
-            }
-            target[c] = total;
+        return [=](int64_t column) {
+            const Reach right(column, width, channels);
+            float* target = dx + (index * width + column) * channels;
+            return [=](int64_t c) {
+                float total = 0;
+                for (int j = 0; j < 4; ++j) {
+                    const float* line = source + down.place[j] + c;
+                    total += down.weight[j] * (right.weight[0] * line[right.place[0]] + right.weight[1] * line[right.place[1]] +
+                                               right.weight[2] * line[right.place[2]] + right.weight[3] * line[right.place[3]]);
+                }
+                target[c] = total;
+            };
         };
     });
 }

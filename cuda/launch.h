@@ -59,15 +59,36 @@ __global__ void run_rows(int64_t rows, int64_t columns, Body body) {
     for (int64_t column = threadIdx.x; column < columns; column += blockDim.x) for_column(column);
 }
 
-// Rows of `columns` elements: body(row) prepares the row and returns what is to be done for a column. As many threads to a row as it
-// has columns, rounded up to a power of two, and as many rows as make a block.
+// As many threads to a row as it has columns, rounded up to a power of two, and as many rows as make a block.
+inline dim3 block_for_rows(int64_t columns) {
+    unsigned width = 1;
+    while (width < block_size && width < columns) width *= 2;
+    return dim3(width, block_size / width);
+}
+
+// Rows of `columns` elements: body(row) prepares the row and returns what is to be done for a column.
 template <class Body>
 void parallel_for_rows(int64_t rows, int64_t columns, Body body) {
     if (rows == 0 || columns == 0) return;
-    unsigned width = 1;
-    while (width < block_size && width < columns) width *= 2;
-    const dim3 block(width, block_size / width);
+    const dim3 block = block_for_rows(columns);
     launch(blocks_for(rows, block.y), block, run_rows<Body>, rows, columns, body);
+}
+
+template <class Body>
+__global__ void run_pixels(int64_t rows, int64_t width, int64_t channels, Body body) {
+    const int64_t pixel = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
+    if (pixel >= rows * width) return;
+    const auto for_channel = body(pixel / width)(pixel % width);
+    for (int64_t c = threadIdx.x; c < channels; c += blockDim.x) for_channel(c);
+}
+
+// Rows of `width` pixels of `channels` elements: body(row) prepares the row and returns what prepares a pixel, given its column, and
+// returns what is to be done for a channel.
+template <class Body>
+void parallel_for_pixels(int64_t rows, int64_t width, int64_t channels, Body body) {
+    if (rows * width == 0 || channels == 0) return;
+    const dim3 block = block_for_rows(channels);
+    launch(blocks_for(rows * width, block.y), block, run_pixels<Body>, rows, width, channels, body);
 }
 
 }  // namespace dualmcmc::DEVICE_NAMESPACE
@@ -76,6 +97,7 @@ void parallel_for_rows(int64_t rows, int64_t columns, Body body) {
 #include <omp.h>
 
 #include <new>
+#include <type_traits>
 #define KERNEL
 
 namespace dualmcmc::DEVICE_NAMESPACE {
@@ -95,20 +117,43 @@ void parallel_for(int64_t n, Body body, int64_t elements = 1) {
     for (int64_t i = 0; i < n; ++i) body(i);
 }
 
+// run(row) for rows of so many elements.
+template <class Run>
+void each_row(int64_t rows, int64_t elements, const Run& run) {
+    if (rows * elements < parallel_threshold || omp_in_parallel()) {
+        for (int64_t row = 0; row < rows; ++row) run(row);
+        return;
+    }
+#pragma omp parallel for schedule(static)
+    for (int64_t row = 0; row < rows; ++row) run(row);
+}
+
 // Rows of `columns` elements: body(row) prepares the row, once, and returns what is to be done for a column.
 template <class Body>
 void parallel_for_rows(int64_t rows, int64_t columns, Body body) {
-    const auto run = [columns](const Body& of, int64_t row) {
-        const auto for_column = of(row);
+    each_row(rows, columns, [=](int64_t row) {
+        const auto for_column = body(row);
 #pragma omp simd
         for (int64_t column = 0; column < columns; ++column) for_column(column);
+    });
+}
+
+// Rows of `width` pixels of `channels` elements: body(row) prepares the row and returns what prepares a pixel, given its column, and
+// returns what is to be done for a channel.
+template <class Body>
+void parallel_for_pixels(int64_t rows, int64_t width, int64_t channels, Body body) {
+    const auto run = [=](int64_t row, auto count) {
+        const auto for_pixel = body(row);
+        for (int64_t column = 0; column < width; ++column) {
+            const auto for_channel = for_pixel(column);
+#pragma omp simd
+            for (int64_t c = 0; c < count; ++c) for_channel(c);
+        }
     };
-    if (rows * columns < parallel_threshold || omp_in_parallel()) {
-        for (int64_t row = 0; row < rows; ++row) run(body, row);
-        return;
-    }
-#pragma omp parallel for schedule(static) firstprivate(body)
-    for (int64_t row = 0; row < rows; ++row) run(body, row);
+    each_row(rows, width * channels, [=](int64_t row) {
+        if (channels == 3) run(row, std::integral_constant<int64_t, 3>());  // colours: the compiler knows their number
+        else run(row, channels);
+    });
 }
 
 // Tasks of about equal, larger size, such as the images of a batch: body(task).

@@ -1,8 +1,11 @@
 // Reductions: scalars and column statistics. Deterministic: the data is cut into parts whose number and bounds depend on its size
 // alone, each part is summed in order, and the parts' results are combined in order.
-#include "launch.h"
-
 #include <algorithm>
+#include <array>
+#include <cstring>
+#include <type_traits>
+
+#include "tile.h"
 
 namespace dualmcmc::DEVICE_NAMESPACE {
 
@@ -35,6 +38,32 @@ struct RowParts {
     int64_t end(int64_t part) const { return std::min(rows, (part + 1) * length); }
 };
 
+// total[k][c] = Σ_row term(row, c)[k], for the rows first … end - 1: term<Values>(row, c) gives the terms of column c, or, as vectors, of
+// `lanes` columns. The sums stay in registers.
+template <int count, class Term>
+void sum_rows(const std::array<float*, count>& total, int64_t first, int64_t end, int64_t columns, Term term) {
+    const auto sum = [=]<class Values, int width>(int64_t start) INLINE {
+        constexpr int64_t step = sizeof(Values) / sizeof(float);
+        Values sums[count][width] = {};
+        for (int64_t row = first; row < end; ++row)
+            unroll<width>([&](auto w) INLINE {
+                const std::array<Values, count> terms = term.template operator()<Values>(row, start + w * step);
+                unroll<count>([&](auto k) INLINE { sums[k][w] += terms[k]; });
+            });
+        for (int k = 0; k < count; ++k) std::memcpy(total[k] + start, sums[k], sizeof(sums[k]));
+    };
+    int64_t start = 0;
+    for (; start + 2 * lanes <= columns; start += 2 * lanes) sum.template operator()<Vector, 2>(start);
+    for (; start + lanes <= columns; start += lanes) sum.template operator()<Vector, 1>(start);
+    for (; start < columns; ++start) sum.template operator()<float, 1>(start);
+}
+
+template <class Values>
+INLINE inline Values at(const float* place) {
+    if constexpr (std::is_same_v<Values, float>) return *place;
+    else return load(place);
+}
+
 }  // namespace
 
 void sum(float* scalar, const float* x, float factor, int64_t n) {
@@ -60,11 +89,8 @@ void column_sum(float* y, const float* x, int64_t rows, int64_t columns) {
     const RowParts parts(rows);
     float* partial = scratch<0>(parts.count * columns);
     parallel_tasks(parts.count, [&, partial](int64_t part) {
-        float* total = partial + part * columns;
-        std::fill(total, total + columns, 0.0f);
-        for (int64_t row = parts.begin(part); row < parts.end(part); ++row)
-#pragma omp simd
-            for (int64_t c = 0; c < columns; ++c) total[c] += x[row * columns + c];
+        sum_rows<1>({partial + part * columns}, parts.begin(part), parts.end(part), columns,
+                    [=]<class T>(int64_t row, int64_t c) INLINE { return std::array{at<T>(x + row * columns + c)}; });
     });
     for (int64_t c = 0; c < columns; ++c) {
         double total = 0;
@@ -81,19 +107,13 @@ void batch_statistics(float* mean, float* rstd, float* running_mean, float* runn
     float* partial = scratch<0>(parts.count * 2 * columns);
     parallel_tasks(parts.count, [&, partial](int64_t part) {
         float *average = partial + part * 2 * columns, *deviation = average + columns;
-        std::fill(average, average + 2 * columns, 0.0f);
         const float inverse = 1.0f / float(parts.end(part) - parts.begin(part));
-        for (int64_t row = parts.begin(part); row < parts.end(part); ++row)
-#pragma omp simd
-            for (int64_t c = 0; c < columns; ++c) average[c] += x[row * columns + c];
-#pragma omp simd
+        sum_rows<1>({average}, parts.begin(part), parts.end(part), columns, [=]<class T>(int64_t row, int64_t c) INLINE { return std::array{at<T>(x + row * columns + c)}; });
         for (int64_t c = 0; c < columns; ++c) average[c] *= inverse;
-        for (int64_t row = parts.begin(part); row < parts.end(part); ++row)
-#pragma omp simd
-            for (int64_t c = 0; c < columns; ++c) {
-                const float difference = x[row * columns + c] - average[c];
-                deviation[c] += difference * difference;
-            }
+        sum_rows<1>({deviation}, parts.begin(part), parts.end(part), columns, [=]<class T>(int64_t row, int64_t c) INLINE {
+            const T difference = at<T>(x + row * columns + c) - at<T>(average + c);
+            return std::array{difference * difference};
+        });
     });
     for (int64_t c = 0; c < columns; ++c) {
         double average = 0, deviation = 0, count = 0;
@@ -117,20 +137,12 @@ void batch_norm_sums(float* dweight, float* dbias, const float* mean, const floa
     const RowParts parts(rows);
     float* partial = scratch<0>(parts.count * 2 * columns);
     parallel_tasks(parts.count, [=](int64_t part) {
-        const float below = slope, *average = mean, *deviation = rstd, *scale = weight, *offset = bias;  // locals: the loop is vectorised
-        float *total = partial + part * 2 * columns, *product = total + columns;
-        std::fill(total, total + 2 * columns, 0.0f);
-        for (int64_t row = parts.begin(part); row < parts.end(part); ++row) {
-            const float *source = x + row * columns, *upstream = dy + row * columns;
-#pragma omp simd
-            for (int64_t c = 0; c < columns; ++c) {
-                const float centred = source[c] - average[c];
-                const float passed = centred * (deviation[c] * scale[c]) + offset[c] > 0 ? 1 : below;
-                const float gradient = passed * upstream[c];
-                total[c] += gradient;
-                product[c] += gradient * centred;
-            }
-        }
+        float* total = partial + part * 2 * columns;
+        sum_rows<2>({total, total + columns}, parts.begin(part), parts.end(part), columns, [=]<class T>(int64_t row, int64_t c) INLINE {
+            const T centred = at<T>(x + row * columns + c) - at<T>(mean + c), upstream = at<T>(dy + row * columns + c);
+            const T gradient = centred * (at<T>(rstd + c) * at<T>(weight + c)) + at<T>(bias + c) > 0 ? upstream : slope * upstream;
+            return std::array{gradient, gradient * centred};
+        });
     });
     for (int64_t c = 0; c < columns; ++c) {
         double total = 0, product = 0;
