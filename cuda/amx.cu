@@ -69,9 +69,16 @@ INLINE inline void split(Bf16* to, int64_t size, __m512 a, __m512 b) {
     _mm512_storeu_si512(to + size, (__m512i)_mm512_cvtne2ps_pbh(rest_b, rest_a));
 }
 
+using Signs = uint16_t;  // of 16 numbers, bit by bit: whether max(x, 0) passes them
+
+// 16 numbers, through max(x, 0) where it is asked for; what passes is noted unless `signs` is null.
 template <bool relu>
-INLINE inline __m512 activated(__m512 x) {
-    return relu ? _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_NLE_UQ), x) : x;
+INLINE inline __m512 activated(const float* x, Signs* signs) {
+    const __m512 value = _mm512_loadu_ps(x);
+    if (!relu) return value;
+    const __mmask16 passes = _mm512_cmp_ps_mask(value, _mm512_setzero_ps(), _CMP_NLE_UQ);
+    if (signs) *signs = passes;
+    return _mm512_maskz_mov_ps(passes, value);
 }
 
 void put_zeros(const Split& to, int64_t p, int64_t count) {
@@ -81,10 +88,12 @@ void put_zeros(const Split& to, int64_t p, int64_t count) {
 
 // Position p from `channels` numbers (a multiple of 16); zeros behind them.
 template <bool relu>
-INLINE inline void put(const Split& to, int64_t p, const float* x, int64_t channels) {
+INLINE inline void put(const Split& to, int64_t p, const float* x, int64_t channels, Signs* signs = nullptr) {
     Bf16* target = to.position(p);
-    for (int64_t c = 0; c < channels; c += 32)
-        split(target + c, to.size, activated<relu>(_mm512_loadu_ps(x + c)), c + 16 < channels ? activated<relu>(_mm512_loadu_ps(x + c + 16)) : _mm512_setzero_ps());
+    for (int64_t c = 0; c < channels; c += 32) {
+        const auto half = [&](int64_t from) INLINE { return from < channels ? activated<relu>(x + from, signs ? signs + from / lanes : nullptr) : _mm512_setzero_ps(); };
+        split(target + c, to.size, half(c), half(c + 16));
+    }
 }
 
 // ---- products ---------------------------------------------------------------------------------------------------------------------
@@ -164,13 +173,9 @@ INLINE inline void product_block(float* out, int64_t out_step, const Bf16* a, in
     if (m == 2 && n == 2) _tile_stored(3, out + 16 * out_step + 16, out_step * 4);
 }
 
-// out (rows rounded up to 16, panels.columns) for the positions from `first` on. Meanwhile the `soon_size` numbers at `soon`, which are
-// wanted next, come from memory to the second-level cache.
-void product(float* out, const Split& a, int64_t first, int64_t rows, const int64_t* shift, int64_t taps, const Panels& panels, const Bf16* b,
-             const float* soon = nullptr, int64_t soon_size = 0) {
-    const int64_t soon_step = rounded(soon_size * block_rows / rows + 1, lanes);
+// out (rows rounded up to 16, panels.columns) for the positions from `first` on.
+void product(float* out, const Split& a, int64_t first, int64_t rows, const int64_t* shift, int64_t taps, const Panels& panels, const Bf16* b) {
     for (int64_t row = 0; row < rows; row += block_rows) {
-        for (int64_t i = row / block_rows * soon_step; i < std::min(soon_size, (row / block_rows + 1) * soon_step); i += lanes) __builtin_prefetch(soon + i, 0, 2);
         const Bf16* panel = b;
         for (int64_t column = 0; column < panels.columns; column += 32) {
             const bool tall = rows - row > 16, wide = panels.columns - column > 16;
@@ -231,33 +236,38 @@ struct Planes {
 
 // One plane for stride 1, with `border` zeros before the first and behind the last row, and between rows.
 template <bool relu>
-void fill_plane(const Split& to, const Planes& planes, const float* x, int64_t height, int64_t width, int64_t channels, int64_t border) {
+void fill_plane(const Split& to, const Planes& planes, const float* x, Signs* signs, int64_t height, int64_t width, int64_t channels, int64_t border) {
     put_zeros(to, 0, border * (planes.pitch + 1));
     for (int64_t row = 0; row < height; ++row) {
         int64_t p = (row + border) * planes.pitch + border;
-        for (int64_t column = 0; column < width; ++column, x += channels) put<relu>(to, p++, x, channels);
+        for (int64_t column = 0; column < width; ++column, x += channels) {
+            put<relu>(to, p++, x, channels, signs);
+            if (signs) signs += channels / lanes;
+        }
         put_zeros(to, p, row + 1 < height ? border : border * (planes.pitch + 1));
     }
 }
 
 // Four planes for stride 2, with one zero round the image.
 template <bool relu>
-void fill_quarters(const Split& to, const Planes& planes, const float* x, int64_t height, int64_t width, int64_t channels) {
+void fill_quarters(const Split& to, const Planes& planes, const float* x, Signs* signs, int64_t height, int64_t width, int64_t channels) {
     for (int64_t plane = 0; plane < 4; ++plane)
         for (int64_t r = 0; r < planes.rows; ++r)
             for (int64_t c = 0; c < planes.pitch; ++c) {
                 const int64_t row = 2 * r + plane / 2 - 1, column = 2 * c + plane % 2 - 1, p = plane * planes.plane() + r * planes.pitch + c;
+                const int64_t place = (row * width + column) * channels;
                 if (row < 0 || row >= height || column < 0 || column >= width) put_zeros(to, p, 1);
-                else put<relu>(to, p, x + (row * width + column) * channels, channels);
+                else put<relu>(to, p, x + place, channels, signs ? signs + place / lanes : nullptr);
             }
 }
 
 // Four planes of the sums of 2×2 pixels (the box filter's mean, but for the factor), zeros round the image.
 template <bool relu>
-void fill_boxed(const Split& to, const Planes& planes, const float* x, int64_t height, int64_t width, int64_t channels) {
+void fill_boxed(const Split& to, const Planes& planes, const float* x, Signs* signs, int64_t height, int64_t width, int64_t channels) {
     const int64_t line = width * channels;
     for (int64_t r = 0; r <= height; ++r) {
         const float *above = r > 0 ? x + (r - 1) * line : nullptr, *below = r < height ? x + r * line : nullptr;
+        Signs* noted = signs ? signs + r * line / lanes : nullptr;
         const int64_t p = (r % 2 * 2) * planes.plane() + r / 2 * planes.pitch;
         for (int64_t channel = 0; channel < channels; channel += 32) {
             __m512 left[2] = {}, right[2];
@@ -266,8 +276,8 @@ void fill_boxed(const Split& to, const Planes& planes, const float* x, int64_t h
                     right[half] = _mm512_setzero_ps();
                     const int64_t place = c * channels + channel + 16 * half;
                     if (c == width || channel + 16 * half >= channels) return;
-                    if (above) right[half] += activated<relu>(_mm512_loadu_ps(above + place));
-                    if (below) right[half] += activated<relu>(_mm512_loadu_ps(below + place));
+                    if (above) right[half] += activated<relu>(above + place, nullptr);
+                    if (below) right[half] += activated<relu>(below + place, noted ? noted + place / lanes : nullptr);
                 });
                 split(to.position(p + c % 2 * planes.plane() + c / 2) + channel, to.size, left[0] + right[0], left[1] + right[1]);
                 left[0] = right[0];
@@ -324,6 +334,14 @@ bool few_channels(const ConvShape& s) {
 bool same_size(const ConvShape& s) { return s.stride == 1 && s.kernel == 2 * s.padding + 1 && s.kernel <= 3; }
 bool halving(const ConvShape& s) { return s.stride == 2 && s.kernel == 4 && s.padding == 1 && s.height % 2 == 0 && s.width % 2 == 0; }
 
+bool few_to_many(const ConvShape& s) { return few_channels(s) && s.out % lanes == 0 && s.out_height() * s.out_width() >= 16; }
+bool many_to_many(const ConvShape& s) {
+    return s.in % lanes == 0 && s.out % lanes == 0 && s.height * s.width >= 16 && (same_size(s) || halving(s));
+}
+// The convolution of dy that is the gradient of x, at stride 1.
+ConvShape adjoint(const ConvShape& s) { return {s.batch, s.out_height(), s.out_width(), s.out, s.in, s.kernel, 1, s.padding}; }
+bool many_to_few(const ConvShape& s) { return !s.relu && !s.pool && same_size(s) && few_to_many(adjoint(s)); }
+
 // What the forward pass sees of an image, and its one pass.
 struct Forward {
     const ConvShape& s;
@@ -343,11 +361,11 @@ struct Forward {
             for (int64_t kw = 0; kw < s.kernel; ++kw)
                 pass.add((kh % step * 2 + kw % step) * planes.plane() + kh / step * planes.pitch + kw / step, kh * s.kernel + kw);
     }
-    void fill(const Split& a, const float* x) const {
+    void fill(const Split& a, const float* x, Signs* signs) const {
         if (patches) fill_patches(a, x, s);
-        else if (s.pool) (s.relu ? fill_boxed<true> : fill_boxed<false>)(a, planes, x, s.height, s.width, s.in);
-        else if (s.stride == 2) (s.relu ? fill_quarters<true> : fill_quarters<false>)(a, planes, x, s.height, s.width, s.in);
-        else (s.relu ? fill_plane<true> : fill_plane<false>)(a, planes, x, s.height, s.width, s.in, s.padding);
+        else if (s.pool) (s.relu ? fill_boxed<true> : fill_boxed<false>)(a, planes, x, signs, s.height, s.width, s.in);
+        else if (s.stride == 2) (s.relu ? fill_quarters<true> : fill_quarters<false>)(a, planes, x, signs, s.height, s.width, s.in);
+        else (s.relu ? fill_plane<true> : fill_plane<false>)(a, planes, x, signs, s.height, s.width, s.in, s.padding);
     }
 };
 
@@ -393,6 +411,9 @@ void unbox(const float* const* boxed, int64_t pitch, const ConvShape& s, Finish 
 
 }  // namespace
 
+bool amx_applies(const ConvShape& s) { return many_to_many(s) || few_to_many(s); }
+bool amx_backward_applies(const ConvShape& s) { return many_to_many(s) || many_to_few(s); }
+
 int64_t amx_packed_size(int64_t in, int64_t columns) { return Panels(in, columns).floats(1); }
 
 void amx_pack(float* packed, const float* w, int64_t in, int64_t columns) {
@@ -410,13 +431,6 @@ void amx_product(float* y, const float* x, const float* packed, int64_t rows, in
     }
 }
 
-bool amx_backward_applies(const ConvShape& s) {
-    return s.in % lanes == 0 && s.out % lanes == 0 && s.height * s.width >= 16 && (same_size(s) || halving(s));
-}
-bool amx_applies(const ConvShape& s) {
-    return amx_backward_applies(s) || (few_channels(s) && s.out % lanes == 0 && s.out_height() * s.out_width() >= 16);
-}
-
 void amx(float* y, const float* x, const float* w, const float* bias, const float* addend, const ConvShape& s) {
     static const char makers[2] = {};  // pooled weights are packed otherwise
     const Forward forward(s);
@@ -430,7 +444,8 @@ void amx(float* y, const float* x, const float* w, const float* bias, const floa
     parallel_tasks(s.batch, [&](int64_t image) {
         configure_tiles();
         const Split a = forward.planes.allocate();
-        forward.fill(a, x + image * s.height * s.width * s.in);
+        const int64_t place = image * s.height * s.width * s.in;
+        forward.fill(a, x + place, s.signs ? s.signs + place / lanes : nullptr);
         const int64_t start = image * pass.rows * pass.columns * s.out;
         if (pass.pitch == pass.columns && !bias && !addend && pass.positions() % 16 == 0)  // results as they are stored
             return product(y + start, a, 0, pass.positions(), pass.shift, pass.taps, panels, b);
@@ -444,9 +459,15 @@ void amx(float* y, const float* x, const float* w, const float* bias, const floa
 
 void amx_backward_input(float* dx, const float* dy, const float* w, const float* x, const float* addend, const ConvShape& s) {
     static const char makers[2] = {};  // pooled weights are packed otherwise
+    const int64_t taps = s.kernel * s.kernel;
+    if (many_to_few(s)) {
+        float* turned = scratch<0>(taps * s.in * s.out);
+        for (int64_t tap = 0; tap < taps; ++tap) exchange_channels(turned + (taps - 1 - tap) * s.in * s.out, w + tap * s.in * s.out, s.in, s.out);
+        return amx(dx, dy, turned, nullptr, addend, adjoint(s));
+    }
     const Backward backward(s);
     const Panels panels(s.out, s.in);
-    const int64_t taps = s.kernel * s.kernel, size = s.height * s.width * s.in;
+    const int64_t size = s.height * s.width * s.in;
     const Bf16* b = reinterpret_cast<const Bf16*>(prepared_weights(&makers[s.pool], s.weights, panels.floats(taps), [&](float* made) {
         float* turned = scratch<0>(taps * s.in * s.out);
         for (int64_t tap = 0; tap < taps; ++tap) exchange_channels(turned + tap * s.in * s.out, w + tap * s.in * s.out, s.in, s.out);
@@ -456,13 +477,15 @@ void amx_backward_input(float* dx, const float* dy, const float* w, const float*
             made += panels.floats(pass->taps);
         }
     }));
-    const Epilogue epilogue{nullptr, s.relu ? x : nullptr, addend};
+    const Epilogue epilogue{nullptr, s.relu && !s.signs ? x : nullptr, addend};
+    const Signs* signs = s.relu ? s.signs : nullptr;
     parallel_tasks(s.batch, [&](int64_t image) {
         configure_tiles();
         const Split a = backward.planes.allocate();
-        fill_plane<false>(a, backward.planes, dy + image * s.out_height() * s.out_width() * s.out, s.out_height(), s.out_width(), s.out, backward.border);
+        fill_plane<false>(a, backward.planes, dy + image * s.out_height() * s.out_width() * s.out, nullptr, s.out_height(), s.out_width(), s.out, backward.border);
         const auto finish = [&](int64_t pixel, int64_t c, Vector value) INLINE {
             const int64_t place = image * size + pixel * s.in + c;
+            if (signs) value = _mm512_maskz_mov_ps(signs[place / lanes], value);
             store(dx + place, epilogue(value, c, place));
         };
         const int64_t boxed_size = (backward.passes[0].positions() + block_rows) * s.in;
@@ -473,8 +496,7 @@ void amx_backward_input(float* dx, const float* dy, const float* w, const float*
             if (s.pool) {
                 boxed[k] = next;
                 next += boxed_size;
-                const int64_t quarter = s.relu ? size / 4 : 0;  // of the mask, which is wanted at the end
-                product(boxed[k], a, pass.first, pass.positions(), pass.shift, pass.taps, panels, weights, x + image * size + k * quarter, quarter);
+                product(boxed[k], a, pass.first, pass.positions(), pass.shift, pass.taps, panels, weights);
             } else {
                 run(pass, a, panels, weights, [&](int64_t row, int64_t column, int64_t count, const float* values) {
                     const int64_t first = backward.corner[k] + backward.step * (row * backward.width + column);

@@ -189,6 +189,7 @@ using Vector4 = float __attribute__((vector_size(16), aligned(4)));
 
 struct NarrowShape {
     int64_t batch, height, width, in, out_height, out_width, out, direction, shift;  // tap (kh, kw) reads p + direction (kh, kw) + shift
+    uint64_t weights;                                                                // their number, as ConvShape's
 };
 
 // y (height, width, out) of one image from z (…, columns).
@@ -222,15 +223,18 @@ void gather_taps(float* y, const float* z, int64_t columns, const float* bias, c
 template <class Element>
 void narrow(float* y, const float* x, const float* bias, const NarrowShape& s, bool quick, Element element) {
     const Blocks columns(s.in, narrow_taps * s.out);
-    float* packed = scratch<0>(columns.in * columns.padded_out());
-    pack_weights(packed, columns, 1, [&](int64_t, int64_t i, int64_t column) { return element(column / s.out, i, column % s.out); });
     const int64_t pixels = s.height * s.width, width = columns.padded_out();
     const bool tiles = quick && columns.count() == 1 && amx_product_applies(pixels, s.in, width);
-    float* panels = scratch<3>(tiles ? amx_packed_size(s.in, width) : 0);
-    if (tiles) amx_pack(panels, packed, s.in, width);
+    static const char makers[4] = {};
+    const int64_t packed_size = columns.in * width;
+    const float* packed = prepared_weights(&makers[2 * tiles + (s.direction > 0)], s.weights, tiles ? amx_packed_size(s.in, width) : packed_size, [&](float* made) {
+        float* plain = tiles ? scratch<0>(packed_size) : made;
+        pack_weights(plain, columns, 1, [&](int64_t, int64_t i, int64_t column) { return element(column / s.out, i, column % s.out); });
+        if (tiles) amx_pack(made, plain, s.in, width);
+    });
     parallel_tasks(s.batch, [&](int64_t image) {
         float* z = scratch<2>(pixels * width + 4);
-        if (tiles) amx_product(z, x + image * pixels * s.in, panels, pixels, s.in, width);
+        if (tiles) amx_product(z, x + image * pixels * s.in, packed, pixels, s.in, width);
         for (int64_t block = 0; !tiles && block < columns.count(); ++block) {
             const int64_t first = block * columns.block_width();
             block_product(z + first, width, x + image * pixels * s.in, s.in, pixels, s.in, columns.vectors(block), packed + first * s.in);
@@ -244,7 +248,7 @@ void sum_forward(float* y, const float* x, const float* w, const float* bias, co
     const ConvShape s = simplified(shape);
     const auto element = [=](int64_t tap, int64_t i, int64_t o) { return w[(tap * s.in + i) * s.out + o]; };
     if (narrow_applies(s, s.out))
-        return narrow(y, x, bias, {s.batch, s.height, s.width, s.in, s.out_height(), s.out_width(), s.out, 1, -s.padding}, quick, element);
+        return narrow(y, x, bias, {s.batch, s.height, s.width, s.in, s.out_height(), s.out_width(), s.out, 1, -s.padding, s.weights}, quick, element);
     const Halo halo = forward_halo(s);
     const Phase phase = forward_phase(s, halo);
     const Blocks blocks(s.in, s.out);
@@ -271,15 +275,18 @@ void sum_forward(float* y, const float* x, const float* w, const float* bias, co
 void sum_backward_input(float* dx, const float* dy, const float* w, const ConvShape& shape, bool quick) {
     const ConvShape s = simplified(shape);
     if (narrow_applies(s, s.in))
-        return narrow(dx, dy, nullptr, {s.batch, s.out_height(), s.out_width(), s.out, s.height, s.width, s.in, -1, s.padding}, quick,
+        return narrow(dx, dy, nullptr, {s.batch, s.out_height(), s.out_width(), s.out, s.height, s.width, s.in, -1, s.padding, s.weights}, quick,
                       [=](int64_t tap, int64_t o, int64_t i) { return w[(tap * s.in + i) * s.out + o]; });
     const int64_t pixels = s.height * s.width;
     if (quick && s.kernel == 1 && s.stride == 1 && s.padding == 0 && s.in < lanes && amx_product_applies(pixels, s.out, lanes)) {
         // A matrix product with few columns, padded to a vector.
-        float *turned = scratch<0>(s.out * lanes), *panels = scratch<3>(amx_packed_size(s.out, lanes));
-        for (int64_t o = 0; o < s.out; ++o)
-            for (int64_t i = 0; i < lanes; ++i) turned[o * lanes + i] = i < s.in ? w[i * s.out + o] : 0;
-        amx_pack(panels, turned, s.out, lanes);
+        static const char maker = 0;
+        const float* panels = prepared_weights(&maker, s.weights, amx_packed_size(s.out, lanes), [&](float* made) {
+            float* turned = scratch<0>(s.out * lanes);
+            for (int64_t o = 0; o < s.out; ++o)
+                for (int64_t i = 0; i < lanes; ++i) turned[o * lanes + i] = i < s.in ? w[i * s.out + o] : 0;
+            amx_pack(made, turned, s.out, lanes);
+        });
         return parallel_tasks(s.batch, [&](int64_t image) {
             float* wide = scratch<2>(pixels * lanes);
             amx_product(wide, dy + image * pixels * s.out, panels, pixels, s.out, lanes);

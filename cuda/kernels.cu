@@ -106,12 +106,13 @@ void adam_update(float* w, float* m, float* v, const float* gradient, float step
 
 void batch_norm(float* y, const float* x, const float* mean, const float* rstd, const float* weight, const float* bias, float slope,
                 int64_t rows, int64_t columns) {
-    parallel_for_rows(rows, columns, [=] KERNEL(int64_t row) {
-        const float* source = x + row * columns;
-        float* target = y + row * columns;
-        return [=](int64_t c) {
-            const float value = (source[c] - mean[c]) * (rstd[c] * weight[c]) + bias[c];
-            target[c] = value > 0 ? value : slope * value;
+    parallel_for_columns(rows, columns, [=] KERNEL(auto kind, int64_t c) {
+        using T = decltype(kind);
+        const T average = at<T>(mean + c), factor = at<T>(rstd + c) * at<T>(weight + c), offset = at<T>(bias + c);
+        return [=](int64_t row) {
+            const int64_t place = row * columns + c;
+            const T value = (at<T>(x + place) - average) * factor + offset;
+            store(y + place, value > 0 ? value : slope * value);
         };
     });
 }
@@ -121,13 +122,15 @@ void batch_norm_backward(float* dx, const float* dweight, const float* dbias, co
                          const float* weight, const float* bias, const float* dy, float slope, int64_t batch_rows, int64_t rows,
                          int64_t columns) {
     const float inverse = 1.0f / float(batch_rows);
-    parallel_for_rows(rows, columns, [=] KERNEL(int64_t row) {
-        const float *source = x + row * columns, *upstream = dy + row * columns;
-        float* target = dx + row * columns;
-        return [=](int64_t c) {
-            const float centred = source[c] - mean[c], factor = rstd[c] * weight[c];
-            const float gradient = (centred * factor + bias[c] > 0 ? 1 : slope) * upstream[c];
-            target[c] = factor * (gradient - inverse * dbias[c] - centred * rstd[c] * (inverse * dweight[c]));
+    parallel_for_columns(rows, columns, [=] KERNEL(auto kind, int64_t c) {
+        using T = decltype(kind);
+        const T average = at<T>(mean + c), factor = at<T>(rstd + c) * at<T>(weight + c), offset = at<T>(bias + c);
+        const T shift = inverse * at<T>(dbias + c), slant = at<T>(rstd + c) * (inverse * at<T>(dweight + c));
+        return [=](int64_t row) {
+            const int64_t place = row * columns + c;
+            const T centred = at<T>(x + place) - average, upstream = at<T>(dy + place);
+            const T gradient = centred * factor + offset > 0 ? upstream : slope * upstream;
+            store(dx + place, factor * (gradient - shift - centred * slant));
         };
     });
 }

@@ -74,6 +74,18 @@ void parallel_for_rows(int64_t rows, int64_t columns, Body body) {
     launch(blocks_for(rows, block.y), block, run_rows<Body>, rows, columns, body);
 }
 
+template <class Values>
+KERNEL Values at(const float* p) { return *p; }
+KERNEL inline void store(float* p, float value) { *p = value; }
+
+// Rows of `columns` elements: body(kind, column), with a float `kind`, returns what is to be done for a row. (On the CPU `kind` may be a vector.)
+template <class Body>
+void parallel_for_columns(int64_t rows, int64_t columns, Body body) {
+    parallel_for_rows(rows, columns, [=] KERNEL(int64_t row) {
+        return [=](int64_t column) { body(0.0f, column)(row); };
+    });
+}
+
 template <class Body>
 __global__ void run_pixels(int64_t rows, int64_t width, int64_t channels, Body body) {
     const int64_t pixel = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
@@ -96,8 +108,11 @@ void parallel_for_pixels(int64_t rows, int64_t width, int64_t channels, Body bod
 #else
 #include <omp.h>
 
+#include <algorithm>
 #include <new>
 #include <type_traits>
+
+#include "vector.h"
 #define KERNEL
 
 namespace dualmcmc::DEVICE_NAMESPACE {
@@ -153,6 +168,32 @@ void parallel_for_pixels(int64_t rows, int64_t width, int64_t channels, Body bod
     each_row(rows, width * channels, [=](int64_t row) {
         if (channels == 3) run(row, std::integral_constant<int64_t, 3>());  // colours: the compiler knows their number
         else run(row, channels);
+    });
+}
+
+// Rows of `columns` elements, of which much depends on the column alone: body(kind, column) prepares `column`, where `kind` is a float, or
+// as many columns from there on as the Vector `kind` has, and returns what is to be done for a row. What it prepared stays in registers.
+template <class Body>
+void parallel_for_columns(int64_t rows, int64_t columns, Body body) {
+    constexpr int64_t chunk = 64;  // rows that are done together
+    each_row((rows + chunk - 1) / chunk, chunk * columns, [=](int64_t index) {
+        const int64_t first = index * chunk, end = std::min(rows, first + chunk);
+        int64_t c = 0;
+        for (; c + 2 * lanes <= columns; c += 2 * lanes) {
+            const auto left = body(Vector{}, c), right = body(Vector{}, c + lanes);
+            for (int64_t row = first; row < end; ++row) {
+                left(row);
+                right(row);
+            }
+        }
+        for (; c + lanes <= columns; c += lanes) {
+            const auto for_row = body(Vector{}, c);
+            for (int64_t row = first; row < end; ++row) for_row(row);
+        }
+        for (; c < columns; ++c) {
+            const auto for_row = body(0.0f, c);
+            for (int64_t row = first; row < end; ++row) for_row(row);
+        }
     });
 }
 

@@ -3,42 +3,67 @@
 // value = f(seed, stream, step, index), no state: key = seed; counter = (index / 4, stream << 56 | step), so that
 // curand_init(seed, stream << 56 | step, index) followed by curand_normal4 gives the same four values, up to rounding.
 #pragma once
+#ifndef GPU
+#include <immintrin.h>
+#endif
+
+#include <cstring>
+#include <type_traits>
+
 #include "math.cuh"
 
 namespace dualmcmc::DEVICE_NAMESPACE {
 
 // Blocks that one index of a draw makes: on the CPU enough for vectors; on the GPU one, so that neighbouring threads write side by side.
+// Words64: as many words as are worked on together, each in the low half of 64 bits; what the upper half holds is of no account.
 #ifdef GPU
 constexpr int philox_blocks = 1;
+using Words64 = uint64_t;
 #else
-constexpr int philox_blocks = 16;
+constexpr int philox_blocks = 64;
+#ifdef __AVX2__
+using Words64 = uint64_t __attribute__((vector_size(32)));
+inline Words64 product(Words64 a, uint32_t b) { return (Words64)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(b)); }
+#else
+using Words64 = uint64_t __attribute__((vector_size(16)));
+inline Words64 product(Words64 a, uint32_t b) { return (Words64)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(b)); }
 #endif
+#endif
+KERNEL inline uint64_t product(uint64_t a, uint32_t b) { return uint64_t(uint32_t(a)) * b; }
 
-// The 128 bits of the blocks first … first + count - 1 at this key, word by word: Random123's philox4x32 with ten rounds. Loops over
-// several blocks at a time are vectorised.
+// Random123's philox4x32 with ten rounds: the counter's four words become random bits.
+template <class Word>
+KERNEL inline void philox_rounds(Word (&word)[4], uint64_t key) {
+    uint32_t key0 = uint32_t(key), key1 = uint32_t(key >> 32);
+    for (int round = 0; round < 10; ++round, key0 += 0x9E3779B9u, key1 += 0xBB67AE85u) {
+        const Word product0 = product(word[0], 0xD2511F53u), product1 = product(word[2], 0xCD9E8D57u);
+        word[0] = (product1 >> 32) ^ word[1] ^ key0;
+        word[1] = product1;
+        word[2] = (product0 >> 32) ^ word[3] ^ key1;
+        word[3] = product0;
+    }
+}
+
+// The 128 bits of the blocks first … first + count - 1 at this key, word by word.
 template <int count>
 struct Philox4 {
     uint32_t word[4][count];
 
     KERNEL Philox4(RandomKey key, uint64_t first) {
+        using Word = std::conditional_t<count == 1, uint64_t, Words64>;
+        constexpr int together = sizeof(Word) / sizeof(uint64_t);
         const uint64_t subsequence = uint64_t(key.stream) << 56 | key.step;
-        for (int i = 0; i < count; ++i) {
-            word[0][i] = uint32_t(first + uint64_t(i));
-            word[1][i] = uint32_t((first + uint64_t(i)) >> 32);
-            word[2][i] = uint32_t(subsequence);
-            word[3][i] = uint32_t(subsequence >> 32);
+        uint64_t bits[4][count];
+        for (int i = 0; i < count; ++i) bits[0][i] = first + uint64_t(i);
+        for (int start = 0; start < count; start += together) {
+            Word block;
+            memcpy(&block, bits[0] + start, sizeof(Word));
+            Word words[4] = {block, block >> 32, Word{} + subsequence, Word{} + (subsequence >> 32)};
+            philox_rounds(words, key.seed);
+            for (int k = 0; k < 4; ++k) memcpy(bits[k] + start, &words[k], sizeof(Word));
         }
-        uint32_t key0 = uint32_t(key.seed), key1 = uint32_t(key.seed >> 32);
-        for (int round = 0; round < 10; ++round, key0 += 0x9E3779B9u, key1 += 0xBB67AE85u) {
-#pragma omp simd
-            for (int i = 0; i < count; ++i) {
-                const uint64_t product0 = uint64_t(0xD2511F53u) * word[0][i], product1 = uint64_t(0xCD9E8D57u) * word[2][i];
-                word[0][i] = uint32_t(product1 >> 32) ^ word[1][i] ^ key0;
-                word[1][i] = uint32_t(product1);
-                word[2][i] = uint32_t(product0 >> 32) ^ word[3][i] ^ key1;
-                word[3][i] = uint32_t(product0);
-            }
-        }
+        for (int k = 0; k < 4; ++k)
+            for (int i = 0; i < count; ++i) word[k][i] = uint32_t(bits[k][i]);
     }
 };
 

@@ -2,10 +2,8 @@
 // alone, each part is summed in order, and the parts' results are combined in order.
 #include <algorithm>
 #include <array>
-#include <cstring>
-#include <type_traits>
 
-#include "tile.h"
+#include "launch.h"
 
 namespace dualmcmc::DEVICE_NAMESPACE {
 
@@ -44,24 +42,26 @@ template <int count, class Term>
 void sum_rows(const std::array<float*, count>& total, int64_t first, int64_t end, int64_t columns, Term term) {
     const auto sum = [=]<class Values, int width>(int64_t start) INLINE {
         constexpr int64_t step = sizeof(Values) / sizeof(float);
-        Values sums[count][width] = {};
-        for (int64_t row = first; row < end; ++row)
+        Values sums[count][width] = {}, others[count][width] = {};  // of even and odd rows, so that additions need not wait for each other
+        const auto add = [&](auto& to, int64_t row) INLINE {
             unroll<width>([&](auto w) INLINE {
                 const std::array<Values, count> terms = term.template operator()<Values>(row, start + w * step);
-                unroll<count>([&](auto k) INLINE { sums[k][w] += terms[k]; });
+                unroll<count>([&](auto k) INLINE { to[k][w] += terms[k]; });
             });
-        for (int k = 0; k < count; ++k) std::memcpy(total[k] + start, sums[k], sizeof(sums[k]));
+        };
+        int64_t row = first;
+        for (; row + 1 < end; row += 2) {
+            add(sums, row);
+            add(others, row + 1);
+        }
+        if (row < end) add(sums, row);
+        for (int k = 0; k < count; ++k)
+            for (int w = 0; w < width; ++w) store(total[k] + start + w * step, sums[k][w] + others[k][w]);
     };
     int64_t start = 0;
     for (; start + 2 * lanes <= columns; start += 2 * lanes) sum.template operator()<Vector, 2>(start);
     for (; start + lanes <= columns; start += lanes) sum.template operator()<Vector, 1>(start);
     for (; start < columns; ++start) sum.template operator()<float, 1>(start);
-}
-
-template <class Values>
-INLINE inline Values at(const float* place) {
-    if constexpr (std::is_same_v<Values, float>) return *place;
-    else return load(place);
 }
 
 }  // namespace

@@ -12,29 +12,7 @@
 
 namespace dualmcmc::DEVICE_NAMESPACE {
 
-#if defined(__AVX512F__)
-constexpr int lanes = 16, max_vectors = 4, tile_rows = 6;
-#elif defined(__AVX2__)
-constexpr int lanes = 8, max_vectors = 2, tile_rows = 6;
-#else
-constexpr int lanes = 4, max_vectors = 2, tile_rows = 4;
-#endif
-
-#define INLINE __attribute__((always_inline))  // no accumulator may pass through memory
-
-using Vector = float __attribute__((vector_size(lanes * sizeof(float))));
-using UnalignedVector = float __attribute__((vector_size(lanes * sizeof(float)), aligned(sizeof(float))));
-
-inline Vector load(const float* p) { return *reinterpret_cast<const UnalignedVector*>(p); }
-inline void store(float* p, Vector v) { *reinterpret_cast<UnalignedVector*>(p) = v; }
-
-// Calls body(integral_constant 0), … unrolled by the language, so that accumulator arrays stay in registers.
-template <int count, class Body>
-INLINE inline void unroll(Body body) {
-    [&]<int... i>(std::integer_sequence<int, i...>) INLINE {
-        (body(std::integral_constant<int, i>{}), ...);
-    }(std::make_integer_sequence<int, count>{});
-}
+constexpr int max_vectors = lanes == 16 ? 4 : 2, tile_rows = lanes == 4 ? 4 : 6;
 
 // Calls body(integral_constant n) for the n = value in 1 … limit.
 template <int limit, class Body>

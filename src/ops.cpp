@@ -214,7 +214,7 @@ Var upsample2(const Var& x) {
 Var conv2d(const Var& x, const Var& w, const Var& bias, const ConvOptions& o) {
     CHECK_EQ(w.dim(0), w.dim(1));
     CHECK_EQ(w.dim(2), x.dim(3));
-    const ConvShape s{x.dim(0), x.dim(1), x.dim(2), x.dim(3), w.dim(3), w.dim(0), o.stride, o.padding, o.relu, o.pool, w.number()};
+    ConvShape s{x.dim(0), x.dim(1), x.dim(2), x.dim(3), w.dim(3), w.dim(0), o.stride, o.padding, o.relu, o.pool, w.number()};
     CHECK_GE(s.height + 2 * s.padding, s.kernel);
     CHECK_GE(s.width + 2 * s.padding, s.kernel);
     if (s.pool) {
@@ -226,8 +226,13 @@ Var conv2d(const Var& x, const Var& w, const Var& bias, const ConvOptions& o) {
     Tensor y({s.batch, s.out_height(), s.out_width(), s.out});
     const Var skip = o.skip;
     if (skip.defined()) CHECK(skip.shape() == y.shape());
+    Tensor signs;
+    if (s.relu) {
+        signs = Tensor(Shape{(s.x_size() + 31) / 32});
+        s.signs = reinterpret_cast<uint16_t*>(signs.data());
+    }
     backend().conv2d(y.data(), x.value().data(), w.value().data(), data_or_null(bias), data_or_null(skip), s);
-    return record(y, {x, w, bias, skip}, [x, w, bias, skip, s](const Tensor& dy) {
+    return record(y, {x, w, bias, skip}, [x, w, bias, skip, signs, s](const Tensor& dy) {
         if (skip.wanted()) skip.accumulate(dy);
         if (x.wanted()) {
             // Onto the gradient that x has so far, in its place where nobody else holds it.

@@ -914,6 +914,24 @@ TEST_P(Kernel, conv2d_hides_no_nan) {
     }
 }
 
+// What the forward pass notes of the ReLU serves the backward pass as well as x does.
+TEST_P(Kernel, conv2d_notes_signs) {
+    for (ConvShape s : conv_shapes()) {
+        if (!s.relu) continue;
+        Values x = random_values(x_size(s), 1);
+        x[0] = 0;
+        const Values w = random_values(w_size(s), 2), dy = random_values(y_size(s), 3);
+        const auto backward = [&] {
+            return output(x_size(s), [&](float* p) { backend().conv2d_backward_input(p, Buffer(dy), Buffer(w), Buffer(x), nullptr, s); });
+        };
+        const Values expected = backward();
+        const Buffer signs(random_values((x_size(s) + 31) / 32, 4));
+        s.signs = reinterpret_cast<uint16_t*>(static_cast<float*>(signs));
+        output(y_size(s), [&](float* p) { backend().conv2d(p, Buffer(x), Buffer(w), nullptr, nullptr, s); });
+        EXPECT_EQ(backward(), expected) << name(s);
+    }
+}
+
 TEST_P(Kernel, conv2d) { check_conv2d(backend().conv2d, input_unit(backend())); }
 TEST_P(Kernel, conv2d_direct) { check_conv2d(backend().conv2d_direct, 0); }
 TEST_P(Kernel, conv2d_backward_input) { check_conv2d_backward_input(backend().conv2d_backward_input, input_unit(backend())); }
@@ -944,8 +962,10 @@ TEST_P(Kernel, conv2d_of_numbered_weights) {
             first.weights = ++number, second.weights = ++number;
             ConvShape otherwise = first;  // the same weights in a convolution of the other kind
             otherwise.pool = !pool;
+            ConvShape to_colours{2, 8, 16, other_out, 3, 3, 1, 1}, from_colours{2, 8, 16, 3, other_out, 3, 1, 1}, shortcut{2, 8, 16, 3, other_out, 1, 1, 0};
+            for (ConvShape* s : {&to_colours, &from_colours, &shortcut}) s->weights = ++number;
             for (int round = 0; round < 2; ++round)
-                for (ConvShape s : {first, second, otherwise}) {
+                for (ConvShape s : {first, second, otherwise, to_colours, from_colours, shortcut}) {
                     const Values x = random_values(x_size(s), 1), w = random_values(w_size(s), s.weights), dy = random_values(y_size(s), 2);
                     const auto run = [&] {
                         return std::pair(output(y_size(s), [&](float* p) { backend().conv2d(p, Buffer(x), Buffer(w), nullptr, nullptr, s); }),
