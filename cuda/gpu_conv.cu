@@ -1,16 +1,16 @@
-// Convolution on the GPU: sums of matrix products on shifted views of a haloed image (taps.h), by cuBLAS; no im2col copy.
+// Convolution on the GPU: sums of matrix products on shifted views of a haloed image (taps.h); no im2col copy.
 //
 //   forward              result[r, o]  = Σ_tap Σ_i x[r + shift, i] w[tap, i, o]      then the targets' places are gathered, with the bias
 //   gradient of x        result[r, i]  = Σ_tap Σ_o dy[r + shift, o] w[tap, i, o]     one such sum for each phase of dx
 //   gradient of w        dw[tap, i, o] = Σ_r x[r + shift, i] dy[r, o]                dy among zeros: other places add nothing
 //
-// Inputs of the products are fp32, fp32 rounded to TF32 by the tensor cores, or bf16; all are summed in fp32, in an order that cuBLAS
-// fixes by the sizes. Where an image needs no halo (1×1, a linear layer) the products read and write it where it is.
+// Inputs of the products are fp32, TF32 or bf16; all are summed in fp32, in an order that the sizes fix. By cuBLAS each tap is a product, added to
+// the last one's result. In TF32 and bf16, where the channels are many, the first two sums are one kernel (gpu_mma.h), which gathers as well.
+// Where an image needs no halo (1×1, a linear layer) cuBLAS reads and writes it where it is.
 //
 // The ReLU before a convolution is taken while x is put among zeros. Pooling after it: convolution and 2×2 means commute, and pooling keeps
 // every second pixel, so that y is a convolution with stride 2 of the box-filtered x, whose pixels are made in the same place.
-#include "gpu.h"
-#include "taps.h"
+#include "gpu_halo.h"
 
 #include <limits>
 #include <stdexcept>
@@ -20,17 +20,11 @@ namespace dualmcmc::DEVICE_NAMESPACE {
 namespace {
 
 enum class Precision { fp32, tf32, bf16 };
-using Bf16 = uint16_t;  // the upper half of a float's bits
 
 template <Precision precision>
-using Element = std::conditional_t<precision == Precision::bf16, Bf16, float>;
-
-KERNEL inline void round_to(float& y, float x) { y = x; }
-// To nearest, ties to even; a NaN stays one.
-KERNEL inline void round_to(Bf16& y, float x) {
-    const uint32_t bits = __builtin_bit_cast(uint32_t, x);
-    y = x != x ? Bf16(0x7fff) : Bf16((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
+using Element = std::conditional_t<precision == Precision::bf16, Bf16, float>;  // cuBLAS rounds to TF32 itself
+template <Precision precision>
+using TensorElement = std::conditional_t<precision == Precision::bf16, Bf16, Tf32>;
 
 // ---- matrix products ------------------------------------------------------------------------------------------------------------
 
@@ -53,50 +47,6 @@ void multiply(float* c, const Element<precision>* a, const Element<precision>* b
                               CUBLAS_GEMM_DEFAULT));
 }
 
-// ---- images among zeros -----------------------------------------------------------------------------------------------------------
-
-// What the convolution sees of x.
-struct View {
-    bool relu, pool;
-};
-
-// The places in x of the pixels whose mean is one of the source's: itself, or up to four where the source is x box-filtered; -1: none.
-struct Corners {
-    int64_t place[4];
-    KERNEL Corners(const Halo& halo, bool pool, int64_t pixel, int64_t channels) {
-        const int64_t height = halo.rows.size - pool, width = halo.columns.size - pool, image = pixel / (halo.rows.size * halo.columns.size);
-        const int64_t row = pixel / halo.columns.size % halo.rows.size, column = pixel % halo.columns.size;
-        for (int k = 0; k < 4; ++k) {
-            const int64_t h = row - k / 2, w = column - k % 2;
-            const bool there = pixel >= 0 && (k == 0 || pool) && h >= 0 && h < height && w >= 0 && w < width;
-            place[k] = there ? ((image * height + h) * width + w) * channels : -1;
-        }
-    }
-};
-
-// x, as the view has it, among the halo's zeros; x itself where nothing is asked for.
-template <class To>
-const To* with_halo(Slot slot, const float* x, const Halo& halo, int64_t channels, View view = {}) {
-    if constexpr (std::is_same_v<To, float>)
-        if (halo.bare() && !view.relu && !view.pool) return x;
-    To* out = scratch<To>(slot, halo.phases() * halo.phase_size() * channels);
-    const float share = view.pool ? 0.25f : 1;
-    parallel_for_rows(halo.phases() * halo.phase_size(), channels, [=] KERNEL(int64_t index) {
-        const Corners corners(halo, view.pool, halo.source(index), channels);
-        To* target = out + index * channels;
-        return [=](int64_t c) {
-            float total = 0;
-            for (const int64_t place : corners.place) {
-                if (place < 0) continue;
-                const float value = x[place + c];
-                total += !view.relu || value > 0 ? value : 0 * value;  // a NaN stays one
-            }
-            round_to(target[c], share * total);
-        };
-    });
-    return out;
-}
-
 template <class To>
 const To* weights(const float* w, const ConvShape& s) {
     const int64_t n = s.kernel * s.kernel * s.in * s.out;
@@ -104,30 +54,6 @@ const To* weights(const float* w, const ConvShape& s) {
     To* out = scratch<To>(weight_slot, n);
     parallel_for(n, [=] KERNEL(int64_t i) { round_to(out[i], w[i]); });
     return out;
-}
-
-// What becomes of a convolution's results: y = result (0 where mask <= 0) + bias (channels) + addend (like y); each but the result may be null.
-struct Finish {
-    const float *bias, *addend, *mask;
-};
-
-// y (pixels, channels) from the targets' places; pool: the adjoint of the box filter, the mean of the four of which a pixel is a part.
-void gather(float* y, const float* result, const Finish& f, bool pool, const Halo& halo, const Targets& targets, int64_t channels) {
-    const int64_t height = targets.height - pool, width = targets.width - pool;
-    parallel_for_rows(halo.batch * height * width, channels, [=] KERNEL(int64_t pixel) {
-        const int64_t image = pixel / (height * width), row = pixel / width % height, column = pixel % width;
-        int64_t place[4];
-        for (int k = 0; k < 4; ++k) {
-            const int64_t of = (image * targets.height + row + k / 2) * targets.width + column + k % 2;
-            place[k] = k == 0 || pool ? targets.place(halo, of) * channels : 0;
-        }
-        const int64_t first = pixel * channels;
-        return [=](int64_t c) {
-            const float* at = result + c;
-            const float value = pool ? 0.25f * (at[place[0]] + at[place[1]] + at[place[2]] + at[place[3]]) : at[place[0]];
-            y[first + c] = (f.mask && !(f.mask[first + c] > 0) ? 0 : value) + (f.bias ? f.bias[c] : 0) + (f.addend ? f.addend[first + c] : 0);
-        };
-    });
 }
 
 // y = bias + addend, for products that are added to it. Returns whether there is anything to add to.
@@ -142,19 +68,12 @@ bool prepare(float* y, const Finish& f, int64_t rows, int64_t channels) {
     return true;
 }
 
-// The convolution of what the View shows. A kernel as large as the image, without padding, sees each image once, whole: a matrix product
-// over images of one pixel, and the weights lie in memory as they should.
-ConvShape convolved(const ConvShape& s) {
-    if (s.pool) return {s.batch, s.height + 1, s.width + 1, s.in, s.out, s.kernel, 2, 0};
-    if (s.padding == 0 && s.kernel == s.height && s.kernel == s.width)
-        return {s.batch, 1, 1, s.kernel * s.kernel * s.in, s.out, 1, 1, 0};
-    return {s.batch, s.height, s.width, s.in, s.out, s.kernel, s.stride, s.padding};
-}
-
 // ---- the three ------------------------------------------------------------------------------------------------------------------
 
 template <Precision precision>
 void forward(float* y, const float* x, const float* w, const Finish& finish, const ConvShape& shape) {
+    if constexpr (precision != Precision::fp32)
+        if (tensor_forward<TensorElement<precision>>(y, x, w, finish, shape)) return;
     const ConvShape s = convolved(shape);
     const Halo halo = forward_halo(s);
     const auto* source = with_halo<Element<precision>>(source_slot, x, halo, s.in, {shape.relu, shape.pool});
@@ -173,6 +92,8 @@ void forward(float* y, const float* x, const float* w, const Finish& finish, con
 
 template <Precision precision>
 void backward_input(float* dx, const float* dy, const float* w, const Finish& finish, const ConvShape& shape) {
+    if constexpr (precision != Precision::fp32)
+        if (tensor_backward_input<TensorElement<precision>>(dx, dy, w, finish, shape)) return;
     const ConvShape s = convolved(shape);
     const Halo halo = backward_halo(s);
     const auto* source = with_halo<Element<precision>>(source_slot, dy, halo, s.out);

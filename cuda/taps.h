@@ -68,6 +68,13 @@ struct Targets {
         return (row % stride * stride + column % stride) * halo.places() + image * halo.image() +
                (row / stride - first) * halo.columns.pitch + column / stride - first;
     }
+    // The pixel whose place is the r-th of `phase`; -1: no target's.
+    HOST_AND_KERNEL int64_t pixel(const Halo& halo, int64_t phase, int64_t r) const {
+        const int64_t row = (r / halo.columns.pitch % halo.rows.pitch + first) * stride + phase / stride - offset;
+        const int64_t column = (r % halo.columns.pitch + first) * stride + phase % stride - offset;
+        const bool there = row >= 0 && row < height && column >= 0 && column < width;
+        return there ? (r / halo.image() * height + row) * width + column : -1;
+    }
 };
 
 // One product: the weights of tap `weight` = kh kernel + kw meet the source at `shift`, counted over all phases.

@@ -76,6 +76,21 @@ TEST(Taps, BackwardFindsThePixelsOfTheDefinition) {
     }
 }
 
+// What is stored where it belongs: pixel() is place() the other way round.
+TEST(Taps, PixelUndoesPlace) {
+    for (const ConvShape& s : shapes())
+        for (const bool backward : {false, true}) {
+            const Halo halo = backward ? backward_halo(s) : forward_halo(s);
+            const Targets targets = backward ? backward_targets(s) : forward_targets(s);
+            const int64_t phases = targets.stride * targets.stride;
+            std::vector<int64_t> expected(size_t(phases * halo.places()), -1), found;
+            for (int64_t pixel = 0; pixel < s.batch * targets.height * targets.width; ++pixel) expected[size_t(targets.place(halo, pixel))] = pixel;
+            for (int64_t phase = 0; phase < phases; ++phase)
+                for (int64_t r = 0; r < halo.places(); ++r) found.push_back(targets.pixel(halo, phase, r));
+            ASSERT_EQ(found, expected) << name(s) << (backward ? ", backward" : "");
+        }
+}
+
 // Σ over all places of x[place + shift] dy[place] holds each product of the definition, and otherwise zeros of dy.
 TEST(Taps, WeightGradientMeetsEachTargetOnce) {
     for (const ConvShape& s : shapes()) {

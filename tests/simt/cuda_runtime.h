@@ -31,6 +31,8 @@
 #define __device__
 #define __host__
 #define __shared__ static  // blocks run one after the other
+#define __launch_bounds__(...)
+#define __grid_constant__
 
 struct dim3 {
     unsigned x, y, z;

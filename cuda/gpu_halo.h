@@ -1,0 +1,111 @@
+// What the two ways of a convolution on the GPU share (gpu_conv.cu, gpu_tensor.cu): numbers as they are multiplied, images among zeros,
+// and what becomes of results.
+#pragma once
+#include "gpu.h"
+#include "taps.h"
+
+namespace dualmcmc::DEVICE_NAMESPACE {
+
+using Bf16 = uint16_t;  // the upper half of a float's bits
+struct Tf32 {
+    uint32_t bits;  // a float's, the last 13 of them 0
+};
+
+KERNEL inline void round_to(float& y, float x) { y = x; }
+// To nearest, ties to even; a NaN stays one.
+KERNEL inline uint32_t rounded_bits(float x, int dropped) {
+    const uint32_t bits = __builtin_bit_cast(uint32_t, x), half = (1u << (dropped - 1)) - 1;
+    return x != x ? 0x7fffffffu >> dropped : (bits + half + (bits >> dropped & 1)) >> dropped;
+}
+KERNEL inline void round_to(Bf16& y, float x) { y = Bf16(rounded_bits(x, 16)); }
+KERNEL inline void round_to(Tf32& y, float x) { y.bits = rounded_bits(x, 13) << 13; }
+
+// ---- images among zeros -----------------------------------------------------------------------------------------------------------
+
+// What the convolution sees of x.
+struct View {
+    bool relu, pool;
+};
+
+// The places in x of the pixels whose mean is one of the source's: itself, or up to four where the source is x box-filtered; -1: none.
+struct Corners {
+    int64_t place[4];
+    KERNEL Corners(const Halo& halo, bool pool, int64_t pixel, int64_t channels) {
+        const int64_t height = halo.rows.size - pool, width = halo.columns.size - pool, image = pixel / (halo.rows.size * halo.columns.size);
+        const int64_t row = pixel / halo.columns.size % halo.rows.size, column = pixel % halo.columns.size;
+        for (int k = 0; k < 4; ++k) {
+            const int64_t h = row - k / 2, w = column - k % 2;
+            const bool there = pixel >= 0 && (k == 0 || pool) && h >= 0 && h < height && w >= 0 && w < width;
+            place[k] = there ? ((image * height + h) * width + w) * channels : -1;
+        }
+    }
+};
+
+// x, as the view has it, among the halo's zeros; x itself where nothing is asked for.
+template <class To>
+const To* with_halo(Slot slot, const float* x, const Halo& halo, int64_t channels, View view = {}) {
+    if constexpr (std::is_same_v<To, float>)
+        if (halo.bare() && !view.relu && !view.pool) return x;
+    To* out = scratch<To>(slot, halo.phases() * halo.phase_size() * channels);
+    const float share = view.pool ? 0.25f : 1;
+    parallel_for_rows(halo.phases() * halo.phase_size(), channels, [=] KERNEL(int64_t index) {
+        const Corners corners(halo, view.pool, halo.source(index), channels);
+        To* target = out + index * channels;
+        return [=](int64_t c) {
+            float total = 0;
+            for (const int64_t place : corners.place) {
+                if (place < 0) continue;
+                const float value = x[place + c];
+                total += !view.relu || value > 0 ? value : 0 * value;  // a NaN stays one
+            }
+            round_to(target[c], share * total);
+        };
+    });
+    return out;
+}
+
+// What becomes of a convolution's results: y = result (0 where mask <= 0) + bias (channels) + addend (like y); each but the result may be null.
+struct Finish {
+    const float *bias, *addend, *mask;
+    KERNEL float operator()(float result, int64_t channel, int64_t place) const {
+        return (mask && !(mask[place] > 0) ? 0 : result) + (bias ? bias[channel] : 0) + (addend ? addend[place] : 0);
+    }
+};
+
+// y (pixels, channels) from the targets' places; pool: the adjoint of the box filter, the mean of the four of which a pixel is a part.
+inline void gather(float* y, const float* result, const Finish& f, bool pool, const Halo& halo, const Targets& targets, int64_t channels) {
+    const int64_t height = targets.height - pool, width = targets.width - pool;
+    parallel_for_rows(halo.batch * height * width, channels, [=] KERNEL(int64_t pixel) {
+        const int64_t image = pixel / (height * width), row = pixel / width % height, column = pixel % width;
+        int64_t place[4];
+        for (int k = 0; k < 4; ++k) {
+            const int64_t of = (image * targets.height + row + k / 2) * targets.width + column + k % 2;
+            place[k] = k == 0 || pool ? targets.place(halo, of) * channels : 0;
+        }
+        const int64_t first = pixel * channels;
+        return [=](int64_t c) {
+            const float* at = result + c;
+            const float value = pool ? 0.25f * (at[place[0]] + at[place[1]] + at[place[2]] + at[place[3]]) : at[place[0]];
+            y[first + c] = f(value, c, first + c);
+        };
+    });
+}
+
+// The convolution of what the View shows. A kernel as large as the image, without padding, sees each image once, whole: a matrix product
+// over images of one pixel, and the weights lie in memory as they should.
+inline ConvShape convolved(const ConvShape& s) {
+    if (s.pool) return {s.batch, s.height + 1, s.width + 1, s.in, s.out, s.kernel, 2, 0};
+    if (s.padding == 0 && s.kernel == s.height && s.kernel == s.width)
+        return {s.batch, 1, 1, s.kernel * s.kernel * s.in, s.out, 1, 1, 0};
+    return {s.batch, s.height, s.width, s.in, s.out, s.kernel, s.stride, s.padding};
+}
+
+// ---- by the tensor cores alone, for Bf16 and Tf32 (gpu_tensor.cu) -------------------------------------------------------------------------
+
+// Where the convolution, or the gradient of its input, can go that way, they do it and return true.
+template <class Element>
+bool tensor_forward(float* y, const float* x, const float* w, const Finish& finish, const ConvShape& shape);
+template <class Element>
+bool tensor_backward_input(float* dx, const float* dy, const float* w, const Finish& finish, const ConvShape& shape);
+
+}  // namespace dualmcmc::DEVICE_NAMESPACE

@@ -1,0 +1,176 @@
+// Convolutions by the GPU's tensor cores alone: all taps in one kernel (gpu_mma.h), whose results go where they belong.
+//
+//   many channels     the sum of all taps over the haloed image; of the gradient at stride s, one such sum for each of s² phases
+//   few to many       an image's colours: the numbers under the kernel, side by side, are one row of a; a single tap
+//   many to few       the taps side by side are b's columns: z[q, tap, f] = Σ_k x[q, k] w[tap, k, f] for every pixel q of the source, once, and
+//                     y[p, f] = Σ_tap z[p's pixel under the tap, tap, f]
+#include "gpu_mma.h"
+
+namespace dualmcmc::DEVICE_NAMESPACE {
+
+namespace {
+
+// ---- many channels ----------------------------------------------------------------------------------------------------------------
+
+// w (kernel², in, out) of these taps as (tap, columns, depth): columns and depth are out and in, or, for the gradient of x, in and out.
+template <class Element>
+const Element* packed(const float* w, const ConvShape& s, const mma::Taps& taps, bool backward) {
+    const int64_t depth = backward ? s.out : s.in, size = s.in * s.out, out = s.out;
+    Element* to = scratch<Element>(weight_slot, taps.count * size);
+    parallel_for(taps.count * size, [=] KERNEL(int64_t index) {
+        const int64_t column = index % size / depth, k = index % depth;
+        round_to(to[index], w[taps.weight[index / size] * size + (backward ? column * out + k : k * out + column)]);
+    });
+    return to;
+}
+
+// Finished results go to the pixels of y whose places they have, of one phase.
+struct ToPixels {
+    float* y;
+    Finish finish;
+    Halo halo;
+    Targets targets;
+    int64_t phase, channels;
+    KERNEL auto operator()(int64_t place) const {
+        const int64_t first_place = targets.pixel(halo, phase, place) * channels;
+        return [first_place, y = y, finish = finish](int64_t c, float first, float second) {
+            if (first_place < 0) return;
+            const int64_t at = first_place + c;
+            y[at] = finish(first, c, at);
+            y[at + 1] = finish(second, c + 1, at + 1);
+        };
+    }
+};
+
+// The same, where places are pixels.
+struct ToRows {
+    float* y;
+    Finish finish;
+    int64_t channels;
+    KERNEL auto operator()(int64_t row) const {
+        return [first_place = row * channels, y = y, finish = finish](int64_t c, float first, float second) {
+            const int64_t at = first_place + c;
+            y[at] = finish(first, c, at);
+            y[at + 1] = finish(second, c + 1, at + 1);
+        };
+    }
+};
+
+// ---- few channels -------------------------------------------------------------------------------------------------------------------
+
+constexpr int64_t most_few = 128;  // numbers under a kernel, or columns of its taps
+
+// Which pixel of the source a pixel of the result meets under tap (kh, kw): its own times the stride, plus direction (kh, kw) + shift.
+struct Window {
+    int64_t batch, height, width, out_height, out_width, kernel, stride, direction, shift;  // height, width: of the source
+    KERNEL int64_t source(int64_t pixel, int64_t tap) const {
+        const int64_t row = pixel / out_width % out_height * stride + direction * (tap / kernel) + shift;
+        const int64_t column = pixel % out_width * stride + direction * (tap % kernel) + shift;
+        const bool there = row >= 0 && row < height && column >= 0 && column < width;
+        return there ? (pixel / (out_width * out_height) * height + row) * width + column : -1;
+    }
+    int64_t pixels() const { return batch * out_height * out_width; }
+};
+Window forward_window(const ConvShape& s) { return {s.batch, s.height, s.width, s.out_height(), s.out_width(), s.kernel, s.stride, 1, -s.padding}; }
+// At stride 1: the source is dy.
+Window backward_window(const ConvShape& s) { return {s.batch, s.out_height(), s.out_width(), s.height, s.width, s.kernel, 1, -1, s.padding}; }
+
+// w for the few channels f and the many m as (columns, depth), each filled up with zeros: (m, (tap, f)), or the other way round.
+template <class Element>
+const Element* packed_few(const float* w, const ConvShape& s, int64_t columns, int64_t depth, bool few_are_in, bool taps_are_depth) {
+    const int64_t few = few_are_in ? s.in : s.out, many = few_are_in ? s.out : s.in, seen = s.kernel * s.kernel * few, in = s.in, out = s.out;
+    Element* to = scratch<Element>(weight_slot, columns * depth);
+    parallel_for(columns * depth, [=] KERNEL(int64_t index) {
+        const int64_t column = index / depth, k = index % depth, e = taps_are_depth ? k : column, m = taps_are_depth ? column : k;
+        const int64_t f = e % few, i = few_are_in ? f : m, o = few_are_in ? m : f;
+        round_to(to[index], e < seen && m < many ? w[(e / few * in + i) * out + o] : 0);
+    });
+    return to;
+}
+
+int64_t rounded_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+template <class Element>
+bool few_to_many(float* y, const float* x, const float* w, const Finish& finish, const ConvShape& s, const Window& window, bool few_are_in) {
+    const int64_t few = few_are_in ? s.in : s.out, many = few_are_in ? s.out : s.in, seen = s.kernel * s.kernel * few;
+    const int64_t depth = rounded_up(seen, mma::step_size<Element>);
+    if (seen > most_few || many % 2) return false;
+    Element* patches = scratch<Element>(source_slot, window.pixels() * depth);
+    parallel_for_rows(window.pixels(), depth, [=] KERNEL(int64_t pixel) {
+        return [=](int64_t e) {
+            const int64_t source = e < seen ? window.source(pixel, e / few) : -1;
+            round_to(patches[pixel * depth + e], source < 0 ? 0 : x[source * few + e % few]);
+        };
+    });
+    const mma::Taps one({{0, 0}});
+    mma::launch_sum<Element>(patches, packed_few<Element>(w, s, many, depth, few_are_in, true), {window.pixels(), many, depth, one}, ToRows{y, finish, many});
+    return true;
+}
+
+template <class Element>
+bool many_to_few(float* y, const float* x, const float* w, const Finish& finish, const ConvShape& s, const Window& window, bool few_are_in) {
+    const int64_t few = few_are_in ? s.in : s.out, many = few_are_in ? s.out : s.in, taps = s.kernel * s.kernel;
+    const int64_t columns = rounded_up(taps * few, 2), rows = window.batch * window.height * window.width;
+    if (s.stride != 1 || columns > most_few || !mma::applies<Element>(many, columns, 1)) return false;
+    Element* source = scratch<Element>(source_slot, rows * many);
+    parallel_for(rows * many, [=] KERNEL(int64_t i) { round_to(source[i], x[i]); });
+    float* z = scratch<float>(target_slot, rows * columns);
+    const mma::Taps one({{0, 0}});
+    mma::launch_sum<Element>(source, packed_few<Element>(w, s, columns, many, few_are_in, false), {rows, columns, many, one}, ToRows{z, {}, columns});
+    parallel_for_rows(window.pixels(), few, [=] KERNEL(int64_t pixel) {
+        return [=](int64_t f) {
+            float total = 0;
+            for (int64_t tap = 0; tap < taps; ++tap) {
+                const int64_t from = window.source(pixel, tap);
+                if (from >= 0) total += z[from * columns + tap * few + f];
+            }
+            y[pixel * few + f] = finish(total, f, pixel * few + f);
+        };
+    });
+    return true;
+}
+
+}  // namespace
+
+template <class Element>
+bool tensor_forward(float* y, const float* x, const float* w, const Finish& finish, const ConvShape& shape) {
+    const ConvShape s = convolved(shape);
+    if (!mma::applies<Element>(s.in, s.out, s.kernel * s.kernel)) {
+        if (shape.relu || shape.pool) return false;
+        return many_to_few<Element>(y, x, w, finish, s, forward_window(s), false) || few_to_many<Element>(y, x, w, finish, s, forward_window(s), true);
+    }
+    const Halo halo = forward_halo(s);
+    const mma::Taps taps(forward_taps(s, halo));
+    mma::launch_sum(with_halo<Element>(source_slot, x, halo, s.in, {shape.relu, shape.pool}), packed<Element>(w, s, taps, false),
+                    {halo.places(), s.out, s.in, taps}, ToPixels{y, finish, halo, forward_targets(s), 0, s.out});
+    return true;
+}
+
+template <class Element>
+bool tensor_backward_input(float* dx, const float* dy, const float* w, const Finish& finish, const ConvShape& shape) {
+    const ConvShape s = convolved(shape);
+    if (!mma::applies<Element>(s.out, s.in, s.kernel * s.kernel) || s.kernel < s.stride) {  // a phase that meets no tap
+        if (shape.pool || s.stride != 1) return false;
+        return many_to_few<Element>(dx, dy, w, finish, s, backward_window(s), true) || few_to_many<Element>(dx, dy, w, finish, s, backward_window(s), false);
+    }
+    const Halo halo = backward_halo(s);
+    const Element* source = with_halo<Element>(source_slot, dy, halo, s.out);
+    const int64_t phases = s.stride * s.stride, places = halo.places();
+    float* boxed = shape.pool ? scratch<float>(target_slot, phases * places * s.in) : nullptr;
+    for (int64_t phase = 0; phase < phases; ++phase) {
+        const mma::Taps taps(backward_taps(s, halo, phase));
+        const Element* weight = packed<Element>(w, s, taps, true);
+        const mma::Sum sum{places, s.in, s.out, taps};
+        if (shape.pool) mma::launch_sum(source, weight, sum, ToRows{boxed + phase * places * s.in, {}, s.in});
+        else mma::launch_sum(source, weight, sum, ToPixels{dx, finish, halo, backward_targets(s), phase, s.in});
+    }
+    if (shape.pool) gather(dx, boxed, finish, true, halo, backward_targets(s), s.in);
+    return true;
+}
+
+template bool tensor_forward<Bf16>(float*, const float*, const float*, const Finish&, const ConvShape&);
+template bool tensor_forward<Tf32>(float*, const float*, const float*, const Finish&, const ConvShape&);
+template bool tensor_backward_input<Bf16>(float*, const float*, const float*, const Finish&, const ConvShape&);
+template bool tensor_backward_input<Tf32>(float*, const float*, const float*, const Finish&, const ConvShape&);
+
+}  // namespace dualmcmc::DEVICE_NAMESPACE
