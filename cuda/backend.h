@@ -62,6 +62,8 @@ struct RandomKey {
                                         /* Eq. 15, d of factor·scalar·½Σ[logvar + (z-mu)²/(1e-6+e^logvar)]; dz = -dmu            */ \
     X(langevin_update,      (float* y, const float* x, const float* gradient, const float* noise, float drift, float scale, int64_t n)) \
                                         /* Eq. 3, 6: y = x - drift·gradient + scale·noise; in place allowed                      */ \
+    X(langevin_update_normal, (float* y, const float* x, const float* gradient, RandomKey key, float drift, float scale, int64_t n)) \
+                                        /* the same with the noise that `normal` draws at this key                               */ \
     X(moving_average,       (float* y, const float* x, float keep, int64_t n))                  /* y = keep y + (1 - keep) x     */ \
     X(adam_update,          (float* w, float* m, float* v, const float* gradient, float step_size, double beta1, double beta2,    \
                              float denominator_scale, float epsilon, float weight_decay, int64_t n))                               \
@@ -126,6 +128,9 @@ struct RandomKey {
     X(normal,               (float* y, RandomKey key, int64_t n))                               /* N(0, 1)                      */ \
     X(uniform,              (float* y, RandomKey key, float low, float high, int64_t n))        /* (low, high]                  */
 // clang-format on
+
+// Gives the devices back all memory that waits for tensors (src/tensor.cpp); a kernel may call it that finds none for its own work.
+void trim_pool();
 
 struct Backend {
     const char* name;                  // "cpu (AVX-512)", ...

@@ -109,12 +109,14 @@ void* scratch_bytes(int slot, size_t bytes) {
     if (m.size < bytes) {
         release(m.data);
         m = {};
-        try {
-            m.data = allocate(bytes);
-        } catch (const std::bad_alloc&) {
-            throw std::runtime_error("out of memory on the GPU: a kernel wanted " + std::to_string(bytes >> 20) + " MiB of working memory, " +
-                                     std::to_string(free_bytes() >> 20) + " MiB are free; lower --batch or the widths");
-        }
+        for (int attempt = 0; !m.data; ++attempt) try {
+                m.data = allocate(bytes);
+            } catch (const std::bad_alloc&) {
+                if (attempt > 0)
+                    throw std::runtime_error("out of memory on the GPU: a kernel wanted " + std::to_string(bytes >> 20) + " MiB of working memory, " +
+                                             std::to_string(free_bytes() >> 20) + " MiB are free; lower --batch or the widths");
+                trim_pool();
+            }
         m.size = bytes;
     }
     return m.data;
@@ -124,8 +126,13 @@ void copy(float* y, const float* x, int64_t n) {
     CUDA_CHECK(cudaMemcpyAsync(y, x, size_t(n) * sizeof(float), cudaMemcpyDeviceToDevice, stream()));
 }
 
+namespace {
+bool recording = false;
+}  // namespace
+
 // Through pinned memory, so that the caller's may go at once and nobody waits, but for the last upload to have left it.
 void upload(float* y, const float* host, int64_t n) {
+    if (recording) throw std::runtime_error("a step of a chain loads numbers from the host: it cannot be recorded as a graph (NoGraphs)");
     static struct {
         void* data;
         size_t size;
@@ -183,9 +190,13 @@ cudaGraphExec_t make_executable(cudaGraph_t graph, size_t nodes) {
 }  // namespace
 
 // Relaxed: the pool may ask for memory meanwhile.
-void begin_graph() { CUDA_CHECK(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeRelaxed)); }
+void begin_graph() {
+    CUDA_CHECK(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeRelaxed));
+    recording = true;
+}
 
 void* end_graph() {
+    recording = false;
     cudaGraph_t graph = nullptr;
     const cudaError_t status = cudaStreamEndCapture(stream(), &graph);
     if (status != cudaSuccess || !graph) {

@@ -308,8 +308,8 @@ void global_avg_pool_backward(float* dx, const float* dy, int64_t batch, int64_t
 // ---- random numbers ----------------------------------------------------------------------------------------------------------------
 
 // Draws the four values of each of n / 4 blocks, one index several blocks: value(out, word0, word1) makes two from two words.
-template <class Value>
-void draw(float* y, RandomKey key, int64_t n, Value value) {
+template <class Value, class Store>
+void draw(RandomKey key, int64_t n, Value value, Store store) {
     constexpr int blocks = philox_blocks, size = 4 * blocks;
     parallel_for((n + size - 1) / size, [=] KERNEL(int64_t index) {
         const Philox4<blocks> random(key, uint64_t(index) * blocks);
@@ -319,25 +319,33 @@ void draw(float* y, RandomKey key, int64_t n, Value value) {
             value(random.word[0][i], random.word[1][i], values[0][i], values[1][i]);
             value(random.word[2][i], random.word[3][i], values[2][i], values[3][i]);
         }
-        float* target = y + index * size;
-        const int64_t count = n - index * size;
-        if (count < size)
-            for (int64_t i = 0; i < count; ++i) target[i] = values[i % 4][i / 4];
-        else
-            for (int i = 0; i < blocks; ++i)
-                for (int k = 0; k < 4; ++k) target[4 * i + k] = values[k][i];
+        float ordered[size];
+        for (int i = 0; i < blocks; ++i)
+            for (int k = 0; k < 4; ++k) ordered[4 * i + k] = values[k][i];
+        const int64_t first = index * size, count = n - first < size ? n - first : size;
+#pragma omp simd
+        for (int64_t i = 0; i < count; ++i) store(first + i, ordered[i]);
     }, size);
 }
 
+struct Normal {
+    KERNEL void operator()(uint32_t word0, uint32_t word1, float& a, float& b) const { box_muller(word0, word1, a, b); }
+};
+
 void normal(float* y, RandomKey key, int64_t n) {
-    draw(y, key, n, [] KERNEL(uint32_t word0, uint32_t word1, float& a, float& b) { box_muller(word0, word1, a, b); });
+    draw(key, n, Normal(), [=] KERNEL(int64_t i, float value) { y[i] = value; });
+}
+
+void langevin_update_normal(float* y, const float* x, const float* gradient, RandomKey key, float drift, float scale, int64_t n) {
+    draw(key, n, Normal(), [=] KERNEL(int64_t i, float value) { y[i] = x[i] - drift * gradient[i] + scale * value; });
 }
 
 void uniform(float* y, RandomKey key, float low, float high, int64_t n) {
-    draw(y, key, n, [=] KERNEL(uint32_t word0, uint32_t word1, float& a, float& b) {
+    const auto to_range = [=] KERNEL(uint32_t word0, uint32_t word1, float& a, float& b) {
         a = low + (high - low) * to_uniform(word0);
         b = low + (high - low) * to_uniform(word1);
-    });
+    };
+    draw(key, n, to_range, [=] KERNEL(int64_t i, float value) { y[i] = value; });
 }
 
 }  // namespace dualmcmc::DEVICE_NAMESPACE

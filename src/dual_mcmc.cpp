@@ -9,12 +9,10 @@ namespace dualmcmc {
 StepNoise philox_noise(uint64_t seed, uint64_t iteration, const Shape& images, int64_t latent) {
     const Shape latents{images.at(0), latent};
     const uint64_t step = iteration << 16;
-    auto draw = [seed, step](Stream stream, const Shape& shape) -> NoiseFunction {
-        return [=](int64_t k) { return Tensor::normal(shape, random_key(seed, stream, step + uint64_t(k))); };
-    };
-    return {draw(Stream::prior, latents)(0), draw(Stream::reparametrise, latents)(0), draw(Stream::langevin_x, images),
-            draw(Stream::langevin_z, latents), draw(Stream::langevin_x_resample, images),
-            [=](int64_t) { return Tensor::uniform(images, random_key(seed, Stream::start_x, step), -1, 1); }, {}};
+    const auto draw = [=](Stream stream) { return Tensor::normal(latents, random_key(seed, stream, step)); };
+    const auto chain = [=](Stream stream) { return [=](int64_t k) { return random_key(seed, stream, step + uint64_t(k)); }; };
+    return {draw(Stream::prior), draw(Stream::reparametrise), chain(Stream::langevin_x), chain(Stream::langevin_z), chain(Stream::langevin_x_resample),
+            [=] { return Tensor::uniform(images, random_key(seed, Stream::start_x, step), -1, 1); }, {}};
 }
 
 void apply_method(StepSettings& s, const std::string& method) {
@@ -217,7 +215,7 @@ StepResult dual_mcmc_step(Models& models, const Tensor& x, const StepNoise& nois
     const bool samples = s.learn_ebm || (s.learn_generator && s.lambda_ebm > 0) || (s.learn_encoder && s.lambda_prior > 0);
 
     if (samples) {
-        out.x_init = s.start_x == "noise" ? noise.start_x(0) : generate(models.generator, z);
+        out.x_init = s.start_x == "noise" ? noise.start_x() : generate(models.generator, z);
         Chain chain = revise(models, out.x_init, s.chain_x, noise.langevin_x);
         out.x_revised = chain.end;
         out.energy_profile = std::move(chain.profile);

@@ -38,7 +38,7 @@ inline const std::vector<std::string> method_names{"dual", "cooperative", "trian
 struct StepNoise {
     Tensor prior, reparametrise;  // (B, d); the latter is also where z-chains from noise start
     NoiseFunction langevin_x, langevin_z, langevin_x_resample;
-    NoiseFunction start_x;        // start_x(0): uniform in [-1, 1], where x-chains from noise start
+    std::function<Tensor()> start_x;  // uniform in [-1, 1], where x-chains from noise start
     Tensor start_z;               // (B, d): where persistent z-chains start; no noise but the caller's, undefined otherwise
 };
 // That of iteration `iteration` (from 0): Philox streams at step = iteration << 16 | k.

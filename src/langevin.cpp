@@ -10,10 +10,15 @@ namespace dualmcmc {
 namespace {
 
 // y <- x - ½ s² gradient + n U, in a new tensor: the caller's start stays as it is.
-Tensor langevin_step(const Tensor& x, const Tensor& gradient, const ChainSettings& s, const Tensor& noise) {
-    CHECK_EQ(noise.size(), x.size());
+Tensor langevin_step(const Tensor& x, const Tensor& gradient, const ChainSettings& s, const Noise& noise) {
+    const float drift = 0.5f * s.step_size * s.step_size;
     Tensor y(x.shape());
-    backend().langevin_update(y.data(), x.data(), gradient.data(), noise.data(), 0.5f * s.step_size * s.step_size, s.noise, x.size());
+    if (noise.given.defined()) {
+        CHECK_EQ(noise.given.size(), x.size());
+        backend().langevin_update(y.data(), x.data(), gradient.data(), noise.given.data(), drift, s.noise, x.size());
+    } else {
+        backend().langevin_update_normal(y.data(), x.data(), gradient.data(), noise.key, drift, s.noise, x.size());
+    }
     return y;
 }
 

@@ -20,8 +20,14 @@ struct ChainSettings {
     float temperature() const { return (noise / step_size) * (noise / step_size); }
 };
 
-// U of step k (0 … steps-1), of the shape of the chain's variable.
-using NoiseFunction = std::function<Tensor(int64_t step)>;
+// U of one step: numbers of the shape of the chain's variable, or a key, whose N(0, I) the step itself draws.
+struct Noise {
+    Tensor given;
+    RandomKey key{};
+    Noise(Tensor numbers) : given(std::move(numbers)) {}
+    Noise(RandomKey of) : key(of) {}
+};
+using NoiseFunction = std::function<Noise(int64_t step)>;  // of step 0 … steps - 1
 
 // A chain's end and, for each step, the potential's data term just before it, summed over the batch: scalars on the device.
 struct Chain {

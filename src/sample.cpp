@@ -101,9 +101,7 @@ Samples draw_batch(Models& models, int64_t index, int64_t batch, const std::stri
         x = models.generator(Var(z)).value();
     }
     if (!revise) return {pictures(x), {}};
-    const NoiseFunction noise = [&](int64_t k) {
-        return Tensor::normal(x.shape(), random_key(seed, Stream::sample_langevin, step + uint64_t(k)));
-    };
+    const NoiseFunction noise = [&](int64_t k) { return random_key(seed, Stream::sample_langevin, step + uint64_t(k)); };
     const EnergyFunction energy = [&](const Tensor& y) { return energy_gradient(models.energy, y); };
     return {pictures(x), pictures(langevin_x(x, energy, chain, noise).end)};
 }

@@ -172,7 +172,8 @@ size_t size_class(size_t bytes) {
     return (bytes + step - 1) / step * step;
 }
 
-// Gives the device back all that waits for tensors.
+}  // namespace
+
 void trim_pool() {
     std::lock_guard guard(pool().lock);
     for (auto& [place, blocks] : pool().free) {
@@ -183,6 +184,8 @@ void trim_pool() {
         }
     }
 }
+
+namespace {
 
 void* allocate_on(const Backend& device, size_t bytes) {
     try {

@@ -76,19 +76,19 @@ TEST_F(PlayedGpu, EachStepOfAChainButTheFirstIsAGraph) {
     EXPECT_EQ(simt::machine.graph_launches - before, 3 * 3);
 }
 
-// A step is one graph, and besides it its input's copy, the noise, the update and the profile's entry.
+// A step is one graph, and besides it its input's copy, the update, which draws its noise itself, and the profile's entry.
 TEST_F(PlayedGpu, ARecordedStepIsAFewLaunches) {
     Models models(small, 3);
     const Tensor start = random_tensor(images, 1);
     const auto launches = [&](int64_t steps) {
         const int64_t before = simt::machine.launches;
         langevin_x(start, [&](const Tensor& x) { return energy_gradient(models.energy, x); }, {steps, 0.5f, 0.01f},
-                   [&](int64_t k) { return Tensor::normal(images, {1, 2, uint64_t(k)}); });
+                   [&](int64_t k) { return RandomKey{1, 2, uint64_t(k)}; });
         return simt::machine.launches - before;
     };
     const int64_t two = launches(2), seven = launches(7);
     EXPECT_GT(two, 200);  // once plain, once recorded
-    EXPECT_EQ(seven - two, 5 * 4);  // noise, update, and the profile's sum, which is two
+    EXPECT_EQ(seven - two, 5 * 3);  // update, and the profile's sum, which is two
 }
 
 // The next chain of the same form changes the graph that is there.
@@ -138,6 +138,15 @@ TEST_F(PlayedGpu, AFunctionThatReadsBackIsRefused) {
     EXPECT_EQ(reads(x)[0].to_host(), x.to_host());
 }
 
+// The graph would send what lay in the host's memory later.
+TEST_F(PlayedGpu, AFunctionThatLoadsIsRefused) {
+    const Tensor x = random_tensor({4}, 1);
+    Repeated loads([](const Tensor&) { return std::vector{Tensor::from_host({4}, {1, 2, 3, 4})}; });
+    loads(x);
+    EXPECT_THROW(loads(x), std::runtime_error);
+    EXPECT_EQ(Tensor::from_host({2}, {5, 6}).to_host(), (Values{5, 6})) << "loading works again";
+}
+
 // ---- memory and waiting -----------------------------------------------------------------------------------------------------------
 
 TEST_F(PlayedGpu, AnIterationNeitherAllocatesNorWaits) {
@@ -171,6 +180,15 @@ TEST_F(PlayedGpu, FullMemoryGivesBackWhatWaitsAndTriesAgain) {
             EXPECT_NE(message.find(part), std::string::npos) << message;
     }
     EXPECT_EQ(other.to_host().front(), 2) << "what is in use stays";
+}
+
+TEST_F(PlayedGpu, WorkingMemoryIsTakenFromWhatWaits) {
+    { const Tensor large = Tensor::full({int64_t(1) << 24}, 1); }  // 64 MiB, which wait for a tensor
+    simt::machine.limit = simt::machine.allocated + (24 << 20);
+    const Tensor x = Tensor::full({1, 256, 256, 64}, 1), w = Tensor::full({3, 3, 64, 1}, 1);  // 16 MiB
+    Tensor y({1, 256, 256, 1});
+    backend().conv2d_direct(y.data(), x.data(), w.data(), nullptr, nullptr, {1, 256, 256, 64, 1, 3, 1, 1});  // x among zeros: 16 MiB more
+    EXPECT_EQ(y.to_host()[256 * 128 + 128], 9 * 64);
 }
 
 // ---- absent and unfit devices -------------------------------------------------------------------------------------------------------

@@ -316,6 +316,18 @@ TEST_P(Kernel, langevin_update) {
     }
 }
 
+// What it draws is what `normal` draws.
+TEST_P(Kernel, langevin_update_normal) {
+    const RandomKey key{3, 5, 7};
+    for (const int64_t n : sizes) {
+        const Values x = random_values(n, 1), gradient = random_values(n, 2), noise = output(n, [&](float* y) { backend().normal(y, key, n); });
+        const auto expected = tabulate(n, [&](size_t i) { return x[i] - double(0.3f) * gradient[i] + double(0.2f) * noise[i]; });
+        const auto update = [&](float* y, const float* from) { backend().langevin_update_normal(y, from, Buffer(gradient), key, 0.3f, 0.2f, n); };
+        expect_close(output(n, [&](float* y) { update(y, Buffer(x)); }), expected, 0, 8 * unit, count(n));
+        expect_close(run({x}, [&](auto& y) { update(y[0], y[0]); })[0], expected, 0, 8 * unit, "in place, " + count(n));
+    }
+}
+
 // Against PyTorch's formulation in double precision: g += decay w; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g²;
 // w -= lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps).
 TEST_P(Kernel, adam_update) {

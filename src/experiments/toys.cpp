@@ -215,11 +215,11 @@ namespace {
 float first_rate(const std::string& method) { return method == "exact" ? 5e-3f : 1e-3f; }
 
 // Where x-chains from noise start, replaced by points of the EBM itself, drawn from a grid.
-NoiseFunction exact_samples(Models& models, const StepSettings& s, RandomKey key) {
+std::function<Tensor()> exact_samples(Models& models, const StepSettings& s, RandomKey key) {
     const Grid coarse{plane.half, plane.n / 2};
     NoTape no_tape;
     const Field density = normalised_exp(coarse, log_tempered(models.energy(Var(grid_points(coarse))).value(), s));
-    return [samples = sample_field(coarse, density, batch, key)](int64_t) { return samples; };
+    return [samples = sample_field(coarse, density, batch, key)] { return samples; };
 }
 
 }  // namespace
