@@ -91,7 +91,9 @@ template <bool relu>
 INLINE inline void put(const Split& to, int64_t p, const float* x, int64_t channels, Signs* signs = nullptr) {
     Bf16* target = to.position(p);
     for (int64_t c = 0; c < channels; c += 32) {
-        const auto half = [&](int64_t from) INLINE { return from < channels ? activated<relu>(x + from, signs ? signs + from / lanes : nullptr) : _mm512_setzero_ps(); };
+        const auto half = [&](int64_t from) INLINE {
+            return from < channels ? activated<relu>(x + from, signs ? signs + from / lanes : nullptr) : _mm512_setzero_ps();
+        };
         split(target + c, to.size, half(c), half(c + 16));
     }
 }
@@ -482,7 +484,8 @@ void amx_backward_input(float* dx, const float* dy, const float* w, const float*
     parallel_tasks(s.batch, [&](int64_t image) {
         configure_tiles();
         const Split a = backward.planes.allocate();
-        fill_plane<false>(a, backward.planes, dy + image * s.out_height() * s.out_width() * s.out, nullptr, s.out_height(), s.out_width(), s.out, backward.border);
+        const float* upstream = dy + image * s.out_height() * s.out_width() * s.out;
+        fill_plane<false>(a, backward.planes, upstream, nullptr, s.out_height(), s.out_width(), s.out, backward.border);
         const auto finish = [&](int64_t pixel, int64_t c, Vector value) INLINE {
             const int64_t place = image * size + pixel * s.in + c;
             if (signs) value = _mm512_maskz_mov_ps(signs[place / lanes], value);

@@ -9,7 +9,7 @@ namespace dualmcmc::DEVICE_NAMESPACE {
 // Whether amx() can do this convolution: channel counts whole vectors; 3×3 at stride 1 or before pooling, 1×1, 4×4 at stride 2; or few
 // input channels.
 bool amx_applies(const ConvShape& shape);
-// Whether amx_backward_input() can: the same, but for few output channels in place of few input channels.
+// Whether amx_backward_input() can: the same, but for few output channels (at stride 1, without ReLU and pooling) in place of few input ones.
 bool amx_backward_applies(const ConvShape& shape);
 void amx(float* y, const float* x, const float* w, const float* bias, const float* addend, const ConvShape& shape);
 void amx_backward_input(float* dx, const float* dy, const float* w, const float* x, const float* addend, const ConvShape& shape);

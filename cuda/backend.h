@@ -21,7 +21,9 @@ struct ConvShape {
     bool relu = false;  // of max(x, 0) in place of x
     bool pool = false;  // then 2×2 means: of a 3×3 kernel with stride 1 and padding 1, on even sides
     uint64_t weights = 0;  // a number that only these weights have, so that what a kernel makes of them may be kept; 0: they may change
-    uint16_t* signs = nullptr;  // with relu, room for a bit for each number of x, filled up to whole words: what conv2d may note there for conv2d_backward_input
+    // With relu, room for a bit for each number of x, rounded up to 32: conv2d may note there which pass, for conv2d_backward_input of the same
+    // table and shape, which may then read that in place of x. Null: it reads x.
+    uint16_t* signs = nullptr;
     int64_t out_height() const { return ((height + 2 * padding - kernel) / stride + 1) / (pool ? 2 : 1); }
     int64_t out_width() const { return ((width + 2 * padding - kernel) / stride + 1) / (pool ? 2 : 1); }
     int64_t x_size() const { return batch * height * width * in; }

@@ -225,9 +225,9 @@ void narrow(float* y, const float* x, const float* bias, const NarrowShape& s, b
     const Blocks columns(s.in, narrow_taps * s.out);
     const int64_t pixels = s.height * s.width, width = columns.padded_out();
     const bool tiles = quick && columns.count() == 1 && amx_product_applies(pixels, s.in, width);
-    static const char makers[4] = {};
+    static const char makers[2] = {};  // tiles want them packed otherwise; each direction, another Element, has its own
     const int64_t packed_size = columns.in * width;
-    const float* packed = prepared_weights(&makers[2 * tiles + (s.direction > 0)], s.weights, tiles ? amx_packed_size(s.in, width) : packed_size, [&](float* made) {
+    const float* packed = prepared_weights(&makers[tiles], s.weights, tiles ? amx_packed_size(s.in, width) : packed_size, [&](float* made) {
         float* plain = tiles ? scratch<0>(packed_size) : made;
         pack_weights(plain, columns, 1, [&](int64_t, int64_t i, int64_t column) { return element(column / s.out, i, column % s.out); });
         if (tiles) amx_pack(made, plain, s.in, width);

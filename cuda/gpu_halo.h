@@ -41,26 +41,39 @@ struct Corners {
     }
 };
 
+// So many numbers are read, or written, at a time.
+template <class T, int n>
+struct alignas(n * sizeof(T)) Pack {
+    T values[n];
+};
+
+// `channels` is a multiple of n.
+template <int n, class To>
+void fill_halo(To* out, const float* x, const Halo& halo, int64_t channels, View view) {
+    const float share = view.pool ? 0.25f : 1;
+    parallel_for_rows(halo.phases() * halo.phase_size(), channels / n, [=] KERNEL(int64_t index) {
+        const Corners corners(halo, view.pool, halo.source(index), channels);
+        return [=](int64_t piece) {
+            float total[n] = {};
+            for (const int64_t place : corners.place) {
+                if (place < 0) continue;
+                const auto read = *reinterpret_cast<const Pack<float, n>*>(x + place + piece * n);
+                for (int i = 0; i < n; ++i) total[i] += view.relu && read.values[i] <= 0 ? 0 : read.values[i];  // a NaN stays one
+            }
+            Pack<To, n> rounded;
+            for (int i = 0; i < n; ++i) round_to(rounded.values[i], share * total[i]);
+            *reinterpret_cast<Pack<To, n>*>(out + index * channels + piece * n) = rounded;
+        };
+    });
+}
+
 // x, as the view has it, among the halo's zeros; x itself where nothing is asked for.
 template <class To>
 const To* with_halo(Slot slot, const float* x, const Halo& halo, int64_t channels, View view = {}) {
     if constexpr (std::is_same_v<To, float>)
         if (halo.bare() && !view.relu && !view.pool) return x;
     To* out = scratch<To>(slot, halo.phases() * halo.phase_size() * channels);
-    const float share = view.pool ? 0.25f : 1;
-    parallel_for_rows(halo.phases() * halo.phase_size(), channels, [=] KERNEL(int64_t index) {
-        const Corners corners(halo, view.pool, halo.source(index), channels);
-        To* target = out + index * channels;
-        return [=](int64_t c) {
-            float total = 0;
-            for (const int64_t place : corners.place) {
-                if (place < 0) continue;
-                const float value = x[place + c];
-                total += !view.relu || value > 0 ? value : 0 * value;  // a NaN stays one
-            }
-            round_to(target[c], share * total);
-        };
-    });
+    (channels % 4 == 0 ? fill_halo<4, To> : fill_halo<1, To>)(out, x, halo, channels, view);
     return out;
 }
 
@@ -68,7 +81,17 @@ const To* with_halo(Slot slot, const float* x, const Halo& halo, int64_t channel
 struct Finish {
     const float *bias, *addend, *mask;
     KERNEL float operator()(float result, int64_t channel, int64_t place) const {
-        return (mask && !(mask[place] > 0) ? 0 : result) + (bias ? bias[channel] : 0) + (addend ? addend[place] : 0);
+        return (mask && mask[place] <= 0 ? 0 : result) + (bias ? bias[channel] : 0) + (addend ? addend[place] : 0);
+    }
+    // y[place] and its neighbour, whose place and channel are odd, at a time.
+    KERNEL void pair(float* y, float first, float second, int64_t channel, int64_t place) const {
+        const auto both = [](const float* from) { return *reinterpret_cast<const Pack<float, 2>*>(from); };
+        Pack<float, 2> result{first, second}, masks{}, biases{}, addends{};
+        if (mask) masks = both(mask + place);
+        if (bias) biases = both(bias + channel);
+        if (addend) addends = both(addend + place);
+        for (int i = 0; i < 2; ++i) result.values[i] = (mask && masks.values[i] <= 0 ? 0 : result.values[i]) + biases.values[i] + addends.values[i];
+        *reinterpret_cast<Pack<float, 2>*>(y + place) = result;
     }
 };
 

@@ -64,13 +64,25 @@ cudaStream_t stream() {
     return instance;
 }
 
+namespace {
+// For this file's own needs: with what waits for tensors, where there is nothing else.
+void* allocate_or_trim(size_t bytes) {
+    try {
+        return allocate(bytes);
+    } catch (const std::bad_alloc&) {
+        trim_pool();
+    }
+    return allocate(bytes);
+}
+}  // namespace
+
 cublasHandle_t cublas() {
     static const cublasHandle_t instance = [] {
         cublasHandle_t made;
         CUBLAS_CHECK(cublasCreate(&made));
         CUBLAS_CHECK(cublasSetStream(made, stream()));
         constexpr size_t workspace = size_t(32) << 20;  // what cuBLAS itself takes on Hopper
-        CUBLAS_CHECK(cublasSetWorkspace(made, allocate(workspace), workspace));
+        CUBLAS_CHECK(cublasSetWorkspace(made, allocate_or_trim(workspace), workspace));
         return made;
     }();
     return instance;
@@ -109,14 +121,12 @@ void* scratch_bytes(int slot, size_t bytes) {
     if (m.size < bytes) {
         release(m.data);
         m = {};
-        for (int attempt = 0; !m.data; ++attempt) try {
-                m.data = allocate(bytes);
-            } catch (const std::bad_alloc&) {
-                if (attempt > 0)
-                    throw std::runtime_error("out of memory on the GPU: a kernel wanted " + std::to_string(bytes >> 20) + " MiB of working memory, " +
-                                             std::to_string(free_bytes() >> 20) + " MiB are free; lower --batch or the widths");
-                trim_pool();
-            }
+        try {
+            m.data = allocate_or_trim(bytes);
+        } catch (const std::bad_alloc&) {
+            throw std::runtime_error("out of memory on the GPU: a kernel wanted " + std::to_string(bytes >> 20) + " MiB of working memory, " +
+                                     std::to_string(free_bytes() >> 20) + " MiB are free; lower --batch or the widths");
+        }
         m.size = bytes;
     }
     return m.data;

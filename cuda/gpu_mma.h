@@ -1,8 +1,8 @@
 // Sums of matrix products on shifted views in the GPU's tensor cores, one kernel for all the taps of a convolution (taps.h):
 //
-//   result[r, n] = Σ_tap Σ_k a[r + shift(tap), k] b[tap, n, k]
+//   result[r, n] = Σ_tap Σ_k a[place(r) + shift(tap), k] b[tap, n, k]
 //
-// A block makes 128 places × 128 columns, a warp 64 × 32 of them, by mma.sync (compute capability 8.0 and later). Its numbers of a and b come
+// A block makes 128 rows × 128 columns, a warp 64 × 32 of them, by mma.sync (compute capability 8.0 and later). Its numbers of a and b come
 // to shared memory by cp.async, two steps ahead of the products; a step is 16 words of 32 bits of a row: 32 bf16 or 16 TF32, whose fragments
 // are the same, word for word (PTX ISA, "Matrix Fragments for mma.m16n8k16 / mma.m16n8k8"): with g = lane / 4 and t = lane % 4,
 //
@@ -10,8 +10,9 @@
 //   b   word 0: column g, word t;  1: column g, word t + 4
 //   c   0, 1: row g, columns 2t, 2t + 1;  2, 3: row g + 8
 //
-// In shared memory four words of a row stay together, at the place (chunk ^ row / 2 % 4): the 32 words that a warp wants at a time, of 8 rows,
-// and the 8 chunks that an eighth of a warp writes, lie in different banks.
+// All taps meet the same words of a before the next words come: their rows overlap, and are found in the first-level cache. In shared memory
+// four words of a row stay together, at the place (chunk ^ row / 2 % 4): the 32 words that a warp wants at a time, of 8 rows, and the 8 chunks
+// that an eighth of a warp writes, lie in different banks.
 #pragma once
 #include "gpu_halo.h"
 
@@ -24,9 +25,7 @@
 #define ROLLED
 #endif
 
-namespace dualmcmc::DEVICE_NAMESPACE {
-
-namespace mma {
+namespace dualmcmc::DEVICE_NAMESPACE::mma {
 
 constexpr int block_rows = 128, block_columns = 128, warp_rows = 64, warp_columns = 32, threads = 256;
 constexpr int step_words = 16, stages = 3, most_taps = 16;
@@ -35,7 +34,11 @@ template <class Element>
 constexpr int step_size = int(step_words * sizeof(uint32_t) / sizeof(Element));  // elements of a row in a step
 
 #ifdef __CUDACC__
-KERNEL inline void copy_async(uint32_t* shared, const void* global) {
+// `ca`: by way of the first-level cache; `cg`: past it.
+KERNEL inline void copy_ca(uint32_t* shared, const void* global) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(uint32_t(__cvta_generic_to_shared(shared))), "l"(global) : "memory");
+}
+KERNEL inline void copy_cg(uint32_t* shared, const void* global) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(uint32_t(__cvta_generic_to_shared(shared))), "l"(global) : "memory");
 }
 KERNEL inline void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -53,7 +56,8 @@ KERNEL inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uin
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 #else
-inline void copy_async(uint32_t* shared, const void* global) { ::simt::copy_async(shared, global, 16); }
+inline void copy_ca(uint32_t* shared, const void* global) { ::simt::copy_async(shared, global, 16); }
+inline void copy_cg(uint32_t* shared, const void* global) { ::simt::copy_async(shared, global, 16); }
 inline void commit() { ::simt::commit(); }
 inline void wait() { ::simt::wait_groups(stages - 2); }
 inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Bf16) { ::simt::multiply_add(c, a, b, true); }
@@ -63,7 +67,9 @@ inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t (
 struct Taps {
     int count = 0;
     int64_t shift[most_taps], weight[most_taps];  // as Tap's
-    explicit Taps(const std::vector<Tap>& taps) {
+    Taps() = default;
+    explicit Taps(const std::vector<Tap>& taps) { add(taps); }
+    void add(const std::vector<Tap>& taps) {
         for (const Tap& tap : taps) {
             shift[count] = tap.shift;
             weight[count++] = tap.weight;
@@ -72,84 +78,99 @@ struct Taps {
 };
 
 struct Sum {
-    int64_t rows, columns, depth;  // places; of the result; numbers in a row of a and b
-    Taps taps;
+    int64_t rows, columns, depth;  // of the result; numbers in a row of a and b
+    int first_tap, taps;           // of those below
+    Taps all;
+    Pixels pixels;
+    float* y;  // (pixels, columns)
+    Finish finish;
 };
 
-// Whether the kernel can do it: rows of whole steps, results in pairs.
+// Whether the kernel can do it: rows of whole steps, results in pairs, and not a few blocks with very many steps, which cuBLAS shares out.
 template <class Element>
-bool applies(int64_t depth, int64_t columns, int64_t taps) {
-    return depth % step_size<Element> == 0 && columns % 2 == 0 && taps <= most_taps;
+bool applies(int64_t rows, int64_t columns, int64_t depth, int64_t taps) {
+    const int64_t blocks = (rows + block_rows - 1) / block_rows * ((columns + block_columns - 1) / block_columns), steps = taps * depth / step_size<Element>;
+    return depth % step_size<Element> == 0 && columns % 2 == 0 && taps <= most_taps && rows > 0 && rows < int64_t(1) << 31 && (blocks >= 16 || steps <= 64);
 }
 
-// store(row, column, first, second): results of two neighbouring columns.
-template <class Element, class Store>
-__global__ void __launch_bounds__(threads, 2) run_sum(const Element* a, const Element* b, const __grid_constant__ Sum sum, const __grid_constant__ Store store) {
+template <class Element>
+__global__ void __launch_bounds__(threads, 2) run_sum(const Element* a, const Element* b, const __grid_constant__ Sum sum) {  // sum.rows is not 0
     alignas(16) __shared__ uint32_t shared[stages][block_rows + block_columns][step_words];
+    static_assert(sizeof(shared) <= 48 << 10);
     const int thread = int(threadIdx.x), warp = thread / 32, lane = thread % 32, group = lane / 4, word = lane % 4;
-    const int64_t first_row = int64_t(blockIdx.x) * block_rows, first_column = int64_t(blockIdx.y) * block_columns;
-    const int steps = sum.taps.count * int(sum.depth / step_size<Element>);
+    // Blocks of the same rows follow one another.
+    const unsigned column_blocks = unsigned((sum.columns + block_columns - 1) / block_columns);
+    const int64_t first_row = int64_t(blockIdx.x / column_blocks) * block_rows, first_column = int64_t(blockIdx.x % column_blocks) * block_columns;
+    const int steps = sum.taps * int(sum.depth / step_size<Element>);
 
-    // Each thread brings four chunks of a step: of the rows thread / 4 and 64 further of a, the same of b. Beyond the ends the last row serves.
+    // Each thread brings four chunks of a step: of the rows thread / 4 and 64 further of a, beyond whose end the last one serves, and of b.
     constexpr int rows_at_once = threads / 4;
     const int chunk = thread % 4, line = thread / 4, place = (chunk ^ (line / 2 % 4)) * 4;
     const Element *source_a[2], *source_b[2];
-    for (int i = 0; i < 2; ++i) {
+    bool wanted[2];  // columns beyond the end hold what they may: it stays in their own results, which are dropped
+    UNROLL for (int i = 0; i < 2; ++i) {
         const int64_t row = first_row + line + i * rows_at_once, column = first_column + line + i * rows_at_once;
-        source_a[i] = a + (row < sum.rows ? row : sum.rows - 1) * sum.depth + chunk * (step_size<Element> / 4);
-        source_b[i] = b + (column < sum.columns ? column : sum.columns - 1) * sum.depth + chunk * (step_size<Element> / 4);
+        source_a[i] = a + sum.pixels.at(row < sum.rows ? row : sum.rows - 1).place * sum.depth + chunk * (step_size<Element> / 4);
+        source_b[i] = b + (sum.first_tap * sum.columns + column) * sum.depth + chunk * (step_size<Element> / 4);
+        wanted[i] = column < sum.columns;
     }
     int coming = 0, tap = 0, k = 0;  // the stage that is filled next, with what
     const auto bring = [&] {
-        if (tap < sum.taps.count) {
-            const int64_t of_a = sum.taps.shift[tap] * sum.depth + k, of_b = tap * sum.columns * sum.depth + k;
+        if (k < sum.depth) {
+            const int64_t of_a = sum.all.shift[sum.first_tap + tap] * sum.depth + k, of_b = tap * sum.columns * sum.depth + k;
             UNROLL for (int i = 0; i < 2; ++i) {
-                copy_async(&shared[coming][line + i * rows_at_once][place], source_a[i] + of_a);
-                copy_async(&shared[coming][block_rows + line + i * rows_at_once][place], source_b[i] + of_b);
+                copy_ca(&shared[coming][line + i * rows_at_once][place], source_a[i] + of_a);
+                if (wanted[i]) copy_cg(&shared[coming][block_rows + line + i * rows_at_once][place], source_b[i] + of_b);
             }
-            if ((k += step_size<Element>) == sum.depth) k = 0, ++tap;
+            if (++tap == sum.taps) tap = 0, k += step_size<Element>;
         }
         coming = coming + 1 == stages ? 0 : coming + 1;
         commit();
     };
 
-    const int warp_row = warp / 4 * warp_rows, warp_column = warp % 4 * warp_columns;
+    // With 64 columns or fewer half of the warps, one or more on each quarter of the multiprocessor, still have work.
+    const int warp_row = warp % 2 * warp_rows, warp_column = warp / 2 * warp_columns;
+    const bool idle = first_column + warp_column >= sum.columns;
     float c[warp_rows / 16][warp_columns / 8][4] = {};
     for (int step = 0; step < stages - 1; ++step) bring();
     for (int step = 0, now = 0; step < steps; ++step, now = now + 1 == stages ? 0 : now + 1) {
         wait();
         __syncthreads();  // all threads' chunks have come, and all are done with the stage that is filled next
         bring();
+        if (idle) continue;
         // Of the rows that this lane reads, a multiple of 8 apart, row / 2 % 4 is group / 2.
         const auto at = [&, stage = shared[now]](int row, int piece) { return stage[row + group][(piece ^ group / 2) * 4 + word]; };
         ROLLED for (int half = 0; half < 2; ++half) {  // unrolled, it wants too many registers
             uint32_t fragment_a[warp_rows / 16][4], fragment_b[warp_columns / 8][2];
             UNROLL for (int i = 0; i < warp_rows / 16; ++i)
-                UNROLL for (int k = 0; k < 4; ++k) fragment_a[i][k] = at(warp_row + i * 16 + k % 2 * 8, half * 2 + k / 2);
+                UNROLL for (int w = 0; w < 4; ++w) fragment_a[i][w] = at(warp_row + i * 16 + w % 2 * 8, half * 2 + w / 2);
             UNROLL for (int j = 0; j < warp_columns / 8; ++j)
-                UNROLL for (int k = 0; k < 2; ++k) fragment_b[j][k] = at(block_rows + warp_column + j * 8, half * 2 + k);
+                UNROLL for (int w = 0; w < 2; ++w) fragment_b[j][w] = at(block_rows + warp_column + j * 8, half * 2 + w);
             UNROLL for (int i = 0; i < warp_rows / 16; ++i)
                 UNROLL for (int j = 0; j < warp_columns / 8; ++j) multiply_add(c[i][j], fragment_a[i], fragment_b[j], Element{});
         }
     }
 
+    __syncthreads();  // nobody reads the stages any more: they serve for the rows' pixels
+    auto* const pixel = reinterpret_cast<int64_t*>(&shared[0][0][0]);
+    if (thread < block_rows) pixel[thread] = first_row + thread < sum.rows ? sum.pixels.at(first_row + thread).pixel : -1;
+    __syncthreads();
     UNROLL for (int i = 0; i < warp_rows / 16; ++i)
         UNROLL for (int half = 0; half < 2; ++half) {
-            const int64_t row = first_row + warp_row + i * 16 + half * 8 + group;
-            if (row >= sum.rows) continue;
-            const auto store_pair = store(row);
+            const int64_t target = pixel[warp_row + i * 16 + half * 8 + group];
+            if (target < 0) continue;
             UNROLL for (int j = 0; j < warp_columns / 8; ++j) {
                 const int64_t column = first_column + warp_column + j * 8 + word * 2;
-                if (column < sum.columns) store_pair(column, c[i][j][2 * half], c[i][j][2 * half + 1]);
+                if (column < sum.columns) sum.finish.pair(sum.y, c[i][j][2 * half], c[i][j][2 * half + 1], column, target * sum.columns + column);
             }
         }
 }
 
-template <class Element, class Store>
-void launch_sum(const Element* a, const Element* b, const Sum& sum, Store store) {
-    launch(dim3(blocks_for(sum.rows, block_rows), blocks_for(sum.columns, block_columns)), threads, run_sum<Element, Store>, a, b, sum, store);
+template <class Element>
+void launch_sum(const Element* a, const Element* b, const Sum& sum) {
+    if (sum.rows == 0) return;
+    const unsigned blocks = blocks_for(sum.rows, block_rows) * blocks_for(sum.columns, block_columns);
+    launch(blocks, threads, run_sum<Element>, a, b, sum);
 }
 
-}  // namespace mma
-
-}  // namespace dualmcmc::DEVICE_NAMESPACE
+}  // namespace dualmcmc::DEVICE_NAMESPACE::mma

@@ -24,38 +24,6 @@ const Element* packed(const float* w, const ConvShape& s, const mma::Taps& taps,
     return to;
 }
 
-// Finished results go to the pixels of y whose places they have, of one phase.
-struct ToPixels {
-    float* y;
-    Finish finish;
-    Halo halo;
-    Targets targets;
-    int64_t phase, channels;
-    KERNEL auto operator()(int64_t place) const {
-        const int64_t first_place = targets.pixel(halo, phase, place) * channels;
-        return [first_place, y = y, finish = finish](int64_t c, float first, float second) {
-            if (first_place < 0) return;
-            const int64_t at = first_place + c;
-            y[at] = finish(first, c, at);
-            y[at + 1] = finish(second, c + 1, at + 1);
-        };
-    }
-};
-
-// The same, where places are pixels.
-struct ToRows {
-    float* y;
-    Finish finish;
-    int64_t channels;
-    KERNEL auto operator()(int64_t row) const {
-        return [first_place = row * channels, y = y, finish = finish](int64_t c, float first, float second) {
-            const int64_t at = first_place + c;
-            y[at] = finish(first, c, at);
-            y[at + 1] = finish(second, c + 1, at + 1);
-        };
-    }
-};
-
 // ---- few channels -------------------------------------------------------------------------------------------------------------------
 
 constexpr int64_t most_few = 128;  // numbers under a kernel, or columns of its taps
@@ -94,7 +62,7 @@ template <class Element>
 bool few_to_many(float* y, const float* x, const float* w, const Finish& finish, const ConvShape& s, const Window& window, bool few_are_in) {
     const int64_t few = few_are_in ? s.in : s.out, many = few_are_in ? s.out : s.in, seen = s.kernel * s.kernel * few;
     const int64_t depth = rounded_up(seen, mma::step_size<Element>);
-    if (seen > most_few || many % 2) return false;
+    if (seen > most_few || !mma::applies<Element>(window.pixels(), many, depth, 1)) return false;
     Element* patches = scratch<Element>(source_slot, window.pixels() * depth);
     parallel_for_rows(window.pixels(), depth, [=] KERNEL(int64_t pixel) {
         return [=](int64_t e) {
@@ -102,8 +70,8 @@ bool few_to_many(float* y, const float* x, const float* w, const Finish& finish,
             round_to(patches[pixel * depth + e], source < 0 ? 0 : x[source * few + e % few]);
         };
     });
-    const mma::Taps one({{0, 0}});
-    mma::launch_sum<Element>(patches, packed_few<Element>(w, s, many, depth, few_are_in, true), {window.pixels(), many, depth, one}, ToRows{y, finish, many});
+    mma::launch_sum<Element>(patches, packed_few<Element>(w, s, many, depth, few_are_in, true),
+                             {window.pixels(), many, depth, 0, 1, mma::Taps({{0, 0}}), pixels_in_order(window.pixels()), y, finish});
     return true;
 }
 
@@ -111,12 +79,12 @@ template <class Element>
 bool many_to_few(float* y, const float* x, const float* w, const Finish& finish, const ConvShape& s, const Window& window, bool few_are_in) {
     const int64_t few = few_are_in ? s.in : s.out, many = few_are_in ? s.out : s.in, taps = s.kernel * s.kernel;
     const int64_t columns = rounded_up(taps * few, 2), rows = window.batch * window.height * window.width;
-    if (s.stride != 1 || columns > most_few || !mma::applies<Element>(many, columns, 1)) return false;
+    if (s.stride != 1 || columns > most_few || !mma::applies<Element>(rows, columns, many, 1)) return false;
     Element* source = scratch<Element>(source_slot, rows * many);
     parallel_for(rows * many, [=] KERNEL(int64_t i) { round_to(source[i], x[i]); });
     float* z = scratch<float>(target_slot, rows * columns);
-    const mma::Taps one({{0, 0}});
-    mma::launch_sum<Element>(source, packed_few<Element>(w, s, columns, many, few_are_in, false), {rows, columns, many, one}, ToRows{z, {}, columns});
+    mma::launch_sum<Element>(source, packed_few<Element>(w, s, columns, many, few_are_in, false),
+                             {rows, columns, many, 0, 1, mma::Taps({{0, 0}}), pixels_in_order(rows), z, {}});
     parallel_for_rows(window.pixels(), few, [=] KERNEL(int64_t pixel) {
         return [=](int64_t f) {
             float total = 0;
@@ -135,36 +103,43 @@ bool many_to_few(float* y, const float* x, const float* w, const Finish& finish,
 template <class Element>
 bool tensor_forward(float* y, const float* x, const float* w, const Finish& finish, const ConvShape& shape) {
     const ConvShape s = convolved(shape);
-    if (!mma::applies<Element>(s.in, s.out, s.kernel * s.kernel)) {
+    if (!mma::applies<Element>(s.y_size() / s.out, s.out, s.in, s.kernel * s.kernel)) {
         if (shape.relu || shape.pool) return false;
-        return many_to_few<Element>(y, x, w, finish, s, forward_window(s), false) || few_to_many<Element>(y, x, w, finish, s, forward_window(s), true);
+        const Window window = forward_window(s);
+        return many_to_few<Element>(y, x, w, finish, s, window, false) || few_to_many<Element>(y, x, w, finish, s, window, true);
     }
     const Halo halo = forward_halo(s);
     const mma::Taps taps(forward_taps(s, halo));
     mma::launch_sum(with_halo<Element>(source_slot, x, halo, s.in, {shape.relu, shape.pool}), packed<Element>(w, s, taps, false),
-                    {halo.places(), s.out, s.in, taps}, ToPixels{y, finish, halo, forward_targets(s), 0, s.out});
+                    {s.y_size() / s.out, s.out, s.in, 0, taps.count, taps, phase_pixels(halo, forward_targets(s), 0), y, finish});
     return true;
 }
 
 template <class Element>
 bool tensor_backward_input(float* dx, const float* dy, const float* w, const Finish& finish, const ConvShape& shape) {
     const ConvShape s = convolved(shape);
-    if (!mma::applies<Element>(s.out, s.in, s.kernel * s.kernel) || s.kernel < s.stride) {  // a phase that meets no tap
+    const int64_t phases = s.stride * s.stride, pixels = s.x_size() / s.in;
+    const bool taps_everywhere = s.kernel >= s.stride;  // each phase meets some
+    if (!taps_everywhere || !mma::applies<Element>((pixels + phases - 1) / phases, s.in, s.out, s.kernel * s.kernel)) {
         if (shape.pool || s.stride != 1) return false;
-        return many_to_few<Element>(dx, dy, w, finish, s, backward_window(s), true) || few_to_many<Element>(dx, dy, w, finish, s, backward_window(s), false);
+        const Window window = backward_window(s);
+        return many_to_few<Element>(dx, dy, w, finish, s, window, true) || few_to_many<Element>(dx, dy, w, finish, s, window, false);
     }
     const Halo halo = backward_halo(s);
-    const Element* source = with_halo<Element>(source_slot, dy, halo, s.out);
-    const int64_t phases = s.stride * s.stride, places = halo.places();
-    float* boxed = shape.pool ? scratch<float>(target_slot, phases * places * s.in) : nullptr;
+    const Targets targets = backward_targets(s);
+    mma::Taps all;  // phase by phase
+    for (int64_t phase = 0; phase < phases; ++phase) all.add(backward_taps(s, halo, phase));
+    const Element *source = with_halo<Element>(source_slot, dy, halo, s.out), *weight = packed<Element>(w, s, all, true);
+    float* result = shape.pool ? scratch<float>(target_slot, s.x_size()) : dx;
+    int first = 0;
     for (int64_t phase = 0; phase < phases; ++phase) {
-        const mma::Taps taps(backward_taps(s, halo, phase));
-        const Element* weight = packed<Element>(w, s, taps, true);
-        const mma::Sum sum{places, s.in, s.out, taps};
-        if (shape.pool) mma::launch_sum(source, weight, sum, ToRows{boxed + phase * places * s.in, {}, s.in});
-        else mma::launch_sum(source, weight, sum, ToPixels{dx, finish, halo, backward_targets(s), phase, s.in});
+        const int taps = int(backward_taps(s, halo, phase).size());
+        const Pixels of = phase_pixels(halo, targets, phase);
+        mma::launch_sum(source, weight, {s.batch * of.in_image(), s.in, s.out, first, taps, all, of, result, shape.pool ? Finish{} : finish});
+        first += taps;
     }
-    if (shape.pool) gather(dx, boxed, finish, true, halo, backward_targets(s), s.in);
+    const Halo bare{s.batch, 0, {s.height, 1, 0, s.height}, {s.width, 1, 0, s.width}};
+    if (shape.pool) gather(dx, result, finish, true, bare, {s.height, s.width, 1, 0, 0}, s.in);
     return true;
 }
 

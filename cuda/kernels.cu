@@ -307,7 +307,8 @@ void global_avg_pool_backward(float* dx, const float* dy, int64_t batch, int64_t
 
 // ---- random numbers ----------------------------------------------------------------------------------------------------------------
 
-// Draws the four values of each of n / 4 blocks, one index several blocks: value(out, word0, word1) makes two from two words.
+// Draws the four numbers of each of n / 4 blocks, one index several blocks: value(word0, word1, a, b) makes two from two words, and
+// store(i, number) takes number i.
 template <class Value, class Store>
 void draw(RandomKey key, int64_t n, Value value, Store store) {
     constexpr int blocks = philox_blocks, size = 4 * blocks;
@@ -322,9 +323,13 @@ void draw(RandomKey key, int64_t n, Value value, Store store) {
         float ordered[size];
         for (int i = 0; i < blocks; ++i)
             for (int k = 0; k < 4; ++k) ordered[4 * i + k] = values[k][i];
-        const int64_t first = index * size, count = n - first < size ? n - first : size;
+        const int64_t first = index * size;
+        if (first + size <= n) {
 #pragma omp simd
-        for (int64_t i = 0; i < count; ++i) store(first + i, ordered[i]);
+            for (int i = 0; i < size; ++i) store(first + i, ordered[i]);
+        } else {
+            for (int i = 0; i < size; ++i) if (first + i < n) store(first + i, ordered[i]);
+        }
     }, size);
 }
 

@@ -59,10 +59,11 @@ __global__ void run_rows(int64_t rows, int64_t columns, Body body) {
     for (int64_t column = threadIdx.x; column < columns; column += blockDim.x) for_column(column);
 }
 
-// As many threads to a row as it has columns, rounded up to a power of two, and as many rows as make a block.
+// As many threads to a row as it has columns, rounded up to a power of two, but no more than read two sectors of memory at a time: what
+// is prepared for a row, each of them prepares. And as many rows as make a block.
 inline dim3 block_for_rows(int64_t columns) {
     unsigned width = 1;
-    while (width < block_size && width < columns) width *= 2;
+    while (width < 16 && width < columns) width *= 2;
     return dim3(width, block_size / width);
 }
 
@@ -74,6 +75,7 @@ void parallel_for_rows(int64_t rows, int64_t columns, Body body) {
     launch(blocks_for(rows, block.y), block, run_rows<Body>, rows, columns, body);
 }
 
+// vector.h's, of one column.
 template <class Values>
 KERNEL Values at(const float* p) { return *p; }
 KERNEL inline void store(float* p, float value) { *p = value; }
@@ -112,6 +114,7 @@ void parallel_for_pixels(int64_t rows, int64_t width, int64_t channels, Body bod
 #include <new>
 #include <type_traits>
 
+#include "tasks.h"
 #include "vector.h"
 #define KERNEL
 
@@ -175,8 +178,8 @@ void parallel_for_pixels(int64_t rows, int64_t width, int64_t channels, Body bod
 // as many columns from there on as the Vector `kind` has, and returns what is to be done for a row. What it prepared stays in registers.
 template <class Body>
 void parallel_for_columns(int64_t rows, int64_t columns, Body body) {
-    constexpr int64_t chunk = 64;  // rows that are done together
-    each_row((rows + chunk - 1) / chunk, chunk * columns, [=](int64_t index) {
+    constexpr int64_t chunk = 64;  // rows that share what is prepared, few enough for all threads to have some
+    each_row((rows + chunk - 1) / chunk, std::min(rows, chunk) * columns, [=](int64_t index) {
         const int64_t first = index * chunk, end = std::min(rows, first + chunk);
         int64_t c = 0;
         for (; c + 2 * lanes <= columns; c += 2 * lanes) {
@@ -204,8 +207,7 @@ void parallel_tasks(int64_t tasks, const Body& body) {
         for (int64_t task = 0; task < tasks; ++task) body(task);
         return;
     }
-#pragma omp parallel for schedule(dynamic, 1)
-    for (int64_t task = 0; task < tasks; ++task) body(task);
+    run_tasks(tasks, body);
 }
 
 // Working memory of the calling thread, kept from call to call so that a kernel allocates only until it has seen its largest size.

@@ -20,8 +20,8 @@ namespace dualmcmc::DEVICE_NAMESPACE {
 constexpr int philox_blocks = 1;
 using Words64 = uint64_t;
 #else
-constexpr int philox_blocks = 64;
-#ifdef __AVX2__
+constexpr int philox_blocks = 64;  // so many that words are long stored when vectors of another width load them
+#ifdef __AVX2__  // AVX-512 has no more multipliers than two of these
 using Words64 = uint64_t __attribute__((vector_size(32)));
 inline Words64 product(Words64 a, uint32_t b) { return (Words64)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(b)); }
 #else

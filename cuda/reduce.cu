@@ -1,5 +1,5 @@
 // Reductions: scalars and column statistics. Deterministic: the data is cut into parts whose number and bounds depend on its size
-// alone, each part is summed in order, and the parts' results are combined in order.
+// alone, each part is summed in a fixed order, and the parts' results are combined in order.
 #include <algorithm>
 #include <array>
 
@@ -108,7 +108,8 @@ void batch_statistics(float* mean, float* rstd, float* running_mean, float* runn
     parallel_tasks(parts.count, [&, partial](int64_t part) {
         float *average = partial + part * 2 * columns, *deviation = average + columns;
         const float inverse = 1.0f / float(parts.end(part) - parts.begin(part));
-        sum_rows<1>({average}, parts.begin(part), parts.end(part), columns, [=]<class T>(int64_t row, int64_t c) INLINE { return std::array{at<T>(x + row * columns + c)}; });
+        sum_rows<1>({average}, parts.begin(part), parts.end(part), columns,
+                    [=]<class T>(int64_t row, int64_t c) INLINE { return std::array{at<T>(x + row * columns + c)}; });
         for (int64_t c = 0; c < columns; ++c) average[c] *= inverse;
         sum_rows<1>({deviation}, parts.begin(part), parts.end(part), columns, [=]<class T>(int64_t row, int64_t c) INLINE {
             const T difference = at<T>(x + row * columns + c) - at<T>(average + c);

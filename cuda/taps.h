@@ -68,14 +68,34 @@ struct Targets {
         return (row % stride * stride + column % stride) * halo.places() + image * halo.image() +
                (row / stride - first) * halo.columns.pitch + column / stride - first;
     }
-    // The pixel whose place is the r-th of `phase`; -1: no target's.
-    HOST_AND_KERNEL int64_t pixel(const Halo& halo, int64_t phase, int64_t r) const {
-        const int64_t row = (r / halo.columns.pitch % halo.rows.pitch + first) * stride + phase / stride - offset;
-        const int64_t column = (r % halo.columns.pitch + first) * stride + phase % stride - offset;
-        const bool there = row >= 0 && row < height && column >= 0 && column < width;
-        return there ? (r / halo.image() * height + row) * width + column : -1;
-    }
 };
+
+// The target pixels of one phase, one after the other: those at the rows first_row, first_row + stride, … and columns likewise. Below 2^31.
+struct Pixels {
+    uint32_t rows, columns;  // in one image
+    int64_t height, width, stride, first_row, first_column;
+    int64_t image, pitch, base;  // an image's places and a row's; the first pixel's place
+    struct At {
+        int64_t pixel, place;  // as Targets::place has them, but for the phase
+    };
+    HOST_AND_KERNEL At at(int64_t r) const {
+        const uint32_t line = uint32_t(r) / columns, column = uint32_t(r) - line * columns, of = line / rows, row = line - of * rows;
+        return {(of * height + first_row + row * stride) * width + first_column + column * stride, of * image + row * pitch + column + base};
+    }
+    int64_t in_image() const { return int64_t(rows) * columns; }
+};
+
+inline Pixels phase_pixels(const Halo& halo, const Targets& t, int64_t phase) {
+    const auto first = [&](int64_t rest) { return ((rest - t.offset) % t.stride + t.stride) % t.stride; };
+    const auto count = [&](int64_t from, int64_t size) { return uint32_t(std::max<int64_t>(0, (size - from + t.stride - 1) / t.stride)); };
+    const auto place = [&](int64_t from) { return (from + t.offset) / t.stride - t.first; };
+    const int64_t row = first(phase / t.stride), column = first(phase % t.stride);
+    return {count(row, t.height), count(column, t.width), t.height, t.width, t.stride, row, column, halo.image(), halo.columns.pitch,
+            place(row) * halo.columns.pitch + place(column)};
+}
+
+// n pixels that stand where they are.
+inline Pixels pixels_in_order(int64_t n) { return {1, uint32_t(n), 1, n, 1, 0, 0, n, n, 0}; }
 
 // One product: the weights of tap `weight` = kh kernel + kw meet the source at `shift`, counted over all phases.
 struct Tap {

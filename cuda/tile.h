@@ -111,13 +111,13 @@ void transform_weights(float* u, const float* w, const Blocks& blocks, Transform
     }
 }
 
-// What becomes of a sum before it is stored at y[place]: bias[channel] is added; it is dropped where `mask` is not above 0; then addend[place]
+// What becomes of a sum before it is stored at y[place]: bias[channel] is added; it is dropped where `mask` is at most 0; then addend[place]
 // is added. Each of the three may be null; addend may be y itself.
 struct Epilogue {
     const float *bias = nullptr, *mask = nullptr, *addend = nullptr;
     INLINE inline Vector operator()(Vector sum, int64_t channel, int64_t place) const {
         if (bias) sum += load(bias + channel);
-        if (mask) sum = load(mask + place) > 0 ? sum : Vector{};
+        if (mask) sum = load(mask + place) <= 0 ? Vector{} : sum;
         if (addend) sum += load(addend + place);
         return sum;
     }

@@ -121,14 +121,23 @@ def grow(threads, peak):
               flush=True)
 
 
+def gpu_answers():
+    smallest = ["--width-generator", "16", "--width-ebm", "16", "--width-encoder", "8", "--batch", "1", "--steps-x", "1", "--steps-z", "1"]
+    return subprocess.run([PROGRAM, "bench", "--device", "cuda", "--iterations", "1", *smallest], capture_output=True).returncode == 0
+
+
 def main():
+    import bench_gpu
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--widths", default="64/64/32,32/32/16", help="generator/EBM/encoder, several joined by commas")
     parser.add_argument("--no-growth", action="store_true", help="leave out how the time grows with width, batch and steps")
+    parser.add_argument("--cpu", action="store_true", help="even where a GPU answers, whose tables are else printed (bench_gpu.py)")
     parser.add_argument("more", nargs="*", help="after --: flags for both programs")
     arguments = parser.parse_args()
+    if not arguments.cpu and gpu_answers():
+        return bench_gpu.main(arguments.rounds)
     if not importlib.util.find_spec("torch"):
         print("PyTorch is not installed (Debian: python3-torch): timing this program alone")
     peak = measured_peak(arguments.threads)

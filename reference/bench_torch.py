@@ -1,4 +1,4 @@
-"""Times one training iteration of dual_mcmc.py in PyTorch, on the CPU, channels_last, with random images and noise.
+"""Times one training iteration of dual_mcmc.py in PyTorch, channels_last, with random images and noise.
 
 Prints the seconds per iteration and per part: x_chain (both chains, with their g(z)), z_chain (with the encoder's pass),
 generator, encoder, ebm (updates), other (drawing images, bookkeeping). With --serve it reads lines from stdin: at each 'run' it
@@ -6,6 +6,8 @@ runs one iteration and prints one JSON line with the seconds of each part, so th
 
 PyTorch is quicker ('tuned') when OpenBLAS leaves the threads to OpenMP and the allocator keeps its memory:
     OPENBLAS_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456
+On a GPU (--device cuda) --mode graph records the whole iteration as one CUDA graph and sends it again; --mode compile has torch.compile make
+the three networks first. There the parts are the host's times of sending, or nothing; the total is right.
 """
 import argparse
 import json
@@ -23,11 +25,11 @@ PARTS = ("x_chain", "z_chain", "generator", "encoder", "ebm", "other")
 class FreshNoise:
     """Noise for a chain, drawn when step k asks for it."""
 
-    def __init__(self, *shape):
-        self.shape = shape
+    def __init__(self, device, *shape):
+        self.device, self.shape = device, shape
 
     def __getitem__(self, k):
-        noise = torch.randn(self.shape)
+        noise = torch.randn(self.shape, device=self.device)
         return noise.contiguous(memory_format=torch.channels_last) if noise.dim() == 4 else noise
 
 
@@ -39,6 +41,9 @@ def parse_arguments():
         parser.add_argument(f"--{flag}", type=int, default=default)
     parser.add_argument("--resample", type=int, choices=[0, 1], default=1, help="run the second x-chain")
     parser.add_argument("--serve", action="store_true", help="run one iteration at each line 'run' on stdin")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "tf32", "bf16"])
+    parser.add_argument("--mode", default="eager", choices=["eager", "graph", "compile"])
     return parser.parse_args()
 
 
@@ -47,22 +52,55 @@ def make_iteration(arguments):
         architecture=arguments.architecture, width=arguments.width_generator, width_ebm=arguments.width_ebm,
         inference_width=arguments.width_encoder, latent=arguments.latent, batch=arguments.batch,
         steps_x=arguments.steps_x, steps_z=arguments.steps_z, resample=arguments.resample)
-    nets = {name: net.to(memory_format=torch.channels_last) for name, net in settings.build().items()}
+    device, on_gpu = arguments.device, arguments.device == "cuda"
+    nets = {name: net.to(device=device, memory_format=torch.channels_last) for name, net in settings.build().items()}
+    if arguments.mode == "compile":
+        for net in nets.values():
+            net.compile(mode="max-autotune-no-cudagraphs")
     loop = dual_mcmc.DualMcmc(nets, settings)
+    if on_gpu:
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = arguments.precision != "fp32"
+        for optimiser in loop.optimisers.values():
+            optimiser.defaults["capturable"] = optimiser.param_groups[0]["capturable"] = True
     image_shape = settings.batch, 3, settings.image_size, settings.image_size
     latent_shape = settings.batch, settings.latent
 
+    def iterate():
+        x = (torch.rand(image_shape, device=device) * 2 - 1).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=arguments.precision == "bf16"):
+            loop.iterate(x, {"prior": torch.randn(latent_shape, device=device), "reparam": torch.randn(latent_shape, device=device),
+                             "langevin_x": FreshNoise(device, *image_shape), "langevin_z": FreshNoise(device, *latent_shape),
+                             "langevin_x_resample": FreshNoise(device, *image_shape)})
+
+    send = iterate if arguments.mode == "eager" else recorded(iterate)
+
     def iteration():
-        """Seconds of each part."""
+        """Seconds of each part; on a GPU also the most memory that was in use."""
         start = time.perf_counter()
-        x = (torch.rand(image_shape) * 2 - 1).contiguous(memory_format=torch.channels_last)
-        loop.iterate(x, {"prior": torch.randn(latent_shape), "reparam": torch.randn(latent_shape),
-                         "langevin_x": FreshNoise(*image_shape), "langevin_z": FreshNoise(*latent_shape),
-                         "langevin_x_resample": FreshNoise(*image_shape)})
+        loop.seconds.clear()
+        send()
+        if on_gpu:
+            torch.cuda.synchronize()
         total = time.perf_counter() - start
-        return {**loop.seconds, "other": total - sum(loop.seconds.values()), "total": total}
+        memory = {"device_mib": torch.cuda.max_memory_reserved() / 2**20} if on_gpu else {}
+        return {**loop.seconds, "other": total - sum(loop.seconds.values()), "total": total, **memory}
 
     return iteration
+
+
+def recorded(iterate):
+    """`iterate` as one CUDA graph, recorded after three plain runs on a stream of its own, as PyTorch asks."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            iterate()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        iterate()
+    return graph.replay
 
 
 def main():

@@ -53,13 +53,16 @@ namespace {
 // Books the time since it was last asked to one of the iteration's parts.
 class Stopwatch {
 public:
+    explicit Stopwatch(bool wait) : wait_(wait) {}
     void book(double& part) {
+        if (wait_) Tensor::full({1}, 0).to_host();
         const auto now = std::chrono::steady_clock::now();
         part += std::chrono::duration<double>(now - last_).count();
         last_ = now;
     }
 
 private:
+    bool wait_;
     std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 
@@ -210,7 +213,7 @@ void update_ebm(StepResult& out, Stopwatch& watch, Models& models, const Tensor&
 
 StepResult dual_mcmc_step(Models& models, const Tensor& x, const StepNoise& noise, const StepSettings& s, int64_t update) {
     StepResult out;
-    Stopwatch watch;
+    Stopwatch watch(s.wait);
     const Tensor& z = noise.prior;
     const bool samples = s.learn_ebm || (s.learn_generator && s.lambda_ebm > 0) || (s.learn_encoder && s.lambda_prior > 0);
 

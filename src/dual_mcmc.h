@@ -21,6 +21,7 @@ struct StepSettings {
     std::string start_z = "encoder";
     bool learn_ebm = true, learn_generator = true, learn_encoder = true;
     bool amortised = false;             // generator and encoder learn together from what needs no chain, instead of Eq. 10 and 15
+    bool wait = false;                  // at the end of each part for what a GPU still has to do, so that Seconds are its times
 };
 
 // Makes `s` the settings of a named method; whatever does not distinguish the methods stays as it is.
@@ -34,7 +35,7 @@ struct StepSettings {
 void apply_method(StepSettings& s, const std::string& method);
 inline const std::vector<std::string> method_names{"dual", "cooperative", "triangle", "shortrun", "abp", "vae"};
 
-// All the noise of one iteration. The functions give U of step k.
+// All the noise of one iteration.
 struct StepNoise {
     Tensor prior, reparametrise;  // (B, d); the latter is also where z-chains from noise start
     NoiseFunction langevin_x, langevin_z, langevin_x_resample;
@@ -44,7 +45,7 @@ struct StepNoise {
 // That of iteration `iteration` (from 0): Philox streams at step = iteration << 16 | k.
 StepNoise philox_noise(uint64_t seed, uint64_t iteration, const Shape& images, int64_t latent);
 
-// The host's times. A GPU works on while the host sends it the next part: there they are the times of sending.
+// The host's times. A GPU works on while the host sends it the next part: there they are the times of sending, but for StepSettings::wait.
 struct Seconds {
     double chain_x = 0, chain_z = 0, generator = 0, encoder = 0, ebm = 0;
     double total() const { return chain_x + chain_z + generator + encoder + ebm; }

@@ -13,11 +13,11 @@ namespace {
 Tensor langevin_step(const Tensor& x, const Tensor& gradient, const ChainSettings& s, const Noise& noise) {
     const float drift = 0.5f * s.step_size * s.step_size;
     Tensor y(x.shape());
-    if (noise.given.defined()) {
-        CHECK_EQ(noise.given.size(), x.size());
-        backend().langevin_update(y.data(), x.data(), gradient.data(), noise.given.data(), drift, s.noise, x.size());
+    if (const Tensor* const given = std::get_if<Tensor>(&noise)) {
+        CHECK_EQ(given->size(), x.size());
+        backend().langevin_update(y.data(), x.data(), gradient.data(), given->data(), drift, s.noise, x.size());
     } else {
-        backend().langevin_update_normal(y.data(), x.data(), gradient.data(), noise.key, drift, s.noise, x.size());
+        backend().langevin_update_normal(y.data(), x.data(), gradient.data(), std::get<RandomKey>(noise), drift, s.noise, x.size());
     }
     return y;
 }

@@ -8,6 +8,7 @@
 // that asks of the functions below.
 #pragma once
 #include <functional>
+#include <variant>
 #include <vector>
 
 #include "models.h"
@@ -21,12 +22,7 @@ struct ChainSettings {
 };
 
 // U of one step: numbers of the shape of the chain's variable, or a key, whose N(0, I) the step itself draws.
-struct Noise {
-    Tensor given;
-    RandomKey key{};
-    Noise(Tensor numbers) : given(std::move(numbers)) {}
-    Noise(RandomKey of) : key(of) {}
-};
+using Noise = std::variant<Tensor, RandomKey>;
 using NoiseFunction = std::function<Noise(int64_t step)>;  // of step 0 … steps - 1
 
 // A chain's end and, for each step, the potential's data term just before it, summed over the batch: scalars on the device.

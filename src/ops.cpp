@@ -227,7 +227,7 @@ Var conv2d(const Var& x, const Var& w, const Var& bias, const ConvOptions& o) {
     const Var skip = o.skip;
     if (skip.defined()) CHECK(skip.shape() == y.shape());
     Tensor signs;
-    if (s.relu) {
+    if (s.relu && backend().concurrent) {  // no GPU notes them
         signs = Tensor(Shape{(s.x_size() + 31) / 32});
         s.signs = reinterpret_cast<uint16_t*>(signs.data());
     }

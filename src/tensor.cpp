@@ -7,10 +7,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <exception>
 #include <map>
 #include <mutex>
 #include <new>
+
+#include "tasks.h"
 
 namespace dualmcmc {
 
@@ -118,17 +119,7 @@ void parallel_tasks(int64_t count, const std::function<void(int64_t)>& task) {
         for (int64_t i = 0; i < count; ++i) task(i);
         return;
     }
-    std::exception_ptr error;
-#pragma omp parallel for schedule(dynamic, 1)
-    for (int64_t i = 0; i < count; ++i) {
-        try {
-            task(i);
-        } catch (...) {
-#pragma omp critical
-            if (!error) error = std::current_exception();
-        }
-    }
-    if (error) std::rethrow_exception(error);
+    run_tasks(count, task);
 }
 
 // ---- pool -------------------------------------------------------------------------------------------------------------------
@@ -172,21 +163,6 @@ size_t size_class(size_t bytes) {
     return (bytes + step - 1) / step * step;
 }
 
-}  // namespace
-
-void trim_pool() {
-    std::lock_guard guard(pool().lock);
-    for (auto& [place, blocks] : pool().free) {
-        while (!blocks.empty()) {  // one by one: a device that refuses leaves a list that is right
-            place.first->release(blocks.back());
-            blocks.pop_back();
-            pool().bytes -= int64_t(place.second);
-        }
-    }
-}
-
-namespace {
-
 void* allocate_on(const Backend& device, size_t bytes) {
     try {
         return device.allocate(bytes);
@@ -225,6 +201,17 @@ std::shared_ptr<float> pooled(int64_t n) {
 }
 
 }  // namespace
+
+void trim_pool() {
+    std::lock_guard guard(pool().lock);
+    for (auto& [place, blocks] : pool().free) {
+        while (!blocks.empty()) {  // one by one: a device that refuses leaves a list that is right
+            place.first->release(blocks.back());
+            blocks.pop_back();
+            pool().bytes -= int64_t(place.second);
+        }
+    }
+}
 
 int64_t pool_allocations() {
     std::lock_guard guard(pool().lock);

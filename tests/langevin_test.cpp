@@ -141,7 +141,7 @@ TEST(LangevinX, ProfileIsTheEnergyBeforeEachStep) {
     }
     // Each state follows from the one before with the noise of its own step.
     for (size_t k = 0; k + 1 < 4; ++k) {
-        const Values noise = normal_noise(shape, Stream::langevin_x, 5)(int64_t(k)).given.to_host();
+        const Values noise = std::get<Tensor>(normal_noise(shape, Stream::langevin_x, 5)(int64_t(k))).to_host();
         std::vector<double> next;
         for (size_t i = 0; i < noise.size(); ++i)
             next.push_back(double(seen[k][i]) - 0.125 * 2 * (double(seen[k][i]) - 0.1) + double(0.2f) * double(noise[i]));

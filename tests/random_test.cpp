@@ -124,7 +124,7 @@ TEST_P(Random, seeds_streams_and_steps_differ) {
 TEST_P(Random, a_short_draw_begins_a_long_one) {
     const RandomKey key{9, 8, 7};
     const Values longest_normals = normals(key, 1001), longest_uniforms = uniforms(key, 1001, -1, 1);
-    for (const int64_t n : {1, 2, 3, 4, 5, 6, 7, 8, 63, 64, 65, 1000}) {
+    for (const int64_t n : {1, 2, 3, 4, 5, 6, 7, 8, 255, 256, 257, 1000}) {
         EXPECT_EQ(normals(key, n), Values(longest_normals.begin(), longest_normals.begin() + n)) << n;
         EXPECT_EQ(uniforms(key, n, -1, 1), Values(longest_uniforms.begin(), longest_uniforms.begin() + n)) << n;
     }

@@ -76,19 +76,25 @@ TEST(Taps, BackwardFindsThePixelsOfTheDefinition) {
     }
 }
 
-// What is stored where it belongs: pixel() is place() the other way round.
-TEST(Taps, PixelUndoesPlace) {
+// A sum's rows are each pixel once, at its place in its phase.
+TEST(Taps, PhasesHoldEachPixelAtItsPlace) {
     for (const ConvShape& s : shapes())
         for (const bool backward : {false, true}) {
             const Halo halo = backward ? backward_halo(s) : forward_halo(s);
             const Targets targets = backward ? backward_targets(s) : forward_targets(s);
-            const int64_t phases = targets.stride * targets.stride;
-            std::vector<int64_t> expected(size_t(phases * halo.places()), -1), found;
-            for (int64_t pixel = 0; pixel < s.batch * targets.height * targets.width; ++pixel) expected[size_t(targets.place(halo, pixel))] = pixel;
-            for (int64_t phase = 0; phase < phases; ++phase)
-                for (int64_t r = 0; r < halo.places(); ++r) found.push_back(targets.pixel(halo, phase, r));
-            ASSERT_EQ(found, expected) << name(s) << (backward ? ", backward" : "");
+            std::vector<int> met(size_t(s.batch * targets.height * targets.width), 0);
+            for (int64_t phase = 0; phase < targets.stride * targets.stride; ++phase) {
+                const Pixels pixels = phase_pixels(halo, targets, phase);
+                for (int64_t r = 0; r < s.batch * pixels.in_image(); ++r) {
+                    const Pixels::At at = pixels.at(r);
+                    met.at(size_t(at.pixel)) += 1;
+                    ASSERT_EQ(phase * halo.places() + at.place, targets.place(halo, at.pixel)) << name(s) << ", phase " << phase << ", row " << r;
+                }
+            }
+            ASSERT_EQ(met, std::vector<int>(met.size(), 1)) << name(s);
         }
+    for (const int64_t r : {0, 1, 41}) EXPECT_EQ(pixels_in_order(42).at(r).pixel, r);
+    for (const int64_t r : {0, 1, 41}) EXPECT_EQ(pixels_in_order(42).at(r).place, r);
 }
 
 // Σ over all places of x[place + shift] dy[place] holds each product of the definition, and otherwise zeros of dy.

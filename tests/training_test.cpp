@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstring>
 #include <filesystem>
 #include <set>
@@ -15,6 +16,7 @@
 #include "file_helpers.h"
 #include "npy.h"
 #include "sample.h"
+#include "tasks.h"
 
 namespace dualmcmc::test {
 namespace {
@@ -66,6 +68,17 @@ std::map<std::string, Values> run_iterations(Models& models, int64_t batch, int6
     }
     out.merge(snapshot(models));
     return out;
+}
+
+// Such as memory that a kernel cannot have: it must not end the program, and the other tasks are done.
+TEST(Tasks, AnExceptionReachesTheCaller) {
+    std::atomic<int> done = 0;
+    const auto task = [&](int64_t i) {
+        if (i == 3) throw std::bad_alloc();
+        ++done;
+    };
+    EXPECT_THROW(run_tasks(8, task), std::bad_alloc);
+    EXPECT_EQ(done, 7);
 }
 
 class Threads : public EachBackend {};

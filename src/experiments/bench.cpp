@@ -23,6 +23,7 @@ BenchCommand::BenchCommand(CLI::App& app) : command_(app.add_subcommand("bench",
     command_->add_option("--device", device_)->capture_default_str();
     command_->add_option("--precision", precision_)->capture_default_str();
     command_->add_option("--threads", threads_)->capture_default_str();
+    command_->add_flag("--wait", step_.wait, "for the GPU after each part, so that the parts' times are its own");
     command_->add_flag("--serve", serve_, "one iteration for each line read, one line of JSON for each iteration");
 }
 
@@ -46,8 +47,8 @@ int BenchCommand::run() {
     auto print = [](const Seconds& s) {
         rusage usage{};
         getrusage(RUSAGE_SELF, &usage);
-        std::printf("{\"total\": %.4f, \"x_chain\": %.4f, \"z_chain\": %.4f, \"generator\": %.4f, \"encoder\": %.4f, \"ebm\": %.4f, \"peak_mib\": %.0f}\n",
-                    s.total(), s.chain_x, s.chain_z, s.generator, s.encoder, s.ebm, double(usage.ru_maxrss) / 1024);
+        std::printf("{\"total\": %.4f, \"x_chain\": %.4f, \"z_chain\": %.4f, \"generator\": %.4f, \"encoder\": %.4f, \"ebm\": %.4f, \"peak_mib\": %.0f, \"device_mib\": %.0f}\n",
+                    s.total(), s.chain_x, s.chain_z, s.generator, s.encoder, s.ebm, double(usage.ru_maxrss) / 1024, double(pool_bytes()) / (1 << 20));
         std::fflush(stdout);
     };
     if (serve_) {

@@ -102,9 +102,8 @@ void LongrunCommand::measure() {
         }
         if (k == steps) break;
         const ChainSettings one{1, chain_x().step_size, chain_x().noise};
-        x = langevin_x(x, [&](const Tensor&) { return e; }, one, [&](int64_t) {
-                return Tensor::normal(x.shape(), random_key(seed(), Stream::sample_langevin, uint64_t(k)));
-            }).end;
+        const auto noise = [&](int64_t) { return random_key(seed(), Stream::sample_langevin, uint64_t(k)); };
+        x = langevin_x(x, [&](const Tensor&) { return e; }, one, noise).end;
     }
     trace.write(file("energy.csv"));
     drifts.write(file("drift.csv"));

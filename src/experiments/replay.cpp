@@ -180,7 +180,7 @@ std::vector<ReplayLine> replay_step(const std::string& path, double tolerance, b
                     file.noise("noise.langevin_x", settings.chain_x.steps, image),
                     file.noise("noise.langevin_z", settings.chain_z.steps, latent), {}, {}, {}};
     if (settings.resample) noise.langevin_x_resample = file.noise("noise.langevin_x_resample", settings.chain_x.steps, image);
-    if (settings.start_x == "noise") noise.start_x = [&] { return file.noise("noise.start_x", 1, image)(0).given; };
+    if (settings.start_x == "noise") noise.start_x = [start = file.noise("noise.start_x", 1, image)] { return std::get<Tensor>(start(0)); };
     const StepResult out = dual_mcmc_step(models, file.tensor("batch.x", image), noise, settings, 1);
 
     Comparison compare(file, tolerance);

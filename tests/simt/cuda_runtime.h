@@ -16,6 +16,7 @@
 #include <setjmp.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -76,7 +77,7 @@ struct Fiber {
     ucontext_t context;
     jmp_buf place;
     std::unique_ptr<char[]> stack;
-    bool waiting = false;
+    enum { nowhere, at_block, at_warp } waiting = nowhere;
 };
 inline jmp_buf scheduler;
 inline Fiber* running = nullptr;  // null: the thread runs on the scheduler's stack and cannot wait
@@ -85,7 +86,7 @@ inline const std::function<void()>* body = nullptr;
 inline void fiber_main() {
     for (;;) {
         (*body)();
-        running->waiting = false;
+        running->waiting = Fiber::nowhere;
         if (_setjmp(running->place) == 0) _longjmp(scheduler, 1);
     }
 }
@@ -127,7 +128,7 @@ inline void run_block(bool& plain, bool first_block) {
     if (first_block) {
         set_thread(left[0]);
         resume(fibers[left[0]]);
-        plain = !fibers[left[0]].waiting;
+        plain = fibers[left[0]].waiting == Fiber::nowhere;
     }
     const size_t done = first_block ? 1 : 0;
     for (size_t i = done; i < threads; ++i) {
@@ -136,14 +137,22 @@ inline void run_block(bool& plain, bool first_block) {
         else resume(fibers[left[i]]);
     }
     while (!plain) {
-        size_t waiting = 0;
-        for (const unsigned i : left) waiting += fibers[i].waiting;
-        if (waiting == 0) return;
-        if (waiting < threads) die("a barrier that not all threads of the block reach");
+        unsigned at_block = 0, at_warp[32] = {}, going = 0;
         for (const unsigned i : left) {
+            at_block += fibers[i].waiting == Fiber::at_block;
+            at_warp[i / 32] += fibers[i].waiting == Fiber::at_warp;
+        }
+        const auto whole = [&](unsigned i) { return at_warp[i / 32] == std::min(32u, threads - i / 32 * 32); };
+        for (const unsigned i : left) {
+            if (at_block < threads && !whole(i)) continue;
+            ++going;
             set_thread(i);
             resume(fibers[i]);
         }
+        if (going > 0) continue;
+        for (const unsigned i : left)
+            if (fibers[i].waiting != Fiber::nowhere) die("a barrier that not all threads of the block, or warp, reach");
+        return;
     }
 }
 
@@ -181,7 +190,7 @@ inline cudaError_t wait() {
 // ---- memory -----------------------------------------------------------------------------------------------------------------------
 
 constexpr size_t zone = 256;
-constexpr unsigned char mark = 0xA5;
+constexpr unsigned char mark = 0xff;  // what is read there is NaN
 
 inline void check_block(const void* pointer, size_t bytes) {
     const auto* memory = static_cast<const unsigned char*>(pointer);
@@ -195,12 +204,16 @@ inline void check_memory() {
 
 }  // namespace simt
 
-inline void __syncthreads() {
-    if (!simt::running) simt::die("a barrier that the launch's first thread did not reach");
-    simt::running->waiting = true;
-    if (_setjmp(simt::running->place) == 0) _longjmp(simt::scheduler, 1);
-    simt::running->waiting = false;
+namespace simt {
+inline void wait_at(decltype(Fiber::waiting) barrier) {
+    if (!running) die("a barrier that the launch's first thread did not reach");
+    running->waiting = barrier;
+    if (_setjmp(running->place) == 0) _longjmp(scheduler, 1);
+    running->waiting = Fiber::nowhere;
 }
+}  // namespace simt
+inline void __syncthreads() { simt::wait_at(simt::Fiber::at_block); }
+inline void __syncwarp() { simt::wait_at(simt::Fiber::at_warp); }
 
 // ---- CUDA's functions, as far as cuda/ calls them -----------------------------------------------------------------------------------
 

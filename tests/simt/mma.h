@@ -1,5 +1,6 @@
 // The played GPU's tensor cores and asynchronous copies (cuda_runtime.h). A warp's fragments are put together and taken apart as the PTX
-// ISA says; the threads of a block come to each product together, as they must. A copy lands when its group is waited for, not before.
+// ISA says; the threads of a warp come to each product together, as they must. A copy lands when its group is waited for, not before, or,
+// with an odd number of OpenMP threads, at once: both may be.
 #pragma once
 #include <cstring>
 
@@ -24,7 +25,8 @@ inline std::vector<std::vector<Copy>>& groups() {  // this thread's, the newest 
 }
 inline void copy_async(void* to, const void* from, size_t bytes) {
     if (reinterpret_cast<uintptr_t>(to) % bytes || reinterpret_cast<uintptr_t>(from) % bytes) die("a copy that is not aligned");
-    groups().back().push_back({to, from, bytes});
+    if (omp_get_max_threads() % 2 == 1) std::memcpy(to, from, bytes);
+    else groups().back().push_back({to, from, bytes});
 }
 inline void commit() { groups().emplace_back(); }
 // Until all but the newest `pending` groups have landed.
@@ -52,7 +54,7 @@ inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t (
     auto& fragments = turns[turn_of[thread_index()] ^= true];
     std::memcpy(fragments[warp][lane], a, sizeof a);
     std::memcpy(fragments[warp][lane] + 4, b, sizeof b);
-    __syncthreads();
+    __syncwarp();
     for (unsigned i = 0; i < 4; ++i) {
         const unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
         for (unsigned word = 0; word < 8; ++word) {
