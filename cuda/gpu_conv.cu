@@ -1,12 +1,12 @@
-// Convolution on the GPU: sums of matrix products on shifted views of a haloed image (taps.h); no im2col copy.
+// Convolution on the GPU: sums of matrix products on shifted views of a haloed image (taps.h), without copies of patches.
 //
 //   forward              result[r, o]  = Σ_tap Σ_i x[r + shift, i] w[tap, i, o]      then the targets' places are gathered, with the bias
 //   gradient of x        result[r, i]  = Σ_tap Σ_o dy[r + shift, o] w[tap, i, o]     one such sum for each phase of dx
 //   gradient of w        dw[tap, i, o] = Σ_r x[r + shift, i] dy[r, o]                dy among zeros: other places add nothing
 //
-// Inputs of the products are fp32, TF32 or bf16; all are summed in fp32, in an order that the sizes fix. By cuBLAS each tap is a product, added to
-// the last one's result. In TF32 and bf16, where the channels are many, the first two sums are one kernel (gpu_mma.h), which gathers as well.
-// Where an image needs no halo (1×1, a linear layer) cuBLAS reads and writes it where it is.
+// Here each tap is a product of cuBLAS's, added to the last one's result: the plain way, for fp32, for gradients of weights, and for what the
+// tensor cores' own kernel (gpu_tensor.cu) cannot do. Inputs of the products are fp32, TF32 or bf16; all are summed in fp32, in an order that
+// the sizes fix.
 //
 // The ReLU before a convolution is taken while x is put among zeros. Pooling after it: convolution and 2×2 means commute, and pooling keeps
 // every second pixel, so that y is a convolution with stride 2 of the box-filtered x, whose pixels are made in the same place.
@@ -56,18 +56,6 @@ const To* weights(const float* w, const ConvShape& s) {
     return out;
 }
 
-// y = bias + addend, for products that are added to it. Returns whether there is anything to add to.
-bool prepare(float* y, const Finish& f, int64_t rows, int64_t channels) {
-    if (!f.bias && f.addend == y) return f.addend;
-    if (!f.bias && f.addend) copy(y, f.addend, rows * channels);
-    if (!f.bias) return f.addend;
-    parallel_for_rows(rows, channels, [=] KERNEL(int64_t row) {
-        const int64_t first = row * channels;
-        return [=](int64_t c) { y[first + c] = f.bias[c] + (f.addend ? f.addend[first + c] : 0); };
-    });
-    return true;
-}
-
 // ---- the three ------------------------------------------------------------------------------------------------------------------
 
 template <Precision precision>
@@ -78,16 +66,12 @@ void forward(float* y, const float* x, const float* w, const Finish& finish, con
     const Halo halo = forward_halo(s);
     const auto* source = with_halo<Element<precision>>(source_slot, x, halo, s.in, {shape.relu, shape.pool});
     const auto* weight = weights<Element<precision>>(w, s);
-    // Without places between the images the products go straight to y.
-    const bool direct = halo.image() == s.out_height() * s.out_width();
-    float* result = direct ? y : scratch<float>(target_slot, halo.places() * s.out);
-    bool add = direct && prepare(y, finish, halo.places(), s.out);
-    for (const Tap& tap : forward_taps(s, halo)) {
+    float* result = scratch<float>(target_slot, halo.places() * s.out);
+    const std::vector<Tap> taps = forward_taps(s, halo);
+    for (const Tap& tap : taps)
         multiply<precision>(result, source + tap.shift * s.in, weight + tap.weight * s.in * s.out,
-                            {false, false, add, halo.places(), s.out, s.in, s.in, s.out});
-        add = true;
-    }
-    if (!direct) gather(y, result, finish, false, halo, forward_targets(s), s.out);
+                            {false, false, &tap != &taps[0], halo.places(), s.out, s.in, s.in, s.out});
+    gather(y, result, finish, false, halo, forward_targets(s), s.out);
 }
 
 template <Precision precision>
@@ -99,17 +83,15 @@ void backward_input(float* dx, const float* dy, const float* w, const Finish& fi
     const auto* source = with_halo<Element<precision>>(source_slot, dy, halo, s.out);
     const auto* weight = weights<Element<precision>>(w, s);
     const int64_t phases = s.stride * s.stride, phase_size = halo.places() * s.in;
-    const bool direct = phases == 1 && halo.image() == s.height * s.width && !finish.mask;
-    float* result = direct ? dx : scratch<float>(target_slot, phases * phase_size);
-    const bool prepared = direct && prepare(dx, finish, halo.places(), s.in);
+    float* result = scratch<float>(target_slot, phases * phase_size);
     for (int64_t phase = 0; phase < phases; ++phase) {
         const std::vector<Tap> taps = backward_taps(s, halo, phase);
         if (taps.empty()) fill(result + phase * phase_size, 0, phase_size);
         for (const Tap& tap : taps)
             multiply<precision>(result + phase * phase_size, source + tap.shift * s.out, weight + tap.weight * s.in * s.out,
-                                {false, true, prepared || &tap != &taps[0], halo.places(), s.in, s.out, s.out, s.out});
+                                {false, true, &tap != &taps[0], halo.places(), s.in, s.out, s.out, s.out});
     }
-    if (!direct) gather(dx, result, finish, shape.pool, halo, backward_targets(s), s.in);
+    gather(dx, result, finish, shape.pool, halo, backward_targets(s), s.in);
 }
 
 template <Precision precision>

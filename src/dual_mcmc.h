@@ -40,7 +40,7 @@ struct StepNoise {
     Tensor prior, reparametrise;  // (B, d); the latter is also where z-chains from noise start
     NoiseFunction langevin_x, langevin_z, langevin_x_resample;
     std::function<Tensor()> start_x;  // uniform in [-1, 1], where x-chains from noise start
-    Tensor start_z;               // (B, d): where persistent z-chains start; no noise but the caller's, undefined otherwise
+    Tensor start_z;                   // (B, d): where persistent z-chains start; no noise but the caller's, undefined otherwise
 };
 // That of iteration `iteration` (from 0): Philox streams at step = iteration << 16 | k.
 StepNoise philox_noise(uint64_t seed, uint64_t iteration, const Shape& images, int64_t latent);

@@ -5,8 +5,8 @@
 //   second call   recorded, in memory that nobody else gets while the object lives, and sent
 //   from then on  sent again; the function itself is not called
 //
-// So on such a device the function must be made of kernels alone, the same ones each time: it may neither read a tensor
-// back, nor load one from the host, nor do anything else that the host should see once a call. Where it does, NoGraphs makes every call a plain one.
+// So on such a device the function must be made of kernels alone, the same ones each time: it may neither read a tensor back, nor load one
+// from the host, nor do anything else that the host should see once a call. Where it does, NoGraphs makes every call a plain one.
 #pragma once
 #include <functional>
 #include <vector>

@@ -154,7 +154,7 @@ private:
         else bad("unknown escape");
     }
 
-    // The code point of \uXXXX, or of the surrogate pair \uXXXX\uXXXX; the first \u is already read.
+    // Behind a \u, which is already read: the code point that four hex digits name, or that they and a second \u, a surrogate pair, name.
     uint32_t code_point() {
         const uint32_t high = hex4();
         if (high < 0xD800 || high > 0xDFFF) return high;

@@ -445,7 +445,7 @@ TEST_F(Training, ConfigFileIsComplete) {
     EXPECT_EQ(config_to_map(again), config_to_map(c));
 }
 
-TEST_F(Training, AFinishedRunHasNothingToDo) {
+TEST_F(Training, AFinishedRunIsLeftAsItIs) {
     const Config c = config("run", 2);
     run(c);
     const std::string before = read_bytes(newest_checkpoint(c.out));
