@@ -320,6 +320,127 @@ struct Groups {
     }
 };
 
+// What batch_norm_relu_conv2d keeps for its gradient, and both of its directions, group by group.
+struct NormedConv {
+    Var x, weight, shift, w, bias, skip;
+    bool upsample, upsample_skip;
+    ConvShape one;      // the convolution, of one image
+    Tensor mean, rstd;  // of x's channels
+    Groups groups;
+
+    NormedConv(const Var& x_, const Var& weight_, const Var& shift_, const Var& w_, const Var& bias_, const NormedConvOptions& o)
+        : x(x_), weight(weight_), shift(shift_), w(w_), bias(bias_), skip(o.skip), upsample(o.upsample), upsample_skip(o.upsample_skip),
+          one(shape_of_one(x_, w_, o)), mean({one.in}), rstd({one.in}), groups(x.dim(0), std::max(one.x_size(), one.y_size())) {
+        CHECK_EQ(w.dim(0), w.dim(1));
+        CHECK_EQ(w.dim(2), one.in);
+        CHECK_EQ(weight.value().size(), one.in);
+        CHECK_EQ(shift.value().size(), one.in);
+        CHECK_GE(one.height + 2 * one.padding, one.kernel);
+        CHECK_GE(one.width + 2 * one.padding, one.kernel);
+        if (bias.defined()) CHECK_EQ(bias.value().size(), one.out);
+        if (!skip.defined()) return;
+        const int64_t raised = upsample_skip ? 2 : 1;
+        CHECK(skip.shape() == (Shape{batch(), one.out_height() / raised, one.out_width() / raised, one.out}));
+        CHECK_EQ(one.out_height() % raised + one.out_width() % raised, 0);
+    }
+    static ConvShape shape_of_one(const Var& x, const Var& w, const NormedConvOptions& o) {
+        const int64_t scale = o.upsample ? 2 : 1;
+        const uint64_t number = w.number() ? w.number() : fresh_number();  // the weights stay as they are until this op is done
+        return {1, scale * x.dim(1), scale * x.dim(2), x.dim(3), w.dim(3), w.dim(0), 1, o.padding, false, false, number};
+    }
+
+    int64_t batch() const { return x.dim(0); }
+    int64_t pixels() const { return x.dim(1) * x.dim(2); }
+    int64_t place(int64_t image) const { return image * pixels() * one.in; }  // of an image's first number in x
+    Tensor like_x(int64_t images) const { return Tensor({images, x.dim(1), x.dim(2), one.in}); }
+    ConvShape shape(int64_t images) const {
+        ConvShape s = one;
+        s.batch = images;
+        return s;
+    }
+
+    // What the convolution sees of some images.
+    Tensor input(int64_t first, int64_t images) const {
+        const Tensor a = like_x(images);
+        backend().batch_norm(a.data(), x.value().data() + place(first), mean.data(), rstd.data(), weight.value().data(),
+                             shift.value().data(), 0, images * pixels(), one.in);
+        if (!upsample) return a;
+        const Tensor u({images, one.height, one.width, one.in});
+        backend().upsample2(u.data(), a.data(), images, x.dim(1), x.dim(2), one.in);
+        return u;
+    }
+
+    void forward(const Tensor& y, int64_t first, int64_t images) const {
+        const ConvShape s = shape(images);
+        const float* added = skip.defined() ? skip.value().data() + first * skip.value().size() / batch() : nullptr;
+        Tensor raised;
+        if (added && upsample_skip) {
+            raised = Tensor({images, s.out_height(), s.out_width(), s.out});
+            backend().upsample2(raised.data(), added, images, s.out_height() / 2, s.out_width() / 2, s.out);
+            added = raised.data();
+        }
+        backend().conv2d(y.data() + first * one.y_size(), input(first, images).data(), w.value().data(), data_or_null(bias), added, s);
+    }
+
+    // From dy of some images the gradient of what was normalised, onto `target`, and batch_norm_sums' two sums of it.
+    void backward_input(float* target, float* sums, const Tensor& dy, int64_t first, int64_t images) const {
+        const Tensor raised = upsample ? Tensor({images, one.height, one.width, one.in}) : Tensor();
+        backend().conv2d_backward_input(upsample ? raised.data() : target, dy.data(), w.value().data(), nullptr, nullptr, shape(images));
+        if (upsample) backend().upsample2_backward(target, raised.data(), images, x.dim(1), x.dim(2), one.in);
+        backend().batch_norm_sums(sums, sums + one.in, mean.data(), rstd.data(), x.value().data() + place(first), weight.value().data(),
+                                  shift.value().data(), target, 0, images * pixels(), one.in);
+    }
+
+    // Those of w and bias, which want the whole batch.
+    void backward_weights(const Tensor& dy) const {
+        if (w.wanted()) {
+            const Tensor dw(w.shape());
+            backend().conv2d_backward_weight(dw.data(), input(0, batch()).data(), dy.data(), shape(batch()));
+            w.accumulate(dw);
+        }
+        if (bias.wanted()) {
+            const Tensor db(bias.shape());
+            backend().column_sum(db.data(), dy.data(), dy.size() / one.out, one.out);
+            bias.accumulate(db);
+        }
+    }
+
+    void backward(Gradient& gradient) const {
+        if (w.wanted() || bias.wanted() || (skip.wanted() && !upsample_skip)) gradient.whole();
+        const bool into_norm = x.wanted() || weight.wanted() || shift.wanted();
+        const Tensor g = into_norm ? Tensor(x.shape()) : Tensor(), sums({groups.count, 2, one.in});  // g: the gradient of what is normalised
+        const Tensor dskip = skip.wanted() && upsample_skip ? Tensor(skip.shape()) : Tensor();
+        groups.run([&](int64_t group, int64_t first, int64_t images) {
+            const Tensor dy = gradient.rows(first, images);
+            if (dskip.defined())
+                backend().upsample2_backward(dskip.data() + first * dskip.size() / batch(), dy.data(), images, one.out_height() / 2,
+                                             one.out_width() / 2, one.out);
+            if (into_norm) backward_input(g.data() + place(first), sums.data() + group * 2 * one.in, dy, first, images);
+        });
+        if (skip.wanted()) skip.accumulate(dskip.defined() ? dskip : gradient.whole());
+        if (w.wanted() || bias.wanted()) backward_weights(gradient.whole());
+        if (into_norm) backward_norm(g, sums);
+    }
+
+    void backward_norm(const Tensor& g, const Tensor& sums) const {
+        const Tensor total({2, one.in});
+        backend().column_sum(total.data(), sums.data(), groups.count, 2 * one.in);
+        if (weight.wanted()) weight.accumulate(total.rows(0, 1).reshaped({one.in}));
+        if (shift.wanted()) shift.accumulate(total.rows(1, 1).reshaped({one.in}));
+        if (!x.wanted()) return;
+        // Not x itself, which will hold this.
+        x.accumulate_later([=, values = x.value(), weight = weight, shift = shift, mean = mean, rstd = rstd](int64_t first, int64_t images) {
+            const int64_t channels = values.shape().back(), per_image = values.size() / values.dim(0), rows = per_image / channels;
+            Tensor dx({images, values.dim(1), values.dim(2), channels});
+            const int64_t skipped = first * per_image;
+            backend().batch_norm_backward(dx.data(), total.data(), total.data() + channels, mean.data(), rstd.data(), values.data() + skipped,
+                                          weight.value().data(), shift.value().data(), g.data() + skipped, 0, values.dim(0) * rows,
+                                          images * rows, channels);
+            return dx;
+        });
+    }
+};
+
 }  // namespace
 
 Var batch_norm_relu_conv2d(const Var& x, const Var& weight, const Var& shift, const Tensor& running_mean, const Tensor& running_var,
@@ -328,104 +449,14 @@ Var batch_norm_relu_conv2d(const Var& x, const Var& weight, const Var& shift, co
     if (!backend().concurrent)
         return conv2d(up(batch_norm_relu(x, weight, shift, running_mean, running_var, momentum), o.upsample), w, bias,
                       {.padding = o.padding, .skip = o.skip.defined() ? up(o.skip, o.upsample_skip) : Var()});
-    const int64_t batch = x.dim(0), height = x.dim(1), width = x.dim(2), channels = x.dim(3), pixels = height * width;
-    const int64_t scale = o.upsample ? 2 : 1;
-    CHECK_EQ(weight.value().size(), channels);
-    CHECK_EQ(w.dim(2), channels);
-    const uint64_t number = w.number() ? w.number() : fresh_number();  // the weights stay as they are until this op is done
-    const ConvShape one{1, scale * height, scale * width, channels, w.dim(3), w.dim(0), 1, o.padding, false, false, number};
-    CHECK_EQ(w.dim(0), w.dim(1));
-    CHECK_EQ(shift.value().size(), channels);
-    CHECK_EQ(running_mean.size(), channels);
-    CHECK_EQ(running_var.size(), channels);
-    CHECK_GE(one.height + 2 * one.padding, one.kernel);
-    CHECK_GE(one.width + 2 * one.padding, one.kernel);
-    if (bias.defined()) CHECK_EQ(bias.value().size(), one.out);
-    if (o.skip.defined()) {
-        const int64_t raised = o.upsample_skip ? 2 : 1;
-        CHECK(o.skip.shape() == (Shape{batch, one.out_height() / raised, one.out_width() / raised, one.out}));
-        CHECK_EQ(one.out_height() % raised + one.out_width() % raised, 0);
-    }
-    const Groups groups(batch, std::max(one.x_size(), one.y_size()));
-    Tensor mean({channels}), rstd({channels}), y({batch, one.out_height(), one.out_width(), one.out});
-    const Var skip = o.skip;
-    const bool upsample = o.upsample, upsample_skip = o.upsample_skip;
-    backend().batch_statistics(mean.data(), rstd.data(), running_mean.data(), running_var.data(), x.value().data(), 1e-5f, momentum,
-                               batch * pixels, channels);
-    // What the convolution sees of some images.
-    const auto input = [=](int64_t first, int64_t images) {
-        Tensor a({images, height, width, channels});
-        backend().batch_norm(a.data(), x.value().data() + first * pixels * channels, mean.data(), rstd.data(), weight.value().data(),
-                             shift.value().data(), 0, images * pixels, channels);
-        if (!upsample) return a;
-        Tensor u({images, 2 * height, 2 * width, channels});
-        backend().upsample2(u.data(), a.data(), images, height, width, channels);
-        return u;
-    };
-    const auto shape_of = [=](int64_t images) {
-        ConvShape s = one;
-        s.batch = images;
-        return s;
-    };
-    groups.run([&](int64_t, int64_t first, int64_t images) {
-        const ConvShape s = shape_of(images);
-        const float* added = nullptr;
-        Tensor raised;
-        if (skip.defined()) {
-            added = skip.value().data() + first * skip.value().size() / batch;
-            if (upsample_skip) {
-                raised = Tensor({images, s.out_height(), s.out_width(), s.out});
-                backend().upsample2(raised.data(), added, images, s.out_height() / 2, s.out_width() / 2, s.out);
-                added = raised.data();
-            }
-        }
-        backend().conv2d(y.data() + first * one.y_size(), input(first, images).data(), w.value().data(), data_or_null(bias), added, s);
-    });
-    return record_by_images(y, {x, weight, shift, w, bias, skip}, [=](Gradient& gradient) {
-        if (w.wanted() || bias.wanted() || (skip.wanted() && !upsample_skip)) gradient.whole();
-        const bool into_norm = x.wanted() || weight.wanted() || shift.wanted();
-        Tensor g = into_norm ? Tensor(x.shape()) : Tensor(), sums({groups.count, 2, channels}), dskip;  // g: the gradient of what is normalised
-        if (skip.wanted() && upsample_skip) dskip = Tensor(skip.shape());
-        groups.run([&](int64_t group, int64_t first, int64_t images) {
-            const ConvShape s = shape_of(images);
-            const Tensor dy = gradient.rows(first, images);
-            if (dskip.defined())
-                backend().upsample2_backward(dskip.data() + first * dskip.size() / batch, dy.data(), images, s.out_height() / 2, s.out_width() / 2, s.out);
-            if (!into_norm) return;
-            float* target = g.data() + first * pixels * channels;
-            Tensor raised = upsample ? Tensor({images, 2 * height, 2 * width, channels}) : Tensor();
-            backend().conv2d_backward_input(upsample ? raised.data() : target, dy.data(), w.value().data(), nullptr, nullptr, s);
-            if (upsample) backend().upsample2_backward(target, raised.data(), images, height, width, channels);
-            float* sum = sums.data() + group * 2 * channels;
-            backend().batch_norm_sums(sum, sum + channels, mean.data(), rstd.data(), x.value().data() + first * pixels * channels,
-                                      weight.value().data(), shift.value().data(), target, 0, images * pixels, channels);
-        });
-        if (skip.wanted()) skip.accumulate(dskip.defined() ? dskip : gradient.whole());
-        if (w.wanted()) {
-            Tensor dw(w.shape());
-            backend().conv2d_backward_weight(dw.data(), input(0, batch).data(), gradient.whole().data(), shape_of(batch));
-            w.accumulate(dw);
-        }
-        if (bias.wanted()) {
-            Tensor db(bias.shape());
-            backend().column_sum(db.data(), gradient.whole().data(), y.size() / one.out, one.out);
-            bias.accumulate(db);
-        }
-        if (!into_norm) return;
-        Tensor total({2, channels});
-        backend().column_sum(total.data(), sums.data(), groups.count, 2 * channels);
-        if (x.wanted())
-            x.accumulate_later([=, values = x.value()](int64_t first, int64_t images) {  // not x: it will hold this
-                Tensor dx({images, height, width, channels});
-                const int64_t skipped = first * pixels * channels;
-                backend().batch_norm_backward(dx.data(), total.data(), total.data() + channels, mean.data(), rstd.data(),
-                                              values.data() + skipped, weight.value().data(), shift.value().data(), g.data() + skipped, 0,
-                                              batch * pixels, images * pixels, channels);
-                return dx;
-            });
-        if (weight.wanted()) weight.accumulate(total.rows(0, 1).reshaped({channels}));
-        if (shift.wanted()) shift.accumulate(total.rows(1, 1).reshaped({channels}));
-    });
+    const NormedConv op(x, weight, shift, w, bias, o);
+    CHECK_EQ(running_mean.size(), op.one.in);
+    CHECK_EQ(running_var.size(), op.one.in);
+    backend().batch_statistics(op.mean.data(), op.rstd.data(), running_mean.data(), running_var.data(), x.value().data(), 1e-5f, momentum,
+                               op.batch() * op.pixels(), op.one.in);
+    const Tensor y({op.batch(), op.one.out_height(), op.one.out_width(), op.one.out});
+    op.groups.run([&](int64_t, int64_t first, int64_t images) { op.forward(y, first, images); });
+    return record_by_images(y, {x, weight, shift, w, bias, o.skip}, [op](Gradient& gradient) { op.backward(gradient); });
 }
 
 Var fixed_norm_relu(const Var& x, const Tensor& weight, const Tensor& bias, const Tensor& mean, const Tensor& var) {
