@@ -2,33 +2,32 @@
 //
 //   result[r, n] = Σ_tap Σ_k a[place(r) + shift(tap), k] b[tap, n, k]
 //
-// A block makes 128 rows × 128 columns, a warp 64 × 32 of them, by mma.sync (compute capability 8.0 and later). Its numbers of a and b come
-// to shared memory by cp.async, two steps ahead of the products; a step is 16 words of 32 bits of a row: 32 bf16 or 16 TF32, whose fragments
-// are the same, word for word (PTX ISA, "Matrix Fragments for mma.m16n8k16 / mma.m16n8k8"): with g = lane / 4 and t = lane % 4,
+// A block makes 128 rows × 128 columns, a warp 64 × 64 of them, by mma.sync (compute capability 8.0 and later). Its numbers of a and b come
+// to shared memory by cp.async, two steps ahead of the products, and from there to registers by ldmatrix; a step is 16 words of 32 bits of a
+// row: 32 bf16 or 16 TF32, whose fragments are the same, word for word (PTX ISA, "Matrix Fragments for mma.m16n8k16 / mma.m16n8k8"): with
+// g = lane / 4 and t = lane % 4,
 //
 //   a   word 0: row g, word t;  1: row g + 8, word t;  2: row g, word t + 4;  3: row g + 8, word t + 4
 //   b   word 0: column g, word t;  1: column g, word t + 4
 //   c   0, 1: row g, columns 2t, 2t + 1;  2, 3: row g + 8
 //
 // All taps meet the same words of a before the next words come: their rows overlap, and are found in the first-level cache. In shared memory
-// four words of a row stay together, at the place (chunk ^ row / 2 % 4): the 32 words that a warp wants at a time, of 8 rows, and the 8 chunks
-// that an eighth of a warp writes, lie in different banks.
+// four words of a row stay together, at the place (chunk ^ row / 2 % 4): the chunks of 8 rows that ldmatrix takes at a time, and the 8 chunks
+// that an eighth of a warp writes at a time, lie in different banks.
 #pragma once
 #include "gpu_halo.h"
 
 #ifdef __CUDACC__
 #define UNROLL _Pragma("unroll")  // what it indexes stays in registers
-#define ROLLED _Pragma("unroll 1")
 #else
 #include "mma.h"  // of the GPU that the host plays
 #define UNROLL
-#define ROLLED
 #endif
 
 namespace dualmcmc::DEVICE_NAMESPACE::mma {
 
-constexpr int block_rows = 128, block_columns = 128, warp_rows = 64, warp_columns = 32, threads = 256;
-constexpr int step_words = 16, stages = 3, most_taps = 16;
+constexpr int block_rows = 128, block_columns = 128, warp_rows = 64, warp_columns = 64, threads = 128;
+constexpr int step_words = 16, stages = 3, most_taps = 16, most_phases = 4;
 
 template <class Element>
 constexpr int step_size = int(step_words * sizeof(uint32_t) / sizeof(Element));  // elements of a row in a step
@@ -44,13 +43,19 @@ KERNEL inline void copy_cg(uint32_t* shared, const void* global) {
 KERNEL inline void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // All but the newest group have come.
 KERNEL inline void wait() { asm volatile("cp.async.wait_group %0;" ::"n"(stages - 2) : "memory"); }
-
-KERNEL inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Bf16) {
+// Four matrices of 8 rows × 4 words, whose rows' places the lanes give, eight for each; of each this lane gets row g, word t.
+KERNEL inline void load_matrices(uint32_t (&words)[4], const uint32_t* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(uint32_t(__cvta_generic_to_shared(row)))
+                 : "memory");
+}
+KERNEL inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t* b, Bf16) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-KERNEL inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Tf32) {
+KERNEL inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t* b, Tf32) {
     asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
@@ -60,33 +65,46 @@ inline void copy_ca(uint32_t* shared, const void* global) { ::simt::copy_async(s
 inline void copy_cg(uint32_t* shared, const void* global) { ::simt::copy_async(shared, global, 16); }
 inline void commit() { ::simt::commit(); }
 inline void wait() { ::simt::wait_groups(stages - 2); }
-inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Bf16) { ::simt::multiply_add(c, a, b, true); }
-inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Tf32) { ::simt::multiply_add(c, a, b, false); }
+inline void load_matrices(uint32_t (&words)[4], const uint32_t* row) { ::simt::load_matrices(words, row); }
+inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t* b, Bf16) { ::simt::multiply_add(c, a, b, true); }
+inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t* b, Tf32) { ::simt::multiply_add(c, a, b, false); }
 #endif
 
 struct Taps {
     int count = 0;
-    int64_t shift[most_taps], weight[most_taps];  // as Tap's
-    Taps() = default;
-    explicit Taps(const std::vector<Tap>& taps) { add(taps); }
-    void add(const std::vector<Tap>& taps) {
-        for (const Tap& tap : taps) {
-            shift[count] = tap.shift;
-            weight[count++] = tap.weight;
+    int64_t shift[most_taps] = {}, weight[most_taps] = {};  // as Tap's
+};
+
+// Results that meet the same taps; the blocks of one phase follow those of another.
+struct Phase {
+    int64_t rows;
+    int first_tap, taps;
+    unsigned first_block;
+    Pixels pixels;
+};
+
+struct Sum {
+    int64_t columns, depth;  // of the result; numbers in a row of a and b
+    float* y;                // (pixels, columns)
+    Finish finish;
+    Taps taps{};             // phase by phase
+    int phases = 0;
+    unsigned blocks = 0;
+    Phase phase[most_phases] = {};
+
+    void add(int64_t rows, const std::vector<Tap>& its_taps, const Pixels& pixels) {
+        if (rows == 0) return;
+        phase[phases++] = {rows, taps.count, int(its_taps.size()), blocks, pixels};
+        blocks += blocks_for(rows, block_rows) * blocks_for(columns, block_columns);
+        for (const Tap& tap : its_taps) {
+            taps.shift[taps.count] = tap.shift;
+            taps.weight[taps.count++] = tap.weight;
         }
     }
 };
 
-struct Sum {
-    int64_t rows, columns, depth;  // of the result; numbers in a row of a and b
-    int first_tap, taps;           // of those below
-    Taps all;
-    Pixels pixels;
-    float* y;  // (pixels, columns)
-    Finish finish;
-};
-
 // Whether the kernel can do it: rows of whole steps, results in pairs, and not a few blocks with very many steps, which cuBLAS shares out.
+// `rows`, `taps`: of all phases.
 template <class Element>
 bool applies(int64_t rows, int64_t columns, int64_t depth, int64_t taps) {
     const int64_t blocks = (rows + block_rows - 1) / block_rows * ((columns + block_columns - 1) / block_columns), steps = taps * depth / step_size<Element>;
@@ -94,41 +112,44 @@ bool applies(int64_t rows, int64_t columns, int64_t depth, int64_t taps) {
 }
 
 template <class Element>
-__global__ void __launch_bounds__(threads, 2) run_sum(const Element* a, const Element* b, const __grid_constant__ Sum sum) {  // sum.rows is not 0
+__global__ void __launch_bounds__(threads, 2) run_sum(const Element* a, const Element* b, const __grid_constant__ Sum sum) {
     alignas(16) __shared__ uint32_t shared[stages][block_rows + block_columns][step_words];
     static_assert(sizeof(shared) <= 48 << 10);
-    const int thread = int(threadIdx.x), warp = thread / 32, lane = thread % 32, group = lane / 4, word = lane % 4;
+    const int thread = int(threadIdx.x), warp = thread / 32, lane = thread % 32;
+    int index = 0;
+    while (index + 1 < sum.phases && blockIdx.x >= sum.phase[index + 1].first_block) ++index;
+    const Phase& phase = sum.phase[index];
     // Blocks of the same rows follow one another.
-    const unsigned column_blocks = unsigned((sum.columns + block_columns - 1) / block_columns);
-    const int64_t first_row = int64_t(blockIdx.x / column_blocks) * block_rows, first_column = int64_t(blockIdx.x % column_blocks) * block_columns;
-    const int steps = sum.taps * int(sum.depth / step_size<Element>);
+    const unsigned block = blockIdx.x - phase.first_block, column_blocks = (unsigned(sum.columns) + block_columns - 1) / block_columns;
+    const int64_t first_row = int64_t(block / column_blocks) * block_rows, first_column = int64_t(block % column_blocks) * block_columns;
+    const int steps = phase.taps * int(sum.depth / step_size<Element>);
 
-    // Each thread brings four chunks of a step: of the rows thread / 4 and 64 further of a, beyond whose end the last one serves, and of b.
-    constexpr int rows_at_once = threads / 4;
+    // Each thread brings eight chunks of a step: of four rows of a, beyond whose end the last one serves, and of four columns of b.
+    constexpr int rows_at_once = threads / 4, turns = block_rows / rows_at_once;
     const int chunk = thread % 4, line = thread / 4, place = (chunk ^ (line / 2 % 4)) * 4;
-    const Element *source_a[2], *source_b[2];
-    bool wanted[2];  // columns beyond the end hold what they may: it stays in their own results, which are dropped
-    UNROLL for (int i = 0; i < 2; ++i) {
+    const Element *source_a[turns], *source_b[turns];
+    bool wanted[turns];  // columns beyond the end hold what they may: it stays in their own results, which are dropped
+    UNROLL for (int i = 0; i < turns; ++i) {
         const int64_t row = first_row + line + i * rows_at_once, column = first_column + line + i * rows_at_once;
-        source_a[i] = a + sum.pixels.at(row < sum.rows ? row : sum.rows - 1).place * sum.depth + chunk * (step_size<Element> / 4);
-        source_b[i] = b + (sum.first_tap * sum.columns + column) * sum.depth + chunk * (step_size<Element> / 4);
+        source_a[i] = a + phase.pixels.at(row < phase.rows ? row : phase.rows - 1).place * sum.depth + chunk * (step_size<Element> / 4);
+        source_b[i] = b + (phase.first_tap * sum.columns + column) * sum.depth + chunk * (step_size<Element> / 4);
         wanted[i] = column < sum.columns;
     }
     int coming = 0, tap = 0, k = 0;  // the stage that is filled next, with what
     const auto bring = [&] {
         if (k < sum.depth) {
-            const int64_t of_a = sum.all.shift[sum.first_tap + tap] * sum.depth + k, of_b = tap * sum.columns * sum.depth + k;
-            UNROLL for (int i = 0; i < 2; ++i) {
+            const int64_t of_a = sum.taps.shift[phase.first_tap + tap] * sum.depth + k, of_b = tap * sum.columns * sum.depth + k;
+            UNROLL for (int i = 0; i < turns; ++i) {
                 copy_ca(&shared[coming][line + i * rows_at_once][place], source_a[i] + of_a);
                 if (wanted[i]) copy_cg(&shared[coming][block_rows + line + i * rows_at_once][place], source_b[i] + of_b);
             }
-            if (++tap == sum.taps) tap = 0, k += step_size<Element>;
+            if (++tap == phase.taps) tap = 0, k += step_size<Element>;
         }
         coming = coming + 1 == stages ? 0 : coming + 1;
         commit();
     };
 
-    // With 64 columns or fewer half of the warps, one or more on each quarter of the multiprocessor, still have work.
+    // With 64 columns or fewer half of the warps have nothing to multiply.
     const int warp_row = warp % 2 * warp_rows, warp_column = warp / 2 * warp_columns;
     const bool idle = first_column + warp_column >= sum.columns;
     float c[warp_rows / 16][warp_columns / 8][4] = {};
@@ -138,29 +159,30 @@ __global__ void __launch_bounds__(threads, 2) run_sum(const Element* a, const El
         __syncthreads();  // all threads' chunks have come, and all are done with the stage that is filled next
         bring();
         if (idle) continue;
-        // Of the rows that this lane reads, a multiple of 8 apart, row / 2 % 4 is group / 2.
-        const auto at = [&, stage = shared[now]](int row, int piece) { return stage[row + group][(piece ^ group / 2) * 4 + word]; };
-        ROLLED for (int half = 0; half < 2; ++half) {  // unrolled, it wants too many registers
-            uint32_t fragment_a[warp_rows / 16][4], fragment_b[warp_columns / 8][2];
+        // Row `row` + lane % 8, whose row / 2 % 4 is lane % 8 / 2.
+        const auto at = [&, stage = shared[now]](int row, int piece) { return &stage[row + lane % 8][(piece ^ lane % 8 / 2) * 4]; };
+        const int second = lane / 8 % 2, third = lane / 16;
+        UNROLL for (int half = 0; half < 2; ++half) {
+            uint32_t fragment_a[warp_rows / 16][4], fragment_b[warp_columns / 16][4];  // of b two at a time
+            UNROLL for (int i = 0; i < warp_rows / 16; ++i) load_matrices(fragment_a[i], at(warp_row + i * 16 + second * 8, half * 2 + third));
+            UNROLL for (int j = 0; j < warp_columns / 16; ++j)
+                load_matrices(fragment_b[j], at(block_rows + warp_column + j * 16 + third * 8, half * 2 + second));
             UNROLL for (int i = 0; i < warp_rows / 16; ++i)
-                UNROLL for (int w = 0; w < 4; ++w) fragment_a[i][w] = at(warp_row + i * 16 + w % 2 * 8, half * 2 + w / 2);
-            UNROLL for (int j = 0; j < warp_columns / 8; ++j)
-                UNROLL for (int w = 0; w < 2; ++w) fragment_b[j][w] = at(block_rows + warp_column + j * 8, half * 2 + w);
-            UNROLL for (int i = 0; i < warp_rows / 16; ++i)
-                UNROLL for (int j = 0; j < warp_columns / 8; ++j) multiply_add(c[i][j], fragment_a[i], fragment_b[j], Element{});
+                UNROLL for (int j = 0; j < warp_columns / 8; ++j) multiply_add(c[i][j], fragment_a[i], fragment_b[j / 2] + j % 2 * 2, Element{});
         }
     }
 
     __syncthreads();  // nobody reads the stages any more: they serve for the rows' pixels
     auto* const pixel = reinterpret_cast<int64_t*>(&shared[0][0][0]);
-    if (thread < block_rows) pixel[thread] = first_row + thread < sum.rows ? sum.pixels.at(first_row + thread).pixel : -1;
+    pixel[thread] = first_row + thread < phase.rows ? phase.pixels.at(first_row + thread).pixel : -1;
+    static_assert(threads == block_rows);
     __syncthreads();
     UNROLL for (int i = 0; i < warp_rows / 16; ++i)
         UNROLL for (int half = 0; half < 2; ++half) {
-            const int64_t target = pixel[warp_row + i * 16 + half * 8 + group];
+            const int64_t target = pixel[warp_row + i * 16 + half * 8 + lane / 4];
             if (target < 0) continue;
             UNROLL for (int j = 0; j < warp_columns / 8; ++j) {
-                const int64_t column = first_column + warp_column + j * 8 + word * 2;
+                const int64_t column = first_column + warp_column + j * 8 + lane % 4 * 2;
                 if (column < sum.columns) sum.finish.pair(sum.y, c[i][j][2 * half], c[i][j][2 * half + 1], column, target * sum.columns + column);
             }
         }
@@ -168,9 +190,7 @@ __global__ void __launch_bounds__(threads, 2) run_sum(const Element* a, const El
 
 template <class Element>
 void launch_sum(const Element* a, const Element* b, const Sum& sum) {
-    if (sum.rows == 0) return;
-    const unsigned blocks = blocks_for(sum.rows, block_rows) * blocks_for(sum.columns, block_columns);
-    launch(blocks, threads, run_sum<Element>, a, b, sum);
+    if (sum.blocks > 0) launch(sum.blocks, threads, run_sum<Element>, a, b, sum);
 }
 
 }  // namespace dualmcmc::DEVICE_NAMESPACE::mma

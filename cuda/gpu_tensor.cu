@@ -12,14 +12,20 @@ namespace {
 
 // ---- many channels ----------------------------------------------------------------------------------------------------------------
 
-// w (kernel², in, out) of these taps as (tap, columns, depth): columns and depth are out and in, or, for the gradient of x, in and out.
+// w (kernel², in, out) of these taps as (tap, columns, depth): columns and depth are out and in, or, for the gradient of x, in and out. Depth is
+// a multiple of 8: an index makes as many numbers, so that neighbouring ones read side by side and each fills what it writes.
 template <class Element>
 const Element* packed(const float* w, const ConvShape& s, const mma::Taps& taps, bool backward) {
-    const int64_t depth = backward ? s.out : s.in, size = s.in * s.out, out = s.out;
+    constexpr int many = 8;
+    const int64_t columns = backward ? s.in : s.out, depth = backward ? s.out : s.in, size = columns * depth;
+    const int64_t column_step = backward ? s.out : 1, depth_step = backward ? 1 : s.out;
     Element* to = scratch<Element>(weight_slot, taps.count * size);
-    parallel_for(taps.count * size, [=] KERNEL(int64_t index) {
-        const int64_t column = index % size / depth, k = index % depth;
-        round_to(to[index], w[taps.weight[index / size] * size + (backward ? column * out + k : k * out + column)]);
+    parallel_for(taps.count * size / many, [=] KERNEL(int64_t index) {
+        const int64_t column = index % columns, k = index / columns % (depth / many) * many, tap = index / (size / many);
+        const float* from = w + taps.weight[tap] * size + column * column_step + k * depth_step;
+        Pack<Element, many> made;
+        for (int i = 0; i < many; ++i) round_to(made.values[i], from[i * depth_step]);
+        *reinterpret_cast<Pack<Element, many>*>(to + (tap * columns + column) * depth + k) = made;
     });
     return to;
 }
@@ -58,6 +64,14 @@ const Element* packed_few(const float* w, const ConvShape& s, int64_t columns, i
 
 int64_t rounded_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
+// y (rows, columns) = a (rows, depth) b (columns, depth)ᵀ.
+template <class Element>
+void matrix_product(float* y, const Element* a, const Element* b, int64_t rows, int64_t columns, int64_t depth, const Finish& finish) {
+    mma::Sum sum{columns, depth, y, finish};
+    sum.add(rows, {{0, 0}}, pixels_in_order(rows));
+    mma::launch_sum(a, b, sum);
+}
+
 template <class Element>
 bool few_to_many(float* y, const float* x, const float* w, const Finish& finish, const ConvShape& s, const Window& window, bool few_are_in) {
     const int64_t few = few_are_in ? s.in : s.out, many = few_are_in ? s.out : s.in, seen = s.kernel * s.kernel * few;
@@ -70,8 +84,7 @@ bool few_to_many(float* y, const float* x, const float* w, const Finish& finish,
             round_to(patches[pixel * depth + e], source < 0 ? 0 : x[source * few + e % few]);
         };
     });
-    mma::launch_sum<Element>(patches, packed_few<Element>(w, s, many, depth, few_are_in, true),
-                             {window.pixels(), many, depth, 0, 1, mma::Taps({{0, 0}}), pixels_in_order(window.pixels()), y, finish});
+    matrix_product(y, patches, packed_few<Element>(w, s, many, depth, few_are_in, true), window.pixels(), many, depth, finish);
     return true;
 }
 
@@ -83,8 +96,7 @@ bool many_to_few(float* y, const float* x, const float* w, const Finish& finish,
     Element* source = scratch<Element>(source_slot, rows * many);
     parallel_for(rows * many, [=] KERNEL(int64_t i) { round_to(source[i], x[i]); });
     float* z = scratch<float>(target_slot, rows * columns);
-    mma::launch_sum<Element>(source, packed_few<Element>(w, s, columns, many, few_are_in, false),
-                             {rows, columns, many, 0, 1, mma::Taps({{0, 0}}), pixels_in_order(rows), z, {}});
+    matrix_product(z, source, packed_few<Element>(w, s, columns, many, few_are_in, false), rows, columns, many, {});
     parallel_for_rows(window.pixels(), few, [=] KERNEL(int64_t pixel) {
         return [=](int64_t f) {
             float total = 0;
@@ -109,9 +121,9 @@ bool tensor_forward(float* y, const float* x, const float* w, const Finish& fini
         return many_to_few<Element>(y, x, w, finish, s, window, false) || few_to_many<Element>(y, x, w, finish, s, window, true);
     }
     const Halo halo = forward_halo(s);
-    const mma::Taps taps(forward_taps(s, halo));
-    mma::launch_sum(with_halo<Element>(source_slot, x, halo, s.in, {shape.relu, shape.pool}), packed<Element>(w, s, taps, false),
-                    {s.y_size() / s.out, s.out, s.in, 0, taps.count, taps, phase_pixels(halo, forward_targets(s), 0), y, finish});
+    mma::Sum sum{s.out, s.in, y, finish};
+    sum.add(s.y_size() / s.out, forward_taps(s, halo), phase_pixels(halo, forward_targets(s), 0));
+    mma::launch_sum(with_halo<Element>(source_slot, x, halo, s.in, {shape.relu, shape.pool}), packed<Element>(w, s, sum.taps, false), sum);
     return true;
 }
 
@@ -120,24 +132,19 @@ bool tensor_backward_input(float* dx, const float* dy, const float* w, const Fin
     const ConvShape s = convolved(shape);
     const int64_t phases = s.stride * s.stride, pixels = s.x_size() / s.in;
     const bool taps_everywhere = s.kernel >= s.stride;  // each phase meets some
-    if (!taps_everywhere || !mma::applies<Element>((pixels + phases - 1) / phases, s.in, s.out, s.kernel * s.kernel)) {
+    if (!taps_everywhere || phases > mma::most_phases || !mma::applies<Element>(pixels, s.in, s.out, s.kernel * s.kernel)) {
         if (shape.pool || s.stride != 1) return false;
         const Window window = backward_window(s);
         return many_to_few<Element>(dx, dy, w, finish, s, window, true) || few_to_many<Element>(dx, dy, w, finish, s, window, false);
     }
     const Halo halo = backward_halo(s);
-    const Targets targets = backward_targets(s);
-    mma::Taps all;  // phase by phase
-    for (int64_t phase = 0; phase < phases; ++phase) all.add(backward_taps(s, halo, phase));
-    const Element *source = with_halo<Element>(source_slot, dy, halo, s.out), *weight = packed<Element>(w, s, all, true);
     float* result = shape.pool ? scratch<float>(target_slot, s.x_size()) : dx;
-    int first = 0;
+    mma::Sum sum{s.in, s.out, result, shape.pool ? Finish{} : finish};
     for (int64_t phase = 0; phase < phases; ++phase) {
-        const int taps = int(backward_taps(s, halo, phase).size());
-        const Pixels of = phase_pixels(halo, targets, phase);
-        mma::launch_sum(source, weight, {s.batch * of.in_image(), s.in, s.out, first, taps, all, of, result, shape.pool ? Finish{} : finish});
-        first += taps;
+        const Pixels of = phase_pixels(halo, backward_targets(s), phase);
+        sum.add(s.batch * of.in_image(), backward_taps(s, halo, phase), of);
     }
+    mma::launch_sum(with_halo<Element>(source_slot, dy, halo, s.out), packed<Element>(w, s, sum.taps, true), sum);
     const Halo bare{s.batch, 0, {s.height, 1, 0, s.height}, {s.width, 1, 0, s.width}};
     if (shape.pool) gather(dx, result, finish, true, bare, {s.height, s.width, 1, 0, 0}, s.in);
     return true;

@@ -1,4 +1,4 @@
-// The played GPU's tensor cores and asynchronous copies (cuda_runtime.h). A warp's fragments are put together and taken apart as the PTX
+// The played GPU's tensor cores and copies for them (cuda_runtime.h). A warp's fragments are put together and taken apart as the PTX
 // ISA says; the threads of a warp come to each product together, as they must. A copy lands when its group is waited for, not before, or,
 // with an odd number of OpenMP threads, at once: both may be.
 #pragma once
@@ -38,6 +38,19 @@ inline void wait_groups(size_t pending) {
     }
 }
 
+// ---- ldmatrix.x4: 16 bytes from each lane's place; the first eight lanes' are the rows of the first matrix, and so on ---------------------
+
+inline void load_matrices(uint32_t (&words)[4], const uint32_t* row) {
+    static const uint32_t* turns[2][32][32];  // as in multiply_add
+    static bool turn_of[1024];
+    if (reinterpret_cast<uintptr_t>(row) % 16) die("a row of a matrix that is not aligned");
+    const unsigned warp = thread_index() / 32, lane = thread_index() % 32;
+    auto& places = turns[turn_of[thread_index()] ^= true];
+    places[warp][lane] = row;
+    __syncwarp();
+    for (unsigned matrix = 0; matrix < 4; ++matrix) words[matrix] = places[warp][matrix * 8 + lane / 4][lane % 4];
+}
+
 // ---- mma.sync m16n8k16 (bf16) and m16n8k8 (TF32), 8 words of each row of a and each column of b ----------------------------------------
 
 inline float value_of(uint32_t bits) {
@@ -46,14 +59,14 @@ inline float value_of(uint32_t bits) {
     return value;
 }
 
-inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bool bf16) {
+inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t* b, bool bf16) {
     // By warp and lane; in turns, so that a thread's next fragments do not overwrite what others have yet to read.
     static uint32_t turns[2][32][32][6];
     static bool turn_of[1024];
     const unsigned warp = thread_index() / 32, lane = thread_index() % 32;
     auto& fragments = turns[turn_of[thread_index()] ^= true];
     std::memcpy(fragments[warp][lane], a, sizeof a);
-    std::memcpy(fragments[warp][lane] + 4, b, sizeof b);
+    std::memcpy(fragments[warp][lane] + 4, b, 2 * sizeof *b);
     __syncwarp();
     for (unsigned i = 0; i < 4; ++i) {
         const unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
