@@ -109,10 +109,9 @@ struct RandomKey {
                              int64_t batch_rows, int64_t rows, int64_t columns))                                                   \
                                         /* of these rows; dweight and dbias are over the batch_rows of the batch; dx may be dy   */ \
     /* ---- products ---- */                                                                                                       \
-    X(matvec,               (float* y, const float* a, const float* x, int64_t rows, int64_t columns))  /* y = A x,  A (rows, columns) */ \
-    X(matvec_transposed,    (float* y, const float* a, const float* x, int64_t rows, int64_t columns))  /* y = Aᵀ x                    */ \
     X(normalise,            (float* y, float epsilon, int64_t n))                               /* y /= max(‖y‖, ε), in place   */ \
-    X(divide_by,            (float* y, const float* x, const float* scalar, int64_t n))         /* y = x / scalar               */ \
+    X(spectral_norm,        (float* y, float* sigma, float* u, float* v, const float* w, float epsilon, int64_t rows, int64_t columns)) \
+                                        /* v = Wu/max(‖Wu‖, ε), u = Wᵀv/max(‖Wᵀv‖, ε), in place; σ = vᵀWu, y = W/σ; W (rows, columns) */ \
     X(spectral_norm_backward, (float* dw, const float* y, const float* sigma, const float* u, const float* v, const float* dy,     \
                              int64_t rows, int64_t columns))                                                                       \
                                         /* y = W/σ, σ = vᵀWu: dW = (dy - <dy, y> v uᵀ)/σ, W (rows, columns)                      */ \

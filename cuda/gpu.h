@@ -23,6 +23,6 @@ template <class Element>
 Element* scratch(int slot, int64_t n) {
     return static_cast<Element*>(scratch_bytes(slot, size_t(n) * sizeof(Element)));
 }
-enum Slot { source_slot, target_slot, weight_slot, partial_slot, scalar_slot, slot_count };
+enum Slot { source_slot, target_slot, weight_slot, partial_slot, vector_slot, slot_count };
 
 }  // namespace dualmcmc::DEVICE_NAMESPACE

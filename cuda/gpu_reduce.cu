@@ -163,30 +163,33 @@ __global__ void row_products(float* y, const float* a, const float* x, int64_t c
     if (threadIdx.x == 0) y[blockIdx.x] = float(product);
 }
 
-// y /= max(‖y‖, ε), by one block.
-__global__ void normalise_vector(float* y, float epsilon, int64_t n) {
+// y = x / max(‖x‖, ε), by one block; y may be x. And <y, x>, unless `inner` is null.
+__global__ void normalise_vector(float* y, float* inner, const float* x, float epsilon, int64_t n) {
     double squares = 0;
-    for (int64_t i = threadIdx.x; i < n; i += blockDim.x) squares += double(y[i] * y[i]);
-    const float norm = sqrtf(float(block_sum(squares))), inverse = 1 / (norm > epsilon ? norm : epsilon);
-    for (int64_t i = threadIdx.x; i < n; i += blockDim.x) y[i] *= inverse;
+    for (int64_t i = threadIdx.x; i < n; i += blockDim.x) squares += double(x[i] * x[i]);
+    squares = block_sum(squares);
+    const float norm = sqrtf(float(squares)), inverse = 1 / (norm > epsilon ? norm : epsilon);
+    for (int64_t i = threadIdx.x; i < n; i += blockDim.x) y[i] = x[i] * inverse;
+    if (inner && threadIdx.x == 0) *inner = float(squares * double(inverse));
 }
 
 }  // namespace
 
-void matvec(float* y, const float* a, const float* x, int64_t rows, int64_t columns) {
-    launch(unsigned(rows), columns > 128 ? block_size : 64, row_products, y, a, x, columns);
-}
+void normalise(float* y, float epsilon, int64_t n) { launch(1, block_size, normalise_vector, y, nullptr, y, epsilon, n); }
 
-void matvec_transposed(float* y, const float* a, const float* x, int64_t rows, int64_t columns) {
-    sum_columns<1>(rows, columns, [=] KERNEL(int64_t row, int64_t c, float* total) { total[0] += a[row * columns + c] * x[row]; },
-                   [=] KERNEL(int64_t c, const double* totals) { y[c] = float(totals[0]); });
+void spectral_norm(float* y, float* sigma, float* u, float* v, const float* w, float epsilon, int64_t rows, int64_t columns) {
+    float* product = scratch<float>(vector_slot, columns);  // Wᵀv
+    launch(unsigned(rows), columns > 128 ? block_size : 64, row_products, v, w, u, columns);
+    normalise(v, epsilon, rows);
+    sum_columns<1>(rows, columns, [=] KERNEL(int64_t row, int64_t c, float* total) { total[0] += w[row * columns + c] * v[row]; },
+                   [=] KERNEL(int64_t c, const double* totals) { product[c] = float(totals[0]); });
+    launch(1, block_size, normalise_vector, u, sigma, product, epsilon, columns);
+    parallel_for(rows * columns, [=] KERNEL(int64_t i) { y[i] = w[i] / sigma[0]; });
 }
-
-void normalise(float* y, float epsilon, int64_t n) { launch(1, block_size, normalise_vector, y, epsilon, n); }
 
 void spectral_norm_backward(float* dw, const float* y, const float* sigma, const float* u, const float* v, const float* dy,
                             int64_t rows, int64_t columns) {
-    float* inner = scratch<float>(scalar_slot, 1);
+    float* inner = scratch<float>(vector_slot, 1);
     dot(inner, dy, y, rows * columns);
     parallel_for_rows(rows, columns, [=] KERNEL(int64_t row) {
         const float* upstream = dy + row * columns;

@@ -57,10 +57,6 @@ void broadcast(float* y, const float* scalar, float factor, int64_t n) {
     parallel_for(n, [=] KERNEL(int64_t i) { y[i] = factor * scalar[0]; });
 }
 
-void divide_by(float* y, const float* x, const float* scalar, int64_t n) {
-    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = x[i] / scalar[0]; });
-}
-
 void difference_by(float* y, const float* a, const float* b, const float* scalar, float factor, int64_t n) {
     parallel_for(n, [=] KERNEL(int64_t i) { y[i] = factor * scalar[0] * (a[i] - b[i]); });
 }

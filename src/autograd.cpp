@@ -117,6 +117,8 @@ void backward(const Var& loss, const std::vector<Var>& wanted, Tensor seed) {
     }
 }
 
+bool taping() { return recording; }
+
 NoTape::NoTape() : before_(recording) { recording = false; }
 NoTape::~NoTape() { recording = before_; }
 

@@ -78,6 +78,9 @@ Var record_by_images(Tensor value, std::vector<Var> inputs, std::function<void(G
 // `seed` is the gradient of the loss; 1 for every element where it is not given.
 void backward(const Var& loss, const std::vector<Var>& wanted, Tensor seed = {});
 
+// Whether this thread records; for ops whose gradient would keep copies.
+bool taping();
+
 // While one lives, this thread records nothing: for passes that are not differentiated.
 class NoTape {
 public:

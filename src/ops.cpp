@@ -475,16 +475,9 @@ Var spectral_norm(const Var& w, const Tensor& u, const Tensor& v) {
     const int64_t columns = w.shape().back(), rows = w.value().size() / columns;
     CHECK_EQ(u.size(), columns);
     CHECK_EQ(v.size(), rows);
-    const Backend& k = backend();
-    const float* matrix = w.value().data();
-    k.matvec(v.data(), matrix, u.data(), rows, columns);
-    k.normalise(v.data(), 1e-12f, rows);
-    k.matvec_transposed(u.data(), matrix, v.data(), rows, columns);
     Tensor sigma(Shape{1}), y(w.shape());
-    Tensor product = u.clone();  // Wᵀv: σ = <u, Wᵀv> with the new u
-    k.normalise(u.data(), 1e-12f, columns);
-    k.dot(sigma.data(), u.data(), product.data(), columns);
-    k.divide_by(y.data(), matrix, sigma.data(), y.size());
+    backend().spectral_norm(y.data(), sigma.data(), u.data(), v.data(), w.value().data(), 1e-12f, rows, columns);
+    if (!taping()) return record(y, {}, {});
     // Later passes move u and v on: the gradient keeps those of this moment.
     return record(y, {w}, [w, y, sigma, u = u.clone(), v = v.clone(), rows, columns](const Tensor& dy) {
         Tensor dw(w.shape());

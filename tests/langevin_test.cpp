@@ -320,10 +320,10 @@ TEST(LangevinZ, NoStepsLeaveTheStart) {
 // Kernel calls, counted by wrappers round those of a backend. Several threads may call.
 namespace counted {
 const Backend* inner = nullptr;
-std::atomic<int64_t> conv2d, backward_input, backward_weight, column_sum, spectral_norm_backward, batch_norm_sums, matvec, adam_update;
+std::atomic<int64_t> conv2d, backward_input, backward_weight, column_sum, spectral_norm_backward, batch_norm_sums, spectral_norm, adam_update;
 
 void reset() {
-    for (auto* count : {&conv2d, &backward_input, &backward_weight, &column_sum, &spectral_norm_backward, &batch_norm_sums, &matvec, &adam_update})
+    for (auto* count : {&conv2d, &backward_input, &backward_weight, &column_sum, &spectral_norm_backward, &batch_norm_sums, &spectral_norm, &adam_update})
         *count = 0;
 }
 
@@ -341,7 +341,7 @@ Backend wrap(const Backend& table, bool concurrent) {
     COUNTED(column_sum, column_sum);
     COUNTED(spectral_norm_backward, spectral_norm_backward);
     COUNTED(batch_norm_sums, batch_norm_sums);
-    COUNTED(matvec, matvec);
+    COUNTED(spectral_norm, spectral_norm);
     COUNTED(adam_update, adam_update);
 #undef COUNTED
     return b;
@@ -381,7 +381,7 @@ TEST_P(NetworkChain, XChainComputesNoParameterGradient) {
         EXPECT_EQ(counted::backward_weight, 0);
         EXPECT_EQ(counted::column_sum, 0);
         EXPECT_EQ(counted::spectral_norm_backward, 0);
-        EXPECT_EQ(counted::matvec, steps * products);
+        EXPECT_EQ(counted::spectral_norm, steps * products);
         if (!concurrent) {
             EXPECT_EQ(counted::conv2d, steps * products);
         }
@@ -407,7 +407,7 @@ TEST_P(NetworkChain, ZChainComputesNoParameterGradient) {
         EXPECT_EQ(counted::backward_weight, 0);
         EXPECT_EQ(counted::column_sum, concurrent ? steps * norms : 0);
         EXPECT_EQ(counted::spectral_norm_backward, 0);
-        EXPECT_EQ(counted::matvec, 0);
+        EXPECT_EQ(counted::spectral_norm, 0);
         if (!concurrent) {
             EXPECT_EQ(counted::conv2d, steps * products);
             EXPECT_EQ(counted::batch_norm_sums, steps * norms);
@@ -438,7 +438,7 @@ TEST_P(NetworkChain, AnIterationsWeightGradientsDoNotDependOnTheChains) {
         EXPECT_EQ(counted::backward_weight, 2 * (energy_products(settings_) + generator_products(settings_) + encoder));
         EXPECT_EQ(counted::column_sum, 2 * (generator_products(settings_) + 2));  // biases: all of the generator, two of the encoder
         EXPECT_EQ(counted::spectral_norm_backward, 2 * energy_products(settings_));
-        EXPECT_EQ(counted::matvec, energy_products(settings_) * (steps_x * (resample ? 2 : 1) + 3));
+        EXPECT_EQ(counted::spectral_norm, energy_products(settings_) * (steps_x * (resample ? 2 : 1) + 3));
         int64_t parameters = 0;
         for (const auto& [prefix, state] : models_.networks()) parameters += int64_t(state->parameters().size());
         EXPECT_EQ(counted::adam_update, parameters);
