@@ -52,7 +52,7 @@ const To* weights(const float* w, const ConvShape& s) {
     const int64_t n = s.kernel * s.kernel * s.in * s.out;
     if constexpr (std::is_same_v<To, float>) return w;
     To* out = scratch<To>(weight_slot, n);
-    parallel_for(n, [=] KERNEL(int64_t i) { round_to(out[i], w[i]); });
+    round_all(out, w, n);
     return out;
 }
 

@@ -47,6 +47,22 @@ struct alignas(n * sizeof(T)) Pack {
     T values[n];
 };
 
+// to = from, `packs` times n numbers.
+template <int n, class To>
+void round_packs(To* to, const float* from, int64_t packs) {
+    parallel_for(packs, [=] KERNEL(int64_t i) {
+        const auto read = reinterpret_cast<const Pack<float, n>*>(from)[i];
+        Pack<To, n> rounded;
+        for (int k = 0; k < n; ++k) round_to(rounded.values[k], read.values[k]);
+        reinterpret_cast<Pack<To, n>*>(to)[i] = rounded;
+    });
+}
+template <class To>
+void round_all(To* to, const float* from, int64_t n) {
+    if (n % 4 == 0) round_packs<4>(to, from, n / 4);
+    else round_packs<1>(to, from, n);
+}
+
 // `channels` is a multiple of n.
 template <int n, class To>
 void fill_halo(To* out, const float* x, const Halo& halo, int64_t channels, View view) {
@@ -80,38 +96,48 @@ const To* with_halo(Slot slot, const float* x, const Halo& halo, int64_t channel
 // What becomes of a convolution's results: y = result (0 where mask <= 0) + bias (channels) + addend (like y); each but the result may be null.
 struct Finish {
     const float *bias, *addend, *mask;
-    KERNEL float operator()(float result, int64_t channel, int64_t place) const {
-        return (mask && mask[place] <= 0 ? 0 : result) + (bias ? bias[channel] : 0) + (addend ? addend[place] : 0);
-    }
-    // y[place] and its neighbour, whose place and channel are odd, at a time.
-    KERNEL void pair(float* y, float first, float second, int64_t channel, int64_t place) const {
-        const auto both = [](const float* from) { return *reinterpret_cast<const Pack<float, 2>*>(from); };
-        Pack<float, 2> result{first, second}, masks{}, biases{}, addends{};
-        if (mask) masks = both(mask + place);
-        if (bias) biases = both(bias + channel);
-        if (addend) addends = both(addend + place);
-        for (int i = 0; i < 2; ++i) result.values[i] = (mask && masks.values[i] <= 0 ? 0 : result.values[i]) + biases.values[i] + addends.values[i];
-        *reinterpret_cast<Pack<float, 2>*>(y + place) = result;
+    // y[place] and its neighbours, n in all; place and channel are multiples of n.
+    template <int n>
+    KERNEL void put(float* y, Pack<float, n> result, int64_t channel, int64_t place) const {
+        const auto all = [](const float* from) { return *reinterpret_cast<const Pack<float, n>*>(from); };
+        Pack<float, n> masks{}, biases{}, addends{};
+        if (mask) masks = all(mask + place);
+        if (bias) biases = all(bias + channel);
+        if (addend) addends = all(addend + place);
+        for (int i = 0; i < n; ++i) result.values[i] = (mask && masks.values[i] <= 0 ? 0 : result.values[i]) + biases.values[i] + addends.values[i];
+        *reinterpret_cast<Pack<float, n>*>(y + place) = result;
     }
 };
 
-// y (pixels, channels) from the targets' places; pool: the adjoint of the box filter, the mean of the four of which a pixel is a part.
-inline void gather(float* y, const float* result, const Finish& f, bool pool, const Halo& halo, const Targets& targets, int64_t channels) {
+// `channels` is a multiple of n.
+template <int n>
+void gather_packs(float* y, const float* result, const Finish& f, bool pool, const Halo& halo, const Targets& targets, int64_t channels) {
     const int64_t height = targets.height - pool, width = targets.width - pool;
-    parallel_for_rows(halo.batch * height * width, channels, [=] KERNEL(int64_t pixel) {
+    const float share = pool ? 0.25f : 1;
+    parallel_for_rows(halo.batch * height * width, channels / n, [=] KERNEL(int64_t pixel) {
         const int64_t image = pixel / (height * width), row = pixel / width % height, column = pixel % width;
-        int64_t place[4];
+        const float* from[4];
         for (int k = 0; k < 4; ++k) {
             const int64_t of = (image * targets.height + row + k / 2) * targets.width + column + k % 2;
-            place[k] = k == 0 || pool ? targets.place(halo, of) * channels : 0;
+            from[k] = k == 0 || pool ? result + targets.place(halo, of) * channels : nullptr;
         }
         const int64_t first = pixel * channels;
-        return [=](int64_t c) {
-            const float* at = result + c;
-            const float value = pool ? 0.25f * (at[place[0]] + at[place[1]] + at[place[2]] + at[place[3]]) : at[place[0]];
-            y[first + c] = f(value, c, first + c);
+        return [=](int64_t piece) {
+            Pack<float, n> total{};
+            for (const float* const values : from) {
+                if (!values) continue;
+                const auto read = *reinterpret_cast<const Pack<float, n>*>(values + piece * n);
+                for (int i = 0; i < n; ++i) total.values[i] += read.values[i];
+            }
+            for (int i = 0; i < n; ++i) total.values[i] *= share;
+            f.template put<n>(y, total, piece * n, first + piece * n);
         };
     });
+}
+
+// y (pixels, channels) from the targets' places; pool: the adjoint of the box filter, the mean of the four of which a pixel is a part.
+inline void gather(float* y, const float* result, const Finish& f, bool pool, const Halo& halo, const Targets& targets, int64_t channels) {
+    (channels % 4 == 0 ? gather_packs<4> : gather_packs<1>)(y, result, f, pool, halo, targets, channels);
 }
 
 // The convolution of what the View shows. A kernel as large as the image, without padding, sees each image once, whole: a matrix product

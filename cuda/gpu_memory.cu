@@ -5,6 +5,7 @@
 #include <map>
 #include <new>
 #include <stdexcept>
+#include <utility>
 
 namespace dualmcmc::DEVICE_NAMESPACE {
 
@@ -39,14 +40,14 @@ std::string start() {
     if (found != cudaSuccess || count == 0) throw std::runtime_error(no_device(found));
     cudaDeviceProp properties;
     CUDA_CHECK(cudaGetDeviceProperties(&properties, 0));
+    if (properties.major < 8)
+        throw std::runtime_error(std::string("the ") + properties.name + " has neither TF32 nor bf16: compute capability 8.0 is needed");
     const std::string capability = std::to_string(properties.major) + std::to_string(properties.minor);
     cudaFuncAttributes attributes;
     const cudaError_t code = cudaFuncGetAttributes(&attributes, probe);
     if (code == cudaErrorNoKernelImageForDevice || code == cudaErrorInvalidDeviceFunction)
         throw std::runtime_error(std::string("this build holds no code for the ") + properties.name + ": build it with CUDA_ARCH=" + capability);
     CUDA_CHECK(code);
-    if (properties.major < 8)
-        throw std::runtime_error(std::string("the ") + properties.name + " has neither TF32 nor bf16: compute capability 8.0 is needed");
     try {
         cublas();
     } catch (const std::bad_alloc&) {
@@ -90,6 +91,12 @@ cublasHandle_t cublas() {
 
 // ---- memory ---------------------------------------------------------------------------------------------------------------------
 
+namespace {
+bool recording = false;              // between begin_graph and end_graph
+std::vector<void*> released;         // meanwhile: cudaFree waits for the device, which a recording cannot
+int64_t scratch_growths = 0;
+}  // namespace
+
 void* allocate(size_t bytes) {
     void* memory = nullptr;
     const cudaError_t status = cudaMalloc(&memory, bytes);
@@ -101,7 +108,10 @@ void* allocate(size_t bytes) {
     return memory;
 }
 
-void release(void* pointer) { CUDA_CHECK(cudaFree(pointer)); }
+void release(void* pointer) {
+    if (recording) released.push_back(pointer);
+    else CUDA_CHECK(cudaFree(pointer));
+}
 
 int64_t free_bytes() {
     size_t available = 0, total = 0;
@@ -110,7 +120,7 @@ int64_t free_bytes() {
 }
 
 // A recorded graph names this memory, too; but it is recorded after the same work has been done plainly, so that it fits, and is gone
-// before other work makes it grow.
+// before other work makes it grow (launch_graph sees to that).
 void* scratch_bytes(int slot, size_t bytes) {
     struct Memory {
         void* data;
@@ -119,8 +129,10 @@ void* scratch_bytes(int slot, size_t bytes) {
     static Memory memory[slot_count] = {};
     Memory& m = memory[slot];
     if (m.size < bytes) {
+        if (recording) throw std::runtime_error("a step of a chain wants more working memory than before: it cannot be recorded as a graph (NoGraphs)");
         release(m.data);
         m = {};
+        ++scratch_growths;
         try {
             m.data = allocate_or_trim(bytes);
         } catch (const std::bad_alloc&) {
@@ -135,10 +147,6 @@ void* scratch_bytes(int slot, size_t bytes) {
 void copy(float* y, const float* x, int64_t n) {
     CUDA_CHECK(cudaMemcpyAsync(y, x, size_t(n) * sizeof(float), cudaMemcpyDeviceToDevice, stream()));
 }
-
-namespace {
-bool recording = false;
-}  // namespace
 
 // Through pinned memory, so that the caller's may go at once and nobody waits, but for the last upload to have left it.
 void upload(float* y, const float* host, int64_t n) {
@@ -174,6 +182,7 @@ namespace {
 struct Graph {
     cudaGraphExec_t executable;
     size_t nodes;
+    int64_t growths;  // scratch_growths when it was recorded
 };
 
 // Executable graphs that are free for a recording of as many nodes: to change one's arguments costs less than to make one.
@@ -209,6 +218,7 @@ void* end_graph() {
     recording = false;
     cudaGraph_t graph = nullptr;
     const cudaError_t status = cudaStreamEndCapture(stream(), &graph);
+    for (void* const pointer : std::exchange(released, {})) release(pointer);
     if (status != cudaSuccess || !graph) {
         cudaGetLastError();
         return nullptr;
@@ -217,10 +227,14 @@ void* end_graph() {
     CUDA_CHECK(cudaGraphGetNodes(graph, nullptr, &nodes));
     const cudaGraphExec_t executable = make_executable(graph, nodes);
     CUDA_CHECK(cudaGraphDestroy(graph));
-    return new Graph{executable, nodes};
+    return new Graph{executable, nodes, scratch_growths};
 }
 
-void launch_graph(void* graph) { CUDA_CHECK(cudaGraphLaunch(static_cast<Graph*>(graph)->executable, stream())); }
+void launch_graph(void* graph) {
+    const Graph& recorded = *static_cast<Graph*>(graph);
+    if (recorded.growths != scratch_growths) throw std::runtime_error("a recorded graph is sent again after larger work (NoGraphs)");
+    CUDA_CHECK(cudaGraphLaunch(recorded.executable, stream()));
+}
 
 void release_graph(void* graph) {
     const Graph* const done = static_cast<Graph*>(graph);

@@ -72,7 +72,7 @@ inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t* 
 
 struct Taps {
     int count = 0;
-    int64_t shift[most_taps] = {}, weight[most_taps] = {};  // as Tap's
+    int64_t offset[most_taps] = {}, weight[most_taps] = {};  // Tap's shift, in numbers of a, and its weight
 };
 
 // Results that meet the same taps; the blocks of one phase follow those of another.
@@ -97,7 +97,7 @@ struct Sum {
         phase[phases++] = {rows, taps.count, int(its_taps.size()), blocks, pixels};
         blocks += blocks_for(rows, block_rows) * blocks_for(columns, block_columns);
         for (const Tap& tap : its_taps) {
-            taps.shift[taps.count] = tap.shift;
+            taps.offset[taps.count] = tap.shift * depth;
             taps.weight[taps.count++] = tap.weight;
         }
     }
@@ -136,14 +136,17 @@ __global__ void __launch_bounds__(threads, 2) run_sum(const Element* a, const El
         wanted[i] = column < sum.columns;
     }
     int coming = 0, tap = 0, k = 0;  // the stage that is filled next, with what
+    int64_t of_b = 0;
+    const int64_t tap_size = sum.columns * sum.depth;
     const auto bring = [&] {
         if (k < sum.depth) {
-            const int64_t of_a = sum.taps.shift[phase.first_tap + tap] * sum.depth + k, of_b = tap * sum.columns * sum.depth + k;
+            const int64_t of_a = sum.taps.offset[phase.first_tap + tap] + k;
             UNROLL for (int i = 0; i < turns; ++i) {
                 copy_ca(&shared[coming][line + i * rows_at_once][place], source_a[i] + of_a);
                 if (wanted[i]) copy_cg(&shared[coming][block_rows + line + i * rows_at_once][place], source_b[i] + of_b);
             }
-            if (++tap == phase.taps) tap = 0, k += step_size<Element>;
+            if (++tap < phase.taps) of_b += tap_size;
+            else tap = 0, k += step_size<Element>, of_b = k;
         }
         coming = coming + 1 == stages ? 0 : coming + 1;
         commit();
@@ -183,7 +186,7 @@ __global__ void __launch_bounds__(threads, 2) run_sum(const Element* a, const El
             if (target < 0) continue;
             UNROLL for (int j = 0; j < warp_columns / 8; ++j) {
                 const int64_t column = first_column + warp_column + j * 8 + lane % 4 * 2;
-                if (column < sum.columns) sum.finish.pair(sum.y, c[i][j][2 * half], c[i][j][2 * half + 1], column, target * sum.columns + column);
+                if (column < sum.columns) sum.finish.put<2>(sum.y, {c[i][j][2 * half], c[i][j][2 * half + 1]}, column, target * sum.columns + column);
             }
         }
 }

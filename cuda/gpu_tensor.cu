@@ -37,11 +37,15 @@ constexpr int64_t most_few = 128;  // numbers under a kernel, or columns of its 
 // Which pixel of the source a pixel of the result meets under tap (kh, kw): its own times the stride, plus direction (kh, kw) + shift.
 struct Window {
     int64_t batch, height, width, out_height, out_width, kernel, stride, direction, shift;  // height, width: of the source
-    KERNEL int64_t source(int64_t pixel, int64_t tap) const {
-        const int64_t row = pixel / out_width % out_height * stride + direction * (tap / kernel) + shift;
-        const int64_t column = pixel % out_width * stride + direction * (tap % kernel) + shift;
-        const bool there = row >= 0 && row < height && column >= 0 && column < width;
-        return there ? (pixel / (out_width * out_height) * height + row) * width + column : -1;
+    struct Corner {
+        int64_t image, row, column;  // where tap (0, 0) meets the source
+    };
+    KERNEL Corner corner(int64_t pixel) const {
+        return {pixel / (out_width * out_height), pixel / out_width % out_height * stride + shift, pixel % out_width * stride + shift};
+    }
+    KERNEL int64_t source(const Corner& c, int64_t kh, int64_t kw) const {  // -1: there is none
+        const int64_t row = c.row + direction * kh, column = c.column + direction * kw;
+        return row >= 0 && row < height && column >= 0 && column < width ? (c.image * height + row) * width + column : -1;
     }
     int64_t pixels() const { return batch * out_height * out_width; }
 };
@@ -78,10 +82,13 @@ bool few_to_many(float* y, const float* x, const float* w, const Finish& finish,
     const int64_t depth = rounded_up(seen, mma::step_size<Element>);
     if (seen > most_few || !mma::applies<Element>(window.pixels(), many, depth, 1)) return false;
     Element* patches = scratch<Element>(source_slot, window.pixels() * depth);
+    const uint32_t divisor = uint32_t(few), kernel = uint32_t(s.kernel);
     parallel_for_rows(window.pixels(), depth, [=] KERNEL(int64_t pixel) {
+        const Window::Corner corner = window.corner(pixel);
         return [=](int64_t e) {
-            const int64_t source = e < seen ? window.source(pixel, e / few) : -1;
-            round_to(patches[pixel * depth + e], source < 0 ? 0 : x[source * few + e % few]);
+            const uint32_t tap = uint32_t(e) / divisor;
+            const int64_t source = e < seen ? window.source(corner, tap / kernel, tap % kernel) : -1;
+            round_to(patches[pixel * depth + e], source < 0 ? 0 : x[source * few + uint32_t(e) % divisor]);
         };
     });
     matrix_product(y, patches, packed_few<Element>(w, s, many, depth, few_are_in, true), window.pixels(), many, depth, finish);
@@ -90,21 +97,23 @@ bool few_to_many(float* y, const float* x, const float* w, const Finish& finish,
 
 template <class Element>
 bool many_to_few(float* y, const float* x, const float* w, const Finish& finish, const ConvShape& s, const Window& window, bool few_are_in) {
-    const int64_t few = few_are_in ? s.in : s.out, many = few_are_in ? s.out : s.in, taps = s.kernel * s.kernel;
-    const int64_t columns = rounded_up(taps * few, 2), rows = window.batch * window.height * window.width;
+    const int64_t few = few_are_in ? s.in : s.out, many = few_are_in ? s.out : s.in, kernel = s.kernel;
+    const int64_t columns = rounded_up(kernel * kernel * few, 2), rows = window.batch * window.height * window.width;
     if (s.stride != 1 || columns > most_few || !mma::applies<Element>(rows, columns, many, 1)) return false;
     Element* source = scratch<Element>(source_slot, rows * many);
-    parallel_for(rows * many, [=] KERNEL(int64_t i) { round_to(source[i], x[i]); });
+    round_all(source, x, rows * many);
     float* z = scratch<float>(target_slot, rows * columns);
     matrix_product(z, source, packed_few<Element>(w, s, columns, many, few_are_in, false), rows, columns, many, {});
     parallel_for_rows(window.pixels(), few, [=] KERNEL(int64_t pixel) {
+        const Window::Corner corner = window.corner(pixel);
         return [=](int64_t f) {
             float total = 0;
-            for (int64_t tap = 0; tap < taps; ++tap) {
-                const int64_t from = window.source(pixel, tap);
-                if (from >= 0) total += z[from * columns + tap * few + f];
-            }
-            y[pixel * few + f] = finish(total, f, pixel * few + f);
+            for (int64_t kh = 0; kh < kernel; ++kh)
+                for (int64_t kw = 0; kw < kernel; ++kw) {
+                    const int64_t from = window.source(corner, kh, kw);
+                    if (from >= 0) total += z[from * columns + (kh * kernel + kw) * few + f];
+                }
+            finish.put<1>(y, {total}, f, pixel * few + f);
         };
     });
     return true;

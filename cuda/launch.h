@@ -56,7 +56,7 @@ __global__ void run_rows(int64_t rows, int64_t columns, Body body) {
     const int64_t row = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
     if (row >= rows) return;
     const auto for_column = body(row);
-    for (int64_t column = threadIdx.x; column < columns; column += blockDim.x) for_column(column);
+    for (int64_t column = int64_t(blockIdx.y) * blockDim.x + threadIdx.x; column < columns; column += int64_t(gridDim.y) * blockDim.x) for_column(column);
 }
 
 // As many threads to a row as it has columns, rounded up to a power of two, but no more than read two sectors of memory at a time: what
@@ -67,12 +67,14 @@ inline dim3 block_for_rows(int64_t columns) {
     return dim3(width, block_size / width);
 }
 
-// Rows of `columns` elements: body(row) prepares the row and returns what is to be done for a column.
+// Rows of `columns` elements: body(row) prepares the row and returns what is to be done for a column. Few rows are cut into as many pieces
+// as it takes to give all multiprocessors work.
 template <class Body>
 void parallel_for_rows(int64_t rows, int64_t columns, Body body) {
     if (rows == 0 || columns == 0) return;
     const dim3 block = block_for_rows(columns);
-    launch(blocks_for(rows, block.y), block, run_rows<Body>, rows, columns, body);
+    const unsigned of_rows = blocks_for(rows, block.y);
+    launch({of_rows, std::clamp(1024 / of_rows, 1u, blocks_for(columns, block.x))}, block, run_rows<Body>, rows, columns, body);
 }
 
 // vector.h's, of one column.

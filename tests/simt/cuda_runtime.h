@@ -266,6 +266,7 @@ inline cudaError_t cudaMalloc(void** pointer, size_t bytes) {
 }
 inline cudaError_t cudaFree(void* pointer) {
     if (!pointer) return cudaSuccess;
+    if (simt::machine.captured) return simt::wait();
     simt::finish();
     const auto block = simt::machine.blocks.find(pointer);
     if (block == simt::machine.blocks.end()) return cudaErrorInvalidValue;
