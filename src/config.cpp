@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
+#include <set>
 #include <type_traits>
 
 namespace dualmcmc {
@@ -117,13 +118,16 @@ std::vector<std::pair<std::string, std::string>> read_config(const std::string& 
         return first == std::string::npos ? std::string() : s.substr(first, last - first + 1);
     };
     std::vector<std::pair<std::string, std::string>> out;
+    std::set<std::string> seen;
     std::string line;
     for (int number = 1; std::getline(in, line); ++number) {
+        if (line.find('\0') != std::string::npos) fail("--config ", path, ": is no text; give a config.txt");
         line = trim(line);
         if (line.empty() || line[0] == '#') continue;
         const size_t equals = line.find('=');
         if (equals == std::string::npos) fail(path, ":", number, ": expected 'name = value', found '", line, "'");
         out.emplace_back(trim(line.substr(0, equals)), trim(line.substr(equals + 1)));
+        if (!seen.insert(out.back().first).second) fail(path, ":", number, ": '", out.back().first, "' stands twice");
         try {
             Config scratch;
             set_setting(scratch, out.back().first, out.back().second);
@@ -133,6 +137,13 @@ std::vector<std::pair<std::string, std::string>> read_config(const std::string& 
     }
     if (in.bad()) fail("--config ", path, ": cannot be read to its end");
     return out;
+}
+
+std::string untrained_note(const Config& c) {
+    std::string names;
+    for (const auto& [learned, name] : {std::pair(c.step.learn_ebm, "EBM"), {c.step.learn_generator, "generator"}, {c.step.learn_encoder, "encoder"}})
+        if (!learned) names += text(names.empty() ? "" : " and ", name);
+    return names.empty() ? "" : text("note: --method ", c.method, " trains no ", names, ": what is said of it is said of random weights");
 }
 
 void check_config(const Config& c) {

@@ -97,6 +97,9 @@ std::string config_to_text(const Config& config);
 // The settings in such a file, in its order. Fails, naming file and line, where a line is neither `name = value` nor a # comment.
 std::vector<std::pair<std::string, std::string>> read_config(const std::string& path);
 
+// A line for those who look at such a run, where it leaves networks untrained; empty where it does not.
+std::string untrained_note(const Config& config);
+
 // Fails, naming the flag, for values that make no sense.
 void check_config(const Config& config);
 

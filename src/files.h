@@ -53,8 +53,22 @@ private:
     bool committed_ = false;
 };
 
-// Makes the folder that --out names, and those above it, where they are missing; fails where that cannot be.
+// Makes the folder that --out names, and those above it, where they are missing; fails where that cannot be, or where nothing can be
+// written there.
 void make_folder(const std::string& path);
+
+// While one lives, no other program can hold the same folder; fails where one does. Where the file system knows no locks, all may.
+class FolderLock {
+public:
+    // `who`: what the other is doing, for the message.
+    FolderLock(const std::string& path, const std::string& who);
+    ~FolderLock();
+    FolderLock(const FolderLock&) = delete;
+    FolderLock& operator=(const FolderLock&) = delete;
+
+private:
+    int descriptor_;
+};
 
 // A whole file's bytes, by InputFile.
 std::string read_file(const std::string& path);

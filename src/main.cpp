@@ -1,6 +1,7 @@
 // The command line: train, sample, export, replay, bench, report, the experiments. Errors end here, as one line.
 #include <CLI/CLI.hpp>
 
+#include <charconv>
 #include <cstdio>
 #include <iostream>
 
@@ -42,7 +43,7 @@ public:
         for_each_setting(config_, [&](const char* name, auto& field, const char* help) {
             const std::string flag = std::string("--") + name;
             if constexpr (std::is_same_v<std::decay_t<decltype(field)>, bool>)
-                command_->add_flag(flag + ",!--no-" + name, field, help);
+                command_->add_flag(flag + ",!--no-" + name, field, text(help, field ? " (on)" : " (off)"));
             else
                 command_->add_option(flag, field, help)->capture_default_str();
         });
@@ -66,7 +67,11 @@ public:
         if (resume_) {
             const std::string path = newest_checkpoint(out);
             if (path.empty()) fail("--resume: there is no checkpoint in ", out, "/checkpoints; start without --resume");
-            resume = read_checkpoint(path);
+            try {
+                resume = read_checkpoint(path);
+            } catch (const std::exception& error) {
+                fail(error.what(), "; delete it, and --resume goes on from the checkpoint before it, if there is one");
+            }
             config_ = resume->config;
         } else {
             config_ = preset_config(preset);
@@ -92,6 +97,7 @@ public:
                     (long long)m.width_ebm, (long long)m.width_encoder, (long long)m.latent, (long long)config_.batch,
                     (long long)config_.step.chain_x.steps, double(config_.step.chain_x.step_size), double(config_.step.chain_x.temperature()),
                     (long long)config_.step.chain_z.steps, double(config_.step.chain_z.step_size));
+        if (const std::string note = untrained_note(config_); !note.empty()) std::printf("%s\n", note.c_str());
         std::fflush(stdout);
         return train(config_, resume, {distance, report}) ? 0 : 130;
     }
@@ -150,7 +156,19 @@ private:
     bool fast_ = false;
 };
 
+// What CLI11 lets pass: a whole number too large for any flag, which it would take for the largest there is.
+void check_numbers(int argc, char** argv) {
+    for (int i = 1; i < argc; ++i) {
+        const std::string word = argv[i];
+        const char* const digits = word.data() + word.rfind('=') + 1;
+        int64_t value;
+        const auto [end, error] = std::from_chars(digits, word.data() + word.size(), value);
+        if (error == std::errc::result_out_of_range && *end == 0) fail(word, ": the number is too large");
+    }
+}
+
 int run(int argc, char** argv) {
+    check_numbers(argc, argv);
     CLI::App app("Learning energy-based models by dual-MCMC teaching (Cui and Han, NeurIPS 2023).\n"
                  "Start with: dualmcmc train --preset demo", "dualmcmc");
     app.require_subcommand(1);
@@ -171,13 +189,18 @@ int run(int argc, char** argv) {
     AblateCommand ablate_command(app);
     CompareCommand compare_command(app);
     Experiment* const experiments[] = {&reconstruct_command, &revise_command, &interpolate_command, &ood_command, &longrun_command, &ais_command};
+    const auto asked_for = [&](const CLI::App* command) { return command->get_name() == argv[1]; };
+    if (argc > 1 && argv[1][0] != '-' && app.get_subcommands(asked_for).empty())
+        fail("there is no command '", argv[1], "' ('dualmcmc --help' lists them)");
     try {
         app.parse(argc, argv);
         if (train_command.chosen()) return train_command.run(app, argc, argv);
     } catch (const CLI::Success& help) {
         return app.exit(help);
     } catch (const CLI::ParseError& error) {
-        fail(error.what(), " ('dualmcmc ", app.get_subcommands().empty() ? "" : app.get_subcommands()[0]->get_name() + " ", "--help' lists what there is)");
+        std::string message = error.what();
+        if (const std::string unclear = "Could not convert: "; message.starts_with(unclear)) message = message.substr(unclear.size()) + ": not the kind of number that is wanted";
+        fail(message, " ('dualmcmc ", app.get_subcommands().empty() ? "" : app.get_subcommands()[0]->get_name() + " ", "--help' lists what there is)");
     }
     if (sample_command.chosen()) return sample_command.run();
     if (export_command.chosen()) return export_command.run();
@@ -196,7 +219,10 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
     try {
-        return dualmcmc::run(argc, argv);
+        const int code = dualmcmc::run(argc, argv);
+        std::cout.flush();
+        if (std::fflush(stdout) != 0 || std::ferror(stdout)) dualmcmc::fail("what was said could not be written; is the disk full?");
+        return code;
     } catch (const std::exception& error) {
         std::fflush(stdout);
         std::cerr << "dualmcmc: " << error.what() << '\n';

@@ -179,6 +179,7 @@ private:
     std::vector<int64_t> order_;
     int64_t order_epoch_ = -1;
     LatentStore latents_;  // of persistent z-chains
+    std::optional<FolderLock> lock_;
     std::optional<MetricsFile> metrics_;
     Progress progress_;
 };
@@ -203,6 +204,8 @@ Run::Run(const Config& config, const std::optional<LoadedCheckpoint>& resume, co
         start_ = last_checkpoint_ = resume->iteration;
         returns_ = resume->returns;
     }
+    make_folder(config_.out);
+    lock_.emplace(config_.out, "another program trains");
     make_folder(config_.out + "/samples");
     make_folder(config_.out + "/checkpoints");
     write_file(config_.out + "/config.txt", config_to_text(config_));

@@ -9,6 +9,7 @@
 #include <functional>
 #include <sstream>
 
+#include "files.h"
 #include "npy.h"
 #include "safetensors.h"
 
@@ -91,6 +92,13 @@ TEST_F(CommandLine, HelpSucceeds) {
 
 TEST_F(CommandLine, RefusesWhatMakesNoSense) {
     expect_refused("", {"subcommand"});
+    expect_refused("trian --preset demo", {"no command 'trian'", "--help"});
+    expect_refused("train --preset demo --batch 1e3", {"--batch", "1e3", "number"});
+    expect_refused("train --preset demo --seed 99999999999999999999", {"99999999999999999999", "too large"});
+    expect_refused("train --preset demo --seed=99999999999999999999", {"--seed=99999999999999999999", "too large"});
+    expect_refused("bench --batch 0", {"--batch 0", "at least 1"});
+    expect_refused("toys --method nope", {"--method nope", "exact"});
+    expect_refused("toys --iterations 1 --evaluations 1 --out ''", {"--out", "empty"});
     expect_refused("train --preset nope", {"--preset nope", "cifar10-small", "demo"});
     expect_refused("train --nope 3", {"--nope", "--help"});
     expect_refused("train --preset demo --steps-x -3", {"--steps-x -3"});
@@ -141,6 +149,10 @@ TEST_F(CommandLine, RefusesBadConfigurations) {
     expect_refused("train --config unknown.txt", {"unknown.txt:1", "colour"});
     std::ofstream(in("value.txt")) << "batch = four\n";
     expect_refused("train --config value.txt", {"value.txt:1", "four"});
+    std::ofstream(in("twice.txt")) << "batch = 4\nseed = 1\nbatch = 5\n";
+    expect_refused("train --config twice.txt", {"twice.txt:3", "'batch' stands twice"});
+    std::ofstream(in("binary.txt"), std::ios::binary).write("batch\0= 4\n", 10);
+    expect_refused("train --config binary.txt", {"binary.txt", "no text"});
 }
 
 TEST_F(CommandLine, RefusesDamagedCheckpoints) {
@@ -182,6 +194,20 @@ TEST_F(CommandLine, RefusesToLoseARun) {
     expect_refused(tiny + " --iterations 1 --out /proc/nowhere", {"/proc/nowhere"});
     tiny_model();
     expect_refused(tiny + " --iterations 2 --out model", {"model", "--resume"});
+}
+
+TEST_F(CommandLine, TwoRunsDoNotShareAFolder) {
+    const FolderLock other(folder_, "the test trains");
+    expect_refused(tiny + " --iterations 1 --out .", {"--out .", "another program trains there"});
+    expect_runs(tiny + " --iterations 1 --out below");
+}
+
+TEST_F(CommandLine, FullDiskLosesNoWordUnnoticed) {
+    for (const char* arguments : {"--help", "export --data shapes --count 1 --out pictures"}) {
+        const int status = std::system(("cd '" + folder_ + "' && '" + program_ + "' " + arguments + " >/dev/full 2>error.txt").c_str());
+        EXPECT_EQ(WEXITSTATUS(status), 1) << arguments;
+        EXPECT_NE(contents(in("error.txt")).find("disk full"), std::string::npos) << contents(in("error.txt"));
+    }
 }
 
 TEST_F(CommandLine, FullDiskLeavesTheEarlierCheckpointWhole) {

@@ -117,10 +117,14 @@ void AisCommand::measure() {
     const PotentialFunction potential = tempered_energy(*models_, {side, side, 3}, temperature);
     const std::vector<double> data = image_potentials(potential);
     const Annealing annealing({StartDensity::Kind::cube, dimension, image_cube}, potential, annealing_);
+    const auto stage = [](const char* name) { std::fprintf(stderr, "%s ...\n", name); };  // each takes minutes
+    stage("temperatures and steps");
     const Schedule schedule = annealing.find_schedule();
+    stage("forward");
     const Annealing::Run forward = annealing.forward(schedule);
     const LogZ lower = log_z(forward.log_weight, false);
     say_run("forward, a lower bound", lower, forward.acceptance);
+    stage("moves under the EBM, and reverse");
     const Points start = reverse_start(forward);
     Points samples = start;
     const double settled = annealing.move_on(samples, schedule.step.back(), settle_);

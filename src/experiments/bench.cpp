@@ -10,19 +10,19 @@
 namespace dualmcmc {
 
 BenchCommand::BenchCommand(CLI::App& app) : command_(app.add_subcommand("bench", "time training iterations on random images")) {
-    command_->add_option("--architecture", model_.architecture)->capture_default_str();
-    command_->add_option("--width-generator", model_.width_generator)->capture_default_str();
-    command_->add_option("--width-ebm", model_.width_ebm)->capture_default_str();
-    command_->add_option("--width-encoder", model_.width_encoder)->capture_default_str();
-    command_->add_option("--latent", model_.latent)->capture_default_str();
-    command_->add_option("--batch", batch_)->capture_default_str();
-    command_->add_option("--steps-x", step_.chain_x.steps)->capture_default_str();
-    command_->add_option("--steps-z", step_.chain_z.steps)->capture_default_str();
-    command_->add_flag("--resample,!--no-resample", step_.resample);
+    command_->add_option("--architecture", model_.architecture, "as in train, and so on down to --no-resample")->capture_default_str();
+    command_->add_option("--width-generator", model_.width_generator, "channels of the generator")->capture_default_str();
+    command_->add_option("--width-ebm", model_.width_ebm, "channels of the EBM")->capture_default_str();
+    command_->add_option("--width-encoder", model_.width_encoder, "channels of the encoder")->capture_default_str();
+    command_->add_option("--latent", model_.latent, "numbers in z")->capture_default_str();
+    command_->add_option("--batch", batch_, "images")->capture_default_str();
+    command_->add_option("--steps-x", step_.chain_x.steps, "of the x-chain")->capture_default_str();
+    command_->add_option("--steps-z", step_.chain_z.steps, "of the z-chain")->capture_default_str();
+    command_->add_flag("--resample,!--no-resample", step_.resample, "a second x-chain for the EBM's update; on unless said otherwise");
     command_->add_option("--iterations", iterations_, "after one that is not counted")->capture_default_str();
-    command_->add_option("--device", device_)->capture_default_str();
-    command_->add_option("--precision", precision_)->capture_default_str();
-    command_->add_option("--threads", threads_)->capture_default_str();
+    command_->add_option("--device", device_, "as in train")->capture_default_str();
+    command_->add_option("--precision", precision_, "as in train")->capture_default_str();
+    command_->add_option("--threads", threads_, "CPU threads, 0 for all")->capture_default_str();
     command_->add_flag("--wait", step_.wait, "for the GPU after each part, so that the parts' times are its own");
     command_->add_flag("--serve", serve_, "one iteration for each line read, one line of JSON for each iteration");
 }
@@ -39,7 +39,8 @@ Seconds BenchCommand::iterate(Models& models, const Tensor& x) {
 
 int BenchCommand::run() {
     check_settings(model_);
-    if (batch_ < 1 || iterations_ < 1) fail("--batch and --iterations: must be at least 1");
+    if (batch_ < 1) fail("--batch ", batch_, ": must be at least 1");
+    if (iterations_ < 1) fail("--iterations ", iterations_, ": must be at least 1");
     const std::string device = select_device(device_, threads_, precision_);
     Models models(model_, 1);
     const int64_t side = model_.image_size();

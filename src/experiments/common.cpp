@@ -55,6 +55,12 @@ void Experiment::use_chain_z() {
     command_->add_option("--sigma", sigma_, "standard deviation of p(x|z) (default: the model's)");
 }
 
+void check_chain(const std::string& name, const ChainSettings& chain) {
+    if (chain.steps < 0 || chain.steps > 65535) fail("--steps-", name, " ", chain.steps, ": must be from 0 to 65535");
+    if (!(chain.step_size > 0 && std::isfinite(chain.step_size))) fail("--step-size-", name, " ", chain.step_size, ": must be above 0");
+    if (!(chain.noise >= 0 && std::isfinite(chain.noise))) fail("--noise-", name, " ", chain.noise, ": must be at least 0");
+}
+
 bool Experiment::given(const std::string& flag) const {
     const CLI::Option* option = command_->get_option_no_throw(flag);
     return option && option->count() > 0;
@@ -64,11 +70,12 @@ void Experiment::check_flags() const {
     if (count_ < 1) fail("--count ", count_, ": must be at least 1");
     if (seed_ < 0) fail("--seed ", seed_, ": must be at least 0");
     if (given("--batch") && batch_ < 1) fail("--batch ", batch_, ": must be at least 1");
-    for (const auto& [name, chain] : {std::pair("x", flags_x_), std::pair("z", flags_z_)}) {
-        const std::string steps = text("--steps-", name), size = text("--step-size-", name), noise = text("--noise-", name);
-        if (given(steps) && (chain.steps < 0 || chain.steps > 65535)) fail(steps, " ", chain.steps, ": must be from 0 to 65535");
-        if (given(size) && !(chain.step_size > 0 && std::isfinite(chain.step_size))) fail(size, " ", chain.step_size, ": must be above 0");
-        if (given(noise) && !(chain.noise >= 0 && std::isfinite(chain.noise))) fail(noise, " ", chain.noise, ": must be at least 0");
+    for (const auto& [name, flags] : {std::pair("x", flags_x_), std::pair("z", flags_z_)}) {
+        ChainSettings chain{1, 1, 1};  // what is not given is the model's, and good
+        if (given(text("--steps-", name))) chain.steps = flags.steps;
+        if (given(text("--step-size-", name))) chain.step_size = flags.step_size;
+        if (given(text("--noise-", name))) chain.noise = flags.noise;
+        check_chain(name, chain);
     }
     if (long_steps_ && (*long_steps_ < 1 || *long_steps_ > 10'000'000)) fail("--steps ", *long_steps_, ": must be from 1 to 10000000");
     if (given("--sigma") && !(sigma_ > 0 && std::isfinite(sigma_))) fail("--sigma ", sigma_, ": must be above 0");
@@ -99,6 +106,7 @@ void Experiment::say_settings(int64_t iteration) {
              m.width_generator, "/", m.width_ebm, "/", m.width_encoder, " (generator/EBM/encoder), latent ", m.latent));
     say(text("count ", count_, "; test images: ", test().name, ", ", test().count, " in all; batches of ", batch_,
              ", ", batch_norm_.text(batch_), "; seed ", seed_));
+    if (const std::string note = untrained_note(config_); !note.empty()) say(note);
     if (uses_x_) say("x-chain: " + chain_text(chain_x()));
     if (uses_z_) say(text("z-chain: ", chain_text(chain_z()), ", sigma ", config_.step.sigma));
 }

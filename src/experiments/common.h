@@ -29,6 +29,9 @@ void write_summary(const std::string& out, const std::string& summary);
 // The flags of a batch-norm policy; `policy` is checked when it is set (set_batch_norm).
 void add_batch_norm_flags(CLI::App& command, BatchNormPolicy& policy);
 
+// Fails where a chain's settings, of the flags --steps-NAME and so on, are impossible.
+void check_chain(const std::string& name, const ChainSettings& chain);
+
 class Experiment {
 public:
     virtual ~Experiment() = default;

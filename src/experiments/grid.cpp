@@ -303,6 +303,7 @@ void GridCommand::plan(std::vector<Training>& cells) const {
     std::vector<std::string> names;
     for (const Training& t : cells)
         if (!costs.count(t.cell.name)) unknown.push_back(t.config), names.push_back(t.cell.name);
+    if (!unknown.empty()) std::fprintf(stderr, "timing %zu cells' iterations ...\n", unknown.size());
     const std::vector<double> seconds = iteration_costs(unknown);
     for (size_t i = 0; i < names.size(); ++i)
         costs[names[i]] = {seconds[i], iterations_in(minutes, on_cpu() ? omp_get_max_threads() : 1, seconds[i])};

@@ -44,6 +44,9 @@ LongrunCommand::LongrunCommand(CLI::App& app)
 
 void LongrunCommand::check() const {
     if (command_->count("--warmup") && (warmup_ < 0 || warmup_ > 10'000'000)) fail("--warmup ", warmup_, ": must be from 0 to 10000000");
+    const int64_t steps = command_->get_option("--steps")->as<int64_t>();
+    if (warmup_ >= 0 && steps - warmup_ < least_draws)
+        fail("--warmup ", warmup_, ": leaves less than ", least_draws, " of the ", steps, " steps; lower it or give more --steps");
 }
 
 // g(z), z ~ p(z), one for each chain.

@@ -84,7 +84,7 @@ void SampleCommand::lay_flags_over(const Config& trained) {
     if (command_->count("--noise-x")) config_.sampler.noise = chain_.noise;
     if (command_->count("--batch")) config_.sampler_batch = batch_;
     if (command_->count("--data")) config_.data = data_;
-    if (config_.sampler.steps < 0 || config_.sampler.steps > 65535) fail("--steps-x ", config_.sampler.steps, ": must be from 0 to 65535");
+    check_chain("x", config_.sampler);
     if (config_.sampler_batch < 1) fail("--batch ", config_.sampler_batch, ": must be at least 1");
     check_config(config_);
 }
@@ -220,6 +220,7 @@ int SampleCommand::run() {
     load_data();
     const std::string text = settings(checkpoint);
     std::printf("%s", text.c_str());
+    if (const std::string note = untrained_note(config_); !note.empty()) std::printf("%s\n", note.c_str());
     std::fflush(stdout);
     open_outputs(text);
     return draw(models) ? 0 : 130;
@@ -247,6 +248,8 @@ int ExportCommand::run() {
     const ImageSet& images = split_ == "train" ? data.train : data.held_out;
     if (count_ > images.count) fail("--count ", count_, ": ", images.name, " has ", images.count, " images");
     const int64_t count = count_ > 0 ? count_ : images.count;
+    make_folder(out_);
+    if (!fs::is_empty(out_)) fail("--out: ", out_, " is not empty; empty it or give another --out");
     const PngFolder folder(out_, count);
     folder.write(0, images);
     folder.check();

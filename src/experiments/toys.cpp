@@ -338,8 +338,8 @@ ToysCommand::ToysCommand(CLI::App& app)
     command_->add_option("--iterations", iterations_, "of each training")->capture_default_str();
     command_->add_option("--evaluations", evaluations_, "rows of the table's history for each training")->capture_default_str();
     command_->add_option("--out", out_, "folder for toys.csv, toys.png and toys.html")->capture_default_str();
-    command_->add_option("--seed", seed_)->capture_default_str();
-    command_->add_option("--device", device_)->capture_default_str();
+    command_->add_option("--seed", seed_, "of data, noise and first parameters")->capture_default_str();
+    command_->add_option("--device", device_, "as in train")->capture_default_str();
     command_->add_option("--threads", threads_, "CPU threads: as many trainings at a time")->capture_default_str();
 }
 
@@ -350,7 +350,9 @@ int ToysCommand::run() {
     if (data_.empty()) data_ = plane_names;
     if (methods_.empty()) methods_ = toy_methods;
     for (const std::string& name : data_) plane_data(name);
-    for (const std::string& name : methods_) toy_settings(name);
+    for (const std::string& name : methods_)
+        if (std::find(toy_methods.begin(), toy_methods.end(), name) == toy_methods.end())
+            fail("--method ", name, ": unknown; give dual, cooperative, triangle, shortrun, exact, abp or vae");
     std::printf("device: %s\n", select_device(device_, threads_, "fp32").c_str());
     const StepSettings s = toy_settings("dual");
     std::printf("%lld iterations of %lld points; perceptrons of width %lld, latent %lld, sigma %g; x-chain %lld steps of %g at temperature %g, "
@@ -358,9 +360,7 @@ int ToysCommand::run() {
                 (long long)s.chain_x.steps, double(s.chain_x.step_size), double(s.chain_x.temperature()), (long long)s.chain_z.steps,
                 double(s.chain_z.step_size), (long long)toy_settings("shortrun").chain_x.steps, (long long)toy_settings("abp").chain_z.steps,
                 double(toy_settings("abp").chain_z.step_size), double(first_rate("dual")), double(first_rate("exact")));
-    std::error_code error;
-    std::filesystem::create_directories(out_, error);
-    if (error) fail("--out: cannot make the folder ", out_, ": ", error.message());
+    make_folder(out_);
 
     std::vector<ToyRun> runs(data_.size() * methods_.size());
     std::mutex lock;
