@@ -37,6 +37,13 @@ struct RandomKey {
     uint64_t step;    // below 2^56
 };
 
+// A weight under spectral normalisation.
+struct SpectralWeight {
+    float *y, *sigma, *u, *v;  // y like w; a number; (columns); (rows)
+    const float* w;            // (rows, columns)
+    int64_t rows, columns;
+};
+
 // X(name, (arguments))
 // clang-format off
 #define DUALMCMC_KERNELS(X)                                                                                                        \
@@ -110,8 +117,8 @@ struct RandomKey {
                                         /* of these rows; dweight and dbias are over the batch_rows of the batch; dx may be dy   */ \
     /* ---- products ---- */                                                                                                       \
     X(normalise,            (float* y, float epsilon, int64_t n))                               /* y /= max(‖y‖, ε), in place   */ \
-    X(spectral_norm,        (float* y, float* sigma, float* u, float* v, const float* w, float epsilon, int64_t rows, int64_t columns)) \
-                                        /* v = Wu/max(‖Wu‖, ε), u = Wᵀv/max(‖Wᵀv‖, ε), in place; σ = vᵀWu, y = W/σ; W (rows, columns) */ \
+    X(spectral_norms,       (const SpectralWeight* weights, int64_t count, float epsilon)) /* of each, in a few launches for all:  */ \
+                                        /* v = Wu/max(‖Wu‖, ε), u = Wᵀv/max(‖Wᵀv‖, ε), in place; σ = vᵀWu, y = W/σ               */ \
     X(spectral_norm_backward, (float* dw, const float* y, const float* sigma, const float* u, const float* v, const float* dy,     \
                              int64_t rows, int64_t columns))                                                                       \
                                         /* y = W/σ, σ = vᵀWu: dW = (dy - <dy, y> v uᵀ)/σ, W (rows, columns)                      */ \

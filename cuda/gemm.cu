@@ -40,15 +40,17 @@ void normalise(float* y, float epsilon, int64_t n) {
     scale(y, y, 1 / std::max(std::sqrt(squares), epsilon), n);
 }
 
-void spectral_norm(float* y, float* sigma, float* u, float* v, const float* w, float epsilon, int64_t rows, int64_t columns) {
-    float* product = scratch<0>(columns);  // Wᵀv: σ = <u, Wᵀv> with the new u
-    matvec(v, w, u, rows, columns);
-    normalise(v, epsilon, rows);
-    matvec_transposed(product, w, v, rows, columns);
-    copy(u, product, columns);
-    normalise(u, epsilon, columns);
-    dot(sigma, u, product, columns);
-    parallel_for(rows * columns, [=](int64_t i) { y[i] = w[i] / sigma[0]; });
+void spectral_norms(const SpectralWeight* weights, int64_t count, float epsilon) {
+    for (const SpectralWeight* s = weights; s != weights + count; ++s) {
+        float* product = scratch<0>(s->columns);  // Wᵀv: σ = <u, Wᵀv> with the new u
+        matvec(s->v, s->w, s->u, s->rows, s->columns);
+        normalise(s->v, epsilon, s->rows);
+        matvec_transposed(product, s->w, s->v, s->rows, s->columns);
+        copy(s->u, product, s->columns);
+        normalise(s->u, epsilon, s->columns);
+        dot(s->sigma, s->u, product, s->columns);
+        parallel_for(s->rows * s->columns, [y = s->y, w = s->w, sigma = s->sigma](int64_t i) { y[i] = w[i] / sigma[0]; });
+    }
 }
 
 void spectral_norm_backward(float* dw, const float* y, const float* sigma, const float* u, const float* v, const float* dy,

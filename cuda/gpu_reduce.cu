@@ -150,41 +150,115 @@ void batch_norm_sums(float* dweight, float* dbias, const float* mean, const floa
     });
 }
 
-// ---- matrix-vector products and spectral normalisation ------------------------------------------------------------------------------
+// ---- spectral normalisation -----------------------------------------------------------------------------------------------------------
 
 namespace {
 
-// y[row] = <row of A, x>, a block each.
-__global__ void row_products(float* y, const float* a, const float* x, int64_t columns) {
-    const float* row = a + blockIdx.x * columns;
-    float total = 0;
-    for (int64_t c = threadIdx.x; c < columns; c += blockDim.x) total += row[c] * x[c];
-    const double product = block_sum(double(total));
-    if (threadIdx.x == 0) y[blockIdx.x] = float(product);
-}
-
-// y = x / max(‖x‖, ε), by one block; y may be x. And <y, x>, unless `inner` is null.
-__global__ void normalise_vector(float* y, float* inner, const float* x, float epsilon, int64_t n) {
+// x / max(‖x‖, ε) for x(i), by one block; gives ‖x‖² / max(‖x‖, ε), its product with x, to each thread.
+template <class Value>
+__device__ double normalise_block(float* y, float epsilon, int64_t n, Value x) {
     double squares = 0;
-    for (int64_t i = threadIdx.x; i < n; i += blockDim.x) squares += double(x[i] * x[i]);
+    for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
+        y[i] = x(i);
+        squares += double(y[i] * y[i]);
+    }
     squares = block_sum(squares);
     const float norm = sqrtf(float(squares)), inverse = 1 / (norm > epsilon ? norm : epsilon);
-    for (int64_t i = threadIdx.x; i < n; i += blockDim.x) y[i] = x[i] * inverse;
-    if (inner && threadIdx.x == 0) *inner = float(squares * double(inverse));
+    for (int64_t i = threadIdx.x; i < n; i += blockDim.x) y[i] *= inverse;
+    return squares * double(inverse);
+}
+
+__global__ void normalise_vector(float* y, float epsilon, int64_t n) {
+    normalise_block(y, epsilon, n, [=](int64_t i) { return y[i]; });
+}
+
+// All weights go through each step of the power iteration together; blockIdx.y says which one a block works on.
+constexpr int64_t most_weights = 16;
+struct SpectralWeights {
+    SpectralWeight of[most_weights];
+    int64_t columns;  // of the widest
+    double* partial;  // (weights, max_parts, columns): Wᵀv is summed in parts of the rows
+    KERNEL static int64_t part_rows(const SpectralWeight& s) { return s.rows > 64 * max_parts ? (s.rows + max_parts - 1) / max_parts : 64; }
+    KERNEL static int64_t parts(const SpectralWeight& s) { return (s.rows + part_rows(s) - 1) / part_rows(s); }
+    KERNEL double* part(int64_t weight, int64_t index) const { return partial + (weight * max_parts + index) * columns; }
+};
+
+// v = W u, a block some rows.
+__global__ void spectral_rows(const __grid_constant__ SpectralWeights weights) {
+    const SpectralWeight& s = weights.of[blockIdx.y];
+    for (int64_t row = blockIdx.x; row < s.rows; row += gridDim.x) {
+        float total = 0;
+        for (int64_t c = threadIdx.x; c < s.columns; c += blockDim.x) total += s.w[row * s.columns + c] * s.u[c];
+        const double product = block_sum(double(total));
+        if (threadIdx.x == 0) s.v[row] = float(product);
+    }
+}
+
+__global__ void spectral_v(const __grid_constant__ SpectralWeights weights, float epsilon) {
+    const SpectralWeight& s = weights.of[blockIdx.y];
+    normalise_block(s.v, epsilon, s.rows, [v = s.v](int64_t i) { return v[i]; });
+}
+
+// Wᵀ v, a part of the rows and a strip of the columns each block.
+__global__ void spectral_columns(const __grid_constant__ SpectralWeights weights) {
+    __shared__ double lanes[strip_rows][strip_columns];
+    const int64_t weight = blockIdx.y / max_parts, part = blockIdx.y % max_parts;
+    const SpectralWeight& s = weights.of[weight];
+    const int64_t length = weights.part_rows(s), end = (part + 1) * length < s.rows ? (part + 1) * length : s.rows;
+    const int64_t column = int64_t(blockIdx.x) * strip_columns + threadIdx.x;
+    float total = 0;
+    if (column < s.columns)
+        for (int64_t row = part * length + threadIdx.y; row < end; row += strip_rows) total += s.w[row * s.columns + column] * s.v[row];
+    lanes[threadIdx.y][threadIdx.x] = double(total);
+    __syncthreads();
+    if (threadIdx.y > 0 || column >= s.columns || part >= weights.parts(s)) return;
+    double sum = 0;
+    for (unsigned lane = 0; lane < strip_rows; ++lane) sum += lanes[lane][threadIdx.x];
+    weights.part(weight, part)[column] = sum;
+}
+
+__global__ void spectral_u(const __grid_constant__ SpectralWeights weights, float epsilon) {
+    const int64_t weight = blockIdx.y;
+    const SpectralWeight& s = weights.of[weight];
+    const double sigma = normalise_block(s.u, epsilon, s.columns, [&](int64_t c) {
+        double total = 0;
+        for (int64_t part = 0; part < weights.parts(s); ++part) total += weights.part(weight, part)[c];
+        return float(total);
+    });
+    if (threadIdx.x == 0) *s.sigma = float(sigma);
+}
+
+__global__ void spectral_quotient(const __grid_constant__ SpectralWeights weights) {
+    const SpectralWeight& s = weights.of[blockIdx.y];
+    const int64_t n = s.rows * s.columns, step = int64_t(gridDim.x) * blockDim.x;
+    for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += step) s.y[i] = s.w[i] / *s.sigma;
 }
 
 }  // namespace
 
-void normalise(float* y, float epsilon, int64_t n) { launch(1, block_size, normalise_vector, y, nullptr, y, epsilon, n); }
+void normalise(float* y, float epsilon, int64_t n) { launch(1, block_size, normalise_vector, y, epsilon, n); }
 
-void spectral_norm(float* y, float* sigma, float* u, float* v, const float* w, float epsilon, int64_t rows, int64_t columns) {
-    float* product = scratch<float>(vector_slot, columns);  // Wᵀv
-    launch(unsigned(rows), columns > 128 ? block_size : 64, row_products, v, w, u, columns);
-    normalise(v, epsilon, rows);
-    sum_columns<1>(rows, columns, [=] KERNEL(int64_t row, int64_t c, float* total) { total[0] += w[row * columns + c] * v[row]; },
-                   [=] KERNEL(int64_t c, const double* totals) { product[c] = float(totals[0]); });
-    launch(1, block_size, normalise_vector, u, sigma, product, epsilon, columns);
-    parallel_for(rows * columns, [=] KERNEL(int64_t i) { y[i] = w[i] / sigma[0]; });
+void spectral_norms(const SpectralWeight* all, int64_t count, float epsilon) {
+    if (count > most_weights) {
+        spectral_norms(all, most_weights, epsilon);
+        return spectral_norms(all + most_weights, count - most_weights, epsilon);
+    }
+    if (count == 0) return;
+    SpectralWeights weights{};
+    int64_t rows = 0, largest = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        weights.of[i] = all[i];
+        rows = std::max(rows, all[i].rows);
+        weights.columns = std::max(weights.columns, all[i].columns);
+        largest = std::max(largest, all[i].rows * all[i].columns);
+    }
+    weights.partial = scratch<double>(partial_slot, count * max_parts * weights.columns);
+    const unsigned each = unsigned(count), threads = weights.columns > 128 ? block_size : 64;
+    launch({unsigned(std::min<int64_t>(rows, 512)), each}, threads, spectral_rows, weights);
+    launch({1, each}, block_size, spectral_v, weights, epsilon);
+    launch({blocks_for(weights.columns, strip_columns), each * unsigned(max_parts)}, {strip_columns, strip_rows}, spectral_columns, weights);
+    launch({1, each}, block_size, spectral_u, weights, epsilon);
+    launch({std::min(256u, blocks_for(largest, block_size)), each}, block_size, spectral_quotient, weights);
 }
 
 void spectral_norm_backward(float* dw, const float* y, const float* sigma, const float* u, const float* v, const float* dy,

@@ -75,12 +75,14 @@ EnergyModel::EnergyModel(const ModelSettings& settings, uint64_t seed) : state(s
 }
 
 void EnergyModel::normalise_weights() {
+    if (!toy_.empty()) return;
+    std::vector<NormalisedWeight*> weights;
     for (EnergyBlock& block : blocks_) {
-        block.conv1.normalise();
-        block.conv2.normalise();
-        if (block.down) block.shortcut.normalise();
+        weights.insert(weights.end(), {&block.conv1, &block.conv2});
+        if (block.down) weights.push_back(&block.shortcut);
     }
-    if (toy_.empty()) linear_.normalise();
+    weights.push_back(&linear_);
+    normalise(weights);
 }
 
 Var EnergyModel::energy(const Var& x) const {

@@ -34,7 +34,7 @@ struct EnergyBlock {
     EnergyBlock(State& state, const std::string& name, int64_t in, int64_t out, bool first, bool down);
     Var operator()(const Var& x) const;
     bool first, down;  // the start block has no ReLU before its first convolution
-    SpectralWeight conv1, conv2, shortcut;
+    NormalisedWeight conv1, conv2, shortcut;
 };
 
 class EnergyModel {
@@ -52,7 +52,7 @@ public:
 
 private:
     std::vector<EnergyBlock> blocks_;
-    SpectralWeight linear_;
+    NormalisedWeight linear_;
     std::vector<Perceptron> toy_;  // toy2d: this one instead, without spectral normalisation
 };
 

@@ -134,20 +134,29 @@ Conv::Conv(State& state, const std::string& name, int64_t in, int64_t out, int64
     if (with_bias) bias = state.uniform(name + ".bias", Layout::plain({out}), inverse_root(in * kernel * kernel));
 }
 
-SpectralWeight spectral_conv(State& state, const std::string& name, int64_t in, int64_t out, int64_t kernel) {
-    SpectralWeight w;
-    w.original = state.normal(name + ".weight_orig", Layout::conv(kernel, in, out), xavier(in, out, kernel));
+NormalisedWeight spectral_conv(State& state, const std::string& name, int64_t in, int64_t out, int64_t kernel) {
+    NormalisedWeight w;
+    w.w = state.normal(name + ".weight_orig", Layout::conv(kernel, in, out), xavier(in, out, kernel));
     w.u = state.unit_vector(name + ".weight_u", Layout::plain({out}));
     w.v = state.unit_vector(name + ".weight_v", Layout::conv_rows(kernel, in));
     return w;
 }
 
-SpectralWeight spectral_linear(State& state, const std::string& name, int64_t in, int64_t out) {
-    SpectralWeight w;
-    w.original = state.uniform(name + ".weight_orig", Layout::linear(in, out), inverse_root(in));
+NormalisedWeight spectral_linear(State& state, const std::string& name, int64_t in, int64_t out) {
+    NormalisedWeight w;
+    w.w = state.uniform(name + ".weight_orig", Layout::linear(in, out), inverse_root(in));
     w.u = state.unit_vector(name + ".weight_u", Layout::plain({out}));
     w.v = state.unit_vector(name + ".weight_v", Layout::plain({in}));
     return w;
+}
+
+void normalise(const std::vector<NormalisedWeight*>& weights) {
+    const std::vector<Var> results = spectral_norms([&] {
+        std::vector<Spectral> all;
+        for (const NormalisedWeight* weight : weights) all.push_back(*weight);
+        return all;
+    }());
+    for (size_t i = 0; i < weights.size(); ++i) weights[i]->weight = results[i];
 }
 
 Linear::Linear(State& state, const std::string& name, int64_t in, int64_t out)

@@ -80,16 +80,14 @@ struct Conv {
     int64_t stride, padding;
 };
 
-// A weight under spectral normalisation. normalise() makes one power iteration and sets `weight` = W / σ, for all passes until
-// the next call.
-struct SpectralWeight {
-    SpectralWeight() = default;
-    void normalise() { weight = spectral_norm(original, u, v); }
-    Var original, weight;
-    Tensor u, v;
+// A weight under spectral normalisation: W, and W / σ of the last normalise().
+struct NormalisedWeight : Spectral {
+    Var weight;
 };
-SpectralWeight spectral_conv(State& state, const std::string& name, int64_t in, int64_t out, int64_t kernel);  // Xavier normal
-SpectralWeight spectral_linear(State& state, const std::string& name, int64_t in, int64_t out);                // ±1/sqrt(in)
+NormalisedWeight spectral_conv(State& state, const std::string& name, int64_t in, int64_t out, int64_t kernel);  // Xavier normal
+NormalisedWeight spectral_linear(State& state, const std::string& name, int64_t in, int64_t out);                // ±1/sqrt(in)
+// One power iteration of each; sets the weights for all passes until the next call.
+void normalise(const std::vector<NormalisedWeight*>& weights);
 
 // (B, in) -> (B, out); weights and biases uniform ±1/sqrt(in).
 struct Linear {

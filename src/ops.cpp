@@ -471,19 +471,36 @@ Var fixed_norm_relu(const Var& x, const Tensor& weight, const Tensor& bias, cons
     });
 }
 
-Var spectral_norm(const Var& w, const Tensor& u, const Tensor& v) {
-    const int64_t columns = w.shape().back(), rows = w.value().size() / columns;
-    CHECK_EQ(u.size(), columns);
-    CHECK_EQ(v.size(), rows);
-    Tensor sigma(Shape{1}), y(w.shape());
-    backend().spectral_norm(y.data(), sigma.data(), u.data(), v.data(), w.value().data(), 1e-12f, rows, columns);
-    if (!taping()) return record(y, {}, {});
-    // Later passes move u and v on: the gradient keeps those of this moment.
-    return record(y, {w}, [w, y, sigma, u = u.clone(), v = v.clone(), rows, columns](const Tensor& dy) {
-        Tensor dw(w.shape());
-        backend().spectral_norm_backward(dw.data(), y.data(), sigma.data(), u.data(), v.data(), dy.data(), rows, columns);
-        w.accumulate(dw);
-    });
+std::vector<Var> spectral_norms(const std::vector<Spectral>& all) {
+    std::vector<SpectralWeight> weights;
+    std::vector<Tensor> results, sigmas;
+    for (const auto& [w, u, v] : all) {
+        const int64_t columns = w.shape().back(), rows = w.value().size() / columns;
+        CHECK_EQ(u.size(), columns);
+        CHECK_EQ(v.size(), rows);
+        results.emplace_back(w.shape());
+        sigmas.emplace_back(Shape{1});
+        weights.push_back({results.back().data(), sigmas.back().data(), u.data(), v.data(), w.value().data(), rows, columns});
+    }
+    backend().spectral_norms(weights.data(), int64_t(weights.size()), 1e-12f);
+    std::vector<Var> out;
+    for (size_t i = 0; i < all.size(); ++i) {
+        const auto& [w, u, v] = all[i];
+        const Tensor &y = results[i], &sigma = sigmas[i];
+        if (!taping()) {
+            out.push_back(record(y, {}, {}));
+            continue;
+        }
+        // Later passes move u and v on: the gradient keeps those of this moment.
+        out.push_back(record(y, {w}, [w = w, y, sigma, u = u.clone(), v = v.clone()](const Tensor& dy) {
+            Tensor dw(w.shape());
+            backend().spectral_norm_backward(dw.data(), y.data(), sigma.data(), u.data(), v.data(), dy.data(), v.size(), u.size());
+            w.accumulate(dw);
+        }));
+    }
+    return out;
 }
+
+Var spectral_norm(const Var& w, const Tensor& u, const Tensor& v) { return spectral_norms({{w, u, v}})[0]; }
 
 }  // namespace dualmcmc

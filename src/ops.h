@@ -64,6 +64,11 @@ Var batch_norm_relu_conv2d(const Var& x, const Var& weight, const Var& shift, co
 Var fixed_norm_relu(const Var& x, const Tensor& weight, const Tensor& bias, const Tensor& mean, const Tensor& var);
 // One power iteration on (u, v), in place, then W / σ with σ = uᵀWv. W is any weight with `out` innermost, taken as the matrix
 // (rest, out); u (out), v (rest). u and v are constants for the gradient, σ is not (Miyato et al. 2018, as torch.nn.utils).
+struct Spectral {
+    Var w;
+    Tensor u, v;
+};
 Var spectral_norm(const Var& w, const Tensor& u, const Tensor& v);
+std::vector<Var> spectral_norms(const std::vector<Spectral>& weights);  // of each; on a GPU in as many launches as for one
 
 }  // namespace dualmcmc

@@ -716,35 +716,56 @@ TEST_P(Kernel, normalise) {
     EXPECT_EQ(run({{0, 0, 0}}, [](auto& p) { backend().normalise(p[0], 1e-12f, 3); })[0], (Values{0, 0, 0}));
 }
 
-// The power iteration, step by step. An element of Wu or Wᵀv is wrong by at most 4 unit times the sum of what was added in magnitude; what
-// is wrong in v goes through Wᵀ as well.
-TEST_P(Kernel, spectral_norm) {
-    for (const Matrix& s : matrices)
-        for (const float epsilon : {1e-12f, 1e3f}) {  // the second is larger than any norm here
-            const Values w = random_values(s.rows * s.columns, 1), u = random_values(s.columns, 2);
-            std::vector<double> v(size_t(s.rows)), product(size_t(s.columns));
-            const auto norm = [&](const std::vector<double>& x) {
-                return std::max(std::sqrt(std::inner_product(x.begin(), x.end(), x.begin(), 0.0)), double(epsilon));
-            };
-            for (int64_t r = 0; r < s.rows; ++r)
-                for (int64_t c = 0; c < s.columns; ++c) v[size_t(r)] += double(w[s.at(r, c)]) * u[size_t(c)];
-            const double first = norm(v), wrong_v = 4 * double(s.columns) * unit / first;
-            for (double& value : v) value /= first;
-            for (int64_t r = 0; r < s.rows; ++r)
-                for (int64_t c = 0; c < s.columns; ++c) product[size_t(c)] += double(w[s.at(r, c)]) * v[size_t(r)];
-            const double second = norm(product), wrong_u = (4 * std::sqrt(double(s.rows)) * unit + double(s.rows) * wrong_v) / second;
-            double sigma = 0;
-            for (double& value : product) sigma += value * value / second, value /= second;
+// What the power iteration makes of (w, u), step by step, and how wrong each may be: an element of Wu or Wᵀv by at most 4 unit times the sum
+// of what was added in magnitude; what is wrong in v goes through Wᵀ as well.
+struct PowerIteration {
+    std::vector<double> v, u;
+    double sigma = 0, wrong_v, wrong_u, wrong_sigma;
 
-            const auto found = run({Values(w.size()), {0}, u, Values(v.size()), w}, [&](auto& p) {
-                backend().spectral_norm(p[0], p[1], p[2], p[3], p[4], epsilon, s.rows, s.columns);
+    PowerIteration(const Values& w, const Values& start, const Matrix& s, double epsilon) : v(size_t(s.rows)), u(size_t(s.columns)) {
+        const auto norm = [&](const std::vector<double>& x) { return std::max(std::sqrt(std::inner_product(x.begin(), x.end(), x.begin(), 0.0)), epsilon); };
+        for (int64_t r = 0; r < s.rows; ++r)
+            for (int64_t c = 0; c < s.columns; ++c) v[size_t(r)] += double(w[s.at(r, c)]) * start[size_t(c)];
+        const double first = norm(v);
+        for (double& value : v) value /= first;
+        for (int64_t r = 0; r < s.rows; ++r)
+            for (int64_t c = 0; c < s.columns; ++c) u[size_t(c)] += double(w[s.at(r, c)]) * v[size_t(r)];
+        const double second = norm(u);
+        for (double& value : u) sigma += value * value / second, value /= second;
+        wrong_v = 4 * double(s.columns) * unit / first;
+        wrong_u = (4 * std::sqrt(double(s.rows)) * unit + double(s.rows) * wrong_v) / second;
+        wrong_sigma = 20 * unit + 2 * wrong_u * std::sqrt(double(s.columns)) * second / sigma;  // relative
+    }
+};
+
+TEST_P(Kernel, spectral_norms) {
+    for (const float epsilon : {1e-12f, 1e3f})  // the second is larger than any norm here
+        for (const size_t count : {size_t(0), size_t(1), 2 * std::size(matrices)}) {  // none; one; more than go together at a time
+            std::vector<Values> before;
+            for (size_t i = 0; i < count; ++i) {
+                const Matrix& s = matrices[i % std::size(matrices)];
+                for (const int64_t n : {s.rows * s.columns, s.columns}) before.push_back(random_values(n, uint32_t(before.size())));
+                for (const int64_t n : {s.rows, s.rows * s.columns, int64_t(1)}) before.push_back(poison(n));
+            }
+            const auto found = run(before, [&](auto& p) {
+                std::vector<SpectralWeight> weights;
+                for (size_t i = 0; i < count; ++i) {
+                    const Matrix& s = matrices[i % std::size(matrices)];
+                    weights.push_back({p[5 * i + 3], p[5 * i + 4], p[5 * i + 1], p[5 * i + 2], p[5 * i], s.rows, s.columns});
+                }
+                backend().spectral_norms(weights.data(), int64_t(count), epsilon);
             });
-            const std::string name = text(s.name(), " epsilon ", epsilon);
-            expect_close(found[3], v, 10 * unit, wrong_v, "v " + name);
-            expect_close(found[2], product, 10 * unit, wrong_u, "u " + name);
-            const double wrong_sigma = 20 * unit + 2 * wrong_u * std::sqrt(double(s.columns)) * second / sigma;  // relative
-            expect_close(found[1], std::vector{sigma}, wrong_sigma, 0, "sigma " + name);
-            expect_close(found[0], tabulate(int64_t(w.size()), [&](size_t i) { return w[i] / sigma; }), wrong_sigma, 0, "y " + name);
+            for (size_t i = 0; i < count; ++i) {
+                const Matrix& s = matrices[i % std::size(matrices)];
+                const Values& w = before[5 * i];
+                const PowerIteration expected(w, before[5 * i + 1], s, epsilon);
+                const std::string name = text("weight ", i, ", ", s.name(), ", epsilon ", epsilon);
+                EXPECT_EQ(found[5 * i], w);
+                expect_close(found[5 * i + 1], expected.u, 10 * unit, expected.wrong_u, "u of " + name);
+                expect_close(found[5 * i + 2], expected.v, 10 * unit, expected.wrong_v, "v of " + name);
+                expect_close(found[5 * i + 3], tabulate(int64_t(w.size()), [&](size_t k) { return w[k] / expected.sigma; }), expected.wrong_sigma, 0, "y of " + name);
+                expect_close(found[5 * i + 4], std::vector{expected.sigma}, expected.wrong_sigma, 0, "sigma of " + name);
+            }
         }
 }
 

@@ -119,19 +119,16 @@ inline unsigned in_order(unsigned i, unsigned n) {
 
 inline void set_thread(unsigned i) { threadIdx = {i % blockDim.x, i / blockDim.x}; }
 
-// One block. `plain`: its threads meet no barrier, so that they need no fibers; the launch's first thread decides.
-inline void run_block(bool& plain, bool first_block) {
+// One block. Where its first thread meets no barrier, none may, and they need no fibers.
+inline void run_block() {
     static Fiber fibers[1024];
     const unsigned threads = blockDim.x * blockDim.y;
     std::vector<unsigned> left;
     for (unsigned i = 0; i < threads; ++i) left.push_back(in_order(i, threads));
-    if (first_block) {
-        set_thread(left[0]);
-        resume(fibers[left[0]]);
-        plain = fibers[left[0]].waiting == Fiber::nowhere;
-    }
-    const size_t done = first_block ? 1 : 0;
-    for (size_t i = done; i < threads; ++i) {
+    set_thread(left[0]);
+    resume(fibers[left[0]]);
+    const bool plain = fibers[left[0]].waiting == Fiber::nowhere;
+    for (size_t i = 1; i < threads; ++i) {
         set_thread(left[i]);
         if (plain) (*body)();
         else resume(fibers[left[i]]);
@@ -158,12 +155,11 @@ inline void run_block(bool& plain, bool first_block) {
 
 inline void run_grid(dim3 grid, dim3 block, const std::function<void()>& kernel) {
     gridDim = grid, blockDim = block, body = &kernel;
-    bool plain = false;
     const unsigned blocks = grid.x * grid.y;
     for (unsigned b = 0; b < blocks; ++b) {
         const unsigned chosen = in_order(b, blocks);
         blockIdx = {chosen % grid.x, chosen / grid.x};
-        run_block(plain, b == 0);
+        run_block();
     }
 }
 
@@ -206,7 +202,7 @@ inline void check_memory() {
 
 namespace simt {
 inline void wait_at(decltype(Fiber::waiting) barrier) {
-    if (!running) die("a barrier that the launch's first thread did not reach");
+    if (!running) die("a barrier that the block's first thread did not reach");
     running->waiting = barrier;
     if (_setjmp(running->place) == 0) _longjmp(scheduler, 1);
     running->waiting = Fiber::nowhere;
