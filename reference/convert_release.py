@@ -8,9 +8,12 @@ Only the networks are carried over, not the optimisers. A .pth is a pickle: conv
 """
 import sys
 
-import torch
+try:
+    import torch
 
-import safetensors_io
+    import safetensors_io
+except ImportError as missing:
+    sys.exit(f"{missing}: needs PyTorch and NumPy (Debian: python3-torch, python3-numpy)")
 
 NETS = "netE", "netG", "netI"
 

@@ -2,9 +2,12 @@
 import csv
 import sys
 
-import matplotlib
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+try:
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+except ImportError as missing:
+    sys.exit(f"{missing}: needs matplotlib (Debian: python3-matplotlib)")
 
 PANELS = (("reconstruction MSE per pixel", ("mse",)),
           ("energy gap E(model) - E(data)", ("energy_gap",)),
