@@ -121,18 +121,21 @@ void column_sum(float* y, const float* x, int64_t rows, int64_t columns) {
 
 // ---- batch normalisation ----------------------------------------------------------------------------------------------------------
 
+// From sums of what each number and its square are beyond the column's first number: in one pass, and without the loss of digits where the
+// mean is large.
 void batch_statistics(float* mean, float* rstd, float* running_mean, float* running_var, const float* x, float epsilon, float momentum,
                       int64_t rows, int64_t columns) {
-    sum_columns<1>(rows, columns, [=] KERNEL(int64_t row, int64_t c, float* total) { total[0] += x[row * columns + c]; },
-                   [=] KERNEL(int64_t c, const double* totals) { mean[c] = float(totals[0] / double(rows)); });
-    sum_columns<1>(rows, columns, [=] KERNEL(int64_t row, int64_t c, float* total) {
-        const float difference = x[row * columns + c] - mean[c];
-        total[0] += difference * difference;
+    sum_columns<2>(rows, columns, [=] KERNEL(int64_t row, int64_t c, float* total) {
+        const float difference = x[row * columns + c] - x[c];
+        total[0] += difference;
+        total[1] += difference * difference;
     }, [=] KERNEL(int64_t c, const double* totals) {
-        rstd[c] = float(1 / sqrt(totals[0] / double(rows) + double(epsilon)));
+        const double beyond = totals[0] / double(rows), squares = totals[1] - totals[0] * beyond, deviation = squares > 0 ? squares : 0;
+        mean[c] = float(double(x[c]) + beyond);
+        rstd[c] = float(1 / sqrt(deviation / double(rows) + double(epsilon)));
         // The running variance is the unbiased one, as in PyTorch.
         running_mean[c] += momentum * (mean[c] - running_mean[c]);
-        running_var[c] += momentum * (float(totals[0] / double(rows > 1 ? rows - 1 : 1)) - running_var[c]);
+        running_var[c] += momentum * (float(deviation / double(rows > 1 ? rows - 1 : 1)) - running_var[c]);
     });
 }
 
