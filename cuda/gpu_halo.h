@@ -98,14 +98,14 @@ struct Finish {
     const float *bias, *addend, *mask;
     // y[place] and its neighbours, n in all; place and channel are multiples of n.
     template <int n>
-    KERNEL void put(float* y, Pack<float, n> result, int64_t channel, int64_t place) const {
+    KERNEL Pack<float, n> operator()(Pack<float, n> result, int64_t channel, int64_t place) const {
         const auto all = [](const float* from) { return *reinterpret_cast<const Pack<float, n>*>(from); };
         Pack<float, n> masks{}, biases{}, addends{};
         if (mask) masks = all(mask + place);
         if (bias) biases = all(bias + channel);
         if (addend) addends = all(addend + place);
         for (int i = 0; i < n; ++i) result.values[i] = (mask && masks.values[i] <= 0 ? 0 : result.values[i]) + biases.values[i] + addends.values[i];
-        *reinterpret_cast<Pack<float, n>*>(y + place) = result;
+        return result;
     }
 };
 
@@ -130,7 +130,7 @@ void gather_packs(float* y, const float* result, const Finish& f, bool pool, con
                 for (int i = 0; i < n; ++i) total.values[i] += read.values[i];
             }
             for (int i = 0; i < n; ++i) total.values[i] *= share;
-            f.template put<n>(y, total, piece * n, first + piece * n);
+            *reinterpret_cast<Pack<float, n>*>(y + first + piece * n) = f(total, piece * n, first + piece * n);
         };
     });
 }

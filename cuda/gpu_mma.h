@@ -2,7 +2,7 @@
 //
 //   result[r, n] = Σ_tap Σ_k a[place(r) + shift(tap), k] b[tap, n, k]
 //
-// A block makes 128 rows × 128 columns, a warp 64 × 64 of them, by mma.sync (compute capability 8.0 and later). Its numbers of a and b come
+// A block makes 128 rows × 128 columns, a warp 64 × 64 of them, or, where there are no more columns, 128 × 64 and 32 × 64, by mma.sync (compute capability 8.0 and later). Its numbers of a and b come
 // to shared memory by cp.async, two steps ahead of the products, and from there to registers by ldmatrix; a step is 16 words of 32 bits of a
 // row: 32 bf16 or 16 TF32, whose fragments are the same, word for word (PTX ISA, "Matrix Fragments for mma.m16n8k16 / mma.m16n8k8"): with
 // g = lane / 4 and t = lane % 4,
@@ -26,7 +26,8 @@
 
 namespace dualmcmc::DEVICE_NAMESPACE::mma {
 
-constexpr int block_rows = 128, block_columns = 128, warp_rows = 64, warp_columns = 64, threads = 128;
+constexpr int block_rows = 128, warp_columns = 64, threads = 128;
+constexpr int64_t columns_of_block(int64_t columns) { return columns <= 64 ? 64 : 128; }
 constexpr int step_words = 16, stages = 3, most_taps = 16, most_phases = 4;
 
 template <class Element>
@@ -95,7 +96,7 @@ struct Sum {
     void add(int64_t rows, const std::vector<Tap>& its_taps, const Pixels& pixels) {
         if (rows == 0) return;
         phase[phases++] = {rows, taps.count, int(its_taps.size()), blocks, pixels};
-        blocks += blocks_for(rows, block_rows) * blocks_for(columns, block_columns);
+        blocks += blocks_for(rows, block_rows) * blocks_for(columns, columns_of_block(columns));
         for (const Tap& tap : its_taps) {
             taps.offset[taps.count] = tap.shift * depth;
             taps.weight[taps.count++] = tap.weight;
@@ -107,12 +108,13 @@ struct Sum {
 // `rows`, `taps`: of all phases.
 template <class Element>
 bool applies(int64_t rows, int64_t columns, int64_t depth, int64_t taps) {
-    const int64_t blocks = (rows + block_rows - 1) / block_rows * ((columns + block_columns - 1) / block_columns), steps = taps * depth / step_size<Element>;
+    const int64_t blocks = blocks_for(rows, block_rows) * blocks_for(columns, columns_of_block(columns)), steps = taps * depth / step_size<Element>;
     return depth % step_size<Element> == 0 && columns % 2 == 0 && taps <= most_taps && rows > 0 && rows < int64_t(1) << 31 && (blocks >= 16 || steps <= 64);
 }
 
-template <class Element>
-__global__ void __launch_bounds__(threads, 2) run_sum(const Element* a, const Element* b, const __grid_constant__ Sum sum) {
+template <class Element, int block_columns>
+__global__ void __launch_bounds__(threads, 256 / block_columns) run_sum(const Element* a, const Element* b, const __grid_constant__ Sum sum) {
+    constexpr int row_warps = threads / 32 / (block_columns / warp_columns), warp_rows = block_rows / row_warps;
     alignas(16) __shared__ uint32_t shared[stages][block_rows + block_columns][step_words];
     static_assert(sizeof(shared) <= 48 << 10);
     const int thread = int(threadIdx.x), warp = thread / 32, lane = thread % 32;
@@ -124,14 +126,17 @@ __global__ void __launch_bounds__(threads, 2) run_sum(const Element* a, const El
     const int64_t first_row = int64_t(block / column_blocks) * block_rows, first_column = int64_t(block % column_blocks) * block_columns;
     const int steps = phase.taps * int(sum.depth / step_size<Element>);
 
-    // Each thread brings eight chunks of a step: of four rows of a, beyond whose end the last one serves, and of four columns of b.
-    constexpr int rows_at_once = threads / 4, turns = block_rows / rows_at_once;
+    // Each thread brings a chunk of a step of each 32nd row of a, beyond whose end the last one serves, and of each 32nd column of b.
+    constexpr int at_once = threads / 4, turns_a = block_rows / at_once, turns_b = block_columns / at_once;
     const int chunk = thread % 4, line = thread / 4, place = (chunk ^ (line / 2 % 4)) * 4;
-    const Element *source_a[turns], *source_b[turns];
-    bool wanted[turns];  // columns beyond the end hold what they may: it stays in their own results, which are dropped
-    UNROLL for (int i = 0; i < turns; ++i) {
-        const int64_t row = first_row + line + i * rows_at_once, column = first_column + line + i * rows_at_once;
+    const Element *source_a[turns_a], *source_b[turns_b];
+    bool wanted[turns_b];  // columns beyond the end hold what they may: it stays in their own results, which are dropped
+    UNROLL for (int i = 0; i < turns_a; ++i) {
+        const int64_t row = first_row + line + i * at_once;
         source_a[i] = a + phase.pixels.at(row < phase.rows ? row : phase.rows - 1).place * sum.depth + chunk * (step_size<Element> / 4);
+    }
+    UNROLL for (int i = 0; i < turns_b; ++i) {
+        const int64_t column = first_column + line + i * at_once;
         source_b[i] = b + (phase.first_tap * sum.columns + column) * sum.depth + chunk * (step_size<Element> / 4);
         wanted[i] = column < sum.columns;
     }
@@ -141,10 +146,9 @@ __global__ void __launch_bounds__(threads, 2) run_sum(const Element* a, const El
     const auto bring = [&] {
         if (k < sum.depth) {
             const int64_t of_a = sum.taps.offset[phase.first_tap + tap] + k;
-            UNROLL for (int i = 0; i < turns; ++i) {
-                copy_ca(&shared[coming][line + i * rows_at_once][place], source_a[i] + of_a);
-                if (wanted[i]) copy_cg(&shared[coming][block_rows + line + i * rows_at_once][place], source_b[i] + of_b);
-            }
+            UNROLL for (int i = 0; i < turns_a; ++i) copy_ca(&shared[coming][line + i * at_once][place], source_a[i] + of_a);
+            UNROLL for (int i = 0; i < turns_b; ++i)
+                if (wanted[i]) copy_cg(&shared[coming][block_rows + line + i * at_once][place], source_b[i] + of_b);
             if (++tap < phase.taps) of_b += tap_size;
             else tap = 0, k += step_size<Element>, of_b = k;
         }
@@ -152,8 +156,7 @@ __global__ void __launch_bounds__(threads, 2) run_sum(const Element* a, const El
         commit();
     };
 
-    // With 64 columns or fewer half of the warps have nothing to multiply.
-    const int warp_row = warp % 2 * warp_rows, warp_column = warp / 2 * warp_columns;
+    const int warp_row = warp % row_warps * warp_rows, warp_column = warp / row_warps * warp_columns;
     const bool idle = first_column + warp_column >= sum.columns;
     float c[warp_rows / 16][warp_columns / 8][4] = {};
     for (int step = 0; step < stages - 1; ++step) bring();
@@ -180,20 +183,23 @@ __global__ void __launch_bounds__(threads, 2) run_sum(const Element* a, const El
     pixel[thread] = first_row + thread < phase.rows ? phase.pixels.at(first_row + thread).pixel : -1;
     static_assert(threads == block_rows);
     __syncthreads();
+    const int64_t first = first_column + warp_column + lane % 4 * 2;
     UNROLL for (int i = 0; i < warp_rows / 16; ++i)
         UNROLL for (int half = 0; half < 2; ++half) {
             const int64_t target = pixel[warp_row + i * 16 + half * 8 + lane / 4];
             if (target < 0) continue;
-            UNROLL for (int j = 0; j < warp_columns / 8; ++j) {
-                const int64_t column = first_column + warp_column + j * 8 + lane % 4 * 2;
-                if (column < sum.columns) sum.finish.put<2>(sum.y, {c[i][j][2 * half], c[i][j][2 * half + 1]}, column, target * sum.columns + column);
-            }
+            // All is read before anything is written, which may be the addend: one way to memory and back, not one for each.
+            Pack<float, 2> results[warp_columns / 8];
+            UNROLL for (int j = 0; j < warp_columns / 8; ++j)
+                if (first + j * 8 < sum.columns) results[j] = sum.finish(Pack<float, 2>{c[i][j][2 * half], c[i][j][2 * half + 1]}, first + j * 8, target * sum.columns + first + j * 8);
+            UNROLL for (int j = 0; j < warp_columns / 8; ++j)
+                if (first + j * 8 < sum.columns) *reinterpret_cast<Pack<float, 2>*>(sum.y + target * sum.columns + first + j * 8) = results[j];
         }
 }
 
 template <class Element>
 void launch_sum(const Element* a, const Element* b, const Sum& sum) {
-    if (sum.blocks > 0) launch(sum.blocks, threads, run_sum<Element>, a, b, sum);
+    if (sum.blocks > 0) launch(sum.blocks, threads, columns_of_block(sum.columns) == 64 ? run_sum<Element, 64> : run_sum<Element, 128>, a, b, sum);
 }
 
 }  // namespace dualmcmc::DEVICE_NAMESPACE::mma

@@ -8,9 +8,10 @@ namespace {
 
 // ---- one number -----------------------------------------------------------------------------------------------------------------
 
-// Σ value over the block's threads (a multiple of 16, at most block_size), the same in each of them.
+// Σ value over the block's threads (a multiple of 16), the same in each of them.
+constexpr unsigned largest_block = 1024;
 __device__ double block_sum(double value) {
-    __shared__ double values[block_size], strips[16];
+    __shared__ double values[largest_block], strips[16];
     values[threadIdx.x] = value;
     __syncthreads();
     if (threadIdx.x < 16) {
@@ -157,23 +158,17 @@ void batch_norm_sums(float* dweight, float* dbias, const float* mean, const floa
 
 namespace {
 
-// x / max(‖x‖, ε) for x(i), by one block; gives ‖x‖² / max(‖x‖, ε), its product with x, to each thread.
-template <class Value>
-__device__ double normalise_block(float* y, float epsilon, int64_t n, Value x) {
+// y /= max(‖y‖, ε), by one block; gives its product with what it was before, to each thread.
+__device__ double normalise_block(float* y, float epsilon, int64_t n) {
     double squares = 0;
-    for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
-        y[i] = x(i);
-        squares += double(y[i] * y[i]);
-    }
+    for (int64_t i = threadIdx.x; i < n; i += blockDim.x) squares += double(y[i] * y[i]);
     squares = block_sum(squares);
     const float norm = sqrtf(float(squares)), inverse = 1 / (norm > epsilon ? norm : epsilon);
     for (int64_t i = threadIdx.x; i < n; i += blockDim.x) y[i] *= inverse;
     return squares * double(inverse);
 }
 
-__global__ void normalise_vector(float* y, float epsilon, int64_t n) {
-    normalise_block(y, epsilon, n, [=](int64_t i) { return y[i]; });
-}
+__global__ void normalise_vector(float* y, float epsilon, int64_t n) { normalise_block(y, epsilon, n); }
 
 // All weights go through each step of the power iteration together; blockIdx.y says which one a block works on.
 constexpr int64_t most_weights = 16;
@@ -186,20 +181,25 @@ struct SpectralWeights {
     KERNEL double* part(int64_t weight, int64_t index) const { return partial + (weight * max_parts + index) * columns; }
 };
 
-// v = W u, a block some rows.
+// v = W u, a warp a row.
 __global__ void spectral_rows(const __grid_constant__ SpectralWeights weights) {
+    __shared__ double lanes[strip_rows][strip_columns + 1];
     const SpectralWeight& s = weights.of[blockIdx.y];
-    for (int64_t row = blockIdx.x; row < s.rows; row += gridDim.x) {
-        float total = 0;
-        for (int64_t c = threadIdx.x; c < s.columns; c += blockDim.x) total += s.w[row * s.columns + c] * s.u[c];
-        const double product = block_sum(double(total));
-        if (threadIdx.x == 0) s.v[row] = float(product);
-    }
+    const int64_t first = int64_t(blockIdx.x) * strip_rows, row = first + threadIdx.y;
+    float total = 0;
+    if (row < s.rows)
+        for (int64_t c = threadIdx.x; c < s.columns; c += strip_columns) total += s.w[row * s.columns + c] * s.u[c];
+    lanes[threadIdx.y][threadIdx.x] = double(total);
+    __syncthreads();
+    if (threadIdx.y > 0 || threadIdx.x >= strip_rows || first + threadIdx.x >= s.rows) return;
+    double sum = 0;
+    for (unsigned lane = 0; lane < strip_columns; ++lane) sum += lanes[threadIdx.x][lane];
+    s.v[first + threadIdx.x] = float(sum);
 }
 
 __global__ void spectral_v(const __grid_constant__ SpectralWeights weights, float epsilon) {
     const SpectralWeight& s = weights.of[blockIdx.y];
-    normalise_block(s.v, epsilon, s.rows, [v = s.v](int64_t i) { return v[i]; });
+    normalise_block(s.v, epsilon, s.rows);
 }
 
 // Wᵀ v, a part of the rows and a strip of the columns each block.
@@ -221,20 +221,23 @@ __global__ void spectral_columns(const __grid_constant__ SpectralWeights weights
 }
 
 __global__ void spectral_u(const __grid_constant__ SpectralWeights weights, float epsilon) {
-    const int64_t weight = blockIdx.y;
-    const SpectralWeight& s = weights.of[weight];
-    const double sigma = normalise_block(s.u, epsilon, s.columns, [&](int64_t c) {
+    const SpectralWeight& s = weights.of[blockIdx.y];
+    const double* const partial = weights.part(blockIdx.y, 0);
+    const int64_t parts = weights.parts(s);
+    for (int64_t c = threadIdx.x; c < s.columns; c += blockDim.x) {
         double total = 0;
-        for (int64_t part = 0; part < weights.parts(s); ++part) total += weights.part(weight, part)[c];
-        return float(total);
-    });
+        for (int64_t part = 0; part < parts; ++part) total += partial[part * weights.columns + c];
+        s.u[c] = float(total);
+    }
+    const double sigma = normalise_block(s.u, epsilon, s.columns);
     if (threadIdx.x == 0) *s.sigma = float(sigma);
 }
 
 __global__ void spectral_quotient(const __grid_constant__ SpectralWeights weights) {
     const SpectralWeight& s = weights.of[blockIdx.y];
     const int64_t n = s.rows * s.columns, step = int64_t(gridDim.x) * blockDim.x;
-    for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += step) s.y[i] = s.w[i] / *s.sigma;
+    const float sigma = *s.sigma;
+    for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += step) s.y[i] = s.w[i] / sigma;
 }
 
 }  // namespace
@@ -256,11 +259,11 @@ void spectral_norms(const SpectralWeight* all, int64_t count, float epsilon) {
         largest = std::max(largest, all[i].rows * all[i].columns);
     }
     weights.partial = scratch<double>(partial_slot, count * max_parts * weights.columns);
-    const unsigned each = unsigned(count), threads = weights.columns > 128 ? block_size : 64;
-    launch({unsigned(std::min<int64_t>(rows, 512)), each}, threads, spectral_rows, weights);
-    launch({1, each}, block_size, spectral_v, weights, epsilon);
+    const unsigned each = unsigned(count);
+    launch({blocks_for(rows, strip_rows), each}, {strip_columns, strip_rows}, spectral_rows, weights);
+    launch({1, each}, largest_block, spectral_v, weights, epsilon);
     launch({blocks_for(weights.columns, strip_columns), each * unsigned(max_parts)}, {strip_columns, strip_rows}, spectral_columns, weights);
-    launch({1, each}, block_size, spectral_u, weights, epsilon);
+    launch({1, each}, largest_block, spectral_u, weights, epsilon);
     launch({std::min(256u, blocks_for(largest, block_size)), each}, block_size, spectral_quotient, weights);
 }
 

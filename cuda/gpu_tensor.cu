@@ -14,14 +14,15 @@ namespace {
 
 // w (kernel², in, out) of these taps as (tap, columns, depth): columns and depth are out and in, or, for the gradient of x, in and out. Depth is
 // a multiple of 8: an index makes as many numbers, so that neighbouring ones read side by side and each fills what it writes.
-template <class Element>
-const Element* packed(const float* w, const ConvShape& s, const mma::Taps& taps, bool backward) {
+template <bool backward, class Element>
+const Element* packed(const float* w, const ConvShape& s, const mma::Taps& taps) {
     constexpr int many = 8;
     const int64_t columns = backward ? s.in : s.out, depth = backward ? s.out : s.in, size = columns * depth;
-    const int64_t column_step = backward ? s.out : 1, depth_step = backward ? 1 : s.out;
+    const int64_t column_step = backward ? s.out : 1, depth_step = backward ? 1 : s.out, pieces = depth / many;
     Element* to = scratch<Element>(weight_slot, taps.count * size);
     parallel_for(taps.count * size / many, [=] KERNEL(int64_t index) {
-        const int64_t column = index % columns, k = index / columns % (depth / many) * many, tap = index / (size / many);
+        const int64_t tap = index / (size / many), column = backward ? index / pieces % columns : index % columns;
+        const int64_t k = (backward ? index % pieces : index / columns % pieces) * many;
         const float* from = w + taps.weight[tap] * size + column * column_step + k * depth_step;
         Pack<Element, many> made;
         for (int i = 0; i < many; ++i) round_to(made.values[i], from[i * depth_step]);
@@ -113,7 +114,7 @@ bool many_to_few(float* y, const float* x, const float* w, const Finish& finish,
                     const int64_t from = window.source(corner, kh, kw);
                     if (from >= 0) total += z[from * columns + (kh * kernel + kw) * few + f];
                 }
-            finish.put<1>(y, {total}, f, pixel * few + f);
+            y[pixel * few + f] = finish(Pack<float, 1>{total}, f, pixel * few + f).values[0];
         };
     });
     return true;
@@ -132,7 +133,7 @@ bool tensor_forward(float* y, const float* x, const float* w, const Finish& fini
     const Halo halo = forward_halo(s);
     mma::Sum sum{s.out, s.in, y, finish};
     sum.add(s.y_size() / s.out, forward_taps(s, halo), phase_pixels(halo, forward_targets(s), 0));
-    mma::launch_sum(with_halo<Element>(source_slot, x, halo, s.in, {shape.relu, shape.pool}), packed<Element>(w, s, sum.taps, false), sum);
+    mma::launch_sum(with_halo<Element>(source_slot, x, halo, s.in, {shape.relu, shape.pool}), packed<false, Element>(w, s, sum.taps), sum);
     return true;
 }
 
@@ -153,7 +154,7 @@ bool tensor_backward_input(float* dx, const float* dy, const float* w, const Fin
         const Pixels of = phase_pixels(halo, backward_targets(s), phase);
         sum.add(s.batch * of.in_image(), backward_taps(s, halo, phase), of);
     }
-    mma::launch_sum(with_halo<Element>(source_slot, dy, halo, s.out), packed<Element>(w, s, sum.taps, true), sum);
+    mma::launch_sum(with_halo<Element>(source_slot, dy, halo, s.out), packed<true, Element>(w, s, sum.taps), sum);
     const Halo bare{s.batch, 0, {s.height, 1, 0, s.height}, {s.width, 1, 0, s.width}};
     if (shape.pool) gather(dx, result, finish, true, bare, {s.height, s.width, 1, 0, 0}, s.in);
     return true;

@@ -16,7 +16,8 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NAMES = {0x23C: "HMMA", 0x83B: "LDSM", 0xFAE: "LDGSTS", 0x983: "LDL", 0x387: "STL", 0x987: "STL"}
-UNROLLED = {"HMMA": 2 * 4 * 8, "LDSM": 2 * (4 + 4), "LDGSTS": 3 * 8}  # a step's products and fragments; two steps before the loop, one in it
+# A step's products and fragments, and copies: for two steps before the loop and one in it. By a block's columns.
+UNROLLED = {128: {"HMMA": 2 * 4 * 8, "LDSM": 2 * (4 + 4), "LDGSTS": 3 * (4 + 4)}, 64: {"HMMA": 2 * 2 * 8, "LDSM": 2 * (2 + 4), "LDGSTS": 3 * (4 + 2)}}
 
 
 def kernels(cubin):
@@ -55,9 +56,9 @@ def main():
             for name, code in found:
                 if "run_sum" not in name:
                     continue
-                kind = "TF32" if "Tf32" in name else "bf16"
-                print(f"  run_sum, {kind}: {registers[name]} registers, " + ", ".join(f"{code[key]} {key}" for key in UNROLLED))
-                wrong += [f"{name}: {key}" for key, count in UNROLLED.items() if code[key] != count]
+                kind, columns = "TF32" if "Tf32" in name else "bf16", 128 if "Li128E" in name else 64
+                print(f"  run_sum, {kind}, {columns} columns: {registers[name]} registers, " + ", ".join(f"{code[key]} {key}" for key in UNROLLED[columns]))
+                wrong += [f"{name}: {key}" for key, count in UNROLLED[columns].items() if code[key] != count]
     if wrong:
         sys.exit("not as it should be: " + ", ".join(wrong))
 
