@@ -25,6 +25,9 @@ inline std::vector<std::vector<Copy>>& groups() {  // this thread's, the newest 
 }
 inline void copy_async(void* to, const void* from, size_t bytes) {
     if (reinterpret_cast<uintptr_t>(to) % bytes || reinterpret_cast<uintptr_t>(from) % bytes) die("a copy that is not aligned");
+    auto block = machine.blocks.upper_bound(const_cast<void*>(from));
+    const bool inside = block != machine.blocks.begin() && (--block, static_cast<const char*>(from) + bytes <= static_cast<char*>(block->first) + block->second);
+    if (!inside) die("a copy from beyond the bounds of device memory");
     if (omp_get_max_threads() % 2 == 1) std::memcpy(to, from, bytes);
     else groups().back().push_back({to, from, bytes});
 }
