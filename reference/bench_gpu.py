@@ -3,7 +3,7 @@ and bf16; then the time rows of the paper's Tables 4 and 5 beside the paper's.
 
 PyTorch runs as bench_torch.py --device cuda: channels_last, cudnn.benchmark, autocast for bf16, in three modes, of which the quickest is
 reported: eager; graph, the whole iteration recorded as one CUDA graph; compile, torch.compile of the three networks, recorded likewise.
-The programs take turns; figures are medians. TFLOP/s are nominal, the products of the release's networks however a program does them, and real, those
+Each takes turns with this program; figures are medians. TFLOP/s are nominal, the products of the release's networks however a program does them, and real, those
 that this program does: pooling after a 3x3 convolution leaves a quarter of it, 1x1 convolutions run at the lower resolution. The peak is
 that of one large product in PyTorch (cuBLAS) in the same precision.
 """
@@ -13,6 +13,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 
 from bench import HERE, PARTS, PROGRAM, nominal_gflop
 
@@ -43,7 +44,8 @@ class Program:
 
     def __init__(self, name, command):
         self.name, self.results = name, []
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=HERE)
+        self.errors = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would fill, and stop it
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, cwd=HERE)
 
     def iterate(self):
         """None where it ended."""
@@ -58,9 +60,9 @@ class Program:
         return None
 
     def end(self):
-        self.process.stdin.close()
-        error = self.process.stderr.read().strip().splitlines()
-        self.process.wait()
+        self.process.communicate()  # it passes over a pipe that is broken
+        self.errors.seek(0)
+        error = self.errors.read().strip().splitlines()
         return error[-1] if error else f"exit code {self.process.returncode}"
 
 
@@ -69,10 +71,10 @@ def program(width, precision, *more, **steps):
 
 
 def torch_programs(width, precision):
-    if not importlib.util.find_spec("torch"):
-        return []
-    return [Program(f"PyTorch, {mode}", [sys.executable, "bench_torch.py", "--serve", "--precision", precision, "--mode", mode, *flags(width)])
-            for mode in MODES]
+    """One after the other: together they might not fit the GPU."""
+    if importlib.util.find_spec("torch"):
+        for mode in MODES:
+            yield Program(f"PyTorch, {mode}", [sys.executable, "bench_torch.py", "--serve", "--precision", precision, "--mode", mode, *flags(width)])
 
 
 def take_turns(programs, rounds):
@@ -111,17 +113,18 @@ print(2 * 8192**3 / best / 1e12)"""
 
 
 def compare(width, precision, rounds, peak):
-    ran = take_turns([program(width, precision), *torch_programs(width, precision)], rounds)
-    if not ran or ran[0].name != "dualmcmc":
+    runs = [take_turns([program(width, precision), peer], rounds) for peer in torch_programs(width, precision)]
+    runs = runs or [take_turns([program(width, precision)], rounds)]
+    if any(not run or run[0].name != "dualmcmc" for run in runs):
         sys.exit("bench: dualmcmc did not run")
-    best = [min(ran[1:], key=median)] if len(ran) > 1 else []
-    for one in ran[:1] + best:
+    best = min((run for run in runs if len(run) > 1), key=lambda run: median(run[1]), default=runs[0])
+    for one in best:
         total = median(one)
-        speeds = [nominal_gflop((width, width, max(1, width // 4))) / total / 1e3] + ([real_gflop(width) / total / 1e3] if one is ran[0] else [])
+        speeds = [nominal_gflop((width, width, max(1, width // 4))) / total / 1e3] + ([real_gflop(width) / total / 1e3] if one is best[0] else [])
         columns = "".join(f"{value:10.1f}" for value in speeds) + " " * 10 * (2 - len(speeds))
-        share = f"{speeds[-1] / peak:9.2f}" if peak and one is ran[0] else " " * 9
+        share = f"{speeds[-1] / peak:9.2f}" if peak and one is best[0] else " " * 9
         memory = max(result.get("device_mib", 0) for result in one.results)
-        print(f"{width:6} {precision:>5}  {one.name:18}{total:9.4f}{columns}{share}{memory:9.0f}{total / median(ran[0]):8.2f}", flush=True)
+        print(f"{width:6} {precision:>5}  {one.name:18}{total:9.4f}{columns}{share}{memory:9.0f}{total / median(best[0]):8.2f}", flush=True)
     parts = take_turns([program(width, precision, "--wait")], rounds)[0]
     print(f"{'':14}parts: " + ", ".join(f"{part} {median(parts, part):.4f}" for part in PARTS[1:]) + " (waiting after each)", flush=True)
 
