@@ -106,7 +106,7 @@ bench: build/dualmcmc
 	$(PYTHON) reference/bench.py
 
 reference:
-	@$(PYTHON) -c 'import numpy, torch' 2>/dev/null || { echo "this needs PyTorch: Debian's python3-torch, or PYTHON=... of one that has it" >&2; exit 1; }
+	@$(PYTHON) -c 'import scipy, torch' 2>/dev/null || { echo "this needs PyTorch and SciPy: Debian's python3-torch and python3-scipy, or PYTHON=... of one that has them" >&2; exit 1; }
 	cd reference && for script in write_*.py; do $(PYTHON) $$script || exit 1; done
 
 clean:
