@@ -30,6 +30,8 @@ constexpr int block_rows = 128, warp_columns = 64, threads = 128;
 constexpr int64_t columns_of_block(int64_t columns) { return columns <= 64 ? 64 : 128; }
 constexpr int step_words = 16, stages = 3, most_taps = 16, most_phases = 4;
 
+using Words = uint32_t[step_words];  // a row's, of a step
+
 template <class Element>
 constexpr int step_size = int(step_words * sizeof(uint32_t) / sizeof(Element));  // elements of a row in a step
 
@@ -112,10 +114,43 @@ bool applies(int64_t rows, int64_t columns, int64_t depth, int64_t taps) {
     return depth % step_size<Element> == 0 && columns % 2 == 0 && taps <= most_taps && rows > 0 && rows < int64_t(1) << 31 && (blocks >= 16 || steps <= 64);
 }
 
+// c += a bᵀ of one step, for a warp's rows of a and of b in shared memory.
+template <class Element, int tall>
+KERNEL void multiply_step(float (&c)[tall][warp_columns / 8][4], const Words* a, const Words* b, int lane) {
+    // Row `row` + lane % 8, whose row / 2 % 4 is lane % 8 / 2.
+    const auto at = [lane](const Words* of, int row, int piece) { return &of[row + lane % 8][(piece ^ lane % 8 / 2) * 4]; };
+    const int second = lane / 8 % 2, third = lane / 16;
+    UNROLL for (int half = 0; half < 2; ++half) {
+        uint32_t fragment_a[tall][4], fragment_b[warp_columns / 16][4];  // of b two at a time
+        UNROLL for (int i = 0; i < tall; ++i) load_matrices(fragment_a[i], at(a, i * 16 + second * 8, half * 2 + third));
+        UNROLL for (int j = 0; j < warp_columns / 16; ++j) load_matrices(fragment_b[j], at(b, j * 16 + third * 8, half * 2 + second));
+        UNROLL for (int i = 0; i < tall; ++i)
+            UNROLL for (int j = 0; j < warp_columns / 8; ++j) multiply_add(c[i][j], fragment_a[i], fragment_b[j / 2] + j % 2 * 2, Element{});
+    }
+}
+
+// A warp's results, finished, to their pixels (-1: none) and the columns from `column` on. All of a row is read before anything of it is
+// written, which may be the addend: one way to memory and back, not one for each.
+template <int tall>
+KERNEL void put_results(const Sum& sum, const float (&c)[tall][warp_columns / 8][4], const int64_t* pixel, int64_t column, int lane) {
+    using Pair = Pack<float, 2>;
+    const int64_t first = column + lane % 4 * 2;
+    UNROLL for (int i = 0; i < tall; ++i)
+        UNROLL for (int half = 0; half < 2; ++half) {
+            const int64_t target = pixel[i * 16 + half * 8 + lane / 4], place = target * sum.columns + first;
+            if (target < 0) continue;
+            Pair results[warp_columns / 8];
+            UNROLL for (int j = 0; j < warp_columns / 8; ++j)
+                if (first + j * 8 < sum.columns) results[j] = sum.finish(Pair{c[i][j][2 * half], c[i][j][2 * half + 1]}, first + j * 8, place + j * 8);
+            UNROLL for (int j = 0; j < warp_columns / 8; ++j)
+                if (first + j * 8 < sum.columns) *reinterpret_cast<Pair*>(sum.y + place + j * 8) = results[j];
+        }
+}
+
 template <class Element, int block_columns>
 __global__ void __launch_bounds__(threads, 256 / block_columns) run_sum(const Element* a, const Element* b, const __grid_constant__ Sum sum) {
     constexpr int row_warps = threads / 32 / (block_columns / warp_columns), warp_rows = block_rows / row_warps;
-    alignas(16) __shared__ uint32_t shared[stages][block_rows + block_columns][step_words];
+    alignas(16) __shared__ Words shared[stages][block_rows + block_columns];
     static_assert(sizeof(shared) <= 48 << 10);
     const int thread = int(threadIdx.x), warp = thread / 32, lane = thread % 32;
     int index = 0;
@@ -164,18 +199,7 @@ __global__ void __launch_bounds__(threads, 256 / block_columns) run_sum(const El
         wait();
         __syncthreads();  // all threads' chunks have come, and all are done with the stage that is filled next
         bring();
-        if (idle) continue;
-        // Row `row` + lane % 8, whose row / 2 % 4 is lane % 8 / 2.
-        const auto at = [&, stage = shared[now]](int row, int piece) { return &stage[row + lane % 8][(piece ^ lane % 8 / 2) * 4]; };
-        const int second = lane / 8 % 2, third = lane / 16;
-        UNROLL for (int half = 0; half < 2; ++half) {
-            uint32_t fragment_a[warp_rows / 16][4], fragment_b[warp_columns / 16][4];  // of b two at a time
-            UNROLL for (int i = 0; i < warp_rows / 16; ++i) load_matrices(fragment_a[i], at(warp_row + i * 16 + second * 8, half * 2 + third));
-            UNROLL for (int j = 0; j < warp_columns / 16; ++j)
-                load_matrices(fragment_b[j], at(block_rows + warp_column + j * 16 + third * 8, half * 2 + second));
-            UNROLL for (int i = 0; i < warp_rows / 16; ++i)
-                UNROLL for (int j = 0; j < warp_columns / 8; ++j) multiply_add(c[i][j], fragment_a[i], fragment_b[j / 2] + j % 2 * 2, Element{});
-        }
+        if (!idle) multiply_step<Element>(c, shared[now] + warp_row, shared[now] + block_rows + warp_column, lane);
     }
 
     __syncthreads();  // nobody reads the stages any more: they serve for the rows' pixels
@@ -183,18 +207,7 @@ __global__ void __launch_bounds__(threads, 256 / block_columns) run_sum(const El
     pixel[thread] = first_row + thread < phase.rows ? phase.pixels.at(first_row + thread).pixel : -1;
     static_assert(threads == block_rows);
     __syncthreads();
-    const int64_t first = first_column + warp_column + lane % 4 * 2;
-    UNROLL for (int i = 0; i < warp_rows / 16; ++i)
-        UNROLL for (int half = 0; half < 2; ++half) {
-            const int64_t target = pixel[warp_row + i * 16 + half * 8 + lane / 4];
-            if (target < 0) continue;
-            // All is read before anything is written, which may be the addend: one way to memory and back, not one for each.
-            Pack<float, 2> results[warp_columns / 8];
-            UNROLL for (int j = 0; j < warp_columns / 8; ++j)
-                if (first + j * 8 < sum.columns) results[j] = sum.finish(Pack<float, 2>{c[i][j][2 * half], c[i][j][2 * half + 1]}, first + j * 8, target * sum.columns + first + j * 8);
-            UNROLL for (int j = 0; j < warp_columns / 8; ++j)
-                if (first + j * 8 < sum.columns) *reinterpret_cast<Pack<float, 2>*>(sum.y + target * sum.columns + first + j * 8) = results[j];
-        }
+    if (!idle) put_results(sum, c, pixel + warp_row, first_column + warp_column, lane);
 }
 
 template <class Element>
