@@ -9,11 +9,13 @@ right shows in their counts, which are those of the loops that cuda/gpu_mma.h un
 import collections
 import pathlib
 import re
+import shutil
 import struct
 import subprocess
 import sys
 import tempfile
 
+NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NAMES = {0x23C: "HMMA", 0x83B: "LDSM", 0xFAE: "LDGSTS", 0x983: "LDL", 0x387: "STL", 0x987: "STL"}
 # A step's products and fragments, and copies: for two steps before the loop and one in it. By a block's columns.
@@ -36,13 +38,15 @@ def kernels(cubin):
 def compile_for(architecture, source, folder):
     """The cubin, and each kernel's registers."""
     cubin = pathlib.Path(folder) / "code.cubin"
-    made = subprocess.run(["nvcc", "-x", "cu", "-std=c++20", "-O3", "--extended-lambda", "-I", ROOT / "cuda", "-DGPU", "-DDEVICE_NAMESPACE=cuda",
+    made = subprocess.run([NVCC, "-x", "cu", "-std=c++20", "-O3", "--extended-lambda", "-I", ROOT / "cuda", "-DGPU", "-DDEVICE_NAMESPACE=cuda",
                            '-DDEVICE_NAME="CUDA"', f"-arch=sm_{architecture}", "-cubin", "-Xptxas", "-v", "-o", cubin, source],
                           check=True, stderr=subprocess.PIPE, text=True).stderr
     return cubin.read_bytes(), dict(re.findall(r"Compiling entry function '(\w+)'.*?Used (\d+) registers", made, re.S))
 
 
 def main():
+    if not NVCC:
+        sys.exit("there is no nvcc: put the CUDA Toolkit's on the path")
     wrong = []
     for architecture in 80, 90:
         for source in sorted((ROOT / "cuda").glob("gpu_*.cu")) + [ROOT / "cuda" / "kernels.cu"]:
