@@ -78,11 +78,11 @@ struct SpectralWeight {
                              float denominator_scale, float epsilon, float weight_decay, int64_t n))                               \
                                         /* g += decay w; m,v moments; w -= step m / (sqrt(v) denominator_scale + epsilon)        */ \
     X(fixed_norm,           (float* y, const float* x, const float* mean, const float* var, const float* weight, const float* bias, \
-                             float epsilon, float slope, int64_t rows, int64_t columns))                                           \
-                                        /* y = LeakyReLU((x - mean) / sqrt(var + epsilon) weight + bias), columns each its own   */ \
+                             float epsilon, int64_t rows, int64_t columns))                                                        \
+                                        /* y = max(0, (x - mean) / sqrt(var + epsilon) weight + bias), columns each its own      */ \
     X(fixed_norm_backward,  (float* dx, const float* y, const float* dy, const float* var, const float* weight, float epsilon,     \
-                             float slope, int64_t rows, int64_t columns))                                                          \
-                                        /* dx = weight / sqrt(var + epsilon) dy (y > 0 ? 1 : slope)                              */ \
+                             int64_t rows, int64_t columns))                                                                       \
+                                        /* dx = weight / sqrt(var + epsilon) dy where y > 0, else 0                              */ \
     /* ---- gathers over images (batch, height, width, channels), named by their input's sides ---- */                             \
     X(avg_pool2,            (float* y, const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels))            \
                                         /* 2×2 means, stride 2; height and width even                                            */ \

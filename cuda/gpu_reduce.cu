@@ -56,6 +56,7 @@ void sum_terms(int64_t n, Term term, Finish finish) {
 // ---- one number a column ----------------------------------------------------------------------------------------------------------
 
 constexpr int64_t max_parts = 64;
+__host__ __device__ inline int64_t rows_of_part(int64_t rows) { return rows > 64 * max_parts ? (rows + max_parts - 1) / max_parts : 64; }
 constexpr unsigned strip_columns = 32, strip_rows = 8;  // a block's threads
 
 // A part's sums of the `count` terms that term(row, column, total) adds: partial (parts, count, columns).
@@ -80,7 +81,7 @@ __global__ void column_parts(double* partial, int64_t rows, int64_t columns, int
 // finish(column, totals) with the `count` totals of each column.
 template <int count, class Term, class Finish>
 void sum_columns(int64_t rows, int64_t columns, Term term, Finish finish) {
-    const int64_t length = std::max<int64_t>(64, (rows + max_parts - 1) / max_parts);
+    const int64_t length = rows_of_part(rows);
     const unsigned parts = blocks_for(rows, length);
     double* partial = scratch<double>(partial_slot, parts * count * columns);
     launch({blocks_for(columns, strip_columns), parts}, {strip_columns, strip_rows}, column_parts<count, Term>, partial, rows, columns,
@@ -176,8 +177,7 @@ struct SpectralWeights {
     SpectralWeight of[most_weights];
     int64_t columns;  // of the widest
     double* partial;  // (weights, max_parts, columns): Wᵀv is summed in parts of the rows
-    KERNEL static int64_t part_rows(const SpectralWeight& s) { return s.rows > 64 * max_parts ? (s.rows + max_parts - 1) / max_parts : 64; }
-    KERNEL static int64_t parts(const SpectralWeight& s) { return (s.rows + part_rows(s) - 1) / part_rows(s); }
+    KERNEL static int64_t parts(const SpectralWeight& s) { return (s.rows + rows_of_part(s.rows) - 1) / rows_of_part(s.rows); }
     KERNEL double* part(int64_t weight, int64_t index) const { return partial + (weight * max_parts + index) * columns; }
 };
 
@@ -207,7 +207,7 @@ __global__ void spectral_columns(const __grid_constant__ SpectralWeights weights
     __shared__ double lanes[strip_rows][strip_columns];
     const int64_t weight = blockIdx.y / max_parts, part = blockIdx.y % max_parts;
     const SpectralWeight& s = weights.of[weight];
-    const int64_t length = weights.part_rows(s), end = (part + 1) * length < s.rows ? (part + 1) * length : s.rows;
+    const int64_t length = rows_of_part(s.rows), end = (part + 1) * length < s.rows ? (part + 1) * length : s.rows;
     const int64_t column = int64_t(blockIdx.x) * strip_columns + threadIdx.x;
     float total = 0;
     if (column < s.columns)

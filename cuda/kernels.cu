@@ -132,23 +132,23 @@ void batch_norm_backward(float* dx, const float* dweight, const float* dbias, co
 }
 
 void fixed_norm(float* y, const float* x, const float* mean, const float* var, const float* weight, const float* bias, float epsilon,
-                float slope, int64_t rows, int64_t columns) {
+                int64_t rows, int64_t columns) {
     parallel_for_rows(rows, columns, [=] KERNEL(int64_t row) {
         const float* source = x + row * columns;
         float* target = y + row * columns;
         return [=](int64_t c) {
             const float value = (source[c] - mean[c]) / sqrtf(var[c] + epsilon) * weight[c] + bias[c];
-            target[c] = value > 0 ? value : slope * value;
+            target[c] = value <= 0 ? 0 : value;  // a NaN stays
         };
     });
 }
 
-void fixed_norm_backward(float* dx, const float* y, const float* dy, const float* var, const float* weight, float epsilon, float slope,
-                         int64_t rows, int64_t columns) {
+void fixed_norm_backward(float* dx, const float* y, const float* dy, const float* var, const float* weight, float epsilon, int64_t rows,
+                         int64_t columns) {
     parallel_for_rows(rows, columns, [=] KERNEL(int64_t row) {
         const float *value = y + row * columns, *upstream = dy + row * columns;
         float* target = dx + row * columns;
-        return [=](int64_t c) { target[c] = weight[c] / sqrtf(var[c] + epsilon) * (value[c] > 0 ? upstream[c] : slope * upstream[c]); };
+        return [=](int64_t c) { target[c] = weight[c] / sqrtf(var[c] + epsilon) * (value[c] <= 0 ? 0 : upstream[c]); };
     });
 }
 

@@ -114,12 +114,6 @@ std::vector<Var> State::parameters() const {
     return out;
 }
 
-int64_t State::parameter_count() const {
-    int64_t count = 0;
-    for (const Var& parameter : parameters()) count += parameter.value().size();
-    return count;
-}
-
 // ---- layers ---------------------------------------------------------------------------------------------------------------------
 
 namespace {

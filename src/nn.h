@@ -60,7 +60,6 @@ public:
     std::deque<StateEntry>& entries() { return entries_; }
     const std::deque<StateEntry>& entries() const { return entries_; }
     std::vector<Var> parameters() const;
-    int64_t parameter_count() const;
 
 private:
     StateEntry& enter(const std::string& name, const Layout& layout, bool trained, Tensor value);

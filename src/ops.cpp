@@ -463,10 +463,10 @@ Var fixed_norm_relu(const Var& x, const Tensor& weight, const Tensor& bias, cons
     const int64_t channels = x.shape().back(), rows = x.value().size() / channels;
     for (const Tensor& tensor : {weight, bias, mean, var}) CHECK_EQ(tensor.size(), channels);
     Tensor y(x.shape());
-    backend().fixed_norm(y.data(), x.value().data(), mean.data(), var.data(), weight.data(), bias.data(), 1e-5f, 0, rows, channels);
+    backend().fixed_norm(y.data(), x.value().data(), mean.data(), var.data(), weight.data(), bias.data(), 1e-5f, rows, channels);
     return record(y, {x}, [=](const Tensor& dy) {
         Tensor dx(x.shape());
-        backend().fixed_norm_backward(dx.data(), y.data(), dy.data(), var.data(), weight.data(), 1e-5f, 0, rows, channels);
+        backend().fixed_norm_backward(dx.data(), y.data(), dy.data(), var.data(), weight.data(), 1e-5f, rows, channels);
         x.accumulate(dx);
     });
 }
