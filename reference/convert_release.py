@@ -1,10 +1,11 @@
-"""Converts the authors' released .pth (a dict with the state_dicts netE, netG, netI) to this project's checkpoint, and back.
+"""Converts the authors' published .pth (a dict with the state_dicts netE, netG, netI) to a checkpoint of this project,
+and back.
 
-    convert_release.py to-safetensors release.pth checkpoint.safetensors
-    convert_release.py to-pth checkpoint.safetensors release.pth
+    convert_release.py to-safetensors authors.pth checkpoint.safetensors
+    convert_release.py to-pth checkpoint.safetensors authors.pth
 
-Names stay, behind a prefix netE. netG. netI.; num_batches_tracked, a 0-d integer, is F32 of shape (1) in the checkpoint.
-Only the networks are carried over, not the optimisers. A .pth is a pickle: convert only files that you trust.
+Tensors keep their names, behind a prefix netE. netG. netI.; num_batches_tracked, a 0-d integer, is F32 of shape (1) in
+the checkpoint. Only the networks are converted, not the optimizers. A .pth is a pickle: convert only files you trust.
 """
 import sys
 
@@ -19,10 +20,10 @@ NETS = "netE", "netG", "netI"
 
 
 def to_safetensors(source, target):
-    release, tensors = torch.load(source, map_location="cpu"), {}
+    networks, tensors = torch.load(source, map_location="cpu"), {}
     for net in NETS:
-        for name, value in release[net].items():
-            name = name.removeprefix("module.")  # left by DataParallel
+        for name, value in networks[net].items():
+            name = name.removeprefix("module.")  # added by DataParallel
             tensors[f"{net}.{name}"] = value.float().reshape(tuple(value.shape) or (1,)).numpy()
     celeba64 = "netE.lin_6.weight_orig" in tensors
     safetensors_io.save(target, tensors, {
@@ -35,13 +36,13 @@ def to_safetensors(source, target):
 
 def to_pth(source, target):
     tensors, _ = safetensors_io.load(source)
-    release = {net: {} for net in NETS}
+    networks = {net: {} for net in NETS}
     for full_name, array in tensors.items():
         net, _, name = full_name.partition(".")
-        if net in release:
+        if net in networks:
             value = torch.from_numpy(array)
-            release[net][name] = value.reshape(()).long() if name.endswith("num_batches_tracked") else value
-    torch.save(release, target)
+            networks[net][name] = value.reshape(()).long() if name.endswith("num_batches_tracked") else value
+    torch.save(networks, target)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draws a run's metrics.csv, for the README: python3 curves.py METRICS.csv OUT.png"""
+"""Plots a run's metrics.csv, for RESULTS.md: python3 curves.py METRICS.csv OUT.png"""
 import csv
 import sys
 
@@ -15,7 +15,9 @@ PANELS = (("reconstruction MSE per pixel", ("mse",)),
 
 
 def smoothed(values, width=50):
-    return [sum(values[max(0, i - width + 1):i + 1]) / len(values[max(0, i - width + 1):i + 1]) for i in range(len(values))]
+    """Running mean over the last `width` values."""
+    windows = [values[max(0, i - width + 1):i + 1] for i in range(len(values))]
+    return [sum(window) / len(window) for window in windows]
 
 
 def main():

@@ -1,9 +1,9 @@
-"""Smooth images in [-1,1], so that reference runs see something image-like rather than white noise."""
+"""Smooth random images in [-1, 1]: the reference runs use these instead of white noise."""
 import numpy as np
 
 
 def smooth_images(random, count, size):
-    """(N,3,S,S) float32: tanh of a few low-frequency waves, shared by the channels up to amplitude and phase."""
+    """(N,3,S,S) float32: tanh of a colour plus six slow waves, which channels share up to amplitude and phase."""
     row, column = np.meshgrid(np.arange(size) / size, np.arange(size) / size, indexing="ij")
     images = random.normal(0, 0.4, (count, 3, 1, 1)) * np.ones((size, size))
     for _ in range(6):

@@ -1,8 +1,8 @@
-"""The three networks at any width, with the parameter names of the authors' release.
+"""The three networks (METHOD.md, section 5) at any width, with the parameter names of the authors' code.
 
     energy E_alpha(x) = -f_alpha(x) (Eq. 1)    generator g_theta(z) (Eq. 4)    encoder mu_phi(x), log V_phi(x)
 
-Batch norm always uses the batch's own statistics, so all three stay in training mode; spectral norm then makes one power
+Batch norm always uses batch statistics, so all three networks stay in training mode. Spectral norm then runs one power
 iteration per forward pass of the EBM.
 """
 import torch
@@ -36,7 +36,7 @@ class EnergyBlock(nn.Module):
 
 
 class EnergyStart(EnergyBlock):
-    """The first block: no ReLU on the image, and the shortcut pools before its convolution."""
+    """The first block: no ReLU on its input, and the shortcut pools before its convolution."""
 
     def forward(self, x):
         h = self.conv2(F.relu(self.conv1(x)))
@@ -95,7 +95,8 @@ class Generator(nn.Module):
             self.bn_5 = nn.BatchNorm2d(width)
             self.conv5 = conv3x3(width, 3, True)
         else:
-            self.block2, self.block3, self.block4, self.block5 = [GeneratorBlock(width >> i, width >> i + 1) for i in range(4)]
+            blocks = [GeneratorBlock(width >> i, width >> i + 1) for i in range(4)]
+            self.block2, self.block3, self.block4, self.block5 = blocks
             self.bn_6 = nn.BatchNorm2d(width // 16)
             self.conv6 = conv3x3(width // 16, 3, True)
 
@@ -125,8 +126,8 @@ class Encoder(nn.Module):
         return self.conv51(h).flatten(1), self.conv52(h).flatten(1)
 
 
-def initialise(net):
-    """Xavier normal for convolutions, N(0,1) for batch-norm weights; all else keeps PyTorch's own initialisation."""
+def initialize(net):
+    """Xavier normal for convolutions, N(0,1) for batch-norm weights; the rest keeps PyTorch's defaults."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.xavier_normal_(getattr(module, "weight_orig", module.weight))
@@ -137,22 +138,27 @@ def initialise(net):
 
 
 def build(architecture, width_generator, width_ebm, width_encoder, latent):
-    """{"netE", "netG", "netI"}, initialised."""
+    """Returns {"netE": EBM, "netG": generator, "netI": encoder}, initialised."""
     return {
-        "netE": initialise(Energy(architecture, width_ebm)),
-        "netG": initialise(Generator(architecture, width_generator, latent)),
-        "netI": initialise(Encoder(architecture, width_encoder, latent)),
+        "netE": initialize(Energy(architecture, width_ebm)),
+        "netG": initialize(Generator(architecture, width_generator, latent)),
+        "netI": initialize(Encoder(architecture, width_encoder, latent)),
     }
 
 
 def export_state(nets):
-    """The full state as float32 arrays, named as in checkpoints. num_batches_tracked, a 0-d integer, becomes F32 of shape (1)."""
-    return {f"{prefix}.{name}": value.detach().to("cpu", torch.float32).numpy().copy().reshape(tuple(value.shape) or (1,))
+    """The full state as float32 arrays, named as in checkpoints; num_batches_tracked, a 0-d integer, gets shape (1)."""
+    def array(value):
+        return value.detach().to("cpu", torch.float32).numpy().copy().reshape(tuple(value.shape) or (1,))
+
+    return {f"{prefix}.{name}": array(value)
             for prefix, net in nets.items() for name, value in net.state_dict().items()}
 
 
 def import_state(nets, tensors):
-    """The inverse of export_state; tensors without a network's prefix are left alone."""
+    """The inverse of export_state; tensors without a network's prefix are ignored."""
+    def tensor_like(value, name):
+        return torch.from_numpy(tensors[name].copy()).reshape(value.shape).to(value.dtype)
+
     for prefix, net in nets.items():
-        net.load_state_dict({name: torch.from_numpy(tensors[f"{prefix}.{name}"].copy()).reshape(value.shape).to(value.dtype)
-                             for name, value in net.state_dict().items()})
+        net.load_state_dict({name: tensor_like(value, f"{prefix}.{name}") for name, value in net.state_dict().items()})

@@ -1,14 +1,15 @@
-"""Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) with cuRAND's mapping, without state.
+"""Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) with cuRAND's mapping, stateless.
 
-value = f(seed, stream, step, index). The key holds the seed; the counter's low half is the block index // 4, its high half
-the subsequence (stream << 56) | step. A block of four words gives four uniforms or, by Box-Muller, four normals, sine first.
-Images count their elements in NHWC order, (B,d) tensors row by row.
+value = f(seed, purpose, step, index). The key is the seed. The counter's low half is the block index // 4, its high
+half the subsequence (purpose << 56) | step. A block of four words gives four uniforms or, by Box-Muller, four normals,
+each pair's sine first. Elements of images are counted in NHWC order, those of (B,d) tensors row by row.
 """
 import numpy as np
 
+# The purposes, numbered like RngPurpose in src/engine/layers.h.
 PRIOR, REPARAMETRISE, LANGEVIN_X, LANGEVIN_Z, LANGEVIN_X_RESAMPLE, SHUFFLE, INIT = range(7)
 START_X = 10
-STEPS_PER_ITERATION = 65536  # step = iteration * 65536 + k, k being the chain's step (0 outside the chains)
+STEPS_PER_ITERATION = 65536  # step = iteration * 65536 + k, where k is the chain's step (0 outside the chains)
 
 LOW = np.uint64(0xFFFFFFFF)
 WORD = np.uint64(32)
@@ -17,65 +18,70 @@ WEYL = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 
 
 def philox4x32_10(counter, key):
-    """counter: four and key: two uint32 arrays or integers, broadcast together; returns the four output words."""
+    """counter: four, key: two uint32 arrays or integers, broadcast together. Returns the four output words."""
     c0, c1, c2, c3, k0, k1 = np.broadcast_arrays(*[np.asarray(word, np.uint64) for word in (*counter, *key)])
     for _ in range(10):
-        product0, product1 = MULTIPLIERS[0] * c0, MULTIPLIERS[1] * c2  # 32 x 32 bits never overflow 64
+        product0, product1 = MULTIPLIERS[0] * c0, MULTIPLIERS[1] * c2  # 32 x 32 bits fit into 64
         c0, c1, c2, c3 = (product1 >> WORD) ^ c1 ^ k0, product1 & LOW, (product0 >> WORD) ^ c3 ^ k1, product0 & LOW
         k0, k1 = (k0 + WEYL[0]) & LOW, (k1 + WEYL[1]) & LOW
     return c0, c1, c2, c3
 
 
-def words(seed, stream, step, count):
+def words(seed, purpose, step, count):
     """The first `count` raw words, uint32."""
     block = np.arange((count + 3) // 4, dtype=np.uint64)
-    subsequence = (stream << 56) | step
+    subsequence = (purpose << 56) | step
     counter = block & LOW, block >> WORD, subsequence & 0xFFFFFFFF, subsequence >> 32
     output = philox4x32_10(counter, (seed & 0xFFFFFFFF, seed >> 32))
     return np.stack(output, axis=1).reshape(-1)[:count].astype(np.uint32)
 
 
-def uniforms(seed, stream, step, count):
+def uniforms(seed, purpose, step, count):
     """In (0, 1], float64."""
-    return words(seed, stream, step, count) * 2.0**-32 + 2.0**-33
+    return words(seed, purpose, step, count) * 2.0**-32 + 2.0**-33
 
 
-def normals(seed, stream, step, count):
+def normals(seed, purpose, step, count):
     """Box-Muller in float64, rounded to float32."""
-    u, v = uniforms(seed, stream, step, (count + 3) // 4 * 4).reshape(-1, 2).T
+    u, v = uniforms(seed, purpose, step, (count + 3) // 4 * 4).reshape(-1, 2).T
     radius, angle = np.sqrt(-2 * np.log(u)), 2 * np.pi * v
     return np.stack([radius * np.sin(angle), radius * np.cos(angle)], axis=1).reshape(-1)[:count].astype(np.float32)
 
 
-def normal_latents(seed, stream, step, batch, latent):
-    return normals(seed, stream, step, batch * latent).reshape(batch, latent)
+def normal_latents(seed, purpose, step, batch, latent):
+    return normals(seed, purpose, step, batch * latent).reshape(batch, latent)
 
 
-def normal_images(seed, stream, step, batch, size):
-    """(B,3,S,S) for PyTorch, drawn in the order of (B,S,S,3)."""
-    return np.ascontiguousarray(normals(seed, stream, step, batch * size * size * 3).reshape(batch, size, size, 3).transpose(0, 3, 1, 2))
+def channels_first(values, batch, size):
+    """(B,3,S,S), as in PyTorch, from values in the order of (B,S,S,3)."""
+    return np.ascontiguousarray(values.reshape(batch, size, size, 3).transpose(0, 3, 1, 2))
+
+
+def normal_images(seed, purpose, step, batch, size):
+    return channels_first(normals(seed, purpose, step, batch * size * size * 3), batch, size)
 
 
 def iteration_noise(seed, iteration, batch, latent, size, steps_x, steps_z):
-    """All the noise of one training iteration, named as in the step file."""
+    """All noise of one training iteration, named as in the step file."""
     base = iteration * STEPS_PER_ITERATION
-    chain_x = lambda stream: np.stack([normal_images(seed, stream, base + k, batch, size) for k in range(steps_x)])
-    noise = {"prior": normal_latents(seed, PRIOR, base, batch, latent), "reparam": normal_latents(seed, REPARAMETRISE, base, batch, latent)}
+    latents = lambda purpose, k=0: normal_latents(seed, purpose, base + k, batch, latent)
+    chain_x = lambda purpose: np.stack([normal_images(seed, purpose, base + k, batch, size) for k in range(steps_x)])
+    noise = {"prior": latents(PRIOR), "reparam": latents(REPARAMETRISE)}
     if steps_x:
         noise.update(langevin_x=chain_x(LANGEVIN_X), langevin_x_resample=chain_x(LANGEVIN_X_RESAMPLE))
     if steps_z:
-        noise["langevin_z"] = np.stack([normal_latents(seed, LANGEVIN_Z, base + k, batch, latent) for k in range(steps_z)])
+        noise["langevin_z"] = np.stack([latents(LANGEVIN_Z, k) for k in range(steps_z)])
     return noise
 
 
 def start_images(seed, iteration, batch, size):
-    """Where the x-chains of an iteration start that start at noise: uniform in [-1, 1], (B,3,S,S)."""
+    """The start of x-chains from noise: uniform in [-1, 1], (B,3,S,S)."""
     values = -1 + 2 * uniforms(seed, START_X, iteration * STEPS_PER_ITERATION, batch * size * size * 3)
-    return np.ascontiguousarray(values.astype(np.float32).reshape(batch, size, size, 3).transpose(0, 3, 1, 2))
+    return channels_first(values.astype(np.float32), batch, size)
 
 
 def check_known_answers():
-    """The vectors that Random123 publishes for philox4x32 with ten rounds."""
+    """The known-answer vectors of Random123 for philox4x32 with ten rounds."""
     ones = 0xFFFFFFFF
     pi = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0)
     for counter, key, expected in [

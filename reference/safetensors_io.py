@@ -30,8 +30,9 @@ def save(path, tensors, metadata):
     header = {"__metadata__": {key: str(value) for key, value in metadata.items()}}
     arrays, offset = [], 0
     for name, array in tensors.items():
-        array = np.ascontiguousarray(array).reshape(np.shape(array))  # ascontiguousarray makes 0-d arrays 1-d
-        header[name] = {"dtype": NAMES[array.dtype], "shape": list(array.shape), "data_offsets": [offset, offset + array.nbytes]}
+        array = np.ascontiguousarray(array).reshape(np.shape(array))  # ascontiguousarray turns 0-d arrays into 1-d ones
+        header[name] = {"dtype": NAMES[array.dtype], "shape": list(array.shape),
+                        "data_offsets": [offset, offset + array.nbytes]}
         arrays.append(array)
         offset += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()

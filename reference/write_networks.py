@@ -1,9 +1,9 @@
 """Writes networks_<architecture>.safetensors: one forward and backward pass of each of the three networks (models.py).
 
-Tensors: netE.* netG.* netI.* (state before the pass); x, z (inputs); energy, image, mu, logvar (outputs), each with a random
-upstream gradient d<output>; energy.dx, image.dz, encoder.dx (gradients of the inputs; the encoder's from dmu and dlogvar
-together); grad.<parameter>; after.netE.*.weight_u, .weight_v after the pass and after.netG.*.running_mean, .running_var.
-Computed in float64, stored as F32.
+Tensors: netE.* netG.* netI.* (state before the pass); x, z (inputs); energy, image, mu, logvar (outputs), each with a
+random upstream gradient d<output>; energy.dx, image.dz, encoder.dx (gradients of the inputs; the encoder's from dmu and
+dlogvar together); grad.<parameter>; after.netE.*.weight_u, .weight_v and after.netG.*.running_mean, .running_var (state
+after the pass). Computed in float64, stored as F32.
 """
 import os
 
@@ -28,8 +28,9 @@ def run(nets, x, z, upstream):
         return result
     result["energy.dx"], = torch.autograd.grad(energy, x, upstream["denergy"], retain_graph=True)
     result["image.dz"], = torch.autograd.grad(image, z, upstream["dimage"], retain_graph=True)
-    result["encoder.dx"], = torch.autograd.grad([mu, logvar], x, [upstream["dmu"], upstream["dlogvar"]], retain_graph=True)
-    torch.autograd.backward([energy, image, mu, logvar], [upstream[f"d{name}"] for name in ("energy", "image", "mu", "logvar")])
+    d_encoder = [upstream["dmu"], upstream["dlogvar"]]
+    result["encoder.dx"], = torch.autograd.grad([mu, logvar], x, d_encoder, retain_graph=True)
+    torch.autograd.backward([energy, image, mu, logvar], [upstream["denergy"], upstream["dimage"], *d_encoder])
     for prefix, net in nets.items():
         result.update({f"grad.{prefix}.{name}": parameter.grad for name, parameter in net.named_parameters()})
         result.update({f"after.{prefix}.{name}": value for name, value in net.state_dict().items()
@@ -37,9 +38,20 @@ def run(nets, x, z, upstream):
     return result
 
 
+def difference(single, double, name):
+    """Relative L2; a gradient that is nearly zero is compared with its network's largest, as in write_steps.py."""
+    norm = double[name].norm()
+    if name.startswith("grad."):
+        network = name[:len("grad.netE.")]
+        largest = max(value.norm() for other, value in double.items() if other.startswith(network))
+        norm = largest if norm < 1e-5 * largest else norm
+    return ((single[name] - double[name]).norm() / norm).item()
+
+
 def main():
     torch.set_num_threads(2)
-    for seed, (architecture, (width_generator, width_ebm, width_encoder, latent, batch)) in enumerate(CASES.items(), start=1):
+    for seed, (architecture, sizes) in enumerate(CASES.items(), start=1):
+        width_generator, width_ebm, width_encoder, latent, batch = sizes
         torch.manual_seed(seed)
         size = models.IMAGE_SIZE[architecture]
         nets = models.build(architecture, width_generator, width_ebm, width_encoder, latent)
@@ -52,8 +64,8 @@ def main():
             models.import_state(nets, state)
             for net in nets.values():
                 net.to(dtype).zero_grad(set_to_none=True)
-            results[dtype] = run(nets, x.to(dtype), z.to(dtype), {name: value.to(dtype) for name, value in upstream.items()})
-            results[dtype] = {name: value.detach().clone() for name, value in results[dtype].items()}
+            result = run(nets, x.to(dtype), z.to(dtype), {name: value.to(dtype) for name, value in upstream.items()})
+            results[dtype] = {name: value.detach().clone() for name, value in result.items()}
         single, double = results.values()
 
         tensors = {**state, **{name: value.numpy() for name, value in {"x": x, "z": z, **upstream}.items()}}
@@ -62,15 +74,7 @@ def main():
         safetensors_io.save(path, tensors, {
             "format": "dual-mcmc-networks-1", "architecture": architecture, "width_generator": width_generator,
             "width_ebm": width_ebm, "width_encoder": width_encoder, "latent": latent, "batch": batch})
-        largest = {prefix: max(value.norm() for name, value in double.items() if name.startswith(f"grad.{prefix}.")) for prefix in nets}
-
-        def difference(name):  # a vanishing gradient is held against its network's largest, as in write_steps.py
-            norm = double[name].norm()
-            if name.startswith("grad.") and norm < 1e-5 * largest[name.split(".")[1]]:
-                norm = largest[name.split(".")[1]]
-            return ((single[name] - double[name]).norm() / norm).item()
-
-        worst = max((difference(name), name) for name in double)
+        worst = max((difference(single, double, name), name) for name in double)
         print(f"{path}: {os.path.getsize(path)} bytes; float32 against float64, worst: {worst[0]:.1e} ({worst[1]})"
               + ("  WARNING: large" if worst[0] > 2e-4 else ""))
 

@@ -1,16 +1,22 @@
-"""Writes ops.safetensors: each differentiable op with inputs, output, a random upstream gradient and every input's gradient.
+"""Writes ops.safetensors: each differentiable op with its inputs, output, a random upstream gradient, and gradients.
 
-Tensors are <case>.<what>, in NCHW and OIHW: y the output, dy its upstream gradient, d<input> the gradients; scalars have shape (1).
-Metadata "cases" lists the cases and <case>.op names the op; convolutions add .kernel, .stride, .padding.
-Computed in float64 from float32 inputs, stored as F32.
+Tensors are <case>.<what>, in NCHW and OIHW: y the output, dy its upstream gradient, d<input> the gradients; scalars
+have shape (1). The metadata lists the "cases"; <case>.op names the op; convolutions add .kernel, .stride, .padding.
+Computed in float64 from float32 inputs, stored as F32. Inputs of each op:
 
-    conv2d, conv_avg_pool (3x3 convolution, then avg_pool2)  x w [b]      linear                    x w [b]      y = x w^T + b
-    batch_norm (batch statistics)     x weight bias; running_mean, running_var before, after_running_mean, after_running_var after
-    relu, leaky_relu (0.2), tanh, exp                        x            avg_pool2, global_avg_pool (B,C), upsample2 (bilinear, align_corners) x
-    squared_error   x r       sum (x - r)^2 / B              gaussian_nll  z mu logvar   Eq. 15, mean over the batch
-    reparametrise   mu logvar eps   mu + exp(logvar / 2) eps (eps has no gradient)
-    spectral_norm   w u0 v0; for each of three passes p: y<p> = w / sigma<p>, u<p>, v<p>, dy<p>, dw<p>
+    conv2d            x w [b]
+    conv_avg_pool     x w               3x3 convolution, then avg_pool2
+    linear            x w [b]           y = x w^T + b
+    batch_norm        x weight bias     batch statistics; running_mean, running_var before the pass, after_running_mean,
+                                        after_running_var after it
+    relu, leaky_relu, tanh, exp, avg_pool2, global_avg_pool, upsample2
+                      x                 slope 0.2; global_avg_pool to (B,C); upsample2 bilinear, align_corners
+    squared_error     x r               sum (x - r)^2 / B
+    gaussian_nll      z mu logvar       Eq. 15, mean over the batch
+    reparametrise     mu logvar eps     mu + exp(logvar / 2) eps; eps has no gradient
+    spectral_norm     w u0 v0           for each of three passes p: y<p> = w / sigma<p>, u<p>, v<p>, dy<p>, dw<p>
 """
+import itertools
 import os
 
 import numpy as np
@@ -18,7 +24,7 @@ import torch
 import torch.nn.functional as F
 
 import safetensors_io
-from dual_mcmc import gaussian_nll, squared_error
+from dual_mcmc import gaussian_nll, reparametrize, squared_error
 from models import upsample
 
 B, C, H, W = 2, 5, 7, 6
@@ -27,7 +33,7 @@ worst = {}
 
 
 def random(*shape):
-    return torch.randn(shape)  # float32: what is stored is exactly what is computed with
+    return torch.randn(shape)  # float32, so that the file holds exactly the inputs used
 
 
 def store(case, name, value):
@@ -44,7 +50,8 @@ def add(case, op, function, inputs, constants=(), **attributes):
     begin(case, op, **attributes)
     dy = None
     for dtype in (torch.float32, torch.float64):
-        leaves = {name: value.to(dtype, copy=True).requires_grad_(name not in constants) for name, value in inputs.items()}
+        leaves = {name: value.to(dtype, copy=True).requires_grad_(name not in constants)
+                  for name, value in inputs.items()}
         y = function(**leaves)
         dy = random(*y.shape) if dy is None else dy
         y.backward(dy.to(dtype))
@@ -61,20 +68,20 @@ def note(case, single, double):
 
 
 def add_convolutions():
-    for kernel in (1, 3, 4):
-        for stride in (1, 2):
-            for padding in (0, 1):
-                for bias in (False, True):
-                    inputs = {"x": random(B, C, H, W), "w": random(9, C, kernel, kernel), **({"b": random(9)} if bias else {})}
-                    add(f"conv2d_k{kernel}_s{stride}_p{padding}" + "_bias" * bias, "conv2d",
-                        lambda x, w, b=None: F.conv2d(x, w, b, stride, padding), inputs, kernel=kernel, stride=stride, padding=padding)
+    for kernel, stride, padding, bias in itertools.product((1, 3, 4), (1, 2), (0, 1), (False, True)):
+        inputs = {"x": random(B, C, H, W), "w": random(9, C, kernel, kernel), **({"b": random(9)} if bias else {})}
+        add(f"conv2d_k{kernel}_s{stride}_p{padding}" + "_bias" * bias, "conv2d",
+            lambda x, w, b=None: F.conv2d(x, w, b, stride, padding), inputs,
+            kernel=kernel, stride=stride, padding=padding)
     add("conv2d_k3_s1_p1_bias_large", "conv2d", lambda x, w, b: F.conv2d(x, w, b, 1, 1),
         {"x": random(3, 35, 11, 10), "w": random(70, 35, 3, 3), "b": random(70)}, kernel=3, stride=1, padding=1)
     add("conv2d_k4_s2_p1_large", "conv2d", lambda x, w: F.conv2d(x, w, None, 2, 1),
         {"x": random(3, 19, 12, 10), "w": random(38, 19, 4, 4)}, kernel=4, stride=2, padding=1)
-    for name, channels_in, channels_out, side in (("conv_avg_pool", C, 9, (8, 6)), ("conv_avg_pool_large", 18, 34, (12, 10))):
-        add(name, "conv_avg_pool", lambda x, w: F.avg_pool2d(F.conv2d(x, w, None, 1, 1), 2),
-            {"x": random(B, channels_in, *side), "w": random(channels_out, channels_in, 3, 3)}, kernel=3, stride=1, padding=1)
+    for name, channels_in, channels_out, side in [("conv_avg_pool", C, 9, (8, 6)),
+                                                  ("conv_avg_pool_large", 18, 34, (12, 10))]:
+        inputs = {"x": random(B, channels_in, *side), "w": random(channels_out, channels_in, 3, 3)}
+        add(name, "conv_avg_pool", lambda x, w: F.avg_pool2d(F.conv2d(x, w, None, 1, 1), 2), inputs,
+            kernel=3, stride=1, padding=1)
 
 
 def add_batch_norm(case, shape):
@@ -88,17 +95,18 @@ def add_batch_norm(case, shape):
         after.update({"after_running_mean": mean, "after_running_var": var})
         return y
 
-    # A mean well away from zero: the variance must not be computed as a difference of large numbers.
-    add(case, "batch_norm", batch_norm, {"x": random(*shape) * 2 + 3, "weight": random(channels), "bias": random(channels)})
+    # The mean is far from zero: computing the variance as a difference of large values would show.
+    inputs = {"x": random(*shape) * 2 + 3, "weight": random(channels), "bias": random(channels)}
+    add(case, "batch_norm", batch_norm, inputs)
     for name, value in {**running, **after}.items():
         store(case, name, value)
 
 
 def add_spectral_norm(case, shape):
-    """Built on PyTorch's own spectral_norm, so that the power iteration's order and its eps are PyTorch's."""
+    """Uses PyTorch's own spectral_norm, and with it the order and the eps of its power iteration."""
     begin(case, "spectral_norm")
-    normalise = lambda value: value / value.norm()
-    w, u0, v0 = random(*shape), normalise(random(shape[0])), normalise(random(int(np.prod(shape[1:]))))
+    normalize = lambda value: value / value.norm()
+    w, u0, v0 = random(*shape), normalize(random(shape[0])), normalize(random(int(np.prod(shape[1:]))))
     upstream = [random(*shape) for _ in range(3)]
     for dtype in (torch.float32, torch.float64):
         holder = torch.nn.Module()
@@ -126,12 +134,14 @@ def main():
     torch.set_num_threads(1)
     torch.manual_seed(1)
     image = lambda: random(B, C, H, W)
-    away = lambda: (lambda x: x + 0.1 * x.sign())(image())  # the kink at 0 has no derivative
+    away = lambda: (lambda x: x + 0.1 * x.sign())(image())  # from the kink at 0, which has no derivative
     add_convolutions()
     add("linear", "linear", lambda x, w: F.linear(x, w), {"x": random(3, 11), "w": random(7, 11)})
-    add("linear_bias", "linear", lambda x, w, b: F.linear(x, w, b), {"x": random(3, 11), "w": random(7, 11), "b": random(7)})
+    add("linear_bias", "linear", lambda x, w, b: F.linear(x, w, b),
+        {"x": random(3, 11), "w": random(7, 11), "b": random(7)})
     add("linear_one_output", "linear", lambda x, w: F.linear(x, w), {"x": random(3, 11), "w": random(1, 11)})
-    add("linear_bias_large", "linear", lambda x, w, b: F.linear(x, w, b), {"x": random(13, 37), "w": random(75, 37), "b": random(75)})
+    add("linear_bias_large", "linear", lambda x, w, b: F.linear(x, w, b),
+        {"x": random(13, 37), "w": random(75, 37), "b": random(75)})
     add_batch_norm("batch_norm", (B, C, H, W))
     add_batch_norm("batch_norm_large", (3, 37, 9, 8))
     add("relu", "relu", lambda x: F.relu(x), {"x": away()})
@@ -145,9 +155,10 @@ def main():
     add("squared_error", "squared_error", lambda x, r: squared_error(x, r) / B, {"x": image(), "r": image()})
     add("gaussian_nll", "gaussian_nll", lambda z, mu, logvar: gaussian_nll(z, mu, logvar),
         {"z": random(3, 7), "mu": random(3, 7), "logvar": random(3, 7)})
-    add("gaussian_nll_small_variance", "gaussian_nll", lambda z, mu, logvar: gaussian_nll(z, mu, logvar),  # 1e-6 counts here
+    # Variances so small that the 1e-6 matters.
+    add("gaussian_nll_small_variance", "gaussian_nll", lambda z, mu, logvar: gaussian_nll(z, mu, logvar),
         {"z": random(3, 7), "mu": random(3, 7), "logvar": random(3, 7) - 13})
-    add("reparametrise", "reparametrise", lambda mu, logvar, eps: mu + torch.exp(0.5 * logvar) * eps,
+    add("reparametrise", "reparametrise", lambda mu, logvar, eps: reparametrize(mu, logvar, eps),
         {"mu": random(3, 7), "logvar": random(3, 7), "eps": random(3, 7)}, constants=("eps",))
     add_spectral_norm("spectral_norm_conv", (9, 5, 3, 3))
     add_spectral_norm("spectral_norm_conv1x1", (7, 3, 1, 1))
@@ -156,8 +167,9 @@ def main():
 
     safetensors_io.save("ops.safetensors", tensors, metadata)
     case = max(worst, key=worst.get)
+    warning = "  WARNING: large" if worst[case] > 2e-4 else ""
     print(f"ops.safetensors: {os.path.getsize('ops.safetensors')} bytes, {len(worst)} cases; "
-          f"float32 against float64, worst: {worst[case]:.1e} ({case})" + ("  WARNING: large" if worst[case] > 2e-4 else ""))
+          f"float32 against float64, worst: {worst[case]:.1e} ({case}){warning}")
 
 
 if __name__ == "__main__":

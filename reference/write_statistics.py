@@ -1,10 +1,10 @@
-"""Prints the constants that tests/experiments_test.cpp holds its statistics against: SSIM, AUROC, split-R-hat and ESS.
+"""Prints the constants to which tests/experiments_test.cpp compares its statistics: SSIM, AUROC, split-R-hat and ESS.
 
-SSIM as scikit-image's structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=2,
-channel_axis=-1) computes it (SciPy's Gaussian filter, truncated at 3.5 sigma, a border of 5 pixels cut off); AUROC by SciPy's
-Mann-Whitney U; R-hat and ESS from the formulas of Vehtari et al. 2021 with NumPy's own means, variances and correlations.
-The inputs are formulas, so that the test can make them too. Needs NumPy and SciPy; writes no file. Where scikit-image and
-scikit-learn are installed, they must give the same.
+SSIM is that of scikit-image's structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+data_range=2, channel_axis=-1): SciPy's Gaussian filter, truncated at 3.5 sigma, without a border of 5 pixels. AUROC is
+from SciPy's Mann-Whitney U. R-hat and ESS follow Vehtari et al. 2021, with NumPy's means, variances and correlations.
+The inputs are formulas, which the test evaluates too. Needs NumPy and SciPy; writes no file. If scikit-image and
+scikit-learn are installed, compares SSIM and AUROC with theirs.
 """
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -12,7 +12,7 @@ from scipy.stats import mannwhitneyu
 
 
 def images(side):
-    """The two images of the test, in [-1, 1]."""
+    """The test's two images, in [-1, 1]."""
     y, x, c = np.ogrid[0:side, 0:side, 0:3]
     a = ((y * 37 + x * 91 + c * 53 + x * y % 17 * 11) % 256) / 127.5 - 1
     b = 0.8 * a + 0.15 * np.sin(0.7 * x + 0.3 * y + c)
@@ -33,9 +33,10 @@ def ssim(a, b):
 
 
 def chains():
-    """Four chains of 101 draws with a drift in the last."""
+    """Four chains of 101 draws; the last one drifts."""
     t = np.arange(101)
-    return np.array([np.sin(0.9 * t * (m + 1)) + 0.3 * np.cos(0.05 * t + m) + (0.004 * t if m == 3 else 0) for m in range(4)])
+    drift = 0, 0, 0, 0.004 * t
+    return np.array([np.sin(0.9 * t * (m + 1)) + 0.3 * np.cos(0.05 * t + m) + drift[m] for m in range(4)])
 
 
 def split(draws):
@@ -65,27 +66,29 @@ def ess(draws):
 
 
 def check_against_libraries(low, high):
-    """Fails where scikit-image or scikit-learn, if there, disagree."""
+    """Fails if scikit-image or scikit-learn disagrees; skipped unless both are installed."""
     try:
         from skimage.metrics import structural_similarity
         from sklearn.metrics import roc_auc_score
     except ImportError:
-        return print("scikit-image or scikit-learn is missing: not compared")
+        return print("scikit-image or scikit-learn is not installed: skipped the comparison")
     for side in (32, 19):
         a, b = images(side)
-        theirs = structural_similarity(a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=2, channel_axis=-1)
+        theirs = structural_similarity(a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+                                       data_range=2, channel_axis=-1)
         assert abs(theirs - ssim(a, b)) < 1e-12, (theirs, ssim(a, b))
     theirs = roc_auc_score([0] * len(low) + [1] * len(high), np.concatenate([low, high]))
     assert abs(theirs - mannwhitneyu(high, low).statistic / (len(low) * len(high))) < 1e-12, theirs
-    print("scikit-image's SSIM and scikit-learn's AUROC are the same to 1e-12")
+    print("SSIM agrees with scikit-image's and AUROC with scikit-learn's to 1e-12")
 
 
 for side in (32, 19):
     a, b = images(side)
-    print(f"side {side}: mse {np.mean((a - b) ** 2):.12f}, psnr {10 * np.log10(4 / np.mean((a - b) ** 2)):.10f}, ssim {ssim(a, b):.12f}")
+    mse = np.mean((a - b) ** 2)
+    print(f"side {side}: mse {mse:.12f}, psnr {10 * np.log10(4 / mse):.10f}, ssim {ssim(a, b):.12f}")
 low, high = np.arange(60) * 7 % 23, np.arange(45) * 5 % 29 + 2  # with many ties
 check_against_libraries(low, high)
 print(f"auroc {mannwhitneyu(high, low).statistic / (len(low) * len(high)):.12f}")
 print(f"split-rhat {rhat(chains()):.12f}, ess {ess(chains()):.9f}")
 smooth = chains()[:, :24].cumsum(axis=1)
-print(f"of running sums of the first 24: split-rhat {rhat(smooth):.12f}, ess {ess(smooth):.9f}")
+print(f"running sums of the first 24 draws: split-rhat {rhat(smooth):.12f}, ess {ess(smooth):.9f}")

@@ -1,10 +1,10 @@
-"""Writes trajectory.safetensors: ten training iterations (dual_mcmc.py) from a stored state, all noise drawn by philox.py.
+"""Writes trajectory.safetensors: ten training iterations (dual_mcmc.py) from a stored state; philox.py draws all noise.
 
-Iteration i (from 0) sees the images (i * B + b) mod N of data.images (N,3,S,S), b = 0 .. B-1, and draws its noise with the
-metadata's seed. All iterations lie in epoch 0: no learning-rate decay. netE.* netG.* netI.* is the state before iteration 0.
-out.<name> stacks the step file's quantity of that name over the iterations (x_init and the like are left out for their size),
-computed in float64 and stored as F32. rounding.<name> (iterations) is the relative L2 difference of a float32 run to it: a
-test's tolerance is a multiple of that, above a floor, since Adam's sign-like steps make rounding differences grow.
+Iteration i (from 0) uses the images (i * B + b) mod N of data.images (N,3,S,S), b = 0 .. B-1, and draws its noise with
+the metadata's seed. All iterations are in epoch 0: no learning-rate decay. netE.* netG.* netI.* is the state before
+iteration 0. out.<name> stacks a quantity of the step file over the iterations, computed in float64 and stored as F32;
+the larger ones, such as x_init, are left out. rounding.<name> (iterations) is the relative L2 error of a float32 run. A
+test's tolerance is a multiple of that, with a minimum: Adam's steps, which resemble signs, amplify rounding errors.
 """
 import os
 
@@ -18,7 +18,8 @@ import safetensors_io
 from images import smooth_images
 
 SEED, ITERATIONS, IMAGES = 2**32 + 77, 10, 7
-SETTINGS = dual_mcmc.Settings(width=8, inference_width=3, latent=6, batch=3, steps_x=4, steps_z=3)
+SETTINGS = dual_mcmc.Settings(width_generator=8, width_encoder=3, latent=6, batch=3, steps_x=4, steps_z=3)
+# As in step files.
 NAMES = ("x_revised", "x_resampled", "z_init", "z_revised", "energy_profile", "sse_profile",
          "loss_recon", "loss_revise", "nll_posterior", "nll_prior", "energy_data", "energy_model")
 
@@ -33,7 +34,8 @@ def run_trajectory(state, images, dtype):
     for iteration in range(ITERATIONS):
         batch = images[(iteration * s.batch + np.arange(s.batch)) % len(images)]
         noise = philox.iteration_noise(SEED, iteration, s.batch, s.latent, s.image_size, s.steps_x, s.steps_z)
-        out = loop.iterate(torch.from_numpy(batch).to(dtype), {name: torch.from_numpy(value).to(dtype) for name, value in noise.items()})
+        noise = {name: torch.from_numpy(value).to(dtype) for name, value in noise.items()}
+        out = loop.iterate(torch.from_numpy(batch).to(dtype), noise)
         for name in NAMES:
             history[name].append(out[name].clone())
     return history
@@ -50,13 +52,16 @@ def main():
     for name in NAMES:
         stacked = torch.stack(double[name]).numpy().astype(np.float32)
         tensors[f"out.{name}"] = stacked.reshape(ITERATIONS) if stacked.size == ITERATIONS else stacked
-        tensors[f"rounding.{name}"] = np.array([dual_mcmc.relative_l2(*pair) for pair in zip(single[name], double[name])], np.float32)
-    metadata = {"format": "dual-mcmc-trajectory-1", "seed": SEED, "iterations": ITERATIONS, "images": IMAGES, **SETTINGS.metadata()}
-    safetensors_io.save("trajectory.safetensors", tensors, metadata)
-    print(f"trajectory.safetensors: {os.path.getsize('trajectory.safetensors')} bytes; float32 against float64 by iteration:")
+        rounding = [dual_mcmc.relative_l2(*pair) for pair in zip(single[name], double[name])]
+        tensors[f"rounding.{name}"] = np.array(rounding, np.float32)
+    path = "trajectory.safetensors"
+    safetensors_io.save(path, tensors, {"format": "dual-mcmc-trajectory-1", "seed": SEED, "iterations": ITERATIONS,
+                                        "images": IMAGES, **SETTINGS.metadata()})
+    print(f"{path}: {os.path.getsize(path)} bytes; float32 against float64, by iteration:")
     for name in NAMES:
         rounding = tensors[f"rounding.{name}"]
-        print(f"  {name:14} " + " ".join(f"{value:.0e}" for value in rounding) + ("  WARNING: large" if rounding.max() > 1e-2 else ""))
+        warning = "  WARNING: large" if rounding.max() > 1e-2 else ""
+        print(f"  {name:14} " + " ".join(f"{value:.0e}" for value in rounding) + warning)
     for name in ("loss_recon", "loss_revise", "energy_data", "energy_model"):
         print(f"  {name:14} " + " ".join(f"{value:.4g}" for value in tensors[f"out.{name}"]))
 

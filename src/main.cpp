@@ -5,7 +5,7 @@
 #include <cstdio>
 #include <iostream>
 
-#include "checkpoint.h"
+#include "training/checkpoint.h"
 #include "experiments/ablate.h"
 #include "experiments/ais.h"
 #include "experiments/bench.h"
@@ -14,13 +14,13 @@
 #include "experiments/longrun.h"
 #include "experiments/ood.h"
 #include "experiments/reconstruct.h"
-#include "experiments/replay.h"
+#include "experiments/check_step.h"
 #include "experiments/report.h"
-#include "experiments/revise.h"
-#include "experiments/sampling.h"
+#include "experiments/chains_command.h"
+#include "experiments/sample_command.h"
 #include "experiments/sliced_wasserstein.h"
 #include "experiments/toys.h"
-#include "train.h"
+#include "training/train.h"
 
 namespace dualmcmc {
 namespace {

@@ -8,8 +8,8 @@
 #include <functional>
 
 #include "file_helpers.h"
-#include "npy.h"
-#include "safetensors.h"
+#include "formats/npy.h"
+#include "formats/safetensors.h"
 
 namespace dualmcmc::test {
 namespace {
@@ -19,7 +19,7 @@ namespace fs = std::filesystem;
 class CommandLineFiles : public testing::Test {
 protected:
     void SetUp() override {
-        ASSERT_TRUE(fs::exists("build/dualmcmc")) << "build it first: make";
+        ASSERT_TRUE(fs::exists(program_path())) << "build it first: make";
         fs::remove_all(folder_);
         fs::create_directories(folder_);
         const std::vector<uint8_t> pixels(9 * 32 * 32 * 3, 100);
@@ -29,7 +29,7 @@ protected:
 
     std::string in(const std::string& name) const { return folder_ + "/" + name; }
     int run(const std::string& arguments) const {
-        const std::string command = "CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 build/dualmcmc " + arguments + " >" + in("out.txt") + " 2>" + in("error.txt");
+        const std::string command = "CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 " + program_path() + " " + arguments + " >" + in("out.txt") + " 2>" + in("error.txt");
         const int status = std::system(command.c_str());
         return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
     }

@@ -9,9 +9,10 @@
 #include <functional>
 #include <sstream>
 
-#include "files.h"
-#include "npy.h"
-#include "safetensors.h"
+#include "file_helpers.h"
+#include "formats/files.h"
+#include "formats/npy.h"
+#include "formats/safetensors.h"
 
 namespace dualmcmc::test {
 namespace {
@@ -34,8 +35,8 @@ std::string contents(const std::string& path) {
 class CommandLine : public testing::Test {
 protected:
     void SetUp() override {
-        ASSERT_TRUE(fs::exists("build/dualmcmc")) << "build it first: make";
-        program_ = fs::absolute("build/dualmcmc").string();
+        ASSERT_TRUE(fs::exists(program_path())) << "build it first: make";
+        program_ = fs::absolute(program_path()).string();
         folder_ = testing::TempDir() + "dualmcmc_cli_" + testing::UnitTest::GetInstance()->current_test_info()->name();
         fs::remove_all(folder_);
         fs::create_directories(folder_);

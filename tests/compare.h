@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "tensor.h"
+#include "engine/tensor.h"
 
 namespace dualmcmc {
 extern const Backend backend_simt_fp32, backend_simt_tf32, backend_simt_bf16;  // a GPU that the host plays: tests/simt

@@ -8,9 +8,9 @@
 #include <map>
 #include <set>
 
-#include "../src/data.h"
-#include "../src/npy.h"
-#include "../src/shapes.h"
+#include "data/dataset.h"
+#include "formats/npy.h"
+#include "data/shapes.h"
 #include "file_helpers.h"
 
 namespace dualmcmc {

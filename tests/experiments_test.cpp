@@ -11,17 +11,18 @@
 #include <random>
 #include <sstream>
 
-#include "checkpoint.h"
-#include "data.h"
+#include "training/checkpoint.h"
+#include "data/dataset.h"
 #include "experiments/interpolate.h"
 #include "experiments/report.h"
 #include "experiments/sliced_wasserstein.h"
 #include "experiments/statistics.h"
 #include "file_helpers.h"
-#include "npy.h"
+#include "formats/npy.h"
+#include "formats/png.h"
 #include "png_helpers.h"
-#include "shapes.h"
-#include "train.h"
+#include "data/shapes.h"
+#include "training/train.h"
 
 namespace dualmcmc::test {
 namespace {
@@ -296,7 +297,7 @@ constexpr int64_t test_images = 12;
 class Experiments : public testing::Test {
 protected:
     static void SetUpTestSuite() {
-        ASSERT_TRUE(fs::exists("build/dualmcmc")) << "build it first: make";
+        ASSERT_TRUE(fs::exists(program_path())) << "build it first: make";
         fs::remove_all(folder());
         fs::create_directories(folder());
         std::vector<uint8_t> pixels(test_images * 32 * 32 * 3);
@@ -314,7 +315,7 @@ protected:
     static std::string in(const std::string& name) { return folder() + "/" + name; }
     static std::string model() { return in("run/checkpoints/iteration-000002.safetensors"); }
     static int run(const std::string& arguments) {
-        const std::string command = "CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 build/dualmcmc " + arguments + " >" + in("out.txt") + " 2>" + in("error.txt");
+        const std::string command = "CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 " + program_path() + " " + arguments + " >" + in("out.txt") + " 2>" + in("error.txt");
         const int status = std::system(command.c_str());
         return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
     }

@@ -2,6 +2,7 @@
 #pragma once
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <fstream>
 #include <functional>
 #include <initializer_list>
@@ -16,6 +17,12 @@ namespace dualmcmc {
 // A path of this process's own, so that two runs of the tests do not meet.
 inline std::string temporary_path(const std::string& name) {
     return testing::TempDir() + "dualmcmc_" + std::to_string(getpid()) + "_" + name;
+}
+
+// The program under test: what the Makefile names in DUALMCMC.
+inline std::string program_path() {
+    const char* const path = std::getenv("DUALMCMC");
+    return path ? path : "build/dualmcmc";
 }
 
 inline void write_bytes(const std::string& path, const std::string& bytes) {

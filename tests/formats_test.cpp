@@ -5,9 +5,10 @@
 #include <limits>
 #include <sys/resource.h>
 
-#include "../src/image.h"
-#include "../src/npy.h"
-#include "../src/safetensors.h"
+#include "data/images.h"
+#include "formats/png.h"
+#include "formats/npy.h"
+#include "formats/safetensors.h"
 #include "file_helpers.h"
 #include "png_helpers.h"
 

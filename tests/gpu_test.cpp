@@ -4,8 +4,8 @@
 #include <algorithm>
 
 #include "compare.h"
-#include "dual_mcmc.h"
-#include "repeated.h"
+#include "method/dual_mcmc.h"
+#include "engine/graphed_function.h"
 #include "simt/cuda_runtime.h"
 
 namespace dualmcmc::test {
@@ -260,7 +260,7 @@ TEST_F(PlayedGpu, ErrorsNameFileExpressionLibraryAndMessage) {
         FAIL() << "memory was given back that nobody had";
     } catch (const std::runtime_error& error) {
         const std::string message = error.what();
-        for (const char* part : {"gpu_memory.cu:", "cudaFree(pointer)", "CUDA says", "error 1"})
+        for (const char* part : {"gpu/memory.cu:", "cudaFree(pointer)", "CUDA says", "error 1"})
             EXPECT_NE(message.find(part), std::string::npos) << message;
     }
 }

@@ -9,16 +9,16 @@
 #include <map>
 #include <numeric>
 
-#include "checkpoint.h"
-#include "data.h"
+#include "training/checkpoint.h"
+#include "data/dataset.h"
 #include "experiments/grid.h"
 #include "experiments/report.h"
 #include "experiments/sliced_wasserstein.h"
 #include "file_helpers.h"
-#include "npy.h"
-#include "sample.h"
-#include "shapes.h"
-#include "train.h"
+#include "formats/npy.h"
+#include "training/evaluation.h"
+#include "data/shapes.h"
+#include "training/train.h"
 
 namespace dualmcmc::test {
 namespace {
@@ -42,7 +42,7 @@ std::vector<std::map<std::string, std::string>> rows_of(const std::string& path)
 class Grid : public testing::Test {
 protected:
     void SetUp() override {
-        ASSERT_TRUE(fs::exists("build/dualmcmc")) << "build it first: make";
+        ASSERT_TRUE(fs::exists(program_path())) << "build it first: make";
         fs::remove_all(folder_);
         fs::create_directories(folder_);
         std::vector<uint8_t> pixels(images * 32 * 32 * 3);
@@ -54,7 +54,7 @@ protected:
     std::string in(const std::string& name) const { return folder_ + "/" + name; }
     std::string said() const { return read_bytes(in("out.txt")); }
     int run(const std::string& arguments, const std::string& before = "") const {
-        const std::string command = before + " env CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 build/dualmcmc " + arguments + " >" + in("out.txt") + " 2>" + in("error.txt");
+        const std::string command = before + " env CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 " + program_path() + " " + arguments + " >" + in("out.txt") + " 2>" + in("error.txt");
         const int status = std::system(command.c_str());
         return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
     }

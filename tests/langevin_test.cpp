@@ -1,13 +1,13 @@
 // The two Langevin chains (Eq. 3, Eq. 6) against their closed forms: mean and covariance of the discretised chain on quadratic
 // potentials, the step and noise convention, gradient descent without noise; and what a step does not compute, by counting kernel calls.
-#include "langevin.h"
+#include "method/langevin.h"
 
 #include <algorithm>
 #include <array>
 #include <atomic>
 
 #include "compare.h"
-#include "dual_mcmc.h"
+#include "method/dual_mcmc.h"
 
 namespace dualmcmc::test {
 namespace {

@@ -5,8 +5,8 @@
 #include <optional>
 #include <set>
 
-#include "checkpoint.h"
-#include "models.h"
+#include "training/checkpoint.h"
+#include "method/models.h"
 #include "compare.h"
 
 namespace dualmcmc::test {

@@ -6,8 +6,8 @@
 #include <sstream>
 
 #include "compare.h"
-#include "ops.h"
-#include "safetensors.h"
+#include "engine/ops.h"
+#include "formats/safetensors.h"
 
 namespace dualmcmc::test {
 namespace {

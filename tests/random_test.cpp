@@ -4,7 +4,7 @@
 #include <set>
 
 #include "compare.h"
-#include "safetensors.h"
+#include "formats/safetensors.h"
 
 namespace dualmcmc::test {
 namespace {

@@ -5,10 +5,10 @@
 #include <filesystem>
 #include <functional>
 
-#include "checkpoint.h"
+#include "training/checkpoint.h"
 #include "compare.h"
 #include "file_helpers.h"
-#include "experiments/replay.h"
+#include "experiments/check_step.h"
 
 namespace dualmcmc::test {
 namespace {

@@ -5,8 +5,8 @@
 #include <cmath>
 #include <functional>
 
-#include "../src/hash.h"
-#include "../src/shapes.h"
+#include "hash.h"
+#include "data/shapes.h"
 #include "experiments/sliced_wasserstein.h"
 #include "file_helpers.h"
 

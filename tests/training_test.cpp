@@ -1,6 +1,6 @@
 // The training loop: results do not depend on threads, pictures or interruptions; what happens on a divergence; metrics, learning
 // rates, order of the images, checkpoints. Runs on a handful of images with networks a few channels wide.
-#include "train.h"
+#include "training/train.h"
 
 #include <algorithm>
 #include <array>
@@ -10,13 +10,13 @@
 #include <set>
 #include <sstream>
 
-#include "checkpoint.h"
+#include "training/checkpoint.h"
 #include "compare.h"
 #include "experiments/sliced_wasserstein.h"
 #include "file_helpers.h"
-#include "npy.h"
-#include "sample.h"
-#include "tasks.h"
+#include "formats/npy.h"
+#include "training/evaluation.h"
+#include "parallel.h"
 
 namespace dualmcmc::test {
 namespace {

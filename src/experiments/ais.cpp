@@ -7,7 +7,7 @@
 #include <numbers>
 
 #include "experiments/statistics.h"
-#include "sample.h"
+#include "training/evaluation.h"
 
 namespace dualmcmc {
 

@@ -7,7 +7,7 @@
 #include <numeric>
 
 #include "experiments/statistics.h"
-#include "nn.h"
+#include "engine/layers.h"
 
 namespace dualmcmc {
 

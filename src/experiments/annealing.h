@@ -14,7 +14,7 @@
 #include <functional>
 #include <vector>
 
-#include "tensor.h"
+#include "engine/tensor.h"
 
 namespace dualmcmc {
 

@@ -2,7 +2,7 @@
 #pragma once
 #include <CLI/CLI.hpp>
 
-#include "dual_mcmc.h"
+#include "method/dual_mcmc.h"
 
 namespace dualmcmc {
 

@@ -7,10 +7,10 @@
 #include <filesystem>
 #include <numeric>
 
-#include "checkpoint.h"
+#include "training/checkpoint.h"
 #include "experiments/report.h"
-#include "repeated.h"
-#include "train.h"
+#include "engine/graphed_function.h"
+#include "training/train.h"
 
 namespace dualmcmc {
 

@@ -12,10 +12,10 @@
 #include <string>
 #include <vector>
 
-#include "config.h"
-#include "data.h"
-#include "files.h"
-#include "sample.h"
+#include "training/config.h"
+#include "data/dataset.h"
+#include "formats/files.h"
+#include "training/evaluation.h"
 
 namespace dualmcmc {
 

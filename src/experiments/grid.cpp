@@ -14,14 +14,14 @@
 #include <set>
 #include <tuple>
 
-#include "checkpoint.h"
+#include "training/checkpoint.h"
 #include "experiments/common.h"
 #include "experiments/reconstruct.h"
 #include "experiments/report.h"
 #include "experiments/sliced_wasserstein.h"
-#include "npy.h"
-#include "sample.h"
-#include "train.h"
+#include "formats/npy.h"
+#include "training/evaluation.h"
+#include "training/train.h"
 
 namespace dualmcmc {
 

@@ -21,8 +21,8 @@
 #include <string>
 #include <vector>
 
-#include "config.h"
-#include "data.h"
+#include "training/config.h"
+#include "data/dataset.h"
 
 namespace dualmcmc {
 

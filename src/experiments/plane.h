@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "nn.h"
+#include "engine/layers.h"
 
 namespace dualmcmc {
 

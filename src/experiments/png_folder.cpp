@@ -8,7 +8,8 @@
 #include <fstream>
 
 #include "check.h"
-#include "files.h"
+#include "formats/files.h"
+#include "formats/png.h"
 
 namespace dualmcmc {
 

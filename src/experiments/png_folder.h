@@ -3,7 +3,7 @@
 #pragma once
 #include <string>
 
-#include "image.h"
+#include "data/images.h"
 
 namespace dualmcmc {
 

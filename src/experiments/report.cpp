@@ -11,8 +11,8 @@
 #include <map>
 #include <optional>
 
-#include "config.h"
-#include "files.h"
+#include "training/config.h"
+#include "formats/files.h"
 
 namespace dualmcmc {
 

@@ -9,7 +9,7 @@
 
 #include "check.h"
 #include "hash.h"
-#include "tensor.h"
+#include "engine/tensor.h"
 
 namespace dualmcmc {
 namespace {

@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "image.h"
+#include "data/images.h"
 
 namespace dualmcmc {
 

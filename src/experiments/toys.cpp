@@ -10,8 +10,8 @@
 
 #include "experiments/ais.h"
 #include "experiments/report.h"
-#include "files.h"
-#include "image.h"
+#include "formats/files.h"
+#include "data/images.h"
 
 namespace dualmcmc {
 

@@ -5,7 +5,7 @@
 
 #include <optional>
 
-#include "dual_mcmc.h"
+#include "method/dual_mcmc.h"
 #include "experiments/annealing.h"
 #include "experiments/plane.h"
 

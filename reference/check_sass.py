@@ -1,0 +1,93 @@
+"""Checks the machine code (SASS) that nvcc generates for the GPU kernels, for sm_80 and sm_90; needs no GPU.
+
+    python3 reference/check_sass.py
+
+Prints the numbers of kernels and registers by file. Fails if a kernel uses local memory, or if the implicit GEMM of the
+convolutions does not have as many tensor-core and copy instructions as its unrolled loops require (cuda/gpu/mma.h). An
+instruction is 16 bytes; its lowest 12 bits are the opcode. NVIDIA does not document the opcodes below; `cuobjdump
+-sass`, where it is installed, names the instructions.
+"""
+import collections
+import pathlib
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+
+NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+GPU_ONLY = sorted((ROOT / "cuda" / "gpu").glob("*.cu"))
+COMMON = [ROOT / "cuda" / "kernels.cu"]  # for the GPU and the CPU; backend.cu, the other one, has no kernels
+ARCHITECTURES = 80, 90
+OPCODES = {0x23C: "HMMA", 0x83B: "LDSM", 0xFAE: "LDGSTS", 0x983: "LDL", 0x387: "STL", 0x987: "STL"}
+IMPLICIT_GEMM = "implicit_gemm", "run_sum"  # what its mangled name contains, now and formerly
+# By the columns of a thread block's tile. HMMA and LDSM (ldmatrix): of one K tile, in two halves. LDGSTS (cp.async): of
+# three K tiles, two before the main loop and one in it.
+UNROLLED = {128: {"HMMA": 2 * 4 * 8, "LDSM": 2 * (4 + 4), "LDGSTS": 3 * (4 + 4)},
+            64: {"HMMA": 2 * 2 * 8, "LDSM": 2 * (2 + 4), "LDGSTS": 3 * (4 + 2)}}
+
+
+def kernels(cubin):
+    """Yields (mangled name, {instruction: count}) for each kernel in an ELF file."""
+    offset, = struct.unpack_from("<Q", cubin, 40)
+    count, names = struct.unpack_from("<HH", cubin, 60)
+    sections = [struct.unpack_from("<IIQQQQ", cubin, offset + 64 * i) for i in range(count)]
+    for name, _, _, _, start, size in sections:
+        begin = sections[names][4] + name
+        title = cubin[begin:cubin.index(0, begin)].decode()
+        if title.startswith(".text."):
+            words = struct.iter_unpack("<HHIQ", cubin[start:start + size])
+            yield title[len(".text."):], collections.Counter(OPCODES.get(word[0] & 0xFFF, "other") for word in words)
+
+
+def compile_for(architecture, source, folder):
+    """Returns the cubin and {kernel: registers}."""
+    cubin = pathlib.Path(folder) / "code.cubin"
+    command = [NVCC, "-x", "cu", "-std=c++20", "-O3", "--extended-lambda", "-I", ROOT / "cuda",
+               "-DGPU", "-DDEVICE_NAMESPACE=cuda", '-DDEVICE_NAME="CUDA"',
+               f"-arch=sm_{architecture}", "-cubin", "-Xptxas", "-v", "-o", cubin, source]
+    result = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    if result.returncode:
+        sys.exit(f"{result.stderr}\ncheck_sass: nvcc could not compile {source}")
+    registers = re.findall(r"Compiling entry function '(\w+)'.*?Used (\d+) registers", result.stderr, re.S)
+    return cubin.read_bytes(), {name: int(count) for name, count in registers}
+
+
+def check_file(architecture, source):
+    """Prints a line for the file and one for each implicit GEMM. Returns the number of these and a list of failures."""
+    with tempfile.TemporaryDirectory() as folder:
+        cubin, registers = compile_for(architecture, source, folder)
+    found = list(kernels(cubin))
+    wrong = [f"{name}: local memory" for name, code in found if code["LDL"] + code["STL"]]
+    most = max((registers[name] for name, _ in found), default=0)
+    print(f"sm_{architecture} {source.name}: {len(found)} kernels, at most {most} registers, "
+          f"{len(wrong)} with local memory", flush=True)
+    gemms = [(name, code) for name, code in found if any(part in name for part in IMPLICIT_GEMM)]
+    for name, code in gemms:
+        element, columns = "TF32" if "Tf32" in name else "bf16", 128 if "Li128E" in name else 64
+        counts = ", ".join(f"{code[key]} {key}" for key in UNROLLED[columns])
+        print(f"  implicit GEMM, {element}, {columns} columns: {registers[name]} registers, {counts}")
+        wrong += [f"{name}: {code[key]} {key}, expected {count}"
+                  for key, count in UNROLLED[columns].items() if code[key] != count]
+    return len(gemms), wrong
+
+
+def main():
+    if not NVCC:
+        sys.exit("check_sass: nvcc not found; install the CUDA Toolkit and put its bin folder on PATH")
+    wrong = []
+    for architecture in ARCHITECTURES:
+        gemms = 0
+        for source in GPU_ONLY + COMMON:
+            its_gemms, its_wrong = check_file(architecture, source)
+            gemms, wrong = gemms + its_gemms, wrong + its_wrong
+        if gemms == 0:
+            wrong.append(f"sm_{architecture}: no implicit GEMM kernel found")
+    if wrong:
+        sys.exit("check_sass: failed:\n  " + "\n  ".join(wrong))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,517 @@
+// Convolution as a sum of matrix products on shifted views of one image, in the tiles of AMX: 16×16 sums over 32 products at a time.
+//
+// The tiles multiply bf16 and sum in fp32. A number is split into x = hi + lo, each the nearest bf16 of what is left, which keeps 16
+// bits of its 24; then
+//   x w = hi hi + hi lo + lo hi,
+// three products. What is left out, lo lo and the rests, is 2^-15 of |x w| at the most, in random directions: a sum of products is
+// wrong by about 4e-6 of its norm, four times as much as by winograd.cu. (Above 3.38e38, where hi is infinite, the result is NaN.)
+//
+// An image lies split, with a border of zeros, in rows of `pitch` positions. Position p's result is Σ_t A[p + shift(t)] B_t over the taps:
+// whatever position and tap, the row of A lies a constant stride from the next one's, so that a tile takes 16 positions that follow
+// each other, beyond the ends of rows. What falls between the rows of results is computed and dropped.
+//
+//   stride 1        one plane; tap (kh, kw) reads kh rows down, kw positions right
+//   stride 2        four planes, of the even and odd rows and columns of the padded image; a tap reads one of them
+//   pooling after   3×3: stride 2 on the box-filtered image (conv.cu, boxed), which is made on the way into the planes
+//   gradient of x   the same with dy for x, w's taps mirrored and its channels exchanged; at stride 2 each phase of x (the even and odd
+//                   rows and columns of its padded image) meets its own taps
+//   few channels    the taps of a pixel (27 numbers of an RGB image) side by side are one row of A: a matrix product
+#ifdef __AMX_BF16__
+#include "cpu/fast/amx.h"
+
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 warns falsely of its own intrinsics (GCC bug 105593)
+#include <immintrin.h>
+
+#include "cpu/fast/tiles.h"
+
+namespace dualmcmc::DEVICE_NAMESPACE {
+
+namespace {
+
+using Bf16 = uint16_t;
+constexpr int64_t depth_step = 32, tile_size = 16 * depth_step;  // channels to a tile of A; numbers in a tile of A or B
+constexpr int64_t block_rows = 32;                               // positions that are worked on together
+
+int64_t rounded(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+// Once in each thread: eight tiles of 16 rows of 64 bytes.
+void configure_tiles() {
+    thread_local bool configured = false;
+    if (configured) return;
+    struct alignas(64) {
+        uint8_t palette = 1, start = 0, reserved[14] = {};
+        uint16_t row_bytes[16] = {};
+        uint8_t rows[16] = {};
+    } config;
+    for (int tile = 0; tile < 8; ++tile) {
+        config.row_bytes[tile] = 64;
+        config.rows[tile] = 16;
+    }
+    asm volatile("" ::"r"(&config) : "memory");  // the intrinsic tells the compiler of 8 bytes alone
+    _tile_loadconfig(&config);
+    configured = true;
+}
+
+// ---- splitting --------------------------------------------------------------------------------------------------------------------
+
+// The same numbers twice: the nearest bf16 and, `size` numbers further on, the nearest bf16 of the rest.
+struct Split {
+    Bf16* hi;
+    int64_t size, depth;  // of one half; numbers in a position
+    Bf16* position(int64_t p) const { return hi + p * depth; }
+};
+
+INLINE inline void split(Bf16* to, int64_t size, __m512 a, __m512 b) {
+    const auto widened = [](__m256i half) INLINE { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)); };
+    const __m512i hi = (__m512i)_mm512_cvtne2ps_pbh(b, a);
+    const __m512 rest_a = a - widened(_mm512_castsi512_si256(hi)), rest_b = b - widened(_mm512_extracti64x4_epi64(hi, 1));
+    _mm512_storeu_si512(to, hi);
+    _mm512_storeu_si512(to + size, (__m512i)_mm512_cvtne2ps_pbh(rest_b, rest_a));
+}
+
+using Signs = uint16_t;  // of 16 numbers, bit by bit: whether max(x, 0) passes them
+
+// 16 numbers, through max(x, 0) where it is asked for; what passes is noted unless `signs` is null.
+template <bool relu>
+INLINE inline __m512 activated(const float* x, Signs* signs) {
+    const __m512 value = _mm512_loadu_ps(x);
+    if (!relu) return value;
+    const __mmask16 passes = _mm512_cmp_ps_mask(value, _mm512_setzero_ps(), _CMP_NLE_UQ);
+    if (signs) *signs = passes;
+    return _mm512_maskz_mov_ps(passes, value);
+}
+
+void put_zeros(const Split& to, int64_t p, int64_t count) {
+    std::fill_n(to.position(p), count * to.depth, Bf16(0));
+    std::fill_n(to.position(p) + to.size, count * to.depth, Bf16(0));
+}
+
+// Position p from `channels` numbers (a multiple of 16); zeros behind them.
+template <bool relu>
+INLINE inline void put(const Split& to, int64_t p, const float* x, int64_t channels, Signs* signs = nullptr) {
+    Bf16* target = to.position(p);
+    for (int64_t c = 0; c < channels; c += 32) {
+        const auto half = [&](int64_t from) INLINE {
+            return from < channels ? activated<relu>(x + from, signs ? signs + from / lanes : nullptr) : _mm512_setzero_ps();
+        };
+        split(target + c, to.size, half(c), half(c + 16));
+    }
+}
+
+// ---- products ---------------------------------------------------------------------------------------------------------------------
+
+// The weights as tiles of B: for each two tiles of columns, each tap, each 32 rows: hi of both tiles, lo of both. In a tile, row r
+// holds rows 2r and 2r + 1 of the matrix, column by column.
+struct Panels {
+    int64_t depth, columns;  // rounded to whole tiles
+    Panels(int64_t depth_, int64_t columns_) : depth(rounded(depth_, depth_step)), columns(rounded(columns_, 16)) {}
+    int64_t floats(int64_t taps) const { return taps * depth * columns; }
+};
+
+// row(tap, k) gives row k of a tap's matrix, `columns` floats that may be read in whole vectors, or null for zeros; all times `factor`.
+template <class Row>
+void pack(Bf16* to, const Panels& p, int64_t taps, float factor, Row row) {
+    const __m512 factors = _mm512_set1_ps(factor);
+    for (int64_t column = 0; column < p.columns; column += 32) {
+        const int64_t tiles = std::min<int64_t>(2, (p.columns - column) / 16);
+        for (int64_t tap = 0; tap < taps; ++tap)
+            for (int64_t k = 0; k < p.depth; k += depth_step, to += 2 * tiles * tile_size)
+                for (int64_t r = 0; r < 16; ++r) {
+                    const float *even = row(tap, k + 2 * r), *odd = row(tap, k + 2 * r + 1);
+                    for (int64_t tile = 0; tile < tiles; ++tile) {
+                        const auto load = [&](const float* from) { return from ? factors * _mm512_loadu_ps(from + column + 16 * tile) : _mm512_setzero_ps(); };
+                        const auto words = [](__m512 x) { return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x)); };
+                        const __m512 a = load(even), b = load(odd);
+                        const __m512i hi_a = words(a), hi_b = words(b);
+                        const __m512i lo_a = words(a - _mm512_castsi512_ps(_mm512_slli_epi32(hi_a, 16)));
+                        const __m512i lo_b = words(b - _mm512_castsi512_ps(_mm512_slli_epi32(hi_b, 16)));
+                        Bf16* target = to + tile * tile_size + r * 32;
+                        _mm512_storeu_si512(target, _mm512_or_si512(hi_a, _mm512_slli_epi32(hi_b, 16)));
+                        _mm512_storeu_si512(target + tiles * tile_size, _mm512_or_si512(lo_a, _mm512_slli_epi32(lo_b, 16)));
+                    }
+                }
+    }
+}
+
+// out (16 m rows, 16 n columns, `out_step` floats apart) = Σ_t A[shift[t] + row] B_t. Tiles 0 … 3: sums; 4, 5: A; 6, 7: B.
+template <int m, int n>
+INLINE inline void product_block(float* out, int64_t out_step, const Bf16* a, int64_t size, int64_t depth, const int64_t* shift, int64_t taps, const Bf16* b) {
+    const int64_t line = depth * int64_t(sizeof(Bf16)), next = 16 * depth;
+    asm volatile("" ::: "memory");  // the intrinsics do not tell the compiler that they read memory
+    _tile_zero(0);
+    if (n == 2) _tile_zero(1);
+    if (m == 2) _tile_zero(2);
+    if (m == 2 && n == 2) _tile_zero(3);
+    const auto load_a = [&](const Bf16* from) INLINE {
+        _tile_loadd(4, from, line);
+        if (m == 2) _tile_loadd(5, from + next, line);
+    };
+    const auto load_b = [&](const Bf16* from) INLINE {
+        _tile_stream_loadd(6, from, 64);
+        if (n == 2) _tile_stream_loadd(7, from + tile_size, 64);
+    };
+    const auto multiply = [&]() INLINE {
+        _tile_dpbf16ps(0, 4, 6);
+        if (n == 2) _tile_dpbf16ps(1, 4, 7);
+        if (m == 2) _tile_dpbf16ps(2, 5, 6);
+        if (m == 2 && n == 2) _tile_dpbf16ps(3, 5, 7);
+    };
+    int steps = 0;
+    for (int64_t t = 0; t < taps; ++t)
+        for (int64_t k = 0; k < depth; k += depth_step, b += 2 * n * tile_size) {
+            const Bf16* from = a + shift[t] * depth + k;
+            load_a(from + size);
+            load_b(b);
+            multiply();
+            load_a(from);
+            multiply();
+            load_b(b + n * tile_size);
+            multiply();
+            if (++steps % 4 == 0) _tile_stored(0, out, out_step * 4);  // for nothing; without it the last stores wait 1000 cycles
+        }
+    _tile_stored(0, out, out_step * 4);
+    if (n == 2) _tile_stored(1, out + 16, out_step * 4);
+    if (m == 2) _tile_stored(2, out + 16 * out_step, out_step * 4);
+    if (m == 2 && n == 2) _tile_stored(3, out + 16 * out_step + 16, out_step * 4);
+}
+
+// out (rows rounded up to 16, panels.columns) for the positions from `first` on.
+void product(float* out, const Split& a, int64_t first, int64_t rows, const int64_t* shift, int64_t taps, const Panels& panels, const Bf16* b) {
+    for (int64_t row = 0; row < rows; row += block_rows) {
+        const Bf16* panel = b;
+        for (int64_t column = 0; column < panels.columns; column += 32) {
+            const bool tall = rows - row > 16, wide = panels.columns - column > 16;
+            const auto block = [&](auto m, auto n) {
+                product_block<m, n>(out + row * panels.columns + column, panels.columns, a.position(first + row), a.size, a.depth, shift, taps, panel);
+            };
+            constexpr std::integral_constant<int, 1> one;
+            constexpr std::integral_constant<int, 2> two;
+            if (tall) wide ? block(two, two) : block(two, one);
+            else wide ? block(one, two) : block(one, one);
+            panel += taps * panels.depth * (wide ? 64 : 32);
+        }
+    }
+}
+
+// ---- geometry ---------------------------------------------------------------------------------------------------------------------
+
+// Results at (row, column) of a grid, from the positions first + row · pitch + column of a split image, for certain taps of the kernel.
+struct Pass {
+    int64_t first = 0, rows = 0, columns = 0, pitch = 0, taps = 0;
+    int64_t shift[16] = {}, tap[16] = {};
+    void add(int64_t shift_, int64_t tap_) {
+        shift[taps] = shift_;
+        tap[taps++] = tap_;
+    }
+    int64_t positions() const { return (rows - 1) * pitch + columns; }
+};
+
+// put(row, column, count, values): values (count, panels.columns) of neighbours in a row of the grid.
+template <class Put>
+void run(const Pass& pass, const Split& a, const Panels& panels, const Bf16* b, Put put) {
+    float* results = scratch<2>(block_rows * panels.columns);
+    for (int64_t p = 0, row = 0, column = 0; p < pass.positions(); p += block_rows) {
+        const int64_t count = std::min(block_rows, pass.positions() - p);
+        product(results, a, pass.first + p, count, pass.shift, pass.taps, panels, b);
+        for (int64_t done = 0; done < count;) {
+            const int64_t there = std::min(count - done, pass.pitch - column), wanted = std::min(there, pass.columns - column);
+            if (wanted > 0) put(row, column, wanted, results + done * panels.columns);
+            done += there;
+            column += there;
+            if (column == pass.pitch) {
+                column = 0;
+                ++row;
+            }
+        }
+    }
+}
+
+// A split image of `planes` planes, in working memory; a last block may read beyond its end.
+struct Planes {
+    int64_t rows = 0, pitch = 0, planes = 0, depth = 0;
+    int64_t plane() const { return rows * pitch; }
+    Split allocate() const {
+        const int64_t size = (planes * plane() + pitch + 2 * block_rows) * depth;
+        return {reinterpret_cast<Bf16*>(scratch<1>(size)), size, depth};
+    }
+};
+
+// One plane for stride 1, with `border` zeros before the first and behind the last row, and between rows.
+template <bool relu>
+void fill_plane(const Split& to, const Planes& planes, const float* x, Signs* signs, int64_t height, int64_t width, int64_t channels, int64_t border) {
+    put_zeros(to, 0, border * (planes.pitch + 1));
+    for (int64_t row = 0; row < height; ++row) {
+        int64_t p = (row + border) * planes.pitch + border;
+        for (int64_t column = 0; column < width; ++column, x += channels) {
+            put<relu>(to, p++, x, channels, signs);
+            if (signs) signs += channels / lanes;
+        }
+        put_zeros(to, p, row + 1 < height ? border : border * (planes.pitch + 1));
+    }
+}
+
+// Four planes for stride 2, with one zero round the image.
+template <bool relu>
+void fill_quarters(const Split& to, const Planes& planes, const float* x, Signs* signs, int64_t height, int64_t width, int64_t channels) {
+    for (int64_t plane = 0; plane < 4; ++plane)
+        for (int64_t r = 0; r < planes.rows; ++r)
+            for (int64_t c = 0; c < planes.pitch; ++c) {
+                const int64_t row = 2 * r + plane / 2 - 1, column = 2 * c + plane % 2 - 1, p = plane * planes.plane() + r * planes.pitch + c;
+                const int64_t place = (row * width + column) * channels;
+                if (row < 0 || row >= height || column < 0 || column >= width) put_zeros(to, p, 1);
+                else put<relu>(to, p, x + place, channels, signs ? signs + place / lanes : nullptr);
+            }
+}
+
+// Four planes of the sums of 2×2 pixels (the box filter's mean, but for the factor), zeros round the image.
+template <bool relu>
+void fill_boxed(const Split& to, const Planes& planes, const float* x, Signs* signs, int64_t height, int64_t width, int64_t channels) {
+    const int64_t line = width * channels;
+    for (int64_t r = 0; r <= height; ++r) {
+        const float *above = r > 0 ? x + (r - 1) * line : nullptr, *below = r < height ? x + r * line : nullptr;
+        Signs* noted = signs ? signs + r * line / lanes : nullptr;
+        const int64_t p = (r % 2 * 2) * planes.plane() + r / 2 * planes.pitch;
+        for (int64_t channel = 0; channel < channels; channel += 32) {
+            __m512 left[2] = {}, right[2];
+            for (int64_t c = 0; c <= width; ++c) {
+                unroll<2>([&](auto half) INLINE {
+                    right[half] = _mm512_setzero_ps();
+                    const int64_t place = c * channels + channel + 16 * half;
+                    if (c == width || channel + 16 * half >= channels) return;
+                    if (above) right[half] += activated<relu>(above + place, nullptr);
+                    if (below) right[half] += activated<relu>(below + place, noted ? noted + place / lanes : nullptr);
+                });
+                split(to.position(p + c % 2 * planes.plane() + c / 2) + channel, to.size, left[0] + right[0], left[1] + right[1]);
+                left[0] = right[0];
+                left[1] = right[1];
+            }
+        }
+    }
+}
+
+// One row of A for each result: the kernel² · in numbers that it sees. A row of the kernel is at most a vector, and at least half
+// of one or the only one, so that a vector of the row of A takes from two rows of the kernel.
+void fill_patches(const Split& to, const float* x, const ConvShape& s) {
+    const int64_t line = (s.width + 2 * s.padding) * s.in, seen = s.kernel * s.in, out_width = s.out_width();
+    const int64_t padded_size = (s.height + 2 * s.padding) * line + lanes;
+    float* padded = scratch<3>(padded_size);
+    std::fill_n(padded, padded_size, 0.0f);
+    for (int64_t row = 0; row < s.height; ++row)
+        std::copy_n(x + row * s.width * s.in, s.width * s.in, padded + (row + s.padding) * line + s.padding * s.in);
+    struct {
+        __m512i from;
+        __mmask16 used;
+        int64_t upper, lower;  // rows of the kernel, in numbers from the corner
+    } take[4];
+    for (int64_t v = 0; v < to.depth / lanes; ++v) {
+        alignas(64) int from[lanes] = {};
+        take[v].used = 0;
+        const int64_t first = std::min(v * lanes / seen, s.kernel - 1);
+        for (int64_t lane = 0; lane < lanes; ++lane) {
+            const int64_t place = v * lanes + lane, row = place / seen;
+            if (row >= s.kernel) continue;
+            from[lane] = int((row - first) * lanes + place % seen);
+            take[v].used = __mmask16(take[v].used | 1u << lane);
+        }
+        take[v].from = _mm512_load_si512(from);
+        take[v].upper = first * line;
+        take[v].lower = std::min(first + 1, s.kernel - 1) * line;
+    }
+    for (int64_t row = 0; row < s.out_height(); ++row)
+        for (int64_t column = 0; column < out_width; ++column) {
+            const float* corner = padded + row * s.stride * line + column * s.stride * s.in;
+            const auto vector = [&](int64_t v) INLINE {
+                return _mm512_maskz_permutex2var_ps(take[v].used, _mm512_loadu_ps(corner + take[v].upper), take[v].from, _mm512_loadu_ps(corner + take[v].lower));
+            };
+            Bf16* target = to.position(row * out_width + column);
+            for (int64_t v = 0; v < to.depth / lanes; v += 2) split(target + v * lanes, to.size, vector(v), vector(v + 1));
+        }
+}
+
+// ---- the kinds of convolution -----------------------------------------------------------------------------------------------------
+
+bool few_channels(const ConvShape& s) {
+    return !s.relu && !s.pool && s.in < 16 && (s.kernel == 1 || s.kernel * s.in >= 8) && s.kernel * s.in <= lanes && s.kernel <= 4;
+}
+bool same_size(const ConvShape& s) { return s.stride == 1 && s.kernel == 2 * s.padding + 1 && s.kernel <= 3; }
+bool halving(const ConvShape& s) { return s.stride == 2 && s.kernel == 4 && s.padding == 1 && s.height % 2 == 0 && s.width % 2 == 0; }
+
+bool few_to_many(const ConvShape& s) { return few_channels(s) && s.out % lanes == 0 && s.out_height() * s.out_width() >= 16; }
+bool many_to_many(const ConvShape& s) {
+    return s.in % lanes == 0 && s.out % lanes == 0 && s.height * s.width >= 16 && (same_size(s) || halving(s));
+}
+// The convolution of dy that is the gradient of x, at stride 1.
+ConvShape adjoint(const ConvShape& s) { return {s.batch, s.out_height(), s.out_width(), s.out, s.in, s.kernel, 1, s.padding}; }
+bool many_to_few(const ConvShape& s) { return !s.relu && !s.pool && same_size(s) && few_to_many(adjoint(s)); }
+
+// What the forward pass sees of an image, and its one pass.
+struct Forward {
+    const ConvShape& s;
+    bool patches;
+    int64_t depth;  // numbers in a row of A
+    Planes planes;
+    Pass pass;
+
+    explicit Forward(const ConvShape& shape) : s(shape), patches(few_channels(s)), depth(patches ? s.kernel * s.kernel * s.in : s.in) {
+        const int64_t step = s.stride == 2 || s.pool ? 2 : 1, rows = s.out_height(), columns = s.out_width(), padded = rounded(depth, depth_step);
+        if (patches) planes = {rows, columns, 1, padded};
+        else if (step == 2) planes = {rows + 1, columns + 1, 4, padded};
+        else planes = {s.height + 2 * s.padding, s.width + s.padding, 1, padded};
+        pass = {.first = 0, .rows = rows, .columns = columns, .pitch = planes.pitch};
+        if (patches) pass.add(0, 0);
+        for (int64_t kh = 0; !patches && kh < s.kernel; ++kh)
+            for (int64_t kw = 0; kw < s.kernel; ++kw)
+                pass.add((kh % step * 2 + kw % step) * planes.plane() + kh / step * planes.pitch + kw / step, kh * s.kernel + kw);
+    }
+    void fill(const Split& a, const float* x, Signs* signs) const {
+        if (patches) fill_patches(a, x, s);
+        else if (s.pool) (s.relu ? fill_boxed<true> : fill_boxed<false>)(a, planes, x, signs, s.height, s.width, s.in);
+        else if (s.stride == 2) (s.relu ? fill_quarters<true> : fill_quarters<false>)(a, planes, x, signs, s.height, s.width, s.in);
+        else (s.relu ? fill_plane<true> : fill_plane<false>)(a, planes, x, signs, s.height, s.width, s.in, s.padding);
+    }
+};
+
+// What the gradient of x sees of dy, and its passes: one, or one for each phase of the grid whose gradient the products give. That is x's,
+// or the box-filtered image's, which is larger by one.
+struct Backward {
+    int64_t border, step, count = 0;
+    Planes planes;
+    Pass passes[4];
+    int64_t corner[4];  // the place of a pass's first result in the grid, which is `width` wide
+    int64_t width;
+
+    explicit Backward(const ConvShape& s) : step(s.pool || s.stride == 2 ? 2 : 1), width(s.width + s.pool) {
+        const int64_t height = s.height + s.pool, padding = s.pool ? 0 : s.padding;
+        border = step == 2 ? 1 : padding;
+        planes = {s.out_height() + 2 * border, s.out_width() + border, 1, rounded(s.out, depth_step)};
+        for (int64_t phase = 0; phase < step * step; ++phase) {
+            // Row h has q = (h + padding) / step, is in phase (h + padding) mod step, and meets the taps kh = phase + step m in rows q - m of dy.
+            const int64_t row = phase / step, column = phase % step, h = (row + padding) % step, v = (column + padding) % step;
+            Pass& pass = passes[count] = {.first = ((h + padding) / step + border) * planes.pitch + (v + padding) / step + border,
+                                          .rows = (height - h + step - 1) / step, .columns = (width - v + step - 1) / step, .pitch = planes.pitch};
+            for (int64_t kh = row; kh < s.kernel; kh += step)
+                for (int64_t kw = column; kw < s.kernel; kw += step) pass.add(-(kh / step * planes.pitch + kw / step), kh * s.kernel + kw);
+            corner[count++] = h * width + v;
+        }
+    }
+};
+
+// The box filter's adjoint: a pixel is in the sums to the right and below, one in each phase. finish(pixel, channel, value)
+template <class Finish>
+void unbox(const float* const* boxed, int64_t pitch, const ConvShape& s, Finish finish) {
+    for (int64_t row = 0; row < s.height; ++row)
+        for (int64_t column = 0; column < s.width; ++column) {
+            const float* source[4];
+            for (int64_t phase = 0; phase < 4; ++phase) {
+                const int64_t r = (row + (row % 2 != phase / 2)) / 2, q = (column + (column % 2 != phase % 2)) / 2;
+                source[phase] = boxed[phase] + (r * pitch + q) * s.in;
+            }
+            for (int64_t c = 0; c < s.in; c += lanes)
+                finish(row * s.width + column, c, load(source[0] + c) + load(source[1] + c) + load(source[2] + c) + load(source[3] + c));
+        }
+}
+
+}  // namespace
+
+bool amx_applies(const ConvShape& s) { return many_to_many(s) || few_to_many(s); }
+bool amx_backward_applies(const ConvShape& s) { return many_to_many(s) || many_to_few(s); }
+
+int64_t amx_packed_size(int64_t in, int64_t columns) { return Panels(in, columns).floats(1); }
+
+void amx_pack(float* packed, const float* w, int64_t in, int64_t columns) {
+    pack(reinterpret_cast<Bf16*>(packed), Panels(in, columns), 1, 1, [&](int64_t, int64_t k) { return k < in ? w + k * columns : nullptr; });
+}
+
+void amx_product(float* y, const float* x, const float* packed, int64_t rows, int64_t in, int64_t columns) {
+    configure_tiles();
+    const Panels panels(in, columns);
+    const int64_t shift[] = {0}, size = block_rows * panels.depth;
+    const Split a{reinterpret_cast<Bf16*>(scratch<1>(size)), size, panels.depth};
+    for (int64_t row = 0; row < rows; row += block_rows) {
+        for (int64_t r = 0; r < block_rows; ++r) put<false>(a, r, x + (row + r) * in, in);
+        product(y + row * columns, a, 0, block_rows, shift, 1, panels, reinterpret_cast<const Bf16*>(packed));
+    }
+}
+
+void amx(float* y, const float* x, const float* w, const float* bias, const float* addend, const ConvShape& s) {
+    static const char makers[2] = {};  // pooled weights are packed otherwise
+    const Forward forward(s);
+    const Pass& pass = forward.pass;
+    const Panels panels(forward.depth, s.out);
+    const Bf16* b = reinterpret_cast<const Bf16*>(prepared_weights(&makers[s.pool], s.weights, panels.floats(pass.taps), [&](float* made) {
+        pack(reinterpret_cast<Bf16*>(made), panels, pass.taps, s.pool ? 0.25f : 1,
+             [&](int64_t t, int64_t k) { return k < forward.depth ? w + (pass.tap[t] * forward.depth + k) * s.out : nullptr; });
+    }));
+    const Epilogue epilogue{bias, nullptr, addend};
+    parallel_tasks(s.batch, [&](int64_t image) {
+        configure_tiles();
+        const Split a = forward.planes.allocate();
+        const int64_t place = image * s.height * s.width * s.in;
+        forward.fill(a, x + place, s.signs ? s.signs + place / lanes : nullptr);
+        const int64_t start = image * pass.rows * pass.columns * s.out;
+        if (pass.pitch == pass.columns && !bias && !addend && pass.positions() % 16 == 0)  // results as they are stored
+            return product(y + start, a, 0, pass.positions(), pass.shift, pass.taps, panels, b);
+        run(pass, a, panels, b, [&](int64_t row, int64_t column, int64_t count, const float* values) {
+            const int64_t first = start + (row * pass.columns + column) * s.out;
+            for (int64_t i = 0; i < count * s.out; i += s.out)
+                for (int64_t c = 0; c < s.out; c += lanes) store(y + first + i + c, epilogue(load(values + i + c), c, first + i + c));
+        });
+    });
+}
+
+void amx_backward_input(float* dx, const float* dy, const float* w, const float* x, const float* addend, const ConvShape& s) {
+    static const char makers[2] = {};  // pooled weights are packed otherwise
+    const int64_t taps = s.kernel * s.kernel;
+    if (many_to_few(s)) {
+        float* turned = scratch<0>(taps * s.in * s.out);
+        for (int64_t tap = 0; tap < taps; ++tap) exchange_channels(turned + (taps - 1 - tap) * s.in * s.out, w + tap * s.in * s.out, s.in, s.out);
+        return amx(dx, dy, turned, nullptr, addend, adjoint(s));
+    }
+    const Backward backward(s);
+    const Panels panels(s.out, s.in);
+    const int64_t size = s.height * s.width * s.in;
+    const Bf16* b = reinterpret_cast<const Bf16*>(prepared_weights(&makers[s.pool], s.weights, panels.floats(taps), [&](float* made) {
+        float* turned = scratch<0>(taps * s.in * s.out);
+        for (int64_t tap = 0; tap < taps; ++tap) exchange_channels(turned + tap * s.in * s.out, w + tap * s.in * s.out, s.in, s.out);
+        for (const Pass* pass = backward.passes; pass != backward.passes + backward.count; ++pass) {
+            pack(reinterpret_cast<Bf16*>(made), panels, pass->taps, s.pool ? 0.25f : 1,
+                 [&](int64_t t, int64_t o) { return o < s.out ? turned + (pass->tap[t] * s.out + o) * s.in : nullptr; });
+            made += panels.floats(pass->taps);
+        }
+    }));
+    const Epilogue epilogue{nullptr, s.relu && !s.signs ? x : nullptr, addend};
+    const Signs* signs = s.relu ? s.signs : nullptr;
+    parallel_tasks(s.batch, [&](int64_t image) {
+        configure_tiles();
+        const Split a = backward.planes.allocate();
+        const float* upstream = dy + image * s.out_height() * s.out_width() * s.out;
+        fill_plane<false>(a, backward.planes, upstream, nullptr, s.out_height(), s.out_width(), s.out, backward.border);
+        const auto finish = [&](int64_t pixel, int64_t c, Vector value) INLINE {
+            const int64_t place = image * size + pixel * s.in + c;
+            if (signs) value = _mm512_maskz_mov_ps(signs[place / lanes], value);
+            store(dx + place, epilogue(value, c, place));
+        };
+        const int64_t boxed_size = (backward.passes[0].positions() + block_rows) * s.in;
+        float *next = s.pool ? scratch<3>(4 * boxed_size) : nullptr, *boxed[4];
+        const Bf16* weights = b;
+        for (int64_t k = 0; k < backward.count; ++k) {
+            const Pass& pass = backward.passes[k];
+            if (s.pool) {
+                boxed[k] = next;
+                next += boxed_size;
+                product(boxed[k], a, pass.first, pass.positions(), pass.shift, pass.taps, panels, weights);
+            } else {
+                run(pass, a, panels, weights, [&](int64_t row, int64_t column, int64_t count, const float* values) {
+                    const int64_t first = backward.corner[k] + backward.step * (row * backward.width + column);
+                    for (int64_t i = 0; i < count; ++i)
+                        for (int64_t c = 0; c < s.in; c += lanes) finish(first + backward.step * i, c, load(values + i * s.in + c));
+                });
+            }
+            weights += 2 * panels.floats(pass.taps);
+        }
+        if (s.pool) unbox(boxed, backward.planes.pitch, s, finish);
+    });
+}
+
+}  // namespace dualmcmc::DEVICE_NAMESPACE
+#endif

@@ -1,0 +1,260 @@
+// See sampling.h.
+#include "experiments/sample_command.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <functional>
+#include <string_view>
+
+#include "training/checkpoint.h"
+#include "experiments/sliced_wasserstein.h"
+#include "formats/files.h"
+#include "hash.h"
+#include "training/progress.h"
+
+namespace dualmcmc {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr int64_t picture_images = 100;    // of each kind, in samples.png
+constexpr int64_t distance_images = 2048;  // at most, on each side of a sliced Wasserstein distance: 150 kB each
+
+// A line every few seconds, drawn anew on a terminal.
+class Counter {
+public:
+    Counter(int64_t begin, int64_t total) : begin_(begin), total_(total) {}
+    void show(int64_t done) {
+        const auto now = std::chrono::steady_clock::now();
+        const bool terminal = isatty(STDERR_FILENO);
+        if (done < total_ && now - shown_ < std::chrono::milliseconds(terminal ? 200 : 5000)) return;
+        shown_ = now;
+        const double rate = double(done - begin_) / std::max(1e-9, std::chrono::duration<double>(now - began_).count());
+        std::fprintf(stderr, "%s%lld/%lld  %.3g images/s  ETA %s%s", terminal ? "\r\033[K" : "", (long long)done, (long long)total_, rate,
+                     duration(double(total_ - done) / rate).c_str(), terminal && done < total_ ? "" : "\n");
+    }
+
+private:
+    int64_t begin_, total_;
+    std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now(), shown_ = began_;
+};
+
+// A number that tells one checkpoint's tensors from another's.
+uint64_t contents_of(const SafetensorsFile& file) {
+    uint64_t out = 0;
+    for (const auto& [name, tensor] : file.tensors)
+        out = hash64(out, std::hash<std::string_view>()({tensor.bytes.data(), tensor.bytes.size()}));
+    return out;
+}
+
+}  // namespace
+
+// ---- sample ---------------------------------------------------------------------------------------------------------------------
+
+SampleCommand::SampleCommand(CLI::App& app)
+    : command_(app.add_subcommand("sample", "images from a checkpoint, generator and EBM-revised, for FID and IS as folders of PNGs")) {
+    command_->add_option("--model", model_, "a checkpoint, .safetensors; its moving average of the generator is used where it has one")
+        ->required();
+    command_->add_option("--count", count_, "images; the same command again with a larger count goes on")->capture_default_str();
+    command_->add_option("--kind", kind_, "generator, revised (by the EBM's x-chain) or both")
+        ->check(CLI::IsMember({"generator", "revised", "both"}))->capture_default_str();
+    command_->add_option("--out", out_, "folder for the pictures: generator/ and revised/, 000000.png and so on")->capture_default_str();
+    command_->add_option("--seed", seed_, "of the samples")->capture_default_str();
+    command_->add_option("--batch", batch_, "images sampled together (default: the model's sampler-batch, 100)");
+    add_batch_norm_flags(*command_, batch_norm_);
+    command_->add_option("--steps-x", chain_.steps, "x-chain: steps (default: the model's sampler-steps, 70)");
+    command_->add_option("--step-size-x", chain_.step_size, "x-chain: step (default: the model's sampler-step-size, 0.4)");
+    command_->add_option("--noise-x", chain_.noise, "x-chain: noise (default: the model's sampler-noise, 0.001)");
+    command_->add_option("--data", data_, "as in train, for the sliced Wasserstein distance to its test images (default: the model's)");
+    command_->add_flag("--npy", npy_, "a .npy of uint8 (N,S,S,3) for each kind, instead of a folder of PNGs");
+    command_->add_option("--device", device_, "as in train")->capture_default_str();
+    command_->add_option("--precision", precision_, "as in train")->capture_default_str();
+    command_->add_option("--threads", threads_, "CPU threads, 0 for all")->capture_default_str();
+}
+
+void SampleCommand::lay_flags_over(const Config& trained) {
+    config_ = trained;
+    if (command_->count("--steps-x")) config_.sampler.steps = chain_.steps;
+    if (command_->count("--step-size-x")) config_.sampler.step_size = chain_.step_size;
+    if (command_->count("--noise-x")) config_.sampler.noise = chain_.noise;
+    if (command_->count("--batch")) config_.sampler_batch = batch_;
+    if (command_->count("--data")) config_.data = data_;
+    check_chain("x", config_.sampler);
+    if (config_.sampler_batch < 1) fail("--batch ", config_.sampler_batch, ": must be at least 1");
+    check_config(config_);
+}
+
+// The data that a checkpoint names may be elsewhere now: samples can be had all the same.
+void SampleCommand::load_data() {
+    try {
+        if (config_.data.empty()) fail("the checkpoint does not say what it was trained on; give --data");
+        real_ = load_dataset(config_.data, config_.model.image_size(), uint64_t(config_.seed)).held_out;
+    } catch (const std::exception& error) {
+        if (command_->count("--data")) throw;
+        std::printf("no sliced Wasserstein distance: %s\n", error.what());
+    }
+}
+
+// What the images depend on.
+std::string SampleCommand::settings(const LoadedCheckpoint& checkpoint) const {
+    const ChainSettings& chain = config_.sampler;
+    const bool averaged = std::any_of(checkpoint.file.tensors.begin(), checkpoint.file.tensors.end(),
+                                      [](const auto& tensor) { return tensor.first.starts_with("ema."); });
+    char contents[32];
+    std::snprintf(contents, sizeof contents, "%016llx", (unsigned long long)contents_of(checkpoint.file));
+    return text(fs::path(model_).filename().string(), ", iteration ", checkpoint.iteration, ", contents ", contents, "; generator's ",
+                averaged ? text("moving average (ema ", config_.ema, ")") : "parameters as they are", "; seed ", seed_, "\nbatches of ",
+                config_.sampler_batch, ", ", batch_norm_.text(config_.sampler_batch), "\nx-chain from ", config_.step.start_x, ": ",
+                chain_text(chain), "\n");
+}
+
+// Refuses a folder that holds images of other settings.
+void SampleCommand::open_outputs(const std::string& settings) {
+    make_folder(out_);
+    const std::string note = out_ + "/samples.txt";
+    if (fs::exists(note) && read_file(note) != settings)
+        fail("--out: ", out_, " holds images made with other settings, which its samples.txt names; delete it or give another --out");
+    for (const char* name : {"generator", "revised"}) {
+        if (!has(name)) continue;
+        Output output{name, nullptr, nullptr};
+        if (npy_) output.array = std::make_unique<NpyWriter>(out_ + "/" + name + ".npy");
+        else output.folder = std::make_unique<PngFolder>(out_ + "/" + name, count_);
+        if (output.folder && output.folder->complete() > 0 && !fs::exists(note))
+            fail("--out: ", out_, "/", name, " holds images, and no samples.txt says of what; delete it or give another --out");
+        outputs_.push_back(std::move(output));
+    }
+    write_file(note, settings);
+}
+
+void SampleCommand::write(int64_t first, const Samples& samples) {
+    for (Output& output : outputs_) {
+        const ImageSet& images = output.name == "generator" ? samples.generated : samples.revised;
+        if (output.folder) output.folder->write(first, images);
+        else output.array->write(images.pixels.data(), std::min(images.count, count_ - first), images.size);
+    }
+}
+
+// How many images, from the first on, are there in every kind.
+int64_t SampleCommand::there() const {
+    int64_t out = count_;
+    for (const Output& output : outputs_) out = std::min(out, output.folder ? output.folder->complete() : 0);
+    return out;
+}
+
+// Returns false where the user interrupted it.
+bool SampleCommand::draw(Models& models) {
+    const int64_t batch = config_.sampler_batch, before = there(), begin = before == count_ ? count_ : before / batch * batch;
+    if (before > 0) std::printf("%lld of %lld images are there already\n", (long long)before, (long long)count_);
+    const SignalGuard signals;
+    Counter counter(begin, count_);
+    Samples kept;  // for picture and distance
+    int64_t done = begin;
+    try {
+        while (done < count_ && !signals.interrupted()) {
+            const Samples samples =
+                draw_batch(models, done / batch, batch, config_.step.start_x, config_.sampler, uint64_t(seed_), has("revised"));
+            write(done, samples);
+            if (done - begin < distance_images) {
+                append_images(kept.generated, first_images(samples.generated, count_ - done));
+                append_images(kept.revised, first_images(samples.revised, count_ - done));
+            }
+            done = std::min(count_, done + batch);
+            counter.show(done);
+        }
+    } catch (const std::exception& error) {
+        fail(error.what(), npy_ ? "" : text(" (", done, " of ", count_, " images are whole: the same command goes on from there)"));
+    }
+    if (begin == 0 && done > 0) write_picture(kept);
+    for (const Output& output : outputs_)
+        if (output.array) output.array->commit();
+    if (done == count_) {
+        finish(kept);
+        return true;
+    }
+    std::printf("interrupted: %lld of %lld images are in %s%s\n", (long long)done, (long long)count_, out_.c_str(),
+                npy_ ? "" : "; the same command goes on");
+    return false;
+}
+
+void SampleCommand::write_picture(const Samples& samples) const {
+    const ImageSet generator = first_images(samples.generated, picture_images), revised = first_images(samples.revised, picture_images);
+    std::vector<const ImageSet*> panels{&generator};
+    if (revised.count > 0) panels.push_back(&revised);
+    write_grid(out_ + "/samples.png", panels, 10, 64 / generator.size);
+}
+
+// The count in each folder, and how far the images that were drawn now are from the data's.
+void SampleCommand::finish(const Samples& kept) {
+    for (const Output& output : outputs_) {
+        if (output.folder) output.folder->check();
+        std::printf("%s/%s%s: %lld images\n", out_.c_str(), output.name.c_str(), output.folder ? "" : ".npy", (long long)count_);
+    }
+    const int64_t images = std::min({kept.generated.count, real_.count, distance_images});
+    if (images == 0) return;
+    const ImageSet real = first_images(real_, images);
+    std::string line = text("sliced Wasserstein distance (x 1e3, ", images, " images against ", real.name, "):");
+    for (const Output& output : outputs_) {
+        const bool generator = output.name == "generator";
+        const double distance = sliced_wasserstein(generator ? kept.generated : kept.revised, real, uint64_t(seed_)).mean;
+        char number[48];
+        std::snprintf(number, sizeof number, " %s %.1f", generator ? "generator" : "EBM-revised", distance);
+        line += (&output == &outputs_.front() ? "" : ",") + std::string(number);
+    }
+    std::printf("%s\n", line.c_str());
+}
+
+int SampleCommand::run() {
+    if (count_ < 1) fail("--count ", count_, ": must be at least 1");
+    if (seed_ < 0) fail("--seed ", seed_, ": must be at least 0");
+    std::printf("device: %s\n", select_device(device_, threads_, precision_).c_str());
+    const LoadedCheckpoint checkpoint = read_checkpoint(model_);
+    lay_flags_over(checkpoint.config);
+    Models models(config_.model, 0);
+    load_checkpoint(checkpoint.file, model_, models, false);
+    set_batch_norm(models, batch_norm_, config_.sampler_batch, uint64_t(seed_));
+    load_data();
+    const std::string text = settings(checkpoint);
+    std::printf("%s", text.c_str());
+    if (const std::string note = untrained_note(config_); !note.empty()) std::printf("%s\n", note.c_str());
+    std::fflush(stdout);
+    open_outputs(text);
+    return draw(models) ? 0 : 130;
+}
+
+// ---- export ---------------------------------------------------------------------------------------------------------------------
+
+ExportCommand::ExportCommand(CLI::App& app)
+    : command_(app.add_subcommand("export", "a data set's images as a folder of PNGs, as FID and IS want them")) {
+    command_->add_option("--data", data_, "as in train")->required();
+    command_->add_option("--split", split_, "train or test")->check(CLI::IsMember({"train", "test"}))->capture_default_str();
+    command_->add_option("--count", count_, "the first so many images (default: all)");
+    command_->add_option("--out", out_, "folder for the pictures: 000000.png and so on")->capture_default_str();
+    command_->add_option("--architecture", architecture_, "cifar10 (32x32 images) or celeba64 (64x64)")
+        ->check(CLI::IsMember({"cifar10", "celeba64"}))->capture_default_str();
+    command_->add_option("--seed", seed_, "of shapes")->capture_default_str();
+}
+
+int ExportCommand::run() {
+    if (command_->count("--count") && count_ < 1) fail("--count ", count_, ": must be at least 1");
+    if (seed_ < 0) fail("--seed ", seed_, ": must be at least 0");
+    ModelSettings model;
+    model.architecture = architecture_;
+    const Dataset data = load_dataset(data_, model.image_size(), uint64_t(seed_));
+    const ImageSet& images = split_ == "train" ? data.train : data.held_out;
+    if (count_ > images.count) fail("--count ", count_, ": ", images.name, " has ", images.count, " images");
+    const int64_t count = count_ > 0 ? count_ : images.count;
+    make_folder(out_);
+    if (!fs::is_empty(out_)) fail("--out: ", out_, " is not empty; empty it or give another --out");
+    const PngFolder folder(out_, count);
+    folder.write(0, images);
+    folder.check();
+    std::printf("%s: %lld images of %s\n", out_.c_str(), (long long)count, images.name.c_str());
+    return 0;
+}
+
+}  // namespace dualmcmc

@@ -1,0 +1,107 @@
+// The three networks of the method, in both architectures and at any width (paper.md, section 5); and as small perceptrons for points
+// of the plane, where what they learn can be compared with the truth.
+//
+//   EnergyModel   E_α(x) = -f_α(x), one scalar an image (Eq. 1)          x (B, S, S, 3) -> (B)
+//   Generator     g_θ(z), the mean of p_θ(x|z) (Eq. 4)                   z (B, d) -> (B, S, S, 3) in [-1, 1]
+//   Encoder       μ_φ(x) and log V_φ(x) of q_φ(z|x)                      x (B, S, S, 3) -> (B, d) twice
+#pragma once
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/layers.h"
+
+namespace dualmcmc {
+
+// Which networks, and how wide. `architecture`: "cifar10" (S = 32), "celeba64" (S = 64), or "toy2d": x (B, 2).
+struct ModelSettings {
+    std::string architecture = "cifar10";
+    int64_t width_generator = 512, width_ebm = 512, width_encoder = 128, latent = 128;
+    int64_t image_size() const { return architecture == "celeba64" ? 64 : 32; }
+};
+// Fails, naming the flag, where no network can be built from these.
+void check_settings(const ModelSettings& settings);
+
+// (B, in) -> (B, out) through three hidden layers of `width` with swish, x sigmoid(x), which is smooth: its gradient is a chain's drift.
+struct Perceptron {
+    Perceptron(State& state, const std::string& name, int64_t in, int64_t width, int64_t out);
+    Var operator()(const Var& x) const;
+    std::vector<Linear> layers;
+};
+
+// A residual block of the EBM, without biases; every weight is under spectral normalisation.
+struct EnergyBlock {
+    EnergyBlock(State& state, const std::string& name, int64_t in, int64_t out, bool first, bool down);
+    Var operator()(const Var& x) const;
+    bool first, down;  // the start block has no ReLU before its first convolution
+    NormalisedWeight conv1, conv2, shortcut;
+};
+
+class EnergyModel {
+public:
+    EnergyModel(const ModelSettings& settings, uint64_t seed);
+
+    // One power iteration on every weight; sets the weights W / σ that energy() uses until the next call.
+    void normalise_weights();
+    // E_α(x) (B) at the weights of the last normalise_weights().
+    Var energy(const Var& x) const;
+    // A pass of the release: a power iteration, then the energies.
+    Var operator()(const Var& x);
+
+    State state;
+
+private:
+    std::vector<EnergyBlock> blocks_;
+    NormalisedWeight linear_;
+    std::vector<Perceptron> toy_;  // toy2d: this one instead, without spectral normalisation
+};
+
+struct GeneratorBlock {
+    GeneratorBlock(State& state, const std::string& name, int64_t in, int64_t out);
+    Var operator()(const Var& x) const;
+    BatchNorm norm1, norm2;
+    Conv conv1, conv2, shortcut;
+};
+
+class Generator {
+public:
+    Generator(const ModelSettings& settings, uint64_t seed);
+    Var operator()(const Var& z) const;
+    // Its batch norms, with the side of the images that each sees.
+    std::vector<std::pair<BatchNorm*, int64_t>> norms();
+
+    State state;
+
+private:
+    std::vector<LinearToImage> linear_;
+    std::vector<GeneratorBlock> blocks_;
+    std::vector<BatchNorm> last_norm_;  // these, like linear_, are one each; in vectors because toy2d has none, but toy_
+    std::vector<Conv> last_conv_;
+    std::vector<Perceptron> toy_;
+};
+
+class Encoder {
+public:
+    Encoder(const ModelSettings& settings, uint64_t seed);
+    std::pair<Var, Var> operator()(const Var& x) const;  // μ, log-variance
+
+    State state;
+
+private:
+    std::vector<Conv> convs_, heads_;  // heads: μ, log-variance
+    std::vector<Perceptron> toy_;      // toy2d: μ, log-variance
+};
+
+// The three together. Tensors are named netE.*, netG.*, netI.* in files.
+struct Models {
+    Models(const ModelSettings& settings, uint64_t seed);
+    ModelSettings settings;
+    EnergyModel energy;
+    Generator generator;
+    Encoder encoder;
+
+    struct Named { const char* prefix; State* state; };
+    std::vector<Named> networks();
+};
+
+}  // namespace dualmcmc

@@ -1,0 +1,142 @@
+// Samples and reconstructions, as pictures in host memory.
+#include "training/evaluation.h"
+
+#include <numeric>
+
+namespace dualmcmc {
+
+KeepState::KeepState(Models& models) : models_(models) {
+    for (const auto& [prefix, state] : models.networks())
+        for (const StateEntry& entry : state->entries())
+            if (!entry.trained) saved_.emplace_back(entry.value.value(), entry.value.value().clone());
+}
+
+void KeepState::use_averages() {
+    for (const auto& [prefix, state] : models_.networks())
+        for (const StateEntry& entry : state->entries())
+            if (entry.average.defined()) {
+                saved_.emplace_back(entry.value.value(), entry.value.value().clone());
+                entry.value.value().copy_from(entry.average);
+            }
+}
+
+KeepState::~KeepState() {
+    for (const auto& [in_use, copy] : saved_) in_use.copy_from(copy);
+}
+
+std::string BatchNormPolicy::text(int64_t batch) const {
+    if (name == "batch") return "batch norm on each batch's statistics";
+    if (name == "running") return "batch norm on the running statistics of training";
+    return dualmcmc::text("batch norm on the statistics of ", batches, " batches of ", batch, " samples");
+}
+
+namespace {
+
+// Means and variances of several batches together (Chan's formula).
+struct Pooled {
+    double count = 0;
+    std::vector<double> mean, squares;  // squares: Σ (x - mean)²
+
+    // A batch of `more` numbers with this mean and unbiased variance.
+    void add(const std::vector<float>& batch_mean, const std::vector<float>& batch_var, double more) {
+        mean.resize(batch_mean.size());
+        squares.resize(batch_mean.size());
+        for (size_t c = 0; c < mean.size(); ++c) {
+            const double shift = double(batch_mean[c]) - mean[c];
+            mean[c] += shift * more / (count + more);
+            squares[c] += double(batch_var[c]) * (more - 1) + shift * shift * count * more / (count + more);
+        }
+        count += more;
+    }
+};
+
+// Sets the running statistics to those of all pixels of all batches together; variances are the unbiased ones, as PyTorch's are.
+void recalibrate(Models& models, int64_t batches, int64_t batch, uint64_t seed) {
+    const auto norms = models.generator.norms();
+    std::vector<Pooled> pooled(norms.size());
+    for (const auto& [norm, side] : norms) norm->momentum = 1;  // each pass leaves its own statistics behind
+    for (int64_t b = 0; b < batches; ++b) {
+        const RandomKey key = random_key(seed, Stream::sample_prior, uint64_t{1} << 55 | uint64_t(b));  // beyond those of any sample
+        NoTape no_tape;
+        models.generator(Var(Tensor::normal({batch, models.settings.latent}, key)));
+        for (size_t i = 0; i < norms.size(); ++i) {
+            const auto& [norm, side] = norms[i];
+            pooled[i].add(norm->running_mean.to_host(), norm->running_var.to_host(), double(batch * side * side));
+        }
+    }
+    for (size_t i = 0; i < norms.size(); ++i) {
+        BatchNorm& norm = *norms[i].first;
+        std::vector<float> var;
+        for (const double squares : pooled[i].squares) var.push_back(float(squares / (pooled[i].count - 1)));
+        norm.running_mean.copy_from_host({pooled[i].mean.begin(), pooled[i].mean.end()});
+        norm.running_var.copy_from_host(var);
+        norm.momentum = 0.1f;
+    }
+}
+
+}  // namespace
+
+void set_batch_norm(Models& models, const BatchNormPolicy& policy, int64_t batch, uint64_t seed) {
+    if (policy.name != "batch" && policy.name != "running" && policy.name != "recalibrated")
+        fail("--batch-norm ", policy.name, ": unknown; give batch, running or recalibrated");
+    if (policy.batches < 1) fail("--batch-norm-batches ", policy.batches, ": must be at least 1");
+    for (const auto& [norm, side] : models.generator.norms()) norm->fixed = false;
+    if (policy.name == "recalibrated") recalibrate(models, policy.batches, batch, seed);
+    for (const auto& [norm, side] : models.generator.norms()) norm->fixed = policy.name != "batch";
+}
+
+ImageSet pictures(const Tensor& x) { return from_floats(x.to_host().data(), x.dim(0), x.dim(1)); }
+
+Samples draw_batch(Models& models, int64_t index, int64_t batch, const std::string& start, const ChainSettings& chain, uint64_t seed,
+                   bool revise) {
+    const KeepState keep(models);  // each batch finds the spectral norms as they were, and so depends on no other
+    const uint64_t step = uint64_t(index) << 16;
+    Tensor x;
+    if (start == "noise") {
+        const int64_t side = models.settings.image_size();
+        x = Tensor::uniform({batch, side, side, 3}, random_key(seed, Stream::start_x, step), -1, 1);
+    } else {
+        NoTape no_tape;
+        const Tensor z = Tensor::normal({batch, models.settings.latent}, random_key(seed, Stream::sample_prior, step));
+        x = models.generator(Var(z)).value();
+    }
+    if (!revise) return {pictures(x), {}};
+    const NoiseFunction noise = [&](int64_t k) { return random_key(seed, Stream::sample_langevin, step + uint64_t(k)); };
+    const EnergyFunction energy = [&](const Tensor& y) { return energy_gradient(models.energy, y); };
+    return {pictures(x), pictures(langevin_x(x, energy, chain, noise).end)};
+}
+
+Samples draw_samples(Models& models, int64_t count, int64_t batch, const std::string& start, const ChainSettings& chain, uint64_t seed) {
+    Samples out;
+    for (int64_t first = 0; first < count; first += batch) {
+        const Samples more = draw_batch(models, first / batch, batch, start, chain, seed);
+        append_images(out.generated, more.generated);
+        append_images(out.revised, more.revised);
+    }
+    return {first_images(out.generated, count), first_images(out.revised, count)};
+}
+
+Reconstructions reconstruct(Models& models, const ImageSet& data, const StepSettings& settings, uint64_t seed) {
+    std::vector<int64_t> indices(static_cast<size_t>(data.count));
+    std::iota(indices.begin(), indices.end(), 0);
+    Shape shape{data.count, data.size, data.size, 3};
+    std::vector<float> pixels(size_t(element_count(shape)));
+    gather_batch(data, indices, {}, pixels.data());
+    const Tensor x = Tensor::from_host(shape, pixels);
+
+    const StepNoise noise = philox_noise(seed, 0, shape, models.settings.latent);
+    auto generate = [&](const Tensor& z) {
+        NoTape no_tape;
+        return models.generator(Var(z)).value();
+    };
+    Tensor z;
+    {
+        NoTape no_tape;
+        const auto [mu, logvar] = models.encoder(Var(x));
+        z = reparametrise(mu, logvar, noise.reparametrise).value();
+    }
+    const Tensor revised = langevin_z(z, x, models.generator, settings.sigma, settings.chain_z, noise.langevin_z).end;
+    return {data, pictures(generate(z)), pictures(generate(revised))};
+}
+
+}  // namespace dualmcmc

@@ -1,0 +1,209 @@
+// What looking at a trained network stands on: folders of PNGs that are gone on from, and the generator's batch norm under each policy.
+#include "training/evaluation.h"
+
+#include <cmath>
+#include <filesystem>
+#include <map>
+
+#include "compare.h"
+#include "experiments/png_folder.h"
+#include "file_helpers.h"
+#include "png_helpers.h"
+
+namespace dualmcmc::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+// ---- folders of PNGs ------------------------------------------------------------------------------------------------------------
+
+class Folder : public testing::Test {
+protected:
+    Folder() {
+        fs::remove_all(path);
+        for (size_t i = 0; i < images.pixels.size(); ++i) images.pixels[i] = uint8_t(i * 7 + i / 300);
+    }
+    ~Folder() override { fs::remove_all(path); }
+    std::string file(const std::string& name) const { return path + "/" + name; }
+
+    const std::string path = temporary_path("folder");
+    ImageSet images{5, 8, std::vector<uint8_t>(5 * 8 * 8 * 3), "five"};
+};
+
+TEST_F(Folder, HoldsTheImagesAndNoOthers) {
+    const PngFolder folder(path, 7);
+    EXPECT_EQ(folder.complete(), 0);
+    folder.write(0, images);
+    EXPECT_THROW(folder.check(), std::runtime_error);
+    folder.write(5, images);  // images 5 and 6; the rest is beyond the count
+    folder.check();
+    EXPECT_EQ(std::distance(fs::directory_iterator(path), fs::directory_iterator()), 7);
+    for (int64_t i = 0; i < 7; ++i) {
+        const Picture picture = decode(file("00000" + std::to_string(i) + ".png"));
+        EXPECT_EQ(picture.width, 8);
+        const uint8_t* expected = image_at(images, i % 5);
+        EXPECT_EQ(picture.pixels, std::vector<uint8_t>(expected, expected + 8 * 8 * 3)) << i;
+    }
+    write_bytes(file("000007.png"), "one too many");
+    expect_failure([&] { folder.check(); }, {path, "8 files", "7 images"});
+}
+
+TEST_F(Folder, GoesOnFromWhatIsWhole) {
+    PngFolder(path, 5).write(0, images);
+    EXPECT_EQ(PngFolder(path, 9).complete(), 5);
+    fs::resize_file(file("000003.png"), fs::file_size(file("000003.png")) - 1);
+    write_bytes(file("000004.png.tmp"), "cut off");
+    const PngFolder folder(path, 5);
+    EXPECT_EQ(folder.complete(), 3);
+    EXPECT_FALSE(fs::exists(file("000004.png.tmp")));
+    expect_failure([&] { folder.check(); }, {"000003.png", "not whole"});
+    write_bytes(file("000000.png"), "");
+    EXPECT_EQ(PngFolder(path, 5).complete(), 0);
+}
+
+TEST_F(Folder, RefusesWhatWouldBeCountedToo) {
+    PngFolder(path, 5).write(0, images);
+    expect_failure([&] { PngFolder(path, 4); }, {"--out", path, "000004.png", "4 images"});
+    for (const char* name : {"cat.png", "1.png", "0000001.png", "000001.jpg", "notes.txt", "000001.png.tmp.png"}) {
+        write_bytes(file(name), "x");
+        expect_failure([&] { PngFolder(path, 5); }, {path, name});
+        EXPECT_TRUE(fs::exists(file(name)));
+        fs::remove(file(name));
+    }
+    EXPECT_EQ(PngFolder(path, 5).complete(), 5);
+}
+
+// ---- batch norm -----------------------------------------------------------------------------------------------------------------
+
+constexpr int64_t latent = 6;
+
+Tensor image_of(Models& models, const Tensor& z) {
+    NoTape no_tape;
+    return models.generator(Var(z)).value();
+}
+
+// A generator whose running statistics have seen a few batches.
+Models warmed_up(const ModelSettings& settings) {
+    Models models(settings, 3);
+    for (uint32_t i = 0; i < 30; ++i) image_of(models, random_tensor({8, settings.latent}, i, -2, 2));
+    return models;
+}
+
+TEST(BatchNorm, FixedStatisticsMakeImagesIndependent) {
+    const WithThreads one(1);
+    for (const ModelSettings& settings : {ModelSettings{"cifar10", 5, 3, 1, latent}, ModelSettings{"celeba64", 16, 16, 1, latent}}) {
+        Models models = warmed_up(settings);
+        const Tensor z = Tensor::normal({4, latent}, {1, 2, 3});
+        for (const char* policy : {"batch", "running", "recalibrated"}) {
+            set_batch_norm(models, {policy, 3}, 5, 1);
+            const Tensor all = image_of(models, z).rows(1, 1), alone = image_of(models, z.rows(1, 1));
+            if (std::string(policy) == "batch") EXPECT_GT(relative_l2(alone, all), 0.05);
+            else EXPECT_LT(relative_l2(alone, all), 1e-5) << policy;
+        }
+    }
+}
+
+// The first norm sees a linear map of z alone, whose mean and variance over all batches are summed here, image by image.
+TEST(BatchNorm, RecalibratedPoolsAllBatches) {
+    const WithThreads one(1);
+    constexpr int64_t width = 5, batches = 7, batch = 3, seed = 9;
+    Models models = warmed_up({"cifar10", width, 3, 1, latent});
+    std::map<std::string, Values> entries;
+    for (const StateEntry& entry : models.generator.state.entries()) entries[entry.name] = entry.value.value().to_host();
+    const Values &weight = entries.at("lin_1.weight"), &bias = entries.at("lin_1.bias");  // (d, 4, 4, width), (4, 4, width)
+    std::vector<std::vector<double>> seen(width);
+    for (uint64_t b = 0; b < batches; ++b) {
+        const Values z = Tensor::normal({batch, latent}, random_key(seed, Stream::sample_prior, (uint64_t{1} << 55) + b)).to_host();
+        for (int64_t i = 0; i < batch; ++i)
+            for (int64_t place = 0; place < 16 * width; ++place) {
+                double sum = double(bias[size_t(place)]);
+                for (int64_t k = 0; k < latent; ++k)
+                    sum += double(z[size_t(i * latent + k)]) * double(weight[size_t(k * 16 * width + place)]);
+                seen[size_t(place % width)].push_back(sum);
+            }
+    }
+    std::vector<double> mean, var;
+    for (const auto& values : seen) {
+        double sum = 0, squares = 0;
+        for (const double v : values) sum += v / double(values.size());
+        for (const double v : values) squares += (v - sum) * (v - sum) / double(values.size() - 1);
+        mean.push_back(sum);
+        var.push_back(squares);
+    }
+    set_batch_norm(models, {"recalibrated", batches}, batch, seed);
+    const auto norms = models.generator.norms();
+    ASSERT_EQ(norms.size(), 7u);
+    expect_close(norms[0].first->running_mean, mean, 1e-5, 1e-6, "mean");
+    expect_close(norms[0].first->running_var, var, 1e-5, 0, "variance");
+}
+
+// Recalibrated on one batch, that batch's images are those of its own statistics, but for the variances, which are the unbiased ones:
+// larger by n / (n - 1), n at least 16 · 64, in each of seven layers.
+TEST(BatchNorm, RecalibratedOnOneBatchIsThatBatch) {
+    const WithThreads one(1);
+    Models models = warmed_up({"cifar10", 5, 3, 1, latent});
+    const Tensor z = Tensor::normal({64, latent}, random_key(2, Stream::sample_prior, uint64_t{1} << 55));
+    const Tensor by_batch = image_of(models, z);
+    set_batch_norm(models, {"running", 1}, 64, 2);
+    EXPECT_GT(relative_l2(image_of(models, z), by_batch), 0.05);
+    set_batch_norm(models, {"recalibrated", 1}, 64, 2);
+    EXPECT_LT(relative_l2(image_of(models, z), by_batch), 7 * 0.5 / 1023);
+}
+
+TEST(BatchNorm, BackToTheBatchAndRefused) {
+    const WithThreads one(1);
+    Models models = warmed_up({"cifar10", 4, 3, 1, latent});
+    const Tensor z = Tensor::normal({3, latent}, {1, 2, 3});
+    const Values before = image_of(models, z).to_host();
+    {
+        const KeepState keep(models);
+        set_batch_norm(models, {"recalibrated", 2}, 4, 1);
+        EXPECT_NE(image_of(models, z).to_host(), before);
+    }
+    set_batch_norm(models, {}, 4, 1);
+    EXPECT_EQ(image_of(models, z).to_host(), before);
+    expect_failure([&] { set_batch_norm(models, {"layer", 2}, 4, 1); }, {"--batch-norm layer", "running", "recalibrated"});
+    expect_failure([&] { set_batch_norm(models, {"recalibrated", 0}, 4, 1); }, {"--batch-norm-batches 0"});
+}
+
+// A z-chain of one step without noise goes ½ s² down the gradient of ‖x - g(z)‖² / (2σ²) + ½ ‖z‖², which central differences of the
+// potential give: each image's by itself, as its g(z) depends on no other. The network's ReLUs have kinks: a step of 1/1024 crosses few.
+TEST(BatchNorm, ChainDescendsUnderFixedStatistics) {
+    const WithThreads one(1);
+    const DirectConvolutions direct;
+    constexpr int64_t batch = 3;
+    constexpr double sigma = 0.5, h = 1.0 / 1024;
+    Models models = warmed_up({"cifar10", 5, 3, 1, latent});
+    const Tensor z = Tensor::normal({batch, latent}, {1, 2, 3}), x = random_tensor({batch, 32, 32, 3}, 5);
+    const Values data = x.to_host(), start = z.to_host();
+    const NoiseFunction silence = [&](int64_t) { return Tensor::full(z.shape(), 0); };
+    const auto gradient = [&] {
+        const Values end = langevin_z(z, x, models.generator, float(sigma), {1, 1, 0}, silence).end.to_host();
+        Values out(end.size());
+        for (size_t i = 0; i < out.size(); ++i) out[i] = 2 * (start[i] - end[i]);
+        return out;
+    };
+    const auto potential = [&](const Values& at) {
+        const Values image = image_of(models, Tensor::from_host(z.shape(), at)).to_host();
+        double sum = 0;
+        for (size_t i = 0; i < image.size(); ++i) sum += std::pow(double(data[i]) - double(image[i]), 2) / (2 * sigma * sigma);
+        for (const float v : at) sum += 0.5 * double(v) * double(v);
+        return sum;
+    };
+    for (const char* policy : {"running", "recalibrated"}) {
+        set_batch_norm(models, {policy, 3}, 5, 1);
+        std::vector<double> numeric;
+        for (size_t i = 0; i < start.size(); ++i) {
+            Values up = start, down = start;
+            up[i] += float(h);
+            down[i] -= float(h);
+            numeric.push_back((potential(up) - potential(down)) / (double(up[i]) - double(down[i])));
+        }
+        EXPECT_LT(relative_l2(gradient(), numeric), 0.01) << policy;
+        set_batch_norm(models, {}, 5, 1);
+        EXPECT_GT(relative_l2(gradient(), numeric), 0.1) << "batch statistics have another gradient";
+    }
+}
+
+}  // namespace
+}  // namespace dualmcmc::test
