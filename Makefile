@@ -24,11 +24,12 @@ FLAGS := -std=c++20 -fopenmp -Wall -Wextra -Werror -Wno-restrict -MMD -MP -Icuda
 
 # -fno-math-errno -fno-trapping-math: without them sqrt and x > 0 ? x : s x are not vectorised; NaN and infinity stay what they are.
 # Smallest instruction set first: of an inline standard function in several objects the linker keeps the first.
-ISAS         := sse2 avx2 avx512 amx
+# AMX is AVX-512 and one more file.
+ISAS         := sse2 avx2 avx512
 MARCH_sse2   := x86-64
 MARCH_avx2   := x86-64-v3
 MARCH_avx512 := x86-64-v4
-MARCH_amx    := x86-64-v4 -mavx512bf16 -mamx-tile -mamx-bf16
+AMX_FLAGS    := -mavx512bf16 -mamx-tile -mamx-bf16
 
 # The GPU, where nvcc is found. Its toolkit's folder is what nvcc itself says: the nvcc on the path may be a script or a link.
 NVCC     := $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
@@ -43,11 +44,14 @@ LIBS     := $(if $(GPU),-L$(GPU)/lib64 -lcudart_static -ldl -lrt -lpthread)
 
 # ---- what is made of what -----------------------------------------------------------------------------------------------------------
 
-COMMON    := cuda/kernels.cu cuda/backend.cu
+COMMON    := cuda/kernels.cu
 GPU_ONLY  := $(wildcard cuda/gpu/*.cu)
-CPU_ONLY  := $(wildcard src/cpu/*.cpp) $(if $(PLAIN),,$(wildcard src/cpu/fast/*.cpp))
-SOURCES   := $(filter-out src/cpu/%,$(wildcard src/*.cpp src/*/*.cpp))
+ONCE      := src/cpu/instruction_sets.cpp
+AMX       := src/cpu/fast/amx.cpp
+CPU_ONLY  := $(filter-out $(ONCE) $(AMX),$(wildcard src/cpu/*.cpp) $(if $(PLAIN),,$(wildcard src/cpu/fast/*.cpp)))
+SOURCES   := $(filter-out src/cpu/%,$(wildcard src/*.cpp src/*/*.cpp)) $(ONCE) cuda/constant_weights.cpp
 KERNELS   := $(foreach isa,$(ISAS),$(patsubst %,$(BUILD)/$(isa)/%.o,$(basename $(COMMON) $(CPU_ONLY)))) \
+             $(if $(PLAIN),,$(AMX:%.cpp=$(BUILD)/avx512/%.o)) \
              $(if $(GPU),$(patsubst %.cu,$(BUILD)/nvcc/%.o,$(COMMON) $(GPU_ONLY)),$(BUILD)/cuda/no_gpu.o)
 EMULATED  := $(patsubst %.cu,$(BUILD)/simt/%.o,$(COMMON) $(filter-out cuda/gpu/cublas.cu,$(GPU_ONLY)))
 LIBRARY   := $(filter-out $(BUILD)/src/main.o,$(SOURCES:%.cpp=$(BUILD)/%.o)) $(KERNELS)
@@ -96,6 +100,7 @@ $(BUILD)/$(1)/%.o: %.$(2) $(BUILD)/settings | packages
 	  -DDEVICE_NAME='"CPU, $(1)"' -c $$< -o $$@
 endef
 $(foreach isa,$(ISAS),$(eval $(call kernel_rule,$(isa),cu))$(eval $(call kernel_rule,$(isa),cpp)))
+$(AMX:%.cpp=$(BUILD)/avx512/%.o): FLAGS += $(AMX_FLAGS)
 
 # An emulated GPU for the tests: the same sources, with tests/simt for CUDA's headers. (The emulator switches threads by longjmp, which
 # some systems' default _FORTIFY_SOURCE rejects.)

@@ -1,79 +1,80 @@
-// Kernels in which one index owns one output: pointwise functions, gathers over images, the optimiser's and the Langevin
-// chains' updates, random fills. One body for every device (launch.h); no atomics, no order of evaluation to depend on.
+// Kernels in which one index owns one output: pointwise functions, gathers over images, the optimiser's and the
+// Langevin chains' updates, random fills. One body for every device (launch.h); no atomics, no order of evaluation to
+// depend on.
 #include "random.cuh"
 
 namespace dualmcmc::DEVICE_NAMESPACE {
 
-// ---- pointwise ------------------------------------------------------------------------------------------------------------
+// ---- pointwise ----------------------------------------------------------------------------------
 
 void fill(float* y, float value, int64_t n) {
-    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = value; });
+    parallel_for(n, [=] DEVICE(int64_t i) { y[i] = value; });
 }
 
 void add(float* y, const float* a, const float* b, int64_t n) {
-    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = a[i] + b[i]; });
+    parallel_for(n, [=] DEVICE(int64_t i) { y[i] = a[i] + b[i]; });
 }
 
 void multiply(float* y, const float* a, const float* b, int64_t n) {
-    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = a[i] * b[i]; });
+    parallel_for(n, [=] DEVICE(int64_t i) { y[i] = a[i] * b[i]; });
 }
 
 void scale(float* y, const float* x, float factor, int64_t n) {
-    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = factor * x[i]; });
+    parallel_for(n, [=] DEVICE(int64_t i) { y[i] = factor * x[i]; });
 }
 
 void leaky_relu(float* y, const float* x, float slope, int64_t n) {
-    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = x[i] > 0 ? x[i] : slope * x[i]; });
+    parallel_for(n, [=] DEVICE(int64_t i) { y[i] = x[i] > 0 ? x[i] : slope * x[i]; });
 }
 
 void leaky_relu_backward(float* dx, const float* y, const float* dy, float slope, int64_t n) {
-    parallel_for(n, [=] KERNEL(int64_t i) { dx[i] = y[i] > 0 ? dy[i] : slope * dy[i]; });
+    parallel_for(n, [=] DEVICE(int64_t i) { dx[i] = y[i] > 0 ? dy[i] : slope * dy[i]; });
 }
 
 void tanh(float* y, const float* x, int64_t n) {
-    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = tanh_vectorised(x[i]); });
+    parallel_for(n, [=] DEVICE(int64_t i) { y[i] = tanh_vectorised(x[i]); });
 }
 
 void tanh_backward(float* dx, const float* y, const float* dy, int64_t n) {
-    parallel_for(n, [=] KERNEL(int64_t i) { dx[i] = dy[i] * (1 - y[i] * y[i]); });
+    parallel_for(n, [=] DEVICE(int64_t i) { dx[i] = dy[i] * (1 - y[i] * y[i]); });
 }
 
 void swish(float* y, const float* x, int64_t n) {
-    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = x[i] * sigmoid_vectorised(x[i]); });
+    parallel_for(n, [=] DEVICE(int64_t i) { y[i] = x[i] * sigmoid_vectorised(x[i]); });
 }
 
 void swish_backward(float* dx, const float* x, const float* dy, int64_t n) {
-    parallel_for(n, [=] KERNEL(int64_t i) {
+    parallel_for(n, [=] DEVICE(int64_t i) {
         const float s = sigmoid_vectorised(x[i]);
         dx[i] = dy[i] * s * (1 + x[i] * (1 - s));
     });
 }
 
 void exp(float* y, const float* x, int64_t n) {
-    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = expf(x[i]); });
+    parallel_for(n, [=] DEVICE(int64_t i) { y[i] = expf(x[i]); });
 }
 
-void broadcast(float* y, const float* scalar, float factor, int64_t n) {
-    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = factor * scalar[0]; });
+void fill_from_scalar(float* y, const float* scalar, float factor, int64_t n) {
+    parallel_for(n, [=] DEVICE(int64_t i) { y[i] = factor * scalar[0]; });
 }
 
-void difference_by(float* y, const float* a, const float* b, const float* scalar, float factor, int64_t n) {
-    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = factor * scalar[0] * (a[i] - b[i]); });
+void scaled_difference(float* y, const float* a, const float* b, const float* scalar, float factor, int64_t n) {
+    parallel_for(n, [=] DEVICE(int64_t i) { y[i] = factor * scalar[0] * (a[i] - b[i]); });
 }
 
-// ---- the encoder's distribution and the two updates ---------------------------------------------------------------------------
+// ---- the encoder's distribution and the two updates ---------------------------------------------
 
 void reparametrise(float* z, const float* mu, const float* logvar, const float* eps, int64_t n) {
-    parallel_for(n, [=] KERNEL(int64_t i) { z[i] = mu[i] + expf(0.5f * logvar[i]) * eps[i]; });
+    parallel_for(n, [=] DEVICE(int64_t i) { z[i] = mu[i] + expf(0.5f * logvar[i]) * eps[i]; });
 }
 
 void reparametrise_backward(float* dlogvar, const float* logvar, const float* eps, const float* dz, int64_t n) {
-    parallel_for(n, [=] KERNEL(int64_t i) { dlogvar[i] = 0.5f * dz[i] * expf(0.5f * logvar[i]) * eps[i]; });
+    parallel_for(n, [=] DEVICE(int64_t i) { dlogvar[i] = 0.5f * dz[i] * expf(0.5f * logvar[i]) * eps[i]; });
 }
 
-void gaussian_nll_backward(float* dmu, float* dlogvar, const float* z, const float* mu, const float* logvar, const float* scalar,
-                           float factor, int64_t n) {
-    parallel_for(n, [=] KERNEL(int64_t i) {
+void gaussian_nll_backward(float* dmu, float* dlogvar, const float* z, const float* mu, const float* logvar,
+                           const float* scalar, float factor, int64_t n) {
+    parallel_for(n, [=] DEVICE(int64_t i) {
         const float variance = expf(logvar[i]), inverse = 1 / (1e-6f + variance), difference = z[i] - mu[i];
         const float upstream = factor * scalar[0];
         dmu[i] = -upstream * difference * inverse;
@@ -81,28 +82,29 @@ void gaussian_nll_backward(float* dmu, float* dlogvar, const float* z, const flo
     });
 }
 
-void langevin_update(float* y, const float* x, const float* gradient, const float* noise, float drift, float scale, int64_t n) {
-    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = x[i] - drift * gradient[i] + scale * noise[i]; });
+void langevin_update(float* y, const float* x, const float* gradient, const float* noise, float half_step_sq,
+                     float noise_std, int64_t n) {
+    parallel_for(n, [=] DEVICE(int64_t i) { y[i] = x[i] - half_step_sq * gradient[i] + noise_std * noise[i]; });
 }
 
-void moving_average(float* y, const float* x, float keep, int64_t n) {
-    parallel_for(n, [=] KERNEL(int64_t i) { y[i] = keep * y[i] + (1 - keep) * x[i]; });
+void ema_update(float* y, const float* x, float decay, int64_t n) {
+    parallel_for(n, [=] DEVICE(int64_t i) { y[i] = decay * y[i] + (1 - decay) * x[i]; });
 }
 
-void adam_update(float* w, float* m, float* v, const float* gradient, float step_size, double beta1, double beta2,
-                 float denominator_scale, float epsilon, float weight_decay, int64_t n) {
-    const float keep1 = float(beta1), add1 = float(1 - beta1), keep2 = float(beta2), add2 = float(1 - beta2);
-    parallel_for(n, [=] KERNEL(int64_t i) {
+void adam_update(float* w, float* m, float* v, const float* gradient, float corrected_lr, double beta1, double beta2,
+                 float rsqrt_bias_correction2, float epsilon, float weight_decay, int64_t n) {
+    const float decay1 = float(beta1), add1 = float(1 - beta1), decay2 = float(beta2), add2 = float(1 - beta2);
+    parallel_for(n, [=] DEVICE(int64_t i) {
         const float g = gradient[i] + weight_decay * w[i];
-        m[i] = keep1 * m[i] + add1 * g;
-        v[i] = keep2 * v[i] + add2 * g * g;
-        w[i] -= step_size * m[i] / (sqrtf(v[i]) * denominator_scale + epsilon);
+        m[i] = decay1 * m[i] + add1 * g;
+        v[i] = decay2 * v[i] + add2 * g * g;
+        w[i] -= corrected_lr * m[i] / (sqrtf(v[i]) * rsqrt_bias_correction2 + epsilon);
     });
 }
 
-void batch_norm(float* y, const float* x, const float* mean, const float* rstd, const float* weight, const float* bias, float slope,
-                int64_t rows, int64_t columns) {
-    parallel_for_columns(rows, columns, [=] KERNEL(auto kind, int64_t c) {
+void batch_norm(float* y, const float* x, const float* mean, const float* rstd, const float* weight, const float* bias,
+                float slope, int64_t rows, int64_t columns) {
+    parallel_for_columns(rows, columns, [=] DEVICE(auto kind, int64_t c) {
         using T = decltype(kind);
         const T average = at<T>(mean + c), factor = at<T>(rstd + c) * at<T>(weight + c), offset = at<T>(bias + c);
         return [=](int64_t row) {
@@ -113,12 +115,13 @@ void batch_norm(float* y, const float* x, const float* mean, const float* rstd, 
     });
 }
 
-// With g = dy back through the LeakyReLU and x̂ = (x - mean) rstd, over N rows:  dx = weight rstd (g - Σ g / N - x̂ Σ g x̂ / N).
-void batch_norm_backward(float* dx, const float* dweight, const float* dbias, const float* mean, const float* rstd, const float* x,
-                         const float* weight, const float* bias, const float* dy, float slope, int64_t batch_rows, int64_t rows,
-                         int64_t columns) {
-    const float inverse = 1.0f / float(batch_rows);
-    parallel_for_columns(rows, columns, [=] KERNEL(auto kind, int64_t c) {
+// With g = dy back through the LeakyReLU and x̂ = (x - mean) rstd, over N rows:  dx = weight rstd (g - Σ g / N - x̂ Σ g x̂
+// / N).
+void batch_norm_backward_elemt(float* dx, const float* dweight, const float* dbias, const float* mean,
+                               const float* rstd, const float* x, const float* weight, const float* bias,
+                               const float* dy, float slope, int64_t rows, int64_t columns) {
+    const float inverse = 1.0f / float(rows);
+    parallel_for_columns(rows, columns, [=] DEVICE(auto kind, int64_t c) {
         using T = decltype(kind);
         const T average = at<T>(mean + c), factor = at<T>(rstd + c) * at<T>(weight + c), offset = at<T>(bias + c);
         const T shift = inverse * at<T>(dbias + c), slant = at<T>(rstd + c) * (inverse * at<T>(dweight + c));
@@ -131,9 +134,9 @@ void batch_norm_backward(float* dx, const float* dweight, const float* dbias, co
     });
 }
 
-void fixed_norm(float* y, const float* x, const float* mean, const float* var, const float* weight, const float* bias, float epsilon,
-                int64_t rows, int64_t columns) {
-    parallel_for_rows(rows, columns, [=] KERNEL(int64_t row) {
+void batch_norm_inference(float* y, const float* x, const float* mean, const float* var, const float* weight,
+                          const float* bias, float epsilon, int64_t rows, int64_t columns) {
+    parallel_for_rows(rows, columns, [=] DEVICE(int64_t row) {
         const float* source = x + row * columns;
         float* target = y + row * columns;
         return [=](int64_t c) {
@@ -143,31 +146,34 @@ void fixed_norm(float* y, const float* x, const float* mean, const float* var, c
     });
 }
 
-void fixed_norm_backward(float* dx, const float* y, const float* dy, const float* var, const float* weight, float epsilon, int64_t rows,
-                         int64_t columns) {
-    parallel_for_rows(rows, columns, [=] KERNEL(int64_t row) {
+void batch_norm_inference_backward(float* dx, const float* y, const float* dy, const float* var, const float* weight,
+                                   float epsilon, int64_t rows, int64_t columns) {
+    parallel_for_rows(rows, columns, [=] DEVICE(int64_t row) {
         const float *value = y + row * columns, *upstream = dy + row * columns;
         float* target = dx + row * columns;
         return [=](int64_t c) { target[c] = weight[c] / sqrtf(var[c] + epsilon) * (value[c] <= 0 ? 0 : upstream[c]); };
     });
 }
 
-// ---- gathers over images: what depends on a row or a pixel alone is found once for it ---------------------------------------------
-// Image rows follow one another, so (image, row) needs no taking apart where output row r reads input rows 2r and 2r + 1, or r / 2.
+// ---- gathers over images: what depends on a row or a pixel alone is found once for it
+// --------------------------------------------- Image rows follow one another, so (image, row) needs no taking apart
+// where output row r reads input rows 2r and 2r + 1, or r / 2.
 
 void avg_pool2(float* y, const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels) {
     const int64_t out_width = width / 2, line = width * channels;
-    parallel_for_pixels(batch * (height / 2), out_width, channels, [=] KERNEL(int64_t row) {
+    parallel_for_pixels(batch * (height / 2), out_width, channels, [=] DEVICE(int64_t row) {
         return [=](int64_t column) {
             const float* source = x + (row * 2 * width + column * 2) * channels;
             float* target = y + (row * out_width + column) * channels;
-            return [=](int64_t c) { target[c] = 0.25f * (source[c] + source[c + channels] + source[c + line] + source[c + line + channels]); };
+            return [=](int64_t c) {
+                target[c] = 0.25f * (source[c] + source[c + channels] + source[c + line] + source[c + line + channels]);
+            };
         };
     });
 }
 
 void avg_pool2_backward(float* dx, const float* dy, int64_t batch, int64_t height, int64_t width, int64_t channels) {
-    parallel_for_pixels(batch * height, width, channels, [=] KERNEL(int64_t row) {
+    parallel_for_pixels(batch * height, width, channels, [=] DEVICE(int64_t row) {
         return [=](int64_t column) {
             const float* source = dy + (row / 2 * (width / 2) + column / 2) * channels;
             float* target = dx + (row * width + column) * channels;
@@ -176,57 +182,18 @@ void avg_pool2_backward(float* dx, const float* dy, int64_t batch, int64_t heigh
     });
 }
 
-void box_filter2(float* y, const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels) {
-    const int64_t line = width * channels;
-    // An output row is the mean of the input rows above and below it; one that is not there has weight 0 and is read as the other.
-    struct Rows {
-        float up, down;
-        const float *above, *below;
-        KERNEL Rows(const float* x, int64_t index, int64_t height, int64_t line) {
-            const int64_t row = index % (height + 1), image = index / (height + 1);
-            up = row > 0 ? 0.25f : 0;
-            down = row < height ? 0.25f : 0;
-            above = x + (image * height + (row > 0 ? row - 1 : 0)) * line;
-            below = x + (image * height + (row < height ? row : row - 1)) * line;
-        }
-    };
-    parallel_for_rows(batch * (height + 1), line - channels, [=] KERNEL(int64_t index) {
-        const Rows rows(x, index, height, line);
-        float* target = y + index * (line + channels) + channels;
-        return [=](int64_t e) {
-            target[e] = rows.up * (rows.above[e] + rows.above[e + channels]) + rows.down * (rows.below[e] + rows.below[e + channels]);
-        };
-    });
-    parallel_for_rows(batch * (height + 1), channels, [=] KERNEL(int64_t index) {  // the first and the last pixel of each row
-        const Rows rows(x, index, height, line);
-        float* target = y + index * (line + channels);
-        const int64_t last = line - channels;
-        return [=](int64_t c) {
-            target[c] = rows.up * rows.above[c] + rows.down * rows.below[c];
-            target[line + c] = rows.up * rows.above[last + c] + rows.down * rows.below[last + c];
-        };
-    });
-}
-
-void box_filter2_backward(float* dx, const float* dy, int64_t batch, int64_t height, int64_t width, int64_t channels) {
-    const int64_t line = (width + 1) * channels;
-    parallel_for_rows(batch * height, width * channels, [=] KERNEL(int64_t row) {
-        const float* source = dy + (row + row / height) * line;  // an image has one output row more than input rows
-        float* target = dx + row * width * channels;
-        return [=](int64_t e) { target[e] = 0.25f * (source[e] + source[e + channels] + source[e + line] + source[e + line + channels]); };
-    });
-}
-
-// Bilinear ×2 with align_corners: output i of 2n lies at input position i (n - 1) / (2n - 1) = i / 2 - i / (4n - 2), whose last term is
-// at most a half: its integer part is (i - 1) / 2, rounded down, or 0 for i = 0. The fraction is exact but for one rounding.
+// Bilinear ×2 with align_corners: output i of 2n lies at input position i (n - 1) / (2n - 1) = i / 2 - i / (4n - 2),
+// whose last term is at most a half: its integer part is (i - 1) / 2, rounded down, or 0 for i = 0. The fraction is
+// exact but for one rounding.
 struct Interpolated {
     int64_t floor;
     float fraction;
-    KERNEL Interpolated(int64_t i, int64_t n) : floor(i > 0 ? (i - 1) / 2 : 0), fraction(float(i * (n - 1) - floor * (2 * n - 1)) / float(2 * n - 1)) {}
+    DEVICE Interpolated(int64_t i, int64_t n)
+        : floor(i > 0 ? (i - 1) / 2 : 0), fraction(float(i * (n - 1) - floor * (2 * n - 1)) / float(2 * n - 1)) {}
 };
 
 void upsample2(float* y, const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels) {
-    parallel_for_pixels(batch * 2 * height, 2 * width, channels, [=] KERNEL(int64_t index) {
+    parallel_for_pixels(batch * 2 * height, 2 * width, channels, [=] DEVICE(int64_t index) {
         const int64_t image = index / (2 * height);
         const Interpolated row(index - image * 2 * height, height);
         // At the last row and column the fraction is 0: the neighbour is not needed, and there is none.
@@ -234,7 +201,8 @@ void upsample2(float* y, const float* x, int64_t batch, int64_t height, int64_t 
         const float* below = row.floor + 1 < height ? above + width * channels : above;
         return [=](int64_t index_in_row) {
             const Interpolated column(index_in_row, width);
-            const int64_t before = column.floor * channels, after = column.floor + 1 < width ? before + channels : before;
+            const int64_t before = column.floor * channels,
+                          after = column.floor + 1 < width ? before + channels : before;
             const float down = row.fraction, right = column.fraction;
             float* target = y + (index * 2 * width + index_in_row) * channels;
             return [=](int64_t c) {
@@ -245,14 +213,15 @@ void upsample2(float* y, const float* x, int64_t batch, int64_t height, int64_t 
     });
 }
 
-// Input position k touches outputs 2k - 1 … 2k + 2 at most, each with the weight max(0, 1 - |position - k|); those beyond the edge have weight
-// 0 and are read at a clamped place.
+// Input position k touches outputs 2k - 1 … 2k + 2 at most, each with the weight max(0, 1 - |position - k|); those
+// beyond the edge have weight 0 and are read at a clamped place.
 struct Reach {
     float weight[4];
     int64_t place[4];
-    KERNEL Reach(int64_t k, int64_t n, int64_t step) {
+    DEVICE Reach(int64_t k, int64_t n, int64_t step) {
         for (int64_t j = 0; j < 4; ++j) {
-            const int64_t i = 2 * k - 1 + j, distance = i * (n - 1) - k * (2 * n - 1), magnitude = distance < 0 ? -distance : distance;
+            const int64_t i = 2 * k - 1 + j, distance = i * (n - 1) - k * (2 * n - 1),
+                          magnitude = distance < 0 ? -distance : distance;
             const bool inside = i >= 0 && i < 2 * n;
             weight[j] = inside && magnitude < 2 * n - 1 ? 1 - float(magnitude) / float(2 * n - 1) : 0;
             place[j] = (inside ? i : 0) * step;
@@ -261,7 +230,7 @@ struct Reach {
 };
 
 void upsample2_backward(float* dx, const float* dy, int64_t batch, int64_t height, int64_t width, int64_t channels) {
-    parallel_for_pixels(batch * height, width, channels, [=] KERNEL(int64_t index) {
+    parallel_for_pixels(batch * height, width, channels, [=] DEVICE(int64_t index) {
         const int64_t image = index / height;
         const Reach down(index - image * height, height, 2 * width * channels);
         const float* source = dy + image * 4 * height * width * channels;
@@ -272,8 +241,9 @@ void upsample2_backward(float* dx, const float* dy, int64_t batch, int64_t heigh
                 float total = 0;
                 for (int j = 0; j < 4; ++j) {
                     const float* line = source + down.place[j] + c;
-                    total += down.weight[j] * (right.weight[0] * line[right.place[0]] + right.weight[1] * line[right.place[1]] +
-                                               right.weight[2] * line[right.place[2]] + right.weight[3] * line[right.place[3]]);
+                    total += down.weight[j] *
+                             (right.weight[0] * line[right.place[0]] + right.weight[1] * line[right.place[1]] +
+                              right.weight[2] * line[right.place[2]] + right.weight[3] * line[right.place[3]]);
                 }
                 target[c] = total;
             };
@@ -282,7 +252,7 @@ void upsample2_backward(float* dx, const float* dy, int64_t batch, int64_t heigh
 }
 
 void global_avg_pool(float* y, const float* x, int64_t batch, int64_t pixels, int64_t channels) {
-    parallel_for_rows(batch, channels, [=] KERNEL(int64_t image) {
+    parallel_for_rows(batch, channels, [=] DEVICE(int64_t image) {
         const float* source = x + image * pixels * channels;
         float* target = y + image * channels;
         return [=](int64_t c) {
@@ -294,59 +264,64 @@ void global_avg_pool(float* y, const float* x, int64_t batch, int64_t pixels, in
 }
 
 void global_avg_pool_backward(float* dx, const float* dy, int64_t batch, int64_t pixels, int64_t channels) {
-    parallel_for_rows(batch * pixels, channels, [=] KERNEL(int64_t pixel) {
+    parallel_for_rows(batch * pixels, channels, [=] DEVICE(int64_t pixel) {
         const float* source = dy + pixel / pixels * channels;
         float* target = dx + pixel * channels;
         return [=](int64_t c) { target[c] = source[c] / float(pixels); };
     });
 }
 
-// ---- random numbers ----------------------------------------------------------------------------------------------------------------
+// ---- random numbers -----------------------------------------------------------------------------
 
-// Draws the four numbers of each of n / 4 blocks, one index several blocks: value(word0, word1, a, b) makes two from two words, and
-// store(i, number) takes number i.
+// Draws the four numbers of each of n / 4 blocks, one index several blocks: value(word0, word1, a, b) makes two from
+// two words, and store(i, number) takes number i.
 template <class Value, class Store>
 void draw(RandomKey key, int64_t n, Value value, Store store) {
     constexpr int blocks = philox_blocks, size = 4 * blocks;
-    parallel_for((n + size - 1) / size, [=] KERNEL(int64_t index) {
-        const Philox4<blocks> random(key, uint64_t(index) * blocks);
-        float values[4][blocks];
+    parallel_for((n + size - 1) / size,
+                 [=] DEVICE(int64_t index) {
+                     const Philox4<blocks> random(key, uint64_t(index) * blocks);
+                     float values[4][blocks];
 #pragma omp simd
-        for (int i = 0; i < blocks; ++i) {
-            value(random.word[0][i], random.word[1][i], values[0][i], values[1][i]);
-            value(random.word[2][i], random.word[3][i], values[2][i], values[3][i]);
-        }
-        float ordered[size];
-        for (int i = 0; i < blocks; ++i)
-            for (int k = 0; k < 4; ++k) ordered[4 * i + k] = values[k][i];
-        const int64_t first = index * size;
-        if (first + size <= n) {
+                     for (int i = 0; i < blocks; ++i) {
+                         value(random.word[0][i], random.word[1][i], values[0][i], values[1][i]);
+                         value(random.word[2][i], random.word[3][i], values[2][i], values[3][i]);
+                     }
+                     float ordered[size];
+                     for (int i = 0; i < blocks; ++i)
+                         for (int k = 0; k < 4; ++k) ordered[4 * i + k] = values[k][i];
+                     const int64_t first = index * size;
+                     if (first + size <= n) {
 #pragma omp simd
-            for (int i = 0; i < size; ++i) store(first + i, ordered[i]);
-        } else {
-            for (int i = 0; i < size; ++i) if (first + i < n) store(first + i, ordered[i]);
-        }
-    }, size);
+                         for (int i = 0; i < size; ++i) store(first + i, ordered[i]);
+                     } else {
+                         for (int i = 0; i < size; ++i)
+                             if (first + i < n) store(first + i, ordered[i]);
+                     }
+                 },
+                 size);
 }
 
 struct Normal {
-    KERNEL void operator()(uint32_t word0, uint32_t word1, float& a, float& b) const { box_muller(word0, word1, a, b); }
+    DEVICE void operator()(uint32_t word0, uint32_t word1, float& a, float& b) const { box_muller(word0, word1, a, b); }
 };
 
 void normal(float* y, RandomKey key, int64_t n) {
-    draw(key, n, Normal(), [=] KERNEL(int64_t i, float value) { y[i] = value; });
+    draw(key, n, Normal(), [=] DEVICE(int64_t i, float value) { y[i] = value; });
 }
 
-void langevin_update_normal(float* y, const float* x, const float* gradient, RandomKey key, float drift, float scale, int64_t n) {
-    draw(key, n, Normal(), [=] KERNEL(int64_t i, float value) { y[i] = x[i] - drift * gradient[i] + scale * value; });
+void langevin_update_normal(float* y, const float* x, const float* gradient, RandomKey key, float half_step_sq,
+                            float noise_std, int64_t n) {
+    draw(key, n, Normal(),
+         [=] DEVICE(int64_t i, float value) { y[i] = x[i] - half_step_sq * gradient[i] + noise_std * value; });
 }
 
 void uniform(float* y, RandomKey key, float low, float high, int64_t n) {
-    const auto to_range = [=] KERNEL(uint32_t word0, uint32_t word1, float& a, float& b) {
+    const auto to_range = [=] DEVICE(uint32_t word0, uint32_t word1, float& a, float& b) {
         a = low + (high - low) * to_uniform(word0);
         b = low + (high - low) * to_uniform(word1);
     };
-    draw(key, n, to_range, [=] KERNEL(int64_t i, float value) { y[i] = value; });
+    draw(key, n, to_range, [=] DEVICE(int64_t i, float value) { y[i] = value; });
 }
 
 }  // namespace dualmcmc::DEVICE_NAMESPACE

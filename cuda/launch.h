@@ -1,6 +1,6 @@
-// How a kernel body is run: parallel_for calls one lambda for each index, on the CPU (OpenMP, SIMD) or on the GPU (one thread an
-// index). The only place where kernels are launched. Included by cuda/*.cu alone; the compilation's namespace is DEVICE_NAMESPACE, and
-// GPU is defined where it is one (nvcc, or g++ with tests/simt).
+// How a kernel body is run: parallel_for calls one lambda for each index, on the CPU (OpenMP, SIMD) or on the GPU (one
+// thread an index). The only place where kernels are launched. Included by cuda/*.cu alone; the compilation's namespace
+// is DEVICE_NAMESPACE, and GPU is defined where it is one (nvcc, or g++ with tests/simt).
 #pragma once
 #include <cmath>
 
@@ -23,15 +23,17 @@ DUALMCMC_KERNELS(DUALMCMC_DECLARE)
 #ifdef GPU
 std::string start();
 int64_t free_bytes();
-void begin_graph();
-void* end_graph();
+void begin_capture();
+void* end_capture();
 void launch_graph(void* graph);
-void release_graph(void* graph);
+void destroy_graph(void* graph);
 // The convolutions of the table are in fp32.
-void conv2d_tf32(float* y, const float* x, const float* w, const float* bias, const float* addend, ConvShape shape);
-void conv2d_bf16(float* y, const float* x, const float* w, const float* bias, const float* addend, ConvShape shape);
-void conv2d_backward_input_tf32(float* dx, const float* dy, const float* w, const float* x, const float* addend, ConvShape shape);
-void conv2d_backward_input_bf16(float* dx, const float* dy, const float* w, const float* x, const float* addend, ConvShape shape);
+void conv2d_tf32(float* y, const float* x, const float* w, const float* bias, const float* residual, ConvShape shape);
+void conv2d_bf16(float* y, const float* x, const float* w, const float* bias, const float* residual, ConvShape shape);
+void conv2d_backward_input_tf32(float* dx, const float* dy, const float* w, const float* x, const float* residual,
+                                ConvShape shape);
+void conv2d_backward_input_bf16(float* dx, const float* dy, const float* w, const float* x, const float* residual,
+                                ConvShape shape);
 void conv2d_backward_weight_tf32(float* dw, const float* x, const float* dy, ConvShape shape);
 void conv2d_backward_weight_bf16(float* dw, const float* x, const float* dy, ConvShape shape);
 #endif

@@ -8,7 +8,7 @@
 
 #include "parallel.h"
 #include "vector.h"
-#define KERNEL
+#define DEVICE
 
 namespace dualmcmc::DEVICE_NAMESPACE {
 
@@ -48,8 +48,8 @@ void parallel_for_rows(int64_t rows, int64_t columns, Body body) {
     });
 }
 
-// Rows of `width` pixels of `channels` elements: body(row) prepares the row and returns what prepares a pixel, given its column, and
-// returns what is to be done for a channel.
+// Rows of `width` pixels of `channels` elements: body(row) prepares the row and returns what prepares a pixel, given
+// its column, and returns what is to be done for a channel.
 template <class Body>
 void parallel_for_pixels(int64_t rows, int64_t width, int64_t channels, Body body) {
     const auto run = [=](int64_t row, auto count) {
@@ -66,8 +66,9 @@ void parallel_for_pixels(int64_t rows, int64_t width, int64_t channels, Body bod
     });
 }
 
-// Rows of `columns` elements, of which much depends on the column alone: body(kind, column) prepares `column`, where `kind` is a float, or
-// as many columns from there on as the Vector `kind` has, and returns what is to be done for a row. What it prepared stays in registers.
+// Rows of `columns` elements, of which much depends on the column alone: body(kind, column) prepares `column`, where
+// `kind` is a float, or as many columns from there on as the Vector `kind` has, and returns what is to be done for a
+// row. What it prepared stays in registers.
 template <class Body>
 void parallel_for_columns(int64_t rows, int64_t columns, Body body) {
     constexpr int64_t chunk = 64;  // rows that share what is prepared, few enough for all threads to have some
@@ -92,20 +93,10 @@ void parallel_for_columns(int64_t rows, int64_t columns, Body body) {
     });
 }
 
-// Tasks of about equal, larger size, such as the images of a batch: body(task).
-template <class Body>
-void parallel_tasks(int64_t tasks, const Body& body) {
-    if (tasks <= 1 || omp_in_parallel()) {
-        for (int64_t task = 0; task < tasks; ++task) body(task);
-        return;
-    }
-    run_tasks(tasks, body);
-}
-
-// Working memory of the calling thread, kept from call to call so that a kernel allocates only until it has seen its largest size.
-// What must live at the same time in one thread takes different slots.
+// Working memory of the calling thread, kept from call to call so that a kernel allocates only until it has seen its
+// largest size. What must live at the same time in one thread takes different slots.
 template <int slot>
-float* scratch(int64_t n) {
+float* workspace(int64_t n) {
     struct Memory {
         float* data = nullptr;
         int64_t size = 0;

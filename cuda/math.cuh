@@ -1,5 +1,5 @@
-// Elementary functions without a branch or a call, so that a loop over them is vectorised: the polynomials of Cephes (Moshier 1992), a
-// few units in the last place. A NaN stays one.
+// Elementary functions without a branch or a call, so that a loop over them is vectorised: the polynomials of Cephes
+// (Moshier 1992), a few units in the last place. A NaN stays one.
 #pragma once
 #include "launch.h"
 
@@ -7,7 +7,7 @@ namespace dualmcmc::DEVICE_NAMESPACE {
 
 // log u of a u in (0, 1], within 2 units in the last place. u = 2^e (1 + f), f in
 // [√½ - 1, √2 - 1); log(1 + f) by a polynomial.
-KERNEL inline float log_of_uniform(float u) {
+DEVICE inline float log_of_uniform(float u) {
     const int32_t bits = __builtin_bit_cast(int32_t, u), root_half = 0x3F3504F3;
     const int32_t exponent = (bits - root_half) >> 23;
     const float e = float(exponent), f = __builtin_bit_cast(float, bits - exponent * (1 << 23)) - 1, square = f * f;
@@ -25,18 +25,20 @@ KERNEL inline float log_of_uniform(float u) {
 }
 
 // sin 2πu and cos 2πu of a u in (0, 1]. The quarter of the circle nearest to u is taken off exactly.
-KERNEL inline void sincos_of_turns(float u, float& sine, float& cosine) {
+DEVICE inline void sincos_of_turns(float u, float& sine, float& cosine) {
     const int32_t quarter = int32_t(4 * u + 0.5f);
     const float a = (4 * u - float(quarter)) * 1.57079632679489662f, square = a * a;
     const float s = a + a * square * ((-1.9515295891e-4f * square + 8.3321608736e-3f) * square - 1.6666654611e-1f);
-    const float c = 1 - 0.5f * square + square * square * ((2.443315711809948e-5f * square - 1.388731625493765e-3f) * square + 4.166664568298827e-2f);
+    const float c =
+        1 - 0.5f * square +
+        square * square * ((2.443315711809948e-5f * square - 1.388731625493765e-3f) * square + 4.166664568298827e-2f);
     const bool odd = quarter & 1;
     sine = (odd ? c : s) * (quarter & 2 ? -1.0f : 1.0f);
     cosine = (odd ? s : c) * ((quarter + 1) & 2 ? -1.0f : 1.0f);
 }
 
 // e^x; beyond ±87, where float32 ends, e^±87. x = n log 2 + r, |r| <= ½ log 2.
-KERNEL inline float exp_vectorised(float x) {
+DEVICE inline float exp_vectorised(float x) {
     x = x > 87 ? 87 : x < -87 ? -87 : x;
     const float n = floorf(x * 1.44269504088896341f + 0.5f), r = x - n * 0.693359375f + n * 2.12194440e-4f;
     float p = 1.9875691500e-4f;
@@ -49,14 +51,17 @@ KERNEL inline float exp_vectorised(float x) {
 }
 
 // Below 0.625 a polynomial, where 1 - 2 / (e^2x + 1) would cancel.
-KERNEL inline float tanh_vectorised(float x) {
+DEVICE inline float tanh_vectorised(float x) {
     const float magnitude = x < 0 ? -x : x, square = x * x;
     const float far = 1 - 2 / (exp_vectorised(2 * magnitude) + 1);
-    const float p = (((-5.70498872745e-3f * square + 2.06390887954e-2f) * square - 5.37397155531e-2f) * square + 1.33314422036e-1f) * square - 3.33332819422e-1f;
+    const float p = (((-5.70498872745e-3f * square + 2.06390887954e-2f) * square - 5.37397155531e-2f) * square +
+                     1.33314422036e-1f) *
+                        square -
+                    3.33332819422e-1f;
     const float near = x + x * square * p;
     return magnitude < 0.625f ? near : x < 0 ? -far : far;
 }
 
-KERNEL inline float sigmoid_vectorised(float x) { return 1 / (1 + exp_vectorised(-x)); }
+DEVICE inline float sigmoid_vectorised(float x) { return 1 / (1 + exp_vectorised(-x)); }
 
 }  // namespace dualmcmc::DEVICE_NAMESPACE

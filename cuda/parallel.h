@@ -1,14 +1,20 @@
 // Tasks on OpenMP's threads.
 #pragma once
+#include <omp.h>
+
 #include <cstdint>
 #include <exception>
 
 namespace dualmcmc {
 
-// Calls task(0 … count - 1), each on the thread that is free next. What one throws (working memory that cannot be had) is thrown again here, once
-// all are done.
+// Calls task(0 … count - 1), each on the thread that is free next; one after the other inside another parallel region.
+// The first exception (say, bad_alloc) is rethrown here once all are done.
 template <class Task>
-void run_tasks(int64_t count, const Task& task) {
+void parallel_dynamic(int64_t count, const Task& task) {
+    if (count <= 1 || omp_in_parallel()) {
+        for (int64_t i = 0; i < count; ++i) task(i);
+        return;
+    }
     std::exception_ptr error;
 #pragma omp parallel for schedule(dynamic, 1)
     for (int64_t i = 0; i < count; ++i) {

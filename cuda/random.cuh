@@ -14,8 +14,9 @@
 
 namespace dualmcmc::DEVICE_NAMESPACE {
 
-// Blocks that one index of a draw makes: on the CPU enough for vectors; on the GPU one, so that neighbouring threads write side by side.
-// Words64: as many words as are worked on together, each in the low half of 64 bits; what the upper half holds is of no account.
+// Blocks that one index of a draw makes: on the CPU enough for vectors; on the GPU one, so that neighbouring threads
+// write side by side. Words64: as many words as are worked on together, each in the low half of 64 bits; what the upper
+// half holds is of no account.
 #ifdef GPU
 constexpr int philox_blocks = 1;
 using Words64 = uint64_t;
@@ -29,11 +30,11 @@ using Words64 = uint64_t __attribute__((vector_size(16)));
 inline Words64 product(Words64 a, uint32_t b) { return (Words64)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(b)); }
 #endif
 #endif
-KERNEL inline uint64_t product(uint64_t a, uint32_t b) { return uint64_t(uint32_t(a)) * b; }
+DEVICE inline uint64_t product(uint64_t a, uint32_t b) { return uint64_t(uint32_t(a)) * b; }
 
 // Random123's philox4x32 with ten rounds: the counter's four words become random bits.
 template <class Word>
-KERNEL inline void philox_rounds(Word (&word)[4], uint64_t key) {
+DEVICE inline void philox_rounds(Word (&word)[4], uint64_t key) {
     uint32_t key0 = uint32_t(key), key1 = uint32_t(key >> 32);
     for (int round = 0; round < 10; ++round, key0 += 0x9E3779B9u, key1 += 0xBB67AE85u) {
         const Word product0 = product(word[0], 0xD2511F53u), product1 = product(word[2], 0xCD9E8D57u);
@@ -49,10 +50,10 @@ template <int count>
 struct Philox4 {
     uint32_t word[4][count];
 
-    KERNEL Philox4(RandomKey key, uint64_t first) {
+    DEVICE Philox4(RandomKey key, uint64_t first) {
         using Word = std::conditional_t<count == 1, uint64_t, Words64>;
         constexpr int together = sizeof(Word) / sizeof(uint64_t);
-        const uint64_t subsequence = uint64_t(key.stream) << 56 | key.step;
+        const uint64_t subsequence = uint64_t(key.purpose) << 56 | key.step;
         uint64_t bits[4][count];
         for (int i = 0; i < count; ++i) bits[0][i] = first + uint64_t(i);
         for (int start = 0; start < count; start += together) {
@@ -68,10 +69,10 @@ struct Philox4 {
 };
 
 // (0, 1], as curand_uniform.
-KERNEL inline float to_uniform(uint32_t word) { return float(word) * 0x1p-32f + 0x1p-33f; }
+DEVICE inline float to_uniform(uint32_t word) { return float(word) * 0x1p-32f + 0x1p-33f; }
 
 // Two independent normals from two words: Box and Muller, sine first, as curand_normal4.
-KERNEL inline void box_muller(uint32_t word0, uint32_t word1, float& first, float& second) {
+DEVICE inline void box_muller(uint32_t word0, uint32_t word1, float& first, float& second) {
     const float radius = sqrtf(-2.0f * log_of_uniform(to_uniform(word0)));
     float sine, cosine;
     sincos_of_turns(to_uniform(word1), sine, cosine);

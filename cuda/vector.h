@@ -32,9 +32,8 @@ INLINE inline Values at(const float* p) {
 // Calls body(integral_constant 0), … unrolled by the language, so that accumulator arrays stay in registers.
 template <int count, class Body>
 INLINE inline void unroll(Body body) {
-    [&]<int... i>(std::integer_sequence<int, i...>) INLINE {
-        (body(std::integral_constant<int, i>{}), ...);
-    }(std::make_integer_sequence<int, count>{});
+    [&]<int... i>(std::integer_sequence<int, i...>) INLINE { (body(std::integral_constant<int, i>{}), ...); }
+    (std::make_integer_sequence<int, count>{});
 }
 
 }  // namespace dualmcmc::DEVICE_NAMESPACE

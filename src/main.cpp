@@ -5,47 +5,48 @@
 #include <cstdio>
 #include <iostream>
 
-#include "training/checkpoint.h"
 #include "experiments/ablate.h"
 #include "experiments/ais.h"
 #include "experiments/bench.h"
+#include "experiments/chains_command.h"
+#include "experiments/check_step.h"
 #include "experiments/compare.h"
 #include "experiments/interpolate.h"
 #include "experiments/longrun.h"
 #include "experiments/ood.h"
 #include "experiments/reconstruct.h"
-#include "experiments/check_step.h"
 #include "experiments/report.h"
-#include "experiments/chains_command.h"
 #include "experiments/sample_command.h"
 #include "experiments/sliced_wasserstein.h"
 #include "experiments/toys.h"
+#include "training/checkpoint.h"
 #include "training/train.h"
 
 namespace dualmcmc {
 namespace {
 
-// ---- train ----------------------------------------------------------------------------------------------------------------------
+// ---- train --------------------------------------------------------------------------------------
 
 // Flags that describe the networks: a resumed run cannot change them.
 void check_same_model(const ModelSettings& a, const ModelSettings& b, const std::string& path) {
     if (a.architecture != b.architecture || a.width_generator != b.width_generator || a.width_ebm != b.width_ebm ||
         a.width_encoder != b.width_encoder || a.latent != b.latent)
-        fail("--resume: ", path, " holds ", b.architecture, " networks of widths ", b.width_generator, "/", b.width_ebm, "/",
-             b.width_encoder, ", latent ", b.latent, "; leave the architecture and width flags out");
+        fail("--resume: ", path, " holds ", b.architecture, " networks of widths ", b.width_generator, "/", b.width_ebm,
+             "/", b.width_encoder, ", latent ", b.latent, "; leave the architecture and width flags out");
 }
 
 class TrainCommand {
 public:
-    explicit TrainCommand(CLI::App& app) : command_(app.add_subcommand("train", "train the three networks; see --preset")) {
+    explicit TrainCommand(CLI::App& app)
+        : command_(app.add_subcommand("train", "train the three networks; see --preset")) {
         command_->add_option("--config", config_file_, "a config.txt to start from; flags override it");
-        command_->add_flag("--resume", resume_, "go on from the newest checkpoint in --out; flags override its settings");
+        command_->add_flag("--resume", resume_,
+                           "go on from the newest checkpoint in --out; flags override its settings");
         for_each_setting(config_, [&](const char* name, auto& field, const char* help) {
             const std::string flag = std::string("--") + name;
             if constexpr (std::is_same_v<std::decay_t<decltype(field)>, bool>)
                 command_->add_flag(flag + ",!--no-" + name, field, text(help, field ? " (on)" : " (off)"));
-            else
-                command_->add_option(flag, field, help)->capture_default_str();
+            else command_->add_option(flag, field, help)->capture_default_str();
         });
     }
     bool chosen() const { return command_->parsed(); }
@@ -78,7 +79,8 @@ public:
             apply_method(config_.step, config_.method = method);
         }
         for (const auto& [name, value] : from_file) set_setting(config_, name, value);
-        if (!resume && command_->count("--method")) apply_method(config_.step, method);  // over the file's switches, too
+        if (!resume && command_->count("--method"))
+            apply_method(config_.step, method);  // over the file's switches, too
         app.parse(argc, argv);
         config_.out = out;
         config_.preset = preset;
@@ -86,24 +88,31 @@ public:
             config_.preset = resume->config.preset;
             check_same_model(config_.model, resume->config.model, resume->path);
             if (config_.method != resume->config.method)
-                fail("--resume: ", resume->path, " is a run of --method ", resume->config.method, "; leave --method out");
+                fail("--resume: ", resume->path, " is a run of --method ", resume->config.method,
+                     "; leave --method out");
         }
         check_config(config_);
         if (config_.data.empty()) config_.data = default_data(config_.model.image_size());
         std::printf("device: %s\n", select_device(config_.device, int(config_.threads), config_.precision).c_str());
         const ModelSettings& m = config_.model;
-        std::printf("%s from %s: widths %lld/%lld/%lld (generator/EBM/encoder), latent %lld, batch %lld; x-chain %lld steps of %g at temperature %.3g, "
-                    "z-chain %lld steps of %g\n", m.architecture.c_str(), config_.data.c_str(), (long long)m.width_generator,
-                    (long long)m.width_ebm, (long long)m.width_encoder, (long long)m.latent, (long long)config_.batch,
-                    (long long)config_.step.chain_x.steps, double(config_.step.chain_x.step_size), double(config_.step.chain_x.temperature()),
-                    (long long)config_.step.chain_z.steps, double(config_.step.chain_z.step_size));
+        std::printf(
+            "%s from %s: widths %lld/%lld/%lld (generator/EBM/encoder), latent %lld, batch %lld; x-chain %lld steps of "
+            "%g at temperature %.3g, "
+            "z-chain %lld steps of %g\n",
+            m.architecture.c_str(), config_.data.c_str(), (long long)m.width_generator, (long long)m.width_ebm,
+            (long long)m.width_encoder, (long long)m.latent, (long long)config_.batch,
+            (long long)config_.step.chain_x.steps, double(config_.step.chain_x.step_size),
+            double(config_.step.chain_x.temperature()), (long long)config_.step.chain_z.steps,
+            double(config_.step.chain_z.step_size));
         if (const std::string note = untrained_note(config_); !note.empty()) std::printf("%s\n", note.c_str());
         std::fflush(stdout);
         return train(config_, resume, {distance, report}) ? 0 : 130;
     }
 
 private:
-    static double distance(const ImageSet& images, const ImageSet& real, uint64_t seed) { return sliced_wasserstein(images, real, seed).mean; }
+    static double distance(const ImageSet& images, const ImageSet& real, uint64_t seed) {
+        return sliced_wasserstein(images, real, seed).mean;
+    }
 
     // A page to look at is no reason to lose a run.
     static void report(const std::string& folder) {
@@ -120,17 +129,20 @@ private:
     bool resume_ = false;
 };
 
-// ---- replay ---------------------------------------------------------------------------------------------------------------------
+// ---- replay -------------------------------------------------------------------------------------
 
 class ReplayCommand {
 public:
     explicit ReplayCommand(CLI::App& app)
-        : command_(app.add_subcommand("replay", "hold a step file of another implementation against this one; exit 0 if they agree")) {
+        : command_(app.add_subcommand(
+              "replay", "hold a step file of another implementation against this one; exit 0 if they agree")) {
         command_->add_option("file", file_, "a step file, dual-mcmc-step-1")->required();
-        command_->add_option("--tolerance", tolerance_, "largest relative L2 error of an output or gradient")->capture_default_str();
+        command_->add_option("--tolerance", tolerance_, "largest relative L2 error of an output or gradient")
+            ->capture_default_str();
         command_->add_flag("--fast", fast_, "with the convolutions of training, which round a little more");
         command_->add_option("--device", device_, "as in train")->capture_default_str();
-        command_->add_option("--precision", precision_, "as in train, but fp32 unless said otherwise")->capture_default_str();
+        command_->add_option("--precision", precision_, "as in train, but fp32 unless said otherwise")
+            ->capture_default_str();
         command_->add_option("--threads", threads_, "CPU threads, 0 for all")->capture_default_str();
     }
     bool chosen() const { return command_->parsed(); }
@@ -144,7 +156,8 @@ public:
             std::printf("%-60s %.3e%s\n", line.name.c_str(), line.error, line.passes() ? "" : "  FAILS");
             failures += !line.passes();
         }
-        std::printf("%s: %zu compared, %d beyond the tolerance of %g\n", failures ? "DIFFERS" : "agrees", lines.size(), failures, tolerance_);
+        std::printf("%s: %zu compared, %d beyond the tolerance of %g\n", failures ? "DIFFERS" : "agrees", lines.size(),
+                    failures, tolerance_);
         return failures ? 1 : 0;
     }
 
@@ -169,8 +182,10 @@ void check_numbers(int argc, char** argv) {
 
 int run(int argc, char** argv) {
     check_numbers(argc, argv);
-    CLI::App app("Learning energy-based models by dual-MCMC teaching (Cui and Han, NeurIPS 2023).\n"
-                 "Start with: dualmcmc train --preset demo", "dualmcmc");
+    CLI::App app(
+        "Learning energy-based models by dual-MCMC teaching (Cui and Han, NeurIPS 2023).\n"
+        "Start with: dualmcmc train --preset demo",
+        "dualmcmc");
     app.require_subcommand(1);
     app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     TrainCommand train_command(app);
@@ -188,7 +203,8 @@ int run(int argc, char** argv) {
     AisCommand ais_command(app);
     AblateCommand ablate_command(app);
     CompareCommand compare_command(app);
-    Experiment* const experiments[] = {&reconstruct_command, &revise_command, &interpolate_command, &ood_command, &longrun_command, &ais_command};
+    Experiment* const experiments[] = {&reconstruct_command, &revise_command,  &interpolate_command,
+                                       &ood_command,         &longrun_command, &ais_command};
     const auto asked_for = [&](const CLI::App* command) { return command->get_name() == argv[1]; };
     if (argc > 1 && argv[1][0] != '-' && app.get_subcommands(asked_for).empty())
         fail("there is no command '", argv[1], "' ('dualmcmc --help' lists them)");
@@ -199,8 +215,10 @@ int run(int argc, char** argv) {
         return app.exit(help);
     } catch (const CLI::ParseError& error) {
         std::string message = error.what();
-        if (const std::string unclear = "Could not convert: "; message.starts_with(unclear)) message = message.substr(unclear.size()) + ": not the kind of number that is wanted";
-        fail(message, " ('dualmcmc ", app.get_subcommands().empty() ? "" : app.get_subcommands()[0]->get_name() + " ", "--help' lists what there is)");
+        if (const std::string unclear = "Could not convert: "; message.starts_with(unclear))
+            message = message.substr(unclear.size()) + ": not the kind of number that is wanted";
+        fail(message, " ('dualmcmc ", app.get_subcommands().empty() ? "" : app.get_subcommands()[0]->get_name() + " ",
+             "--help' lists what there is)");
     }
     if (sample_command.chosen()) return sample_command.run();
     if (export_command.chosen()) return export_command.run();
@@ -221,7 +239,8 @@ int main(int argc, char** argv) {
     try {
         const int code = dualmcmc::run(argc, argv);
         std::cout.flush();
-        if (std::fflush(stdout) != 0 || std::ferror(stdout)) dualmcmc::fail("what was said could not be written; is the disk full?");
+        if (std::fflush(stdout) != 0 || std::ferror(stdout))
+            dualmcmc::fail("what was said could not be written; is the disk full?");
         return code;
     } catch (const std::exception& error) {
         std::fflush(stdout);

@@ -1,5 +1,6 @@
-// Annealed importance sampling against densities whose Z is known: Gaussians in 3072 dimensions in closed form, densities of the plane
-// by quadrature; and the Hamiltonian moves against the moments of what they should leave invariant.
+// Annealed importance sampling against densities whose Z is known: Gaussians in 3072 dimensions in closed form,
+// densities of the plane by quadrature; and the Hamiltonian moves against the moments of what they should leave
+// invariant.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -16,7 +17,8 @@ namespace {
 struct Gaussian {
     std::vector<double> deviation;
     Gaussian(int64_t dimension, double condition) {
-        for (int64_t i = 0; i < dimension; ++i) deviation.push_back(std::pow(condition, -0.5 * double(i) / double(std::max<int64_t>(1, dimension - 1))));
+        for (int64_t i = 0; i < dimension; ++i)
+            deviation.push_back(std::pow(condition, -0.5 * double(i) / double(std::max<int64_t>(1, dimension - 1))));
     }
     double log_z() const {
         double total = 0;
@@ -41,10 +43,11 @@ struct Gaussian {
     }
 };
 
-// ---- the moves ------------------------------------------------------------------------------------------------------------------
+// ---- the moves ----------------------------------------------------------------------------------
 
-// 4000 chains, started at the target, stay there: a move that broke detailed balance (the rejections left out, say) would widen the
-// variances by about ε²/4 of the frequency squared. Steps this long are often refused, so that the correction has work to do.
+// 4000 chains, started at the target, stay there: a move that broke detailed balance (the rejections left out, say)
+// would widen the variances by about ε²/4 of the frequency squared. Steps this long are often refused, so that the
+// correction has work to do.
 TEST(Hamiltonian, LeavesAGaussianInvariant) {
     const Gaussian target(3, 4);
     constexpr int64_t chains = 4000;
@@ -56,7 +59,8 @@ TEST(Hamiltonian, LeavesAGaussianInvariant) {
     EXPECT_LT(acceptance, 0.85) << "so few refusals test nothing";
     for (size_t i = 0; i < 3; ++i) {
         double mean = 0, variance = 0;
-        for (size_t c = 0; c < chains; ++c) mean += state.x[3 * c + i] / chains, variance += std::pow(state.x[3 * c + i], 2) / chains;
+        for (size_t c = 0; c < chains; ++c)
+            mean += state.x[3 * c + i] / chains, variance += std::pow(state.x[3 * c + i], 2) / chains;
         const double truth = std::pow(target.deviation[i], 2);
         EXPECT_NEAR(mean, 0, 4.5 * std::sqrt(truth / chains)) << i;
         EXPECT_NEAR(variance, truth, 4.5 * truth * std::sqrt(2.0 / chains)) << i;
@@ -83,7 +87,8 @@ TEST(Hamiltonian, AcceptanceGrowsAsTheStepFalls) {
     const Gaussian target(3072, 1);
     double refused[2];
     for (const int halves : {0, 1}) {
-        const Annealing annealing({StartDensity::Kind::gaussian, 3072, 1}, target.potential(), {32, 1, 4 << halves, 0.7, 7});
+        const Annealing annealing({StartDensity::Kind::gaussian, 3072, 1}, target.potential(),
+                                  {32, 1, 4 << halves, 0.7, 7});
         ChainState state = annealing.at(target.samples(32, 7));
         double acceptance = 0;
         for (uint64_t k = 0; k < 20; ++k) acceptance += annealing.move(state, 1, 0.2 / (1 << halves), k) / 20;
@@ -135,7 +140,7 @@ TEST(Hamiltonian, LeavesADensityBetweenWallsInvariant) {
     EXPECT_NEAR(mean, 1 / slope - 1 / std::tanh(slope), 4.5 * std::sqrt(1.0 / 3 / chains));
 }
 
-// ---- log Z ----------------------------------------------------------------------------------------------------------------------
+// ---- log Z --------------------------------------------------------------------------------------
 
 TEST(Annealing, LogZOfWeights) {
     // Three weights 1, 2, 5 times e^1000, which no double holds.
@@ -147,11 +152,13 @@ TEST(Annealing, LogZOfWeights) {
     EXPECT_NEAR(reverse.log_mean, 1000 - std::log((1 + 0.5 + 0.2) / 3), 1e-9);
     EXPECT_NEAR(reverse.effective, 1.7 * 1.7 / 1.29, 1e-9);
     const double centre = std::log(10) / 3;
-    const double variance = (centre * centre + std::pow(std::log(2) - centre, 2) + std::pow(std::log(5) - centre, 2)) / 2;
+    const double variance =
+        (centre * centre + std::pow(std::log(2) - centre, 2) + std::pow(std::log(5) - centre, 2)) / 2;
     EXPECT_NEAR(forward.error, std::sqrt(variance / 3), 1e-9);
 }
 
-// The bounds stand on their sides of the truth, in 3072 dimensions, and both come nearer as the temperatures grow in number.
+// The bounds stand on their sides of the truth, in 3072 dimensions, and both come nearer as the temperatures grow in
+// number.
 void expect_bounds(double condition) {
     const Gaussian target(3072, condition);
     const double truth = target.log_z();
@@ -174,7 +181,8 @@ void expect_bounds(double condition) {
         std::printf("condition %g, %lld temperatures: log Z %.3f; lower %.3f +- %.3f, upper %.3f +- %.3f\n", condition,
                     (long long)settings.temperatures, truth, lower.mean, lower.error, upper.mean, upper.error);
     }
-    for (const int side : {0, 1}) EXPECT_LT(gap[1][side], 0.6 * gap[0][side]) << "condition " << condition << ", side " << side;
+    for (const int side : {0, 1})
+        EXPECT_LT(gap[1][side], 0.6 * gap[0][side]) << "condition " << condition << ", side " << side;
 }
 TEST(Annealing, BoundsOfAGaussianIn3072DimensionsCondition1) { expect_bounds(1); }
 TEST(Annealing, BoundsOfAGaussianIn3072DimensionsCondition10) { expect_bounds(10); }
@@ -191,7 +199,8 @@ TEST(Annealing, ExactWhereTheTargetIsTheStart) {
     const Annealing annealing(start, target, {4, 10, 3, 0.7, 10});
     const Schedule schedule = annealing.find_schedule();
     for (const double w : annealing.forward(schedule).log_weight) EXPECT_NEAR(w, std::log(5), 1e-10);
-    for (const double w : annealing.reverse(schedule, start.draw(4, 1, 1)).log_weight) EXPECT_NEAR(w, std::log(5), 1e-10);
+    for (const double w : annealing.reverse(schedule, start.draw(4, 1, 1)).log_weight)
+        EXPECT_NEAR(w, std::log(5), 1e-10);
     // The density between: log p_0 of N(0, s² I) by its formula.
     const Points x(7, 0.4);
     EXPECT_NEAR(start.potential(x).value[0], 7 * (0.5 * 0.25 + std::log(0.8 * std::sqrt(2 * std::numbers::pi))), 1e-12);
@@ -199,7 +208,9 @@ TEST(Annealing, ExactWhereTheTargetIsTheStart) {
 
 // Six modes on the plane, between walls, against the sum over a grid.
 TEST(Annealing, PlaneAgainstQuadrature) {
-    auto energy = [](double x, double y) { return 2 * std::cos(2.5 * x) * std::sin(2 * y) + 0.3 * x * x + 0.1 * (y - 1) * (y - 1); };
+    auto energy = [](double x, double y) {
+        return 2 * std::cos(2.5 * x) * std::sin(2 * y) + 0.3 * x * x + 0.1 * (y - 1) * (y - 1);
+    };
     const PotentialFunction target = [&](const Points& x) {
         Potential out{{}, Points(x.size())};
         for (size_t i = 0; i < x.size(); i += 2) {
@@ -229,17 +240,19 @@ TEST(Annealing, PlaneAgainstQuadrature) {
     }
     ASSERT_EQ(samples.size(), 4000u);
     const LogZ upper = log_z(annealing.reverse(schedule, samples).log_weight, true);
-    std::printf("plane: log Z %.4f by quadrature; lower %.4f +- %.4f, upper %.4f +- %.4f\n", std::log(z), lower.mean, lower.error, upper.mean, upper.error);
+    std::printf("plane: log Z %.4f by quadrature; lower %.4f +- %.4f, upper %.4f +- %.4f\n", std::log(z), lower.mean,
+                lower.error, upper.mean, upper.error);
     EXPECT_LE(lower.mean, std::log(z) + 4 * lower.error);
     EXPECT_GE(upper.mean, std::log(z) - 4 * upper.error);
     EXPECT_LT(upper.mean - lower.mean, 0.2);
-    // The mean of the weights is Z itself, up to its own error: the weights' relative deviation is sqrt(B / effective - 1).
+    // The mean of the weights is Z itself, up to its own error: the weights' relative deviation is sqrt(B / effective -
+    // 1).
     const double error = std::sqrt((2000 / lower.effective - 1) / 2000);
     EXPECT_NEAR(lower.log_mean, std::log(z), 4 * error);
     EXPECT_LT(error, 0.05);
 }
 
-// ---- the EBM as a target ---------------------------------------------------------------------------------------------------------
+// ---- the EBM as a target ------------------------------------------------------------------------
 
 ModelSettings narrow() {
     ModelSettings sizes;
@@ -249,7 +262,8 @@ ModelSettings narrow() {
     return sizes;
 }
 
-// One function, whoever asked before, though each pass through the EBM moves the spectral norms on: E / T of the first pass.
+// One function, whoever asked before, though each pass through the EBM moves the spectral norms on: E / T of the first
+// pass.
 TEST(TemperedEnergy, IsTheFirstPassAgainAndAgain) {
     Models models(narrow(), 3), other(narrow(), 3);
     const Tensor x = random_tensor({2, 32, 32, 3}, 4);
@@ -258,14 +272,18 @@ TEST(TemperedEnergy, IsTheFirstPassAgainAndAgain) {
     const Potential first = potential({host.begin(), host.end()}), again = potential({host.begin(), host.end()});
     EXPECT_EQ(first.value, again.value);
     EXPECT_EQ(first.gradient, again.gradient);
-    const EnergyGradient e = energy_gradient(other.energy, x);
-    for (size_t i = 0; i < 2; ++i) EXPECT_NEAR(first.value[i] * 1e-6, e.energy.to_host()[i], 1e-6 * std::abs(e.energy.to_host()[i]));
+    const EnergyGradient e = energy_gradient(other.ebm, x);
+    for (size_t i = 0; i < 2; ++i)
+        EXPECT_NEAR(first.value[i] * 1e-6, e.energy.to_host()[i], 1e-6 * std::abs(e.energy.to_host()[i]));
     const Values gradient = e.gradient.to_host();
-    for (size_t i = 0; i < gradient.size(); ++i) ASSERT_NEAR(first.gradient[i] * 1e-6, gradient[i], 1e-6 * std::abs(gradient[i]));
-    EXPECT_GT(std::abs(energy_gradient(other.energy, x).energy.to_host()[0] - e.energy.to_host()[0]), 0) << "a second pass is another function";
+    for (size_t i = 0; i < gradient.size(); ++i)
+        ASSERT_NEAR(first.gradient[i] * 1e-6, gradient[i], 1e-6 * std::abs(gradient[i]));
+    EXPECT_GT(std::abs(energy_gradient(other.ebm, x).energy.to_host()[0] - e.energy.to_host()[0]), 0)
+        << "a second pass is another function";
 }
 
-// Without biases the energy is homogeneous: E(λ x) = λ E(x), so that exp(-E / T) has no Z over all of space where E is below 0.
+// Without biases the energy is homogeneous: E(λ x) = λ E(x), so that exp(-E / T) has no Z over all of space where E is
+// below 0.
 TEST(TemperedEnergy, IsHomogeneous) {
     Models models(narrow(), 3);
     const PotentialFunction potential = tempered_energy(models, {32, 32, 3}, 1);
@@ -277,7 +295,8 @@ TEST(TemperedEnergy, IsHomogeneous) {
     EXPECT_NEAR(far, 4 * once, 1e-5 * std::abs(4 * once));
 }
 
-// A density that is uniform on the cube of dequantised images has 8 bits a dimension; one that is uniform within a pixel's cell, 0.
+// A density that is uniform on the cube of dequantised images has 8 bits a dimension; one that is uniform within a
+// pixel's cell, 0.
 TEST(TemperedEnergy, BitsPerDimension) {
     EXPECT_NEAR(bits_per_dimension(0, 3072 * std::log(2 * image_cube), 3072), 8, 1e-12);
     EXPECT_NEAR(bits_per_dimension(0, log_cell(3072), 3072), 0, 1e-12);
@@ -285,8 +304,11 @@ TEST(TemperedEnergy, BitsPerDimension) {
 }
 
 TEST(Annealing, RefusesEnergiesThatAreNoNumbers) {
-    const PotentialFunction target = [](const Points& x) { return Potential{std::vector<double>(x.size(), NAN), Points(x.size(), 0)}; };
-    EXPECT_THROW(Annealing({StartDensity::Kind::cube, 1, 1}, target, {4, 10, 3, 0.7, 1}).find_schedule(), std::exception);
+    const PotentialFunction target = [](const Points& x) {
+        return Potential{std::vector<double>(x.size(), NAN), Points(x.size(), 0)};
+    };
+    EXPECT_THROW(Annealing({StartDensity::Kind::cube, 1, 1}, target, {4, 10, 3, 0.7, 1}).find_schedule(),
+                 std::exception);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// More of what the program refuses, beside cli_test.cpp: image files, checkpoints given to --resume, folders that cannot be. Each is
-// one line on stderr that names the thing, exit code 1, and nothing that was there is changed.
+// More of what the program refuses, beside cli_test.cpp: image files, checkpoints given to --resume, folders that
+// cannot be. Each is one line on stderr that names the thing, exit code 1, and nothing that was there is changed.
 #include <sys/wait.h>
 
 #include <cstdlib>
@@ -29,7 +29,8 @@ protected:
 
     std::string in(const std::string& name) const { return folder_ + "/" + name; }
     int run(const std::string& arguments) const {
-        const std::string command = "CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 " + program_path() + " " + arguments + " >" + in("out.txt") + " 2>" + in("error.txt");
+        const std::string command = "CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 " + program_path() + " " + arguments +
+                                    " >" + in("out.txt") + " 2>" + in("error.txt");
         const int status = std::system(command.c_str());
         return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
     }
@@ -39,8 +40,10 @@ protected:
         expect_refusal(exit_code, read_bytes(in("error.txt")), parts);
     }
     std::string training(const std::string& data) const {
-        return "train --preset demo --width-generator 2 --width-ebm 2 --width-encoder 1 --latent 2 --steps-x 1 --steps-z 1 --batch 2 "
-               "--iterations 1 --sampler-batch 4 --data " + in(data) + " --out " + in("run");
+        return "train --preset demo --width-generator 2 --width-ebm 2 --width-encoder 1 --latent 2 --steps-x 1 "
+               "--steps-z 1 --batch 2 "
+               "--iterations 1 --sampler-batch 4 --data " +
+               in(data) + " --out " + in("run");
     }
 
     const std::string folder_ = temporary_path("cli_files");
@@ -49,9 +52,16 @@ protected:
 // images.npy with one piece of its header exchanged for another of the same length.
 TEST_F(CommandLineFiles, ImagesOfTheWrongKind) {
     const std::string whole = read_bytes(in("images.npy"));
-    const struct { const char *from, *to, *says; } cases[] = {
-        {"|u1", "<f8", "<f8"}, {"|u1", "|i1", "|i1"}, {"False", "True ", "Fortran"}, {"32, 32, 3,", "32, 24, 4,", "(9, 32, 24, 4"},
-        {"32, 32, 3,", "3, 32, 32,", "(9, 3, 32, 32"}, {"(9, ", "(99,", "truncated"}, {"(9, ", "(0, ", "(0, "}, {"'shape'", "'shade'", "shape"}};
+    const struct {
+        const char *from, *to, *says;
+    } cases[] = {{"|u1", "<f8", "<f8"},
+                 {"|u1", "|i1", "|i1"},
+                 {"False", "True ", "Fortran"},
+                 {"32, 32, 3,", "32, 24, 4,", "(9, 32, 24, 4"},
+                 {"32, 32, 3,", "3, 32, 32,", "(9, 3, 32, 32"},
+                 {"(9, ", "(99,", "truncated"},
+                 {"(9, ", "(0, ", "(0, "},
+                 {"'shape'", "'shade'", "shape"}};
     for (const auto& c : cases) {
         std::string bytes = whole;
         const size_t place = bytes.find(c.from);
@@ -82,10 +92,14 @@ TEST_F(CommandLineFiles, CheckpointsThatCannotBeResumed) {
     refuse([&](SafetensorsFile& f) { f.tensors.erase(name); }, {path, name, "missing"});
     refuse([&](SafetensorsFile& f) { f.tensors.erase("adam1." + name); }, {path, "adam1." + name, "missing"});
     refuse([&](SafetensorsFile& f) { f.tensors.erase("adam2." + name); }, {path, "adam2." + name, "missing"});
-    refuse([&](SafetensorsFile& f) { std::swap(f.tensors.at("adam2." + name).shape[0], f.tensors.at("adam2." + name).shape[1]); },
-           {path, "adam2." + name, "(2, 32)", "(32, 2)"});
+    refuse(
+        [&](SafetensorsFile& f) {
+            std::swap(f.tensors.at("adam2." + name).shape[0], f.tensors.at("adam2." + name).shape[1]);
+        },
+        {path, "adam2." + name, "(2, 32)", "(32, 2)"});
     refuse([&](SafetensorsFile& f) { f.tensors["netQ.weight"] = f.tensors.at(name); }, {path, "netQ.weight"});
-    refuse([&](SafetensorsFile& f) { f.tensors.at("netI.conv51.bias").dtype = "I32"; }, {path, "netI.conv51.bias", "I32", "F32"});
+    refuse([&](SafetensorsFile& f) { f.tensors.at("netI.conv51.bias").dtype = "I32"; },
+           {path, "netI.conv51.bias", "I32", "F32"});
     refuse([&](SafetensorsFile& f) { f.metadata.at("iteration") = "-1"; }, {path, "iteration", "-1"});
     refuse([&](SafetensorsFile& f) { f.metadata.at("returns") = "two"; }, {path, "returns", "two"});
     refuse([&](SafetensorsFile& f) { f.metadata.at("architecture") = "celeba64"; }, {path, "celeba64"});
@@ -105,7 +119,8 @@ TEST_F(CommandLineFiles, PlacesThatCannotBe) {
     expect_refused("replay " + in("images.npy"), {in("images.npy"), "safetensors"});
     ASSERT_EQ(run(training("images.npy")), 0) << read_bytes(in("error.txt"));
     const std::string model = in("run/checkpoints/iteration-000001.safetensors");
-    expect_refused("sample --count 1 --steps-x 1 --batch 2 --model " + model + " --out " + in("file"), {"--out", in("file")});
+    expect_refused("sample --count 1 --steps-x 1 --batch 2 --model " + model + " --out " + in("file"),
+                   {"--out", in("file")});
     expect_refused("replay " + model, {model, "dual-mcmc-step-1"});
     EXPECT_EQ(read_bytes(in("file")), "in the way");
 }

@@ -47,18 +47,22 @@ protected:
 
     // Runs `before` and then the program with these arguments, in the folder, on one thread.
     Outcome run(const std::string& arguments, const std::string& before = "") const {
-        const std::string command = "cd '" + folder_ + "' && unset CIFAR10_DIR; export CUDA_VISIBLE_DEVICES=; " + before + " OMP_NUM_THREADS=1 '" + program_ + "' " + arguments +
+        const std::string command = "cd '" + folder_ + "' && unset CIFAR10_DIR; export CUDA_VISIBLE_DEVICES=; " +
+                                    before + " OMP_NUM_THREADS=1 '" + program_ + "' " + arguments +
                                     " >out.txt 2>error.txt";
         const int status = std::system(command.c_str());
         return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, contents(in("out.txt")), contents(in("error.txt"))};
     }
 
     // Exit code 1, and one line that names each of `words`.
-    void expect_refused(const std::string& arguments, const std::vector<std::string>& words, const std::string& before = "") const {
+    void expect_refused(const std::string& arguments, const std::vector<std::string>& words,
+                        const std::string& before = "") const {
         const Outcome result = run(arguments, before);
         EXPECT_EQ(result.code, 1) << arguments << "\n" << result.out << result.error;
         EXPECT_EQ(std::count(result.error.begin(), result.error.end(), '\n'), 1) << arguments << "\n" << result.error;
-        for (const std::string& word : words) EXPECT_NE(result.error.find(word), std::string::npos) << arguments << ": no '" << word << "' in " << result.error;
+        for (const std::string& word : words)
+            EXPECT_NE(result.error.find(word), std::string::npos)
+                << arguments << ": no '" << word << "' in " << result.error;
     }
 
     Outcome expect_runs(const std::string& arguments) const {
@@ -74,20 +78,24 @@ protected:
     }
 
     inline static const std::string tiny =
-        "train --preset demo --width-generator 2 --width-ebm 2 --width-encoder 1 --latent 2 --batch 2 --steps-x 1 --steps-z 1 --sampler-batch 50";
+        "train --preset demo --width-generator 2 --width-ebm 2 --width-encoder 1 --latent 2 --batch 2 --steps-x 1 "
+        "--steps-z 1 --sampler-batch 50";
     std::string folder_, program_;
 };
 
 TEST_F(CommandLine, HelpSucceeds) {
-    for (const char* command : {"--help", "train --help", "sample --help", "export --help", "replay --help", "bench --help"}) {
+    for (const char* command :
+         {"--help", "train --help", "sample --help", "export --help", "replay --help", "bench --help"}) {
         const Outcome result = expect_runs(command);
         EXPECT_GT(result.out.size(), 100u) << command;
     }
     const std::string help = expect_runs("train --help").out;
-    for (const char* flag : {"--preset", "--architecture", "--data", "--out", "--seed", "--batch", "--iterations", "--epochs", "--resume", "--device",
-                             "--threads", "--width-generator", "--width-ebm", "--width-encoder", "--latent", "--steps-x", "--step-size-x", "--noise-x",
-                             "--steps-z", "--step-size-z", "--noise-z", "--sigma", "--resample", "--no-resample", "--lambda-data", "--lambda-ebm",
-                             "--lambda-prior", "--lr-generator", "--lr-ebm", "--lr-encoder"})
+    for (const char* flag :
+         {"--preset",      "--architecture",  "--data",         "--out",          "--seed",        "--batch",
+          "--iterations",  "--epochs",        "--resume",       "--device",       "--threads",     "--width-generator",
+          "--width-ebm",   "--width-encoder", "--latent",       "--steps-x",      "--step-size-x", "--noise-x",
+          "--steps-z",     "--step-size-z",   "--noise-z",      "--sigma",        "--resample",    "--no-resample",
+          "--lambda-data", "--lambda-ebm",    "--lambda-prior", "--lr-generator", "--lr-ebm",      "--lr-encoder"})
         EXPECT_NE(help.find(flag), std::string::npos) << flag;
 }
 
@@ -131,7 +139,8 @@ TEST_F(CommandLine, RefusesBadData) {
     expect_refused("train --preset cifar10", {"data/cifar-10-batches-bin", "cifar10.sh"});
     expect_refused("train --preset cifar10 --data missing", {"missing"});
     fs::create_directories(in("cifar"));
-    for (const char* name : {"data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"})
+    for (const char* name :
+         {"data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"})
         std::ofstream(in("cifar/") + name + ".bin") << "too short";
     expect_refused("train --preset cifar10 --data cifar", {"data_batch_1.bin", "30730000"});
     const std::vector<uint8_t> pixels(4 * 20 * 20 * 3, 7);
@@ -178,7 +187,8 @@ TEST_F(CommandLine, RefusesDamagedCheckpoints) {
     const std::string name = "netG.conv5.weight";
     tamper([&](SafetensorsFile& f) { f.tensors.erase(name); }, {name, "missing"});
     tamper([&](SafetensorsFile& f) { f.tensors["netG.extra"] = f.tensors.at(name); }, {"netG.extra"});
-    tamper([&](SafetensorsFile& f) { std::swap(f.tensors.at(name).shape[0], f.tensors.at(name).shape[1]); }, {name, "shape"});
+    tamper([&](SafetensorsFile& f) { std::swap(f.tensors.at(name).shape[0], f.tensors.at(name).shape[1]); },
+           {name, "shape"});
     tamper([&](SafetensorsFile& f) { std::fill_n(f.tensors.at(name).bytes.begin(), 4, char(-1)); }, {name, "finite"});
     tamper([&](SafetensorsFile& f) { f.metadata["width-ebm"] = "many"; }, {"width-ebm", "many"});
     tamper([&](SafetensorsFile& f) { f.metadata["format"] = "other"; }, {"other"});
@@ -205,7 +215,8 @@ TEST_F(CommandLine, TwoRunsDoNotShareAFolder) {
 
 TEST_F(CommandLine, FullDiskLosesNoWordUnnoticed) {
     for (const char* arguments : {"--help", "export --data shapes --count 1 --out pictures"}) {
-        const int status = std::system(("cd '" + folder_ + "' && '" + program_ + "' " + arguments + " >/dev/full 2>error.txt").c_str());
+        const int status = std::system(
+            ("cd '" + folder_ + "' && '" + program_ + "' " + arguments + " >/dev/full 2>error.txt").c_str());
         EXPECT_EQ(WEXITSTATUS(status), 1) << arguments;
         EXPECT_NE(contents(in("error.txt")).find("disk full"), std::string::npos) << contents(in("error.txt"));
     }
@@ -214,9 +225,11 @@ TEST_F(CommandLine, FullDiskLosesNoWordUnnoticed) {
 TEST_F(CommandLine, FullDiskLeavesTheEarlierCheckpointWhole) {
     const std::string model = tiny_model(), before = contents(model);
     // No file may grow beyond a few blocks: the next checkpoint cannot be written.
-    expect_refused("train --resume --out model --iterations 3 --sample-every 100", {"model/"}, "ulimit -f 8; trap '' XFSZ;");
+    expect_refused("train --resume --out model --iterations 3 --sample-every 100", {"model/"},
+                   "ulimit -f 8; trap '' XFSZ;");
     EXPECT_EQ(contents(model), before);
-    for (const auto& entry : fs::directory_iterator(in("model/checkpoints"))) EXPECT_NE(entry.path().extension(), ".tmp") << entry.path();
+    for (const auto& entry : fs::directory_iterator(in("model/checkpoints")))
+        EXPECT_NE(entry.path().extension(), ".tmp") << entry.path();
     expect_runs("train --resume --out model --iterations 3");
 }
 
@@ -245,7 +258,8 @@ TEST_F(CommandLine, InterruptWritesACheckpoint) {
     EXPECT_TRUE(fs::exists(in("stopped"))) << contents(in("run.txt"));
     EXPECT_NE(contents(in("run.txt")).find("--resume --out run"), std::string::npos) << contents(in("run.txt"));
     std::string newest;
-    for (const auto& entry : fs::directory_iterator(in("run/checkpoints"))) newest = std::max(newest, entry.path().filename().string());
+    for (const auto& entry : fs::directory_iterator(in("run/checkpoints")))
+        newest = std::max(newest, entry.path().filename().string());
     EXPECT_GT(newest, "iteration-000000.safetensors");
     const int64_t done = std::stoll(newest.substr(10, 6));
     expect_runs("train --resume --out run --iterations " + std::to_string(done + 1));
@@ -259,10 +273,12 @@ TEST_F(CommandLine, DivergenceReturnsAndStops) {
     EXPECT_TRUE(fs::exists(in("run/checkpoints/iteration-000000.safetensors")));
 }
 
-// Each method trains; what it does not have stays empty in metrics.csv: mse, energy_data, energy_model, gap, revise, posterior, prior.
+// Each method trains; what it does not have stays empty in metrics.csv: mse, energy_data, energy_model, gap, revise,
+// posterior, prior.
 TEST_F(CommandLine, TrainsEachMethod) {
-    const std::vector<std::pair<std::string, std::string>> methods{{"dual", "1111111"},     {"cooperative", "0111100"}, {"triangle", "1111011"},
-                                                                   {"shortrun", "0111000"}, {"abp", "1000000"},         {"vae", "1000010"}};
+    const std::vector<std::pair<std::string, std::string>> methods{{"dual", "1111111"},     {"cooperative", "0111100"},
+                                                                   {"triangle", "1111011"}, {"shortrun", "0111000"},
+                                                                   {"abp", "1000000"},      {"vae", "1000010"}};
     for (const auto& [method, expected] : methods) {
         expect_runs(tiny + " --iterations 2 --method " + method + " --out " + method);
         std::istringstream lines(contents(in(method + "/metrics.csv")));
@@ -274,12 +290,14 @@ TEST_F(CommandLine, TrainsEachMethod) {
             if (column >= 2) found += cell.empty() ? '0' : '1';
         EXPECT_EQ(found, expected) << method << ": " << line;
     }
-    expect_runs("sample --model shortrun/checkpoints/iteration-000002.safetensors --count 2 --batch 2 --steps-x 1 --out pictures");
+    expect_runs(
+        "sample --model shortrun/checkpoints/iteration-000002.safetensors --count 2 --batch 2 --steps-x 1 --out "
+        "pictures");
     expect_refused(tiny + " --method em", {"--method em", "dual", "vae"});
     expect_refused(tiny + " --start-x data", {"--start-x data", "noise"});
     expect_refused(tiny + " --start-z data", {"--start-z data", "noise"});
     expect_refused(tiny + " --no-learn-ebm --no-learn-generator --no-learn-encoder", {"nothing would learn"});
-    expect_refused(tiny + " --method vae --no-learn-encoder", {"--amortised"});
+    expect_refused(tiny + " --method vae --no-learn-encoder", {"--joint_elbo"});
     expect_refused(tiny + " --resume --method vae --out dual", {"--method dual"});
     // A configuration file's method holds, and a flag overrides it with its switches.
     expect_runs("train --config vae/config.txt --iterations 1 --out again");
@@ -321,16 +339,20 @@ TEST_F(CommandLine, SamplesAsArraysAndPictures) {
 
 // The images that are there when the disk is full stay, and the same command goes on.
 TEST_F(CommandLine, FullDiskKeepsTheSamplesThatAreWhole) {
-    const std::string sample = "sample --model " + tiny_model() + " --count 6 --batch 2 --steps-x 1 --kind generator --out pictures";
-    expect_refused(sample, {"cannot write", "pictures/generator/00000", "0 of 6 images are whole", "goes on"}, "ulimit -f 1; trap '' XFSZ;");
-    for (const auto& entry : fs::recursive_directory_iterator(in("pictures"))) EXPECT_NE(entry.path().extension(), ".tmp") << entry.path();
+    const std::string sample =
+        "sample --model " + tiny_model() + " --count 6 --batch 2 --steps-x 1 --kind generator --out pictures";
+    expect_refused(sample, {"cannot write", "pictures/generator/00000", "0 of 6 images are whole", "goes on"},
+                   "ulimit -f 1; trap '' XFSZ;");
+    for (const auto& entry : fs::recursive_directory_iterator(in("pictures")))
+        EXPECT_NE(entry.path().extension(), ".tmp") << entry.path();
     expect_runs(sample);
     fs::remove(in("pictures/generator/000004.png"));
     EXPECT_NE(expect_runs(sample).out.find("4 of 6 images are there already"), std::string::npos);
 }
 
 TEST_F(CommandLine, InterruptKeepsTheSamplesThatAreWhole) {
-    const std::string sample = "sample --model " + tiny_model() + " --batch 50 --steps-x 1 --kind generator --out pictures --count ";
+    const std::string sample =
+        "sample --model " + tiny_model() + " --batch 50 --steps-x 1 --kind generator --out pictures --count ";
     run("", "timeout --foreground --preserve-status -s INT 3 env OMP_NUM_THREADS=1 '" + program_ + "' " + sample +
                 "100000000 >run.txt 2>&1; code=$?; test $code = 130 && touch stopped;");
     const std::string said = contents(in("run.txt"));
@@ -338,7 +360,8 @@ TEST_F(CommandLine, InterruptKeepsTheSamplesThatAreWhole) {
     EXPECT_NE(said.find("of 100000000 images are in pictures; the same command goes on"), std::string::npos) << said;
     const auto there = std::distance(fs::directory_iterator(in("pictures/generator")), fs::directory_iterator());
     EXPECT_GT(there, 0);
-    EXPECT_NE(expect_runs(sample + std::to_string(there + 1)).out.find(std::to_string(there) + " of"), std::string::npos);
+    EXPECT_NE(expect_runs(sample + std::to_string(there + 1)).out.find(std::to_string(there) + " of"),
+              std::string::npos);
     EXPECT_TRUE(fs::exists(in("pictures/samples.png")));
 }
 

@@ -1,7 +1,9 @@
-// What the tests share: comparisons, deterministic random numbers, the choice of backend and threads, changes of layout.
+// What the tests share: comparisons, deterministic random numbers, the choice of backend and threads, changes of
+// layout.
 //
-// A comparison is |actual - expected| <= atol + rtol |expected| for every element, so that a NaN fails, and reports the worst
-// element with both values. Everything here is written out plainly and uses none of the code under test but Tensor's copies.
+// A comparison is |actual - expected| <= atol + rtol |expected| for every element, so that a NaN fails, and reports the
+// worst element with both values. Everything here is written out plainly and uses none of the code under test but
+// Tensor's copies.
 #pragma once
 #include <gtest/gtest.h>
 #include <omp.h>
@@ -14,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/instruction_sets.h"
 #include "engine/tensor.h"
 
 namespace dualmcmc {
@@ -27,11 +30,12 @@ using Values = std::vector<float>;
 // The largest relative error of one rounding to float32. Tolerances are multiples of it.
 inline constexpr double unit = 0x1p-24;
 
-// ---- comparisons ------------------------------------------------------------------------------------------------------------
+// ---- comparisons --------------------------------------------------------------------------------
 
 // `expected` holds floats or doubles.
 template <class Expected>
-void expect_close(const Values& actual, const std::vector<Expected>& expected, double rtol, double atol, const std::string& what) {
+void expect_close(const Values& actual, const std::vector<Expected>& expected, double rtol, double atol,
+                  const std::string& what) {
     if (actual.size() != expected.size()) {
         ADD_FAILURE() << what << ": " << actual.size() << " values, expected " << expected.size();
         return;
@@ -48,22 +52,26 @@ void expect_close(const Values& actual, const std::vector<Expected>& expected, d
         if (ratio > worst_ratio) worst_ratio = ratio, worst = i;
     }
     if (failures > 0)
-        ADD_FAILURE() << what << ": " << failures << " of " << actual.size() << " values differ, the worst at [" << worst
-                      << "]: " << actual[worst] << ", expected " << expected[worst] << " (rtol " << rtol << ", atol " << atol << ")";
+        ADD_FAILURE() << what << ": " << failures << " of " << actual.size() << " values differ, the worst at ["
+                      << worst << "]: " << actual[worst] << ", expected " << expected[worst] << " (rtol " << rtol
+                      << ", atol " << atol << ")";
 }
 
 template <class Expected>
-void expect_close(const Tensor& actual, const std::vector<Expected>& expected, double rtol, double atol, const std::string& what) {
+void expect_close(const Tensor& actual, const std::vector<Expected>& expected, double rtol, double atol,
+                  const std::string& what) {
     if (!actual.defined()) ADD_FAILURE() << what << ": undefined";
     else expect_close(actual.to_host(), expected, rtol, atol, what);
 }
 
-inline void expect_close(const Tensor& actual, const Tensor& expected, double rtol, double atol, const std::string& what) {
+inline void expect_close(const Tensor& actual, const Tensor& expected, double rtol, double atol,
+                         const std::string& what) {
     EXPECT_EQ(to_string(actual.shape()), to_string(expected.shape())) << what;
     expect_close(actual, expected.to_host(), rtol, atol, what);
 }
 
-// ‖actual - expected‖ / ‖expected‖, or ‖actual‖ where nothing is expected; NaN if the sizes differ (EXPECT_LE then fails).
+// ‖actual - expected‖ / ‖expected‖, or ‖actual‖ where nothing is expected; NaN if the sizes differ (EXPECT_LE then
+// fails).
 template <class Reference>
 double relative_l2(const Values& actual, const std::vector<Reference>& expected) {
     if (actual.size() != expected.size()) return std::numeric_limits<double>::quiet_NaN();
@@ -74,9 +82,11 @@ double relative_l2(const Values& actual, const std::vector<Reference>& expected)
     }
     return std::sqrt(difference) / (reference > 0 ? std::sqrt(reference) : 1);
 }
-inline double relative_l2(const Tensor& actual, const Tensor& expected) { return relative_l2(actual.to_host(), expected.to_host()); }
+inline double relative_l2(const Tensor& actual, const Tensor& expected) {
+    return relative_l2(actual.to_host(), expected.to_host());
+}
 
-// ---- numbers ----------------------------------------------------------------------------------------------------------------
+// ---- numbers ------------------------------------------------------------------------------------
 
 // Uniform in [low, high), the same on every machine. (Mean 0 and variance 1/3 between -1 and 1.)
 inline Values random_values(int64_t n, uint32_t seed, float low = -1, float high = 1) {
@@ -90,19 +100,18 @@ inline Tensor random_tensor(const Shape& shape, uint32_t seed, float low = -1, f
     return Tensor::from_host(shape, random_values(element_count(shape), seed, low, high));
 }
 
-// ---- backend and threads ----------------------------------------------------------------------------------------------------
+// ---- backend and threads ------------------------------------------------------------------------
 
 // The CPU backends that this processor can run: each includes the instructions of those before it.
 inline std::vector<const Backend*> cpu_backends() {
     std::vector<const Backend*> able;
-    for (const Backend* table : {&backend_cpu_sse2, &backend_cpu_avx2, &backend_cpu_avx512, &backend_cpu_amx}) {
-        able.push_back(table);
-        if (table == &best_cpu_backend()) break;
-    }
+    for (const InstructionSet& set : instruction_sets())
+        if (set.supported) able.insert(able.begin(), set.backend);
     return able;
 }
 
-// The GPU's tables, of the one that the host plays and, in a build with nvcc, of a real one: in fp32, or in every precision.
+// The GPU's tables, of the one that the host plays and, in a build with nvcc, of a real one: in fp32, or in every
+// precision.
 inline std::vector<const Backend*> gpu_backends_of_all_precisions() {
     std::vector<const Backend*> tables{&backend_simt_fp32, &backend_simt_tf32, &backend_simt_bf16};
     for (const Backend* table : cuda_backends()) tables.push_back(table);
@@ -114,9 +123,10 @@ inline std::vector<const Backend*> gpu_backends() {
     return tables;
 }
 
-// The largest relative change of a number on its way into the backend's matrix products, 0 for fp32. TF32 keeps 10 bits after the
-// first; tensor cores may cut the rest off. bf16 keeps 7, rounded to nearest. AMX's hi + lo of bf16 (amx.cu) are off by 2^-17, and what
-// is left out of a product, lo lo, is 2^-16 of it: together as if each factor were off by 2^-16.
+// The largest relative change of a number on its way into the backend's matrix products, 0 for fp32. TF32 keeps 10 bits
+// after the first; tensor cores may cut the rest off. bf16 keeps 7, rounded to nearest. AMX's hi + lo of bf16 (amx.cu)
+// are off by 2^-17, and what is left out of a product, lo lo, is 2^-16 of it: together as if each factor were off by
+// 2^-16.
 inline double input_unit(const Backend& table) {
     const std::string name = table.name;
     return name.ends_with("tf32") ? 0x1p-10 : name.ends_with("bf16") ? 0x1p-8 : name.ends_with("amx") ? 0x1p-16 : 0;
@@ -184,7 +194,7 @@ inline std::string backend_name(const testing::TestParamInfo<const Backend*>& in
     return name;
 }
 
-// ---- layouts ----------------------------------------------------------------------------------------------------------------
+// ---- layouts ------------------------------------------------------------------------------------
 
 // (b, c, h, w) -> (b, h, w, c); sides in the order of the input.
 inline Values nchw_to_nhwc(const Values& x, int64_t batch, int64_t channels, int64_t height, int64_t width) {
@@ -217,7 +227,8 @@ inline Values oihw_to_hwio(const Values& x, int64_t out, int64_t in, int64_t hei
         for (int64_t i = 0; i < in; ++i)
             for (int64_t h = 0; h < height; ++h)
                 for (int64_t w = 0; w < width; ++w)
-                    y.at(size_t(((h * width + w) * in + i) * out + o)) = x.at(size_t(((o * in + i) * height + h) * width + w));
+                    y.at(size_t(((h * width + w) * in + i) * out + o)) =
+                        x.at(size_t(((o * in + i) * height + h) * width + w));
     return y;
 }
 
@@ -228,7 +239,8 @@ inline Values hwio_to_oihw(const Values& x, int64_t height, int64_t width, int64
         for (int64_t w = 0; w < width; ++w)
             for (int64_t i = 0; i < in; ++i)
                 for (int64_t o = 0; o < out; ++o)
-                    y.at(size_t(((o * in + i) * height + h) * width + w)) = x.at(size_t(((h * width + w) * in + i) * out + o));
+                    y.at(size_t(((o * in + i) * height + h) * width + w)) =
+                        x.at(size_t(((h * width + w) * in + i) * out + o));
     return y;
 }
 

@@ -1,5 +1,6 @@
-// The index arithmetic of the GPU's convolutions (cuda/taps.h) against the definition of a convolution: which source pixel each target
-// pixel meets under each tap, through halo, phases, shifts and targets; and what the arithmetic promises of its buffers.
+// The index arithmetic of the GPU's convolutions (cuda/taps.h) against the definition of a convolution: which source
+// pixel each target pixel meets under each tap, through halo, phases, shifts and targets; and what the arithmetic
+// promises of its buffers.
 #include "gpu/conv_geometry.h"
 
 #include <algorithm>
@@ -9,7 +10,8 @@
 namespace dualmcmc::test {
 namespace {
 
-// All sides and strides that these networks have, and others: paddings beyond the kernel's, strides that divide nothing, single rows.
+// All sides and strides that these networks have, and others: paddings beyond the kernel's, strides that divide
+// nothing, single rows.
 std::vector<ConvShape> shapes() {
     std::vector<ConvShape> all;
     for (const int64_t kernel : {1, 2, 3, 4, 5})
@@ -23,8 +25,8 @@ std::vector<ConvShape> shapes() {
 }
 
 std::string name(const ConvShape& s) {
-    return std::to_string(s.height) + "x" + std::to_string(s.width) + ", kernel " + std::to_string(s.kernel) + ", stride " +
-           std::to_string(s.stride) + ", padding " + std::to_string(s.padding);
+    return std::to_string(s.height) + "x" + std::to_string(s.width) + ", kernel " + std::to_string(s.kernel) +
+           ", stride " + std::to_string(s.stride) + ", padding " + std::to_string(s.padding);
 }
 
 // The pixel of a (batch, height, width), or -1 beyond its edges.
@@ -40,12 +42,14 @@ TEST(Taps, ForwardFindsThePixelsOfTheDefinition) {
         for (int64_t image = 0; image < s.batch; ++image)
             for (int64_t h = 0; h < s.out_height(); ++h)
                 for (int64_t w = 0; w < s.out_width(); ++w) {
-                    const int64_t place = forward_targets(s).place(halo, (image * s.out_height() + h) * s.out_width() + w);
+                    const int64_t place =
+                        forward_targets(s).place(halo, (image * s.out_height() + h) * s.out_width() + w);
                     for (const Tap& tap : taps) {
                         const int64_t row = h * s.stride - s.padding + tap.weight / s.kernel;
                         const int64_t column = w * s.stride - s.padding + tap.weight % s.kernel;
                         ASSERT_EQ(halo.source(place + tap.shift), pixel(image, row, column, s.height, s.width))
-                            << name(s) << ": image " << image << ", target (" << h << ", " << w << "), tap " << tap.weight;
+                            << name(s) << ": image " << image << ", target (" << h << ", " << w << "), tap "
+                            << tap.weight;
                     }
                 }
     }
@@ -59,19 +63,22 @@ TEST(Taps, BackwardFindsThePixelsOfTheDefinition) {
                 for (int64_t w = 0; w < s.width; ++w) {
                     const int64_t place = backward_targets(s).place(halo, (image * s.height + h) * s.width + w);
                     const int64_t phase = place / halo.places();
-                    // Every tap whose target is whole, and no other: a tap that is not of this phase meets no pixel of dy.
+                    // Every tap whose target is whole, and no other: a tap that is not of this phase meets no pixel of
+                    // dy.
                     std::vector<int64_t> expected, found;
                     for (int64_t tap = 0; tap < s.kernel * s.kernel; ++tap) {
                         const int64_t row = h + s.padding - tap / s.kernel, column = w + s.padding - tap % s.kernel;
                         if (row % s.stride == 0 && column % s.stride == 0 &&
                             pixel(image, row / s.stride, column / s.stride, s.out_height(), s.out_width()) >= 0)
-                            expected.insert(expected.end(), {tap, pixel(image, row / s.stride, column / s.stride, s.out_height(), s.out_width())});
+                            expected.insert(expected.end(), {tap, pixel(image, row / s.stride, column / s.stride,
+                                                                        s.out_height(), s.out_width())});
                     }
                     for (const Tap& tap : backward_taps(s, halo, phase)) {
                         const int64_t source = halo.source(place % halo.places() + tap.shift);
                         if (source >= 0) found.insert(found.end(), {tap.weight, source});
                     }
-                    ASSERT_EQ(found, expected) << name(s) << ": image " << image << ", pixel (" << h << ", " << w << ")";
+                    ASSERT_EQ(found, expected)
+                        << name(s) << ": image " << image << ", pixel (" << h << ", " << w << ")";
                 }
     }
 }
@@ -88,7 +95,8 @@ TEST(Taps, PhasesHoldEachPixelAtItsPlace) {
                 for (int64_t r = 0; r < s.batch * pixels.in_image(); ++r) {
                     const Pixels::At at = pixels.at(r);
                     met.at(size_t(at.pixel)) += 1;
-                    ASSERT_EQ(phase * halo.places() + at.place, targets.place(halo, at.pixel)) << name(s) << ", phase " << phase << ", row " << r;
+                    ASSERT_EQ(phase * halo.places() + at.place, targets.place(halo, at.pixel))
+                        << name(s) << ", phase " << phase << ", row " << r;
                 }
             }
             ASSERT_EQ(met, std::vector<int>(met.size(), 1)) << name(s);

@@ -1,5 +1,6 @@
-// Our Philox and its mapping to uniforms and normals against cuRAND's own device functions, from NVIDIA's header, compiled for the host
-// where CUDA's headers are installed: curand_init(seed, stream << 56 | step, index), as random.cuh says.
+// Our Philox and its mapping to uniforms and normals against cuRAND's own device functions, from NVIDIA's header,
+// compiled for the host where CUDA's headers are installed: curand_init(seed, stream << 56 | step, index), as
+// random.cuh says.
 #include <gtest/gtest.h>
 
 #if __has_include(<curand_kernel.h>)
@@ -7,8 +8,8 @@
 
 #define QUALIFIERS static inline  // not __device__
 #include <cuda_runtime_api.h>
-#include <vector_functions.h>
 #include <curand_kernel.h>
+#include <vector_functions.h>
 
 #define DEVICE_NAMESPACE against_curand
 #include "random.cuh"
@@ -19,11 +20,12 @@ namespace {
 
 TEST(Curand, DrawsTheSameNumbers) {
 #ifdef HAS_CURAND
-    const RandomKey keys[] = {{1, 2, 3}, {(1ull << 40) + 7, 200, (1ull << 55) + 5}, {~0ull, 255, (1ull << 56) - 1}, {0, 0, 0}};
+    const RandomKey keys[] = {
+        {1, 2, 3}, {(1ull << 40) + 7, 200, (1ull << 55) + 5}, {~0ull, 255, (1ull << 56) - 1}, {0, 0, 0}};
     for (const RandomKey& key : keys)
         for (const uint64_t first : {0ull, 4ull, 400ull, 1ull << 33, (1ull << 34) + 4}) {
             curandStatePhilox4_32_10_t state;
-            curand_init(key.seed, uint64_t(key.stream) << 56 | key.step, first, &state);
+            curand_init(key.seed, uint64_t(key.purpose) << 56 | key.step, first, &state);
             for (uint64_t block = first / 4; block < first / 4 + 50; ++block) {
                 const against_curand::Philox4<1> ours(key, block);
                 curandStatePhilox4_32_10_t again = state;
@@ -38,7 +40,8 @@ TEST(Curand, DrawsTheSameNumbers) {
                 against_curand::box_muller(words[0], words[1], x, y);
                 against_curand::box_muller(words[2], words[3], z, w);
                 // Two mappings of that kind, each within 40 units of the exact value: random_test.cpp.
-                for (const auto& [found, expected] : {std::pair(x, normals.x), {y, normals.y}, {z, normals.z}, {w, normals.w}})
+                for (const auto& [found, expected] :
+                     {std::pair(x, normals.x), {y, normals.y}, {z, normals.z}, {w, normals.w}})
                     ASSERT_NEAR(found, expected, 80 * 0x1p-24) << "block " << block;
             }
         }

@@ -9,9 +9,9 @@
 #include <set>
 
 #include "data/dataset.h"
-#include "formats/npy.h"
 #include "data/shapes.h"
 #include "file_helpers.h"
+#include "formats/npy.h"
 
 namespace dualmcmc {
 namespace {
@@ -151,13 +151,17 @@ TEST(Cifar100, EveryImageAtItsPlace) {
         std::fstream(folder + "/test.bin", std::ios::in | std::ios::out | std::ios::binary).seekp(place).put(value);
     };
     damage(5 * 3074, 20);
-    expect_failure([&] { load_dataset(folder, 32, 1); }, {"CIFAR-100 file " + folder + "/test.bin", "record 5 has the label 20"});
+    expect_failure([&] { load_dataset(folder, 32, 1); },
+                   {"CIFAR-100 file " + folder + "/test.bin", "record 5 has the label 20"});
     damage(5 * 3074, 0);
     damage(7 * 3074 + 1, 100);
-    expect_failure([&] { load_dataset(folder + "/test.bin", 32, 1); }, {folder + "/test.bin", "record 7 has the label 100"});
+    expect_failure([&] { load_dataset(folder + "/test.bin", 32, 1); },
+                   {folder + "/test.bin", "record 7 has the label 100"});
     fs::resize_file(folder + "/test.bin", 3074 * 10000 - 1);
-    expect_failure([&] { load_dataset(folder, 32, 1); }, {folder + "/test.bin", "truncated", "30740000", "cifar-100-binary.tar.gz"});
-    expect_failure([&] { load_dataset(folder + "/test.bin", 32, 1); }, {folder + "/test.bin", "30739999 bytes", "30740000"});
+    expect_failure([&] { load_dataset(folder, 32, 1); },
+                   {folder + "/test.bin", "truncated", "30740000", "cifar-100-binary.tar.gz"});
+    expect_failure([&] { load_dataset(folder + "/test.bin", 32, 1); },
+                   {folder + "/test.bin", "30739999 bytes", "30740000"});
     fs::remove(folder + "/test.bin");
     expect_failure([&] { load_dataset(above, 32, 1); }, {folder + "/test.bin", "is missing"});
     expect_failure([&] { load_dataset(folder, 64, 1); }, {folder, "32x32", "64x64"});
@@ -396,9 +400,7 @@ TEST(Shapes, SameSceneAtEverySize) {
 
 // --- images and numbers
 
-ImageSet ramp_images(int64_t count, int64_t size) {
-    return {count, size, pattern(count * size * size * 3), "ramp"};
-}
+ImageSet ramp_images(int64_t count, int64_t size) { return {count, size, pattern(count * size * size * 3), "ramp"}; }
 
 TEST(Batch, GathersScalesAndFlips) {
     const ImageSet set = ramp_images(6, 5);

@@ -1,4 +1,5 @@
-// What looking at a trained network stands on: folders of PNGs that are gone on from, and the generator's batch norm under each policy.
+// What looking at a trained network stands on: folders of PNGs that are gone on from, and the generator's batch norm
+// under each policy.
 #include "training/evaluation.h"
 
 #include <cmath>
@@ -15,7 +16,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// ---- folders of PNGs ------------------------------------------------------------------------------------------------------------
+// ---- folders of PNGs ----------------------------------------------------------------------------
 
 class Folder : public testing::Test {
 protected:
@@ -73,12 +74,12 @@ TEST_F(Folder, RefusesWhatWouldBeCountedToo) {
     EXPECT_EQ(PngFolder(path, 5).complete(), 5);
 }
 
-// ---- batch norm -----------------------------------------------------------------------------------------------------------------
+// ---- batch norm ---------------------------------------------------------------------------------
 
 constexpr int64_t latent = 6;
 
 Tensor image_of(Models& models, const Tensor& z) {
-    NoTape no_tape;
+    NoGrad no_grad;
     return models.generator(Var(z)).value();
 }
 
@@ -91,29 +92,35 @@ Models warmed_up(const ModelSettings& settings) {
 
 TEST(BatchNorm, FixedStatisticsMakeImagesIndependent) {
     const WithThreads one(1);
-    for (const ModelSettings& settings : {ModelSettings{"cifar10", 5, 3, 1, latent}, ModelSettings{"celeba64", 16, 16, 1, latent}}) {
+    for (const ModelSettings& settings :
+         {ModelSettings{"cifar10", 5, 3, 1, latent}, ModelSettings{"celeba64", 16, 16, 1, latent}}) {
         Models models = warmed_up(settings);
         const Tensor z = Tensor::normal({4, latent}, {1, 2, 3});
         for (const char* policy : {"batch", "running", "recalibrated"}) {
             set_batch_norm(models, {policy, 3}, 5, 1);
-            const Tensor all = image_of(models, z).rows(1, 1), alone = image_of(models, z.rows(1, 1));
+            const Tensor all = image_of(models, z).slice_copy(1, 1), alone = image_of(models, z.slice_copy(1, 1));
             if (std::string(policy) == "batch") EXPECT_GT(relative_l2(alone, all), 0.05);
             else EXPECT_LT(relative_l2(alone, all), 1e-5) << policy;
         }
     }
 }
 
-// The first norm sees a linear map of z alone, whose mean and variance over all batches are summed here, image by image.
+// The first norm sees a linear map of z alone, whose mean and variance over all batches are summed here, image by
+// image.
 TEST(BatchNorm, RecalibratedPoolsAllBatches) {
     const WithThreads one(1);
     constexpr int64_t width = 5, batches = 7, batch = 3, seed = 9;
     Models models = warmed_up({"cifar10", width, 3, 1, latent});
     std::map<std::string, Values> entries;
-    for (const StateEntry& entry : models.generator.state.entries()) entries[entry.name] = entry.value.value().to_host();
-    const Values &weight = entries.at("lin_1.weight"), &bias = entries.at("lin_1.bias");  // (d, 4, 4, width), (4, 4, width)
+    for (const NamedTensor& entry : models.generator.state.entries())
+        entries[entry.name] = entry.value.value().to_host();
+    const Values &weight = entries.at("lin_1.weight"),
+                 &bias = entries.at("lin_1.bias");  // (d, 4, 4, width), (4, 4, width)
     std::vector<std::vector<double>> seen(width);
     for (uint64_t b = 0; b < batches; ++b) {
-        const Values z = Tensor::normal({batch, latent}, random_key(seed, Stream::sample_prior, (uint64_t{1} << 55) + b)).to_host();
+        const Values z =
+            Tensor::normal({batch, latent}, random_key(seed, RngPurpose::sample_prior, (uint64_t{1} << 55) + b))
+                .to_host();
         for (int64_t i = 0; i < batch; ++i)
             for (int64_t place = 0; place < 16 * width; ++place) {
                 double sum = double(bias[size_t(place)]);
@@ -137,12 +144,12 @@ TEST(BatchNorm, RecalibratedPoolsAllBatches) {
     expect_close(norms[0].first->running_var, var, 1e-5, 0, "variance");
 }
 
-// Recalibrated on one batch, that batch's images are those of its own statistics, but for the variances, which are the unbiased ones:
-// larger by n / (n - 1), n at least 16 · 64, in each of seven layers.
+// Recalibrated on one batch, that batch's images are those of its own statistics, but for the variances, which are the
+// unbiased ones: larger by n / (n - 1), n at least 16 · 64, in each of seven layers.
 TEST(BatchNorm, RecalibratedOnOneBatchIsThatBatch) {
     const WithThreads one(1);
     Models models = warmed_up({"cifar10", 5, 3, 1, latent});
-    const Tensor z = Tensor::normal({64, latent}, random_key(2, Stream::sample_prior, uint64_t{1} << 55));
+    const Tensor z = Tensor::normal({64, latent}, random_key(2, RngPurpose::sample_prior, uint64_t{1} << 55));
     const Tensor by_batch = image_of(models, z);
     set_batch_norm(models, {"running", 1}, 64, 2);
     EXPECT_GT(relative_l2(image_of(models, z), by_batch), 0.05);
@@ -156,21 +163,26 @@ TEST(BatchNorm, BackToTheBatchAndRefused) {
     const Tensor z = Tensor::normal({3, latent}, {1, 2, 3});
     const Values before = image_of(models, z).to_host();
     {
-        const KeepState keep(models);
+        const ScopedStateRestore keep(models);
         set_batch_norm(models, {"recalibrated", 2}, 4, 1);
         EXPECT_NE(image_of(models, z).to_host(), before);
     }
     set_batch_norm(models, {}, 4, 1);
     EXPECT_EQ(image_of(models, z).to_host(), before);
-    expect_failure([&] { set_batch_norm(models, {"layer", 2}, 4, 1); }, {"--batch-norm layer", "running", "recalibrated"});
+    expect_failure(
+        [&] {
+            set_batch_norm(models, {"layer", 2}, 4, 1);
+        },
+        {"--batch-norm layer", "running", "recalibrated"});
     expect_failure([&] { set_batch_norm(models, {"recalibrated", 0}, 4, 1); }, {"--batch-norm-batches 0"});
 }
 
-// A z-chain of one step without noise goes ½ s² down the gradient of ‖x - g(z)‖² / (2σ²) + ½ ‖z‖², which central differences of the
-// potential give: each image's by itself, as its g(z) depends on no other. The network's ReLUs have kinks: a step of 1/1024 crosses few.
+// A z-chain of one step without noise goes ½ s² down the gradient of ‖x - g(z)‖² / (2σ²) + ½ ‖z‖², which central
+// differences of the potential give: each image's by itself, as its g(z) depends on no other. The network's ReLUs have
+// kinks: a step of 1/1024 crosses few.
 TEST(BatchNorm, ChainDescendsUnderFixedStatistics) {
     const WithThreads one(1);
-    const DirectConvolutions direct;
+    const ExactConvolutions direct;
     constexpr int64_t batch = 3;
     constexpr double sigma = 0.5, h = 1.0 / 1024;
     Models models = warmed_up({"cifar10", 5, 3, 1, latent});
@@ -186,7 +198,8 @@ TEST(BatchNorm, ChainDescendsUnderFixedStatistics) {
     const auto potential = [&](const Values& at) {
         const Values image = image_of(models, Tensor::from_host(z.shape(), at)).to_host();
         double sum = 0;
-        for (size_t i = 0; i < image.size(); ++i) sum += std::pow(double(data[i]) - double(image[i]), 2) / (2 * sigma * sigma);
+        for (size_t i = 0; i < image.size(); ++i)
+            sum += std::pow(double(data[i]) - double(image[i]), 2) / (2 * sigma * sigma);
         for (const float v : at) sum += 0.5 * double(v) * double(v);
         return sum;
     };

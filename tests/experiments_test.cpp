@@ -1,5 +1,6 @@
-// The experiments' statistics against direct formulas, constants from NumPy and SciPy (reference/write_statistics.py) and closed forms;
-// their commands, run on a tiny model, with the numbers that they write computed again; and the report.
+// The experiments' statistics against direct formulas, constants from NumPy and SciPy (reference/write_statistics.py)
+// and closed forms; their commands, run on a tiny model, with the numbers that they write computed again; and the
+// report.
 #include <sys/wait.h>
 
 #include <algorithm>
@@ -11,8 +12,8 @@
 #include <random>
 #include <sstream>
 
-#include "training/checkpoint.h"
 #include "data/dataset.h"
+#include "data/shapes.h"
 #include "experiments/interpolate.h"
 #include "experiments/report.h"
 #include "experiments/sliced_wasserstein.h"
@@ -21,7 +22,7 @@
 #include "formats/npy.h"
 #include "formats/png.h"
 #include "png_helpers.h"
-#include "data/shapes.h"
+#include "training/checkpoint.h"
 #include "training/train.h"
 
 namespace dualmcmc::test {
@@ -29,7 +30,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// ---- images ---------------------------------------------------------------------------------------------------------------------
+// ---- images -------------------------------------------------------------------------------------
 
 // The images of reference/write_statistics.py.
 std::pair<std::vector<float>, std::vector<float>> two_images(int64_t side) {
@@ -44,7 +45,8 @@ std::pair<std::vector<float>, std::vector<float>> two_images(int64_t side) {
     return {a, b};
 }
 
-// SSIM as Wang et al. write it: for each window two passes, the means first, then the weighted squared deviations from them.
+// SSIM as Wang et al. write it: for each window two passes, the means first, then the weighted squared deviations from
+// them.
 double direct_ssim(const std::vector<float>& a, const std::vector<float>& b, int64_t side) {
     double weights[11][11], total = 0;
     for (int i = 0; i < 11; ++i)
@@ -63,7 +65,8 @@ double direct_ssim(const std::vector<float>& a, const std::vector<float>& b, int
                         }
                     return result;
                 };
-                const double mean_a = weighted([](double u, double) { return u; }), mean_b = weighted([](double, double v) { return v; });
+                const double mean_a = weighted([](double u, double) { return u; }),
+                             mean_b = weighted([](double, double v) { return v; });
                 const double var_a = weighted([&](double u, double) { return (u - mean_a) * (u - mean_a); });
                 const double var_b = weighted([&](double, double v) { return (v - mean_b) * (v - mean_b); });
                 const double covariance = weighted([&](double u, double v) { return (u - mean_a) * (v - mean_b); });
@@ -75,8 +78,11 @@ double direct_ssim(const std::vector<float>& a, const std::vector<float>& b, int
 
 TEST(ImageQuality, EqualsSciPyAndTheDirectFormula) {
     // Printed by reference/write_statistics.py.
-    const struct { int64_t side; double mse, psnr, ssim; } cases[] = {{32, 0.024843592695, 22.0684559085, 0.484145947357},
-                                                                       {19, 0.024064906352, 22.2067581537, 0.567798246037}};
+    const struct {
+        int64_t side;
+        double mse, psnr, ssim;
+    } cases[] = {{32, 0.024843592695, 22.0684559085, 0.484145947357},
+                 {19, 0.024064906352, 22.2067581537, 0.567798246037}};
     for (const auto& c : cases) {
         const auto [a, b] = two_images(c.side);
         const double mse = mean_squared_error(a.data(), b.data(), int64_t(a.size()));
@@ -102,7 +108,7 @@ TEST(ImageQuality, KnownCases) {
     EXPECT_THROW(structural_similarity(a.data(), b.data(), 10), std::runtime_error);
 }
 
-// ---- area under the ROC curve ---------------------------------------------------------------------------------------------------
+// ---- area under the ROC curve -------------------------------------------------------------------
 
 double direct_auroc(const std::vector<float>& low, const std::vector<float>& high) {
     double wins = 0;
@@ -136,7 +142,7 @@ TEST(Auroc, EqualsSciPyAndKnownCases) {
     EXPECT_THROW(auroc({1}, {NAN}), std::runtime_error);
 }
 
-// ---- chains ---------------------------------------------------------------------------------------------------------------------
+// ---- chains -------------------------------------------------------------------------------------
 
 // x_t = ρ x_t-1 + sqrt(1 - ρ²) u, started in its stationary density.
 Chains autoregressive(size_t chains, size_t draws, double rho, unsigned seed) {
@@ -155,7 +161,8 @@ Chains four_chains() {
     Chains out(4);
     for (int m = 0; m < 4; ++m)
         for (int t = 0; t < 101; ++t)
-            out[size_t(m)].push_back(std::sin(0.9 * t * (m + 1)) + 0.3 * std::cos(0.05 * t + m) + (m == 3 ? 0.004 * t : 0));
+            out[size_t(m)].push_back(std::sin(0.9 * t * (m + 1)) + 0.3 * std::cos(0.05 * t + m) +
+                                     (m == 3 ? 0.004 * t : 0));
     return out;
 }
 
@@ -173,8 +180,9 @@ TEST(Mixing, EqualsNumPy) {
     EXPECT_NEAR(effective_sample_size(sums), 4.507662946, 1e-8);
 }
 
-// From the variogram instead of autocovariances (Bayesian Data Analysis 3, section 11.5: ρ_t = 1 - V_t / (2 var⁺)), for chains long
-// enough that their edges do not count; and R̂ from between- and within-sequence variances B and W, by their definitions.
+// From the variogram instead of autocovariances (Bayesian Data Analysis 3, section 11.5: ρ_t = 1 - V_t / (2 var⁺)), for
+// chains long enough that their edges do not count; and R̂ from between- and within-sequence variances B and W, by their
+// definitions.
 TEST(Mixing, AgreesWithTheVariogram) {
     const Chains chains = autoregressive(3, 30000, 0.7, 5);
     Chains half;
@@ -214,8 +222,8 @@ TEST(Mixing, AgreesWithTheVariogram) {
 }
 
 TEST(Mixing, KnownCases) {
-    // Madras and Sokal 1988, eq. 3.19: an estimate of τ with a window of w lags has the relative variance 2 (2w + 1) / N. At
-    // |ρ| ≤ 0.6 a window of 40 lags holds all but 0.6^40 of τ; four standard deviations.
+    // Madras and Sokal 1988, eq. 3.19: an estimate of τ with a window of w lags has the relative variance 2 (2w + 1) /
+    // N. At |ρ| ≤ 0.6 a window of 40 lags holds all but 0.6^40 of τ; four standard deviations.
     const size_t draws = 100000;
     const double tolerance = 4 * std::sqrt(2 * 81 / (4.0 * double(draws)));  // 0.08
     for (const double rho : {0.0, 0.3, 0.6, -0.5}) {
@@ -240,7 +248,7 @@ TEST(Mixing, KnownCases) {
     EXPECT_THROW(effective_sample_size({{1, 2, 3, 4, 5, 6, 7, 8}, {1, 2}}), std::runtime_error);
 }
 
-// ---- latents --------------------------------------------------------------------------------------------------------------------
+// ---- latents ------------------------------------------------------------------------------------
 
 TEST(Interpolation, LinesAndCircles) {
     const std::vector<float> a{3, 0, 4, 1}, b{-1, 2, 0.5f, 6};
@@ -259,7 +267,8 @@ TEST(Interpolation, LinesAndCircles) {
             EXPECT_NEAR(interpolate_latent(a, b, 0, spherical)[i], a[i], 1e-6);
             EXPECT_NEAR(interpolate_latent(a, b, 1, spherical)[i], b[i], 1e-6);
         }
-    for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(interpolate_latent(a, b, 0.25, false)[i], 0.75 * a[i] + 0.25 * b[i], 1e-6);
+    for (size_t i = 0; i < a.size(); ++i)
+        EXPECT_NEAR(interpolate_latent(a, b, 0.25, false)[i], 0.75 * a[i] + 0.25 * b[i], 1e-6);
     for (const double t : {0.1, 0.5, 0.8}) {
         const std::vector<float> point = interpolate_latent(a, b, t, true);
         EXPECT_NEAR(length(point), (1 - t) * length(a) + t * length(b), 1e-5) << t;
@@ -271,7 +280,7 @@ TEST(Interpolation, LinesAndCircles) {
     EXPECT_NEAR(interpolate_latent({0, 0}, {0, 2}, 0.5, true)[1], 1, 1e-6);
 }
 
-// ---- the commands ---------------------------------------------------------------------------------------------------------------
+// ---- the commands -------------------------------------------------------------------------------
 
 using Table = std::map<std::string, std::vector<std::string>>;  // by column
 
@@ -284,7 +293,8 @@ Table read_table(const std::string& path) {
         std::vector<std::string> row;
         for (std::string cell; std::getline(cells, cell, ',');) row.push_back(cell);
         if (header.empty()) header = row;
-        else for (size_t i = 0; i < header.size(); ++i) table[header[i]].push_back(row.at(i));
+        else
+            for (size_t i = 0; i < header.size(); ++i) table[header[i]].push_back(row.at(i));
     }
     return table;
 }
@@ -305,8 +315,11 @@ protected:
         write_npy(in("images.npy"), {test_images, 32, 32, 3}, pixels.data());
         const std::vector<uint8_t> wrong(2 * 20 * 20 * 3);
         write_npy(in("small.npy"), {2, 20, 20, 3}, wrong.data());
-        ASSERT_EQ(run("train --preset demo --width-generator 2 --width-ebm 2 --width-encoder 1 --latent 3 --batch 2 --steps-x 1 "
-                      "--steps-z 3 --sampler-steps 4 --sampler-batch 4 --iterations 2 --data " + in("images.npy") + " --out " + in("run")), 0)
+        ASSERT_EQ(run("train --preset demo --width-generator 2 --width-ebm 2 --width-encoder 1 --latent 3 --batch 2 "
+                      "--steps-x 1 "
+                      "--steps-z 3 --sampler-steps 4 --sampler-batch 4 --iterations 2 --data " +
+                      in("images.npy") + " --out " + in("run")),
+                  0)
             << read_bytes(in("error.txt"));
     }
     static void TearDownTestSuite() { fs::remove_all(folder()); }
@@ -315,7 +328,8 @@ protected:
     static std::string in(const std::string& name) { return folder() + "/" + name; }
     static std::string model() { return in("run/checkpoints/iteration-000002.safetensors"); }
     static int run(const std::string& arguments) {
-        const std::string command = "CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 " + program_path() + " " + arguments + " >" + in("out.txt") + " 2>" + in("error.txt");
+        const std::string command = "CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 " + program_path() + " " + arguments +
+                                    " >" + in("out.txt") + " 2>" + in("error.txt");
         const int status = std::system(command.c_str());
         return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
     }
@@ -330,7 +344,8 @@ protected:
         expect_refusal(exit_code, read_bytes(in("error.txt")), parts);
     }
     static void expect_says(const std::string& text, std::initializer_list<std::string> parts) {
-        for (const std::string& part : parts) EXPECT_NE(text.find(part), std::string::npos) << text << "\n lacks: " << part;
+        for (const std::string& part : parts)
+            EXPECT_NE(text.find(part), std::string::npos) << text << "\n lacks: " << part;
     }
 };
 
@@ -377,15 +392,18 @@ TEST_F(Experiments, RefuseBadInput) {
 
 TEST_F(Experiments, ReconstructMeasuresWhatTheNetworksReturn) {
     const std::string said = experiment("reconstruct --count 6 --seed 3");
-    expect_says(said, {"count 6", "12 in all", "batches of 4", "batch norm on each batch's statistics", "3 steps of 0.1, noise 0.1", "= 1",
-                       "sigma", "11x11"});
-    const Table rows = read_table(in("run/reconstruct/reconstruct.csv")), steps = read_table(in("run/reconstruct/steps.csv"));
-    EXPECT_EQ(rows.at("start"), (std::vector<std::string>{"encoder mean", "encoder", "encoder", "noise", "noise", "noise"}));
+    expect_says(said, {"count 6", "12 in all", "batches of 4", "batch norm on each batch's statistics",
+                       "3 steps of 0.1, noise 0.1", "= 1", "sigma", "11x11"});
+    const Table rows = read_table(in("run/reconstruct/reconstruct.csv")),
+                steps = read_table(in("run/reconstruct/steps.csv"));
+    EXPECT_EQ(rows.at("start"),
+              (std::vector<std::string>{"encoder mean", "encoder", "encoder", "noise", "noise", "noise"}));
     EXPECT_EQ(rows.at("steps"), (std::vector<std::string>{"0", "0", "3", "10", "20", "30"}));
     ASSERT_EQ(steps.at("step").size(), 31u);
     for (const char* quantity : {"mse", "psnr", "ssim"})
         for (size_t row = 1; row < 6; ++row)
-            EXPECT_EQ(rows.at(quantity)[row], steps.at(quantity + ("_" + rows.at("start")[row])).at(size_t(number(rows, "steps", row))))
+            EXPECT_EQ(rows.at(quantity)[row],
+                      steps.at(quantity + ("_" + rows.at("start")[row])).at(size_t(number(rows, "steps", row))))
                 << quantity << row;
     EXPECT_TRUE(fs::exists(in("run/reconstruct/reconstruct.png")));
     EXPECT_NE(said.find(read_bytes(in("run/reconstruct/summary.txt"))), std::string::npos);
@@ -399,8 +417,9 @@ TEST_F(Experiments, ReconstructMeasuresWhatTheNetworksReturn) {
     for (const std::vector<int64_t>& batch : {std::vector<int64_t>{0, 1, 2, 3}, std::vector<int64_t>{4, 5, 6, 7}}) {
         std::vector<float> x(4 * 3072);
         gather_batch(data.held_out, batch, {}, x.data());
-        NoTape no_tape;
-        const std::vector<float> y = models.generator(models.encoder(Var(Tensor::from_host({4, 32, 32, 3}, x))).first).value().to_host();
+        NoGrad no_grad;
+        const std::vector<float> y =
+            models.generator(models.encoder(Var(Tensor::from_host({4, 32, 32, 3}, x))).first).value().to_host();
         for (size_t i = 0; i < 4 && batch[i] < 6; ++i) {
             const std::vector<float> a(x.begin() + long(i) * 3072, x.begin() + long(i + 1) * 3072),
                 b(y.begin() + long(i) * 3072, y.begin() + long(i + 1) * 3072);
@@ -430,7 +449,8 @@ TEST_F(Experiments, ReviseAgreesWithReconstruct) {
         EXPECT_NEAR(number(z, "mse_mean", k), number(steps, "mse_encoder", k), 1e-6) << k;
         EXPECT_LE(number(z, "mse_p10", k), number(z, "mse_mean", k)) << k;
     }
-    for (const char* name : {"x_chain.png", "z_chain.png", "summary.txt"}) EXPECT_TRUE(fs::exists(in("revise/") + name)) << name;
+    for (const char* name : {"x_chain.png", "z_chain.png", "summary.txt"})
+        EXPECT_TRUE(fs::exists(in("revise/") + name)) << name;
     // The same command again gives the same bytes; another seed does not.
     const std::string before = read_bytes(in("revise/x_chain.csv"));
     experiment("revise --count 4 --seed 5 --steps-z 6 --steps-x 7 --out " + in("revise"));
@@ -443,7 +463,8 @@ TEST_F(Experiments, ReviseAgreesWithReconstruct) {
 }
 
 TEST_F(Experiments, InterpolateMeetsAtTheEnds) {
-    expect_says(experiment("interpolate --count 3 --points 5 --out " + in("line")), {"linear", "5 points", "temperature"});
+    expect_says(experiment("interpolate --count 3 --points 5 --out " + in("line")),
+                {"linear", "5 points", "temperature"});
     expect_says(experiment("interpolate --count 3 --points 5 --spherical --out " + in("circle")), {"spherical"});
     const Table line = read_table(in("line/interpolate.csv")), circle = read_table(in("circle/interpolate.csv"));
     EXPECT_EQ(line.at("t"), (std::vector<std::string>{"0", "0.25", "0.5", "0.75", "1"}));
@@ -459,9 +480,10 @@ TEST_F(Experiments, InterpolateMeetsAtTheEnds) {
 }
 
 TEST_F(Experiments, OodCountsAllPairs) {
-    const std::string said = experiment("ood --count 10 --against " + in("images.npy") + " --against " + in("images.npy"));
-    expect_says(said, {"AUROC = P(E_other > E_test)", "uniform noise", "constant images", "means of two test images", "shapes  ",
-                       "training images", "temperature"});
+    const std::string said =
+        experiment("ood --count 10 --against " + in("images.npy") + " --against " + in("images.npy"));
+    expect_says(said, {"AUROC = P(E_other > E_test)", "uniform noise", "constant images", "means of two test images",
+                       "shapes  ", "training images", "temperature"});
     const Table table = read_table(in("run/ood/ood.csv")), all = read_table(in("run/ood/energies.csv"));
     const std::vector<std::string>& sets = table.at("set");
     ASSERT_EQ(sets.size(), 8u);
@@ -490,17 +512,19 @@ TEST_F(Experiments, OodCountsAllPairs) {
     load_checkpoint(checkpoint.file, model(), models, false);
     std::vector<float> x(3 * 3072);
     gather_batch(load_dataset(in("images.npy"), 32, 0).held_out, {0, 1, 2}, {}, x.data());
-    NoTape no_tape;
-    const std::vector<float> energy = models.energy(Var(Tensor::from_host({3, 32, 32, 3}, x))).value().to_host();
+    NoGrad no_grad;
+    const std::vector<float> energy = models.ebm(Var(Tensor::from_host({3, 32, 32, 3}, x))).value().to_host();
     for (size_t i = 0; i < 3; ++i) EXPECT_NEAR(scores[0][i], energy[i], 1e-5 * std::abs(energy[i]) + 1e-6) << i;
 }
 
 TEST_F(Experiments, LongrunMixingFollowsFromItsTrace) {
     const std::string said = experiment("longrun --steps 40 --count 5 --warmup 9");
-    expect_says(said, {"40 steps of 4", "temperature", "step 32:", "step 40:", "steps 10 to 40", "split R-hat", "of 155"});
+    expect_says(said,
+                {"40 steps of 4", "temperature", "step 32:", "step 40:", "steps 10 to 40", "split R-hat", "of 155"});
     const Table energy = read_table(in("run/longrun/energy.csv")), mixing = read_table(in("run/longrun/mixing.csv"));
     ASSERT_EQ(energy.at("step").size(), 41u);
-    EXPECT_EQ(read_table(in("run/longrun/drift.csv")).at("step"), (std::vector<std::string>{"0", "1", "2", "4", "8", "16", "32", "40"}));
+    EXPECT_EQ(read_table(in("run/longrun/drift.csv")).at("step"),
+              (std::vector<std::string>{"0", "1", "2", "4", "8", "16", "32", "40"}));
     Chains chains;
     for (int c = 1; c <= 5; ++c) {
         chains.emplace_back();
@@ -510,12 +534,14 @@ TEST_F(Experiments, LongrunMixingFollowsFromItsTrace) {
     EXPECT_NEAR(number(mixing, "value", 1), effective_sample_size(chains), 1e-3);
     EXPECT_TRUE(fs::exists(in("run/longrun/longrun.png")));
     // Too short to say anything of mixing, and a chain that leaves the numbers.
-    expect_says(experiment("longrun --steps 5 --count 2 --out " + in("short")), {"need 8 steps after the warm-up of 2, there are 3"});
-    expect_says(experiment("longrun --steps 50 --count 2 --step-size-x 1e30 --out " + in("far")), {"stopped: after", "not a number"});
+    expect_says(experiment("longrun --steps 5 --count 2 --out " + in("short")),
+                {"need 8 steps after the warm-up of 2, there are 3"});
+    expect_says(experiment("longrun --steps 50 --count 2 --step-size-x 1e30 --out " + in("far")),
+                {"stopped: after", "not a number"});
     EXPECT_TRUE(fs::exists(in("far/longrun.png")));
 }
 
-// ---- samples and data as folders -----------------------------------------------------------------------------------------------------
+// ---- samples and data as folders ----------------------------------------------------------------
 
 std::vector<Picture> pictures_in(const std::string& folder) {
     std::vector<Picture> out;
@@ -529,16 +555,21 @@ std::vector<Picture> pictures_in(const std::string& folder) {
     return out;
 }
 
-// The images are g(z) of the moving average, drawn here; a folder that is gone on from, in the middle of a batch, is that of one go.
+// The images are g(z) of the moving average, drawn here; a folder that is gone on from, in the middle of a batch, is
+// that of one go.
 TEST_F(Experiments, SamplesAreTheAveragedGeneratorsInAnyNumberOfGos) {
     expect_says(experiment("sample --count 7 --seed 4 --out " + in("samples")),
-                {"moving average (ema 0.99)", "seed 4", "batches of 4", "batch norm on each batch's statistics", "temperature", "7 images"});
-    expect_says(experiment("sample --count 11 --seed 4 --out " + in("samples")), {"7 of 11 images are there already", "generator: 11 images"});
+                {"moving average (ema 0.99)", "seed 4", "batches of 4", "batch norm on each batch's statistics",
+                 "temperature", "7 images"});
+    expect_says(experiment("sample --count 11 --seed 4 --out " + in("samples")),
+                {"7 of 11 images are there already", "generator: 11 images"});
     const std::string said = experiment("sample --count 11 --seed 4 --out " + in("at_once"));
     for (const char* kind : {"generator", "revised"})
         for (const auto& entry : fs::directory_iterator(in("at_once/") + kind))
-            EXPECT_EQ(read_bytes(entry.path().string()), read_bytes(in("samples/") + kind + "/" + entry.path().filename().string()));
-    const std::vector<Picture> found = pictures_in(in("at_once/generator")), revised = pictures_in(in("at_once/revised"));
+            EXPECT_EQ(read_bytes(entry.path().string()),
+                      read_bytes(in("samples/") + kind + "/" + entry.path().filename().string()));
+    const std::vector<Picture> found = pictures_in(in("at_once/generator")),
+                               revised = pictures_in(in("at_once/revised"));
     ASSERT_EQ(found.size(), 11u);
     ASSERT_EQ(revised.size(), 11u);
     EXPECT_NE(found[0].pixels, revised[0].pixels);
@@ -547,14 +578,17 @@ TEST_F(Experiments, SamplesAreTheAveragedGeneratorsInAnyNumberOfGos) {
     for (const bool averaged : {true, false}) {
         Models models(checkpoint.config.model, 0);
         load_state(checkpoint.file, model(), "netG.", models.generator.state);
-        for (StateEntry& entry : models.generator.state.entries())
-            if (averaged && entry.trained)
-                entry.value.value().copy_from_host(stored_values(checkpoint.file, model(), "ema.netG." + entry.name, entry.layout));
+        for (NamedTensor& entry : models.generator.state.entries())
+            if (averaged && entry.trainable)
+                entry.value.value().copy_from_host(
+                    stored_values(checkpoint.file, model(), "ema.netG." + entry.name, entry.layout));
         std::vector<std::vector<uint8_t>> expected;
         for (uint64_t batch = 0; batch < 3; ++batch) {
-            NoTape no_tape;
+            NoGrad no_grad;
             const std::vector<float> x =
-                models.generator(Var(Tensor::normal({4, 3}, random_key(4, Stream::sample_prior, batch << 16)))).value().to_host();
+                models.generator(Var(Tensor::normal({4, 3}, random_key(4, RngPurpose::sample_prior, batch << 16))))
+                    .value()
+                    .to_host();
             const ImageSet images = from_floats(x.data(), 4, 32);
             for (int64_t i = 0; i < 4; ++i) expected.emplace_back(image_at(images, i), image_at(images, i) + 3072);
         }
@@ -567,7 +601,8 @@ TEST_F(Experiments, SamplesAreTheAveragedGeneratorsInAnyNumberOfGos) {
     const ImageSet real = load_dataset(in("images.npy"), 32, 0).held_out;
     for (const auto& [name, pictures] : {std::pair("generator", &found), std::pair("EBM-revised", &revised)}) {
         ImageSet set{11, 32, {}, name};
-        for (const Picture& picture : *pictures) set.pixels.insert(set.pixels.end(), picture.pixels.begin(), picture.pixels.end());
+        for (const Picture& picture : *pictures)
+            set.pixels.insert(set.pixels.end(), picture.pixels.begin(), picture.pixels.end());
         char number[48];
         std::snprintf(number, sizeof number, "%s %.1f", name, sliced_wasserstein(set, first_images(real, 11), 4).mean);
         expect_says(said, {"(x 1e3, 11 images against images.npy", number});
@@ -588,7 +623,8 @@ TEST_F(Experiments, SamplesOfOneKindAndNoMixtures) {
     experiment(sample + " --count 5 --kind generator");
     EXPECT_FALSE(fs::exists(in("kinds/revised")));
     expect_refused(sample + " --count 4 --kind generator" + with_model, {"kinds/generator", "000004.png", "4 images"});
-    expect_refused(sample + " --count 5 --kind generator --seed 2" + with_model, {in("kinds"), "other settings", "samples.txt"});
+    expect_refused(sample + " --count 5 --kind generator --seed 2" + with_model,
+                   {in("kinds"), "other settings", "samples.txt"});
     expect_refused(sample + " --count 5 --batch-norm running" + with_model, {"other settings"});
     EXPECT_EQ(pictures_in(in("kinds/generator")).size(), 5u);
     experiment(sample + " --count 5 --kind revised");
@@ -598,7 +634,8 @@ TEST_F(Experiments, SamplesOfOneKindAndNoMixtures) {
     // A model whose data is elsewhere now can be sampled all the same.
     const fs::path data = in("images.npy"), away = in("away.npy");
     fs::rename(data, away);
-    expect_says(experiment("sample --count 2 --out " + in("alone")), {"no sliced Wasserstein distance: ", "images.npy", "2 images"});
+    expect_says(experiment("sample --count 2 --out " + in("alone")),
+                {"no sliced Wasserstein distance: ", "images.npy", "2 images"});
     fs::rename(away, data);
 }
 
@@ -614,14 +651,17 @@ TEST_F(Experiments, ExportsADataSet) {
     }
     expect_refused("export --data " + in("images.npy") + " --out " + in("exported"), {in("exported"), "not empty"});
     EXPECT_EQ(pictures_in(in("exported")).size(), size_t(test_images));
-    expect_refused("export --data " + in("images.npy") + " --split middle --out " + in("exported"), {"--split", "middle"});
+    expect_refused("export --data " + in("images.npy") + " --split middle --out " + in("exported"),
+                   {"--split", "middle"});
 }
 
 TEST_F(Experiments, SayTheirBatchNorm) {
-    expect_says(experiment("reconstruct --count 2 --batch-norm running --out " + in("norm")), {"batch norm on the running statistics of training"});
+    expect_says(experiment("reconstruct --count 2 --batch-norm running --out " + in("norm")),
+                {"batch norm on the running statistics of training"});
     const std::string running = read_bytes(in("norm/reconstruct.csv"));
-    expect_says(experiment("reconstruct --count 2 --batch-norm recalibrated --batch-norm-batches 3 --out " + in("norm")),
-                {"batch norm on the statistics of 3 batches of 4 samples"});
+    expect_says(
+        experiment("reconstruct --count 2 --batch-norm recalibrated --batch-norm-batches 3 --out " + in("norm")),
+        {"batch norm on the statistics of 3 batches of 4 samples"});
     EXPECT_NE(read_bytes(in("norm/reconstruct.csv")), running);
     expect_says(experiment("sample --count 2 --batch-norm recalibrated --out " + in("norm_samples")),
                 {"batch norm on the statistics of 50 batches of 4 samples"});
@@ -634,22 +674,30 @@ TEST_F(Experiments, SixtyFourPixels) {
     std::vector<uint8_t> pixels(8 * 64 * 64 * 3);
     for (int64_t i = 0; i < 8; ++i) draw_shape(3, i, 64, pixels.data() + i * 64 * 64 * 3);
     write_npy(in("images64.npy"), {8, 64, 64, 3}, pixels.data());
-    ASSERT_EQ(run("train --preset celeba64 --width-generator 16 --width-ebm 16 --width-encoder 1 --latent 3 --batch 2 --steps-x 2 "
-                  "--steps-z 2 --sampler-steps 3 --sampler-batch 4 --iterations 2 --data " + in("images64.npy") + " --out " + in("run64")), 0)
+    ASSERT_EQ(run("train --preset celeba64 --width-generator 16 --width-ebm 16 --width-encoder 1 --latent 3 --batch 2 "
+                  "--steps-x 2 "
+                  "--steps-z 2 --sampler-steps 3 --sampler-batch 4 --iterations 2 --data " +
+                  in("images64.npy") + " --out " + in("run64")),
+              0)
         << read_bytes(in("error.txt"));
     expect_says(read_bytes(in("out.txt")), {"celeba64 from", "sliced Wasserstein distance", "(T 1.11e-05)"});
     const std::string model = " --model " + in("run64/checkpoints/iteration-000002.safetensors");
-    for (const char* command : {"reconstruct --count 3", "revise --count 3 --strips 2", "interpolate --count 2 --points 3", "ood --count 4",
-                                "longrun --steps 12 --count 2", "sample --count 3 --out samples64"}) {
+    for (const char* command :
+         {"reconstruct --count 3", "revise --count 3 --strips 2", "interpolate --count 2 --points 3", "ood --count 4",
+          "longrun --steps 12 --count 2", "sample --count 3 --out samples64"}) {
         const std::string arguments = command;
         const size_t out = arguments.find("samples64");
         EXPECT_EQ(run((out == std::string::npos ? arguments : arguments.substr(0, out) + in("samples64")) + model), 0)
             << command << read_bytes(in("error.txt"));
         expect_says(read_bytes(in("out.txt")), {"emperature"});
     }
-    const struct { const char* path; int width, height; } expected[] = {
+    const struct {
+        const char* path;
+        int width, height;
+    } expected[] = {
         {"run64/samples/iteration-000002-samples.png", 3 * (8 * 66 + 8) - 10, 64},  // 2 images in 8 columns, 3 panels
-        {"run64/interpolate/samples.png", 3 * 66 - 2, 2 * 66 - 2}, {"run64/revise/x_chain.png", 4 * 66 - 2, 2 * 66 - 2},
+        {"run64/interpolate/samples.png", 3 * 66 - 2, 2 * 66 - 2},
+        {"run64/revise/x_chain.png", 4 * 66 - 2, 2 * 66 - 2},
         {"samples64/generator/000002.png", 64, 64}};
     for (const auto& e : expected) {
         const Picture picture = decode(in(e.path));
@@ -657,35 +705,46 @@ TEST_F(Experiments, SixtyFourPixels) {
         EXPECT_EQ(picture.height, e.height) << e.path;
     }
     const std::string report = read_bytes(in("run64/report.html"));
-    expect_says(report, {"preset celeba64", "<h2>reconstruct</h2>", "<h2>revise</h2>", "<h2>interpolate</h2>", "<h2>ood</h2>", "<h2>longrun</h2>"});
-    EXPECT_EQ(run("export --architecture celeba64 --data " + in("images64.npy") + " --out " + in("exported64")), 0) << read_bytes(in("error.txt"));
+    expect_says(report, {"preset celeba64", "<h2>reconstruct</h2>", "<h2>revise</h2>", "<h2>interpolate</h2>",
+                         "<h2>ood</h2>", "<h2>longrun</h2>"});
+    EXPECT_EQ(run("export --architecture celeba64 --data " + in("images64.npy") + " --out " + in("exported64")), 0)
+        << read_bytes(in("error.txt"));
     EXPECT_EQ(pictures_in(in("exported64")).size(), 8u);
     expect_refused("reconstruct --data shapes.npy" + model, {"shapes.npy"});
 }
 
-// At a temperature at which the EBM is all but flat, log Z is that of the cube but for the mean of E / T over it, and an image has
-// 8 bits a dimension but for its own energy: both sides must say so.
+// At a temperature at which the EBM is all but flat, log Z is that of the cube but for the mean of E / T over it, and
+// an image has 8 bits a dimension but for its own energy: both sides must say so.
 TEST_F(Experiments, AisOfAFlatDensity) {
-    const std::string said = experiment("ais --count 5 --chains 4 --temperatures 6 --leapfrog 2 --settle 2 --temperature 1e3 --batch 5");
-    expect_says(said, {"4 chains, 6 temperatures", "T = 1000", "forward, a lower bound", "reverse, an upper bound if", "at least 8", "at most 8"});
+    const std::string said =
+        experiment("ais --count 5 --chains 4 --temperatures 6 --leapfrog 2 --settle 2 --temperature 1e3 --batch 5");
+    expect_says(said, {"4 chains, 6 temperatures", "T = 1000", "forward, a lower bound", "reverse, an upper bound if",
+                       "at least 8", "at most 8"});
     const Table bits = read_table(in("run/ais/bits.csv")), z = read_table(in("run/ais/ais.csv"));
     const double cube = 3072 * std::log(2 * 256 / 255.0);
     ASSERT_EQ(bits.at("image").size(), 5u);
     for (size_t row : {0, 1}) EXPECT_NEAR(number(z, "mean", row), cube, 0.05);
     for (size_t i = 0; i < 5; ++i) {
-        EXPECT_NEAR(number(bits, "bits_lower", i), (number(bits, "potential", i) + number(z, "mean", 0)) / (3072 * std::log(2)) + std::log2(127.5), 1e-6);
-        EXPECT_NEAR(number(bits, "bits_upper", i), (number(bits, "potential", i) + number(z, "mean", 1)) / (3072 * std::log(2)) + std::log2(127.5), 1e-6);
+        EXPECT_NEAR(number(bits, "bits_lower", i),
+                    (number(bits, "potential", i) + number(z, "mean", 0)) / (3072 * std::log(2)) + std::log2(127.5),
+                    1e-6);
+        EXPECT_NEAR(number(bits, "bits_upper", i),
+                    (number(bits, "potential", i) + number(z, "mean", 1)) / (3072 * std::log(2)) + std::log2(127.5),
+                    1e-6);
         EXPECT_NEAR(number(bits, "bits_lower", i), 8, 1e-4);
     }
     EXPECT_EQ(read_table(in("run/ais/path.csv")).at("k").size(), 6u);
     EXPECT_TRUE(fs::exists(in("run/ais/settled.png")));
     // From images, too; the same seed gives the same forward run.
-    experiment("ais --count 5 --chains 4 --temperatures 6 --leapfrog 2 --settle 2 --temperature 1e3 --batch 5 --reverse-from images --out " + in("ais2"));
+    experiment(
+        "ais --count 5 --chains 4 --temperatures 6 --leapfrog 2 --settle 2 --temperature 1e3 --batch 5 --reverse-from "
+        "images --out " +
+        in("ais2"));
     EXPECT_EQ(read_table(in("ais2/ais.csv")).at("mean")[0], z.at("mean")[0]);
     EXPECT_NEAR(number(read_table(in("ais2/ais.csv")), "mean", 1), cube, 0.05);
 }
 
-// ---- the report -----------------------------------------------------------------------------------------------------------------
+// ---- the report ---------------------------------------------------------------------------------
 
 size_t occurrences(const std::string& text, const std::string& part) {
     size_t count = 0;
@@ -696,8 +755,13 @@ size_t occurrences(const std::string& text, const std::string& part) {
 TEST(Report, TextIsEscapedAndBytesAreEncoded) {
     EXPECT_EQ(escape_html("<b a=\"1\" c='2'> & &amp;"), "&lt;b a=&quot;1&quot; c=&#39;2&#39;&gt; &amp; &amp;amp;");
     // RFC 4648, section 10.
-    const std::pair<const char*, const char*> vectors[] = {{"", ""}, {"f", "Zg=="}, {"fo", "Zm8="}, {"foo", "Zm9v"}, {"foob", "Zm9vYg=="},
-                                                           {"fooba", "Zm9vYmE="}, {"foobar", "Zm9vYmFy"}};
+    const std::pair<const char*, const char*> vectors[] = {{"", ""},
+                                                           {"f", "Zg=="},
+                                                           {"fo", "Zm8="},
+                                                           {"foo", "Zm9v"},
+                                                           {"foob", "Zm9vYg=="},
+                                                           {"fooba", "Zm9vYmE="},
+                                                           {"foobar", "Zm9vYmFy"}};
     for (const auto& [plain, encoded] : vectors) EXPECT_EQ(base64(plain), encoded);
     EXPECT_EQ(base64(std::string("\xff\xfe\x00\x80", 4)), "//4AgA==");
 }
@@ -754,11 +818,13 @@ TEST(Report, CurvesLieWhereTheirValuesAre) {
 TEST_F(Experiments, ReportHoldsAllThatTheRunHolds) {
     // Training has written one.
     const std::string first = read_bytes(in("run/report.html"));
-    expect_says(first, {"<!DOCTYPE html>", "name=\"viewport\"", "@media print", "2 iterations", "reconstruction MSE per pixel",
-                        "energy gap", "temperature 2.5e-07", "time", "iteration-000002-samples.png",
-                        "iteration-000002-reconstructions.png", "<span>width-generator</span><b>2</b>"});
+    expect_says(first,
+                {"<!DOCTYPE html>", "name=\"viewport\"", "@media print", "2 iterations", "reconstruction MSE per pixel",
+                 "energy gap", "temperature 2.5e-07", "time", "iteration-000002-samples.png",
+                 "iteration-000002-reconstructions.png", "<span>width-generator</span><b>2</b>"});
     const std::string picture = "src=\"data:image/png;base64,";
-    EXPECT_NE(first.find(picture + base64(read_bytes(in("run/samples/iteration-000002-samples.png"))) + "\""), std::string::npos);
+    EXPECT_NE(first.find(picture + base64(read_bytes(in("run/samples/iteration-000002-samples.png"))) + "\""),
+              std::string::npos);
     // An experiment in the run's folder adds its section; one elsewhere does not.
     expect_says(experiment("revise --count 4 --out " + in("run/revise")), {"report: ", "run/report.html"});
     const std::string second = read_bytes(in("run/report.html"));
@@ -787,18 +853,23 @@ TEST_F(Experiments, ReportHoldsAllThatTheRunHolds) {
     expect_says(third, {"<div class=\"wide\"><img alt=\"iteration-000002-samples.png", "<div><img alt=\"x_chain.png"});
     // Nothing is fetched: no address but those of the pictures within.
     EXPECT_EQ(occurrences(third, "src="), occurrences(third, picture));
-    for (const char* part : {"href=", "http:", "https:", "url(", "@import"}) EXPECT_EQ(third.find(part), std::string::npos) << part;
+    for (const char* part : {"href=", "http:", "https:", "url(", "@import"})
+        EXPECT_EQ(third.find(part), std::string::npos) << part;
     for (const char* tag : {"svg", "figure", "div", "table", "tr", "td", "pre", "h2", "p", "span"})
         EXPECT_EQ(occurrences(third, std::string("<") + tag + ">") + occurrences(third, std::string("<") + tag + " "),
-                  occurrences(third, std::string("</") + tag + ">")) << tag;
+                  occurrences(third, std::string("</") + tag + ">"))
+            << tag;
     fs::remove_all(in("run/<mine>"));
     fs::remove_all(in("run/many"));
 }
 
 TEST_F(Experiments, AReportThatCannotBeWrittenStopsNoTraining) {
     fs::create_directories(in("blocked/report.html/folder"));
-    EXPECT_EQ(run("train --preset demo --width-generator 2 --width-ebm 2 --width-encoder 1 --latent 3 --batch 2 --steps-x 1 --steps-z 1 "
-                  "--sampler-batch 4 --iterations 1 --data " + in("images.npy") + " --out " + in("blocked")), 0);
+    EXPECT_EQ(run("train --preset demo --width-generator 2 --width-ebm 2 --width-encoder 1 --latent 3 --batch 2 "
+                  "--steps-x 1 --steps-z 1 "
+                  "--sampler-batch 4 --iterations 1 --data " +
+                  in("images.npy") + " --out " + in("blocked")),
+              0);
     expect_says(read_bytes(in("error.txt")), {"report.html was not written", in("blocked")});
     EXPECT_TRUE(fs::exists(in("blocked/checkpoints/iteration-000001.safetensors")));
 }

@@ -1,15 +1,15 @@
 // The file formats: safetensors, .npy and PNG, well formed and malformed, and what is left when writing fails.
+#include <sys/resource.h>
 #include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <limits>
-#include <sys/resource.h>
 
 #include "data/images.h"
-#include "formats/png.h"
-#include "formats/npy.h"
-#include "formats/safetensors.h"
 #include "file_helpers.h"
+#include "formats/npy.h"
+#include "formats/png.h"
+#include "formats/safetensors.h"
 #include "png_helpers.h"
 
 namespace dualmcmc {
@@ -93,7 +93,8 @@ TEST(Safetensors, WritesTheFormatsBytes) {
 TEST(Safetensors, ReadsForeignHeaders) {
     const std::string path = temporary_path("foreign.safetensors");
     write_bytes(path, raw_safetensors("{ \"\\u00e9\\ud83d\\ude00\\/\" :\n{\"shape\":[ 2 , 1 ],\"data_offsets\":[0,4],"
-                                      "\"dtype\":\"F16\"} , \"__metadata__\" : {} }  ", 4));
+                                      "\"dtype\":\"F16\"} , \"__metadata__\" : {} }  ",
+                                      4));
     const SafetensorsFile file = read_safetensors(path);
     ASSERT_EQ(file.tensors.count("\xC3\xA9\xF0\x9F\x98\x80/"), 1u);
     EXPECT_EQ(file.tensors.begin()->second.shape, (std::vector<int64_t>{2, 1}));

@@ -1,11 +1,12 @@
-// What belongs to the GPU alone: chains recorded as graphs; and on the GPU that the host plays (tests/simt), where all of that can be
-// brought about and counted: no allocation and no waiting within an iteration, full memory, absent and unfit devices; the choice of
-// device and precision. The kernels' values are kernels_test.cpp's, networks and iterations networks_test.cpp's and reference_test.cpp's.
+// What belongs to the GPU alone: chains recorded as graphs; and on the GPU that the host plays (tests/simt), where all
+// of that can be brought about and counted: no allocation and no waiting within an iteration, full memory, absent and
+// unfit devices; the choice of device and precision. The kernels' values are kernels_test.cpp's, networks and
+// iterations networks_test.cpp's and reference_test.cpp's.
 #include <algorithm>
 
 #include "compare.h"
-#include "method/dual_mcmc.h"
 #include "engine/graphed_function.h"
+#include "method/dual_mcmc.h"
 #include "simt/cuda_runtime.h"
 
 namespace dualmcmc::test {
@@ -14,9 +15,9 @@ void check_played_memory() { simt::check_memory(); }
 
 namespace {
 
-class PlayedGpu : public testing::Test {
+class EmulatedGpu : public testing::Test {
 protected:
-    ~PlayedGpu() override {
+    ~EmulatedGpu() override {
         simt::machine.limit = size_t(-1);
         simt::machine.devices = 1, simt::machine.driver = 13000;
         simt::machine.device_status = simt::machine.code_status = cudaSuccess;
@@ -38,19 +39,20 @@ StepSettings chains_of(int64_t steps) {
 // All that an iteration gives back, and the networks after it.
 std::vector<Values> iterate(Models& models, const StepSettings& settings, int64_t iteration) {
     const Tensor x = random_tensor(images, uint32_t(iteration));
-    const StepResult r = dual_mcmc_step(models, x, philox_noise(5, uint64_t(iteration), images, small.latent), settings, iteration + 1);
+    const StepResult r =
+        dual_mcmc_step(models, x, philox_noise(5, uint64_t(iteration), images, small.latent), settings, iteration + 1);
     std::vector<Values> out;
-    for (const Tensor& tensor : {r.x_revised, r.x_resampled, r.z_revised, r.loss_recon, r.loss_revise, r.nll_posterior, r.nll_prior,
-                                 r.energy_model})
+    for (const Tensor& tensor : {r.x_revised, r.x_resampled, r.z_revised, r.loss_recon, r.loss_revise, r.nll_posterior,
+                                 r.nll_generated, r.energy_model})
         out.push_back(tensor.to_host());
-    for (const auto& profile : {r.energy_profile, r.sse_profile})
+    for (const auto& profile : {r.energy_trace, r.sse_trace})
         for (const Tensor& value : profile) out.push_back(value.to_host());
     for (const auto& [prefix, state] : models.networks())
-        for (const StateEntry& entry : state->entries()) out.push_back(entry.value.value().to_host());
+        for (const NamedTensor& entry : state->entries()) out.push_back(entry.value.value().to_host());
     return out;
 }
 
-// ---- graphs ---------------------------------------------------------------------------------------------------------------------
+// ---- graphs -------------------------------------------------------------------------------------
 
 class GpuChains : public EachBackend {
     WithThreads one_{1};
@@ -61,46 +63,50 @@ TEST_P(GpuChains, RecordedOnesGiveTheSameBits) {
     Models recorded(small, 3), plain(small, 3);
     for (int64_t iteration = 0; iteration < 3; ++iteration) {
         const auto found = iterate(recorded, chains_of(4), iteration);
-        const NoGraphs no_graphs;
+        const DisableGraphs no_graphs;
         EXPECT_EQ(iterate(plain, chains_of(4), iteration), found) << "iteration " << iteration;
     }
 }
 
-TEST_F(PlayedGpu, EachStepOfAChainButTheFirstIsAGraph) {
+TEST_F(EmulatedGpu, EachStepOfAChainButTheFirstIsAGraph) {
     Models models(small, 3);
     const int64_t before = simt::machine.graph_launches;
     iterate(models, chains_of(4), 0);
     EXPECT_EQ(simt::machine.graph_launches - before, 3 * 3);
-    const NoGraphs no_graphs;
+    const DisableGraphs no_graphs;
     iterate(models, chains_of(4), 1);
     EXPECT_EQ(simt::machine.graph_launches - before, 3 * 3);
 }
 
-// A step is one graph, and besides it its input's copy, the update, which draws its noise itself, and the profile's entry.
-TEST_F(PlayedGpu, ARecordedStepIsAFewLaunches) {
+// A step is one graph, and besides it its input's copy, the update, which draws its noise itself, and the profile's
+// entry.
+TEST_F(EmulatedGpu, ARecordedStepIsAFewLaunches) {
     Models models(small, 3);
     const Tensor start = random_tensor(images, 1);
     const auto launches = [&](int64_t steps) {
         const int64_t before = simt::machine.launches;
-        langevin_x(start, [&](const Tensor& x) { return energy_gradient(models.energy, x); }, {steps, 0.5f, 0.01f},
-                   [&](int64_t k) { return RandomKey{1, 2, uint64_t(k)}; });
+        langevin_x(
+            start, [&](const Tensor& x) { return energy_gradient(models.ebm, x); }, {steps, 0.5f, 0.01f},
+            [&](int64_t k) {
+                return RandomKey{1, 2, uint64_t(k)};
+            });
         return simt::machine.launches - before;
     };
     const int64_t two = launches(2), seven = launches(7);
-    EXPECT_GT(two, 90);  // once plain, once recorded
+    EXPECT_GT(two, 90);             // once plain, once recorded
     EXPECT_EQ(seven - two, 5 * 3);  // update, and the profile's sum, which is two
 }
 
-TEST_F(PlayedGpu, AllSpectralNormsAreFiveLaunches) {
+TEST_F(EmulatedGpu, AllSpectralNormsAreFiveLaunches) {
     Models models(small, 3);
-    const NoTape no_tape;
+    const NoGrad no_grad;
     const int64_t before = simt::machine.launches;
-    models.energy.normalise_weights();
+    models.ebm.power_iteration();
     EXPECT_EQ(simt::machine.launches - before, 5);
 }
 
 // The next chain of the same form changes the graph that is there.
-TEST_F(PlayedGpu, GraphsAreMadeOnce) {
+TEST_F(EmulatedGpu, GraphsAreMadeOnce) {
     Models models(small, 3);
     iterate(models, chains_of(3), 0);
     const int64_t made = simt::machine.graphs_made, changed = simt::machine.graphs_changed;
@@ -109,11 +115,12 @@ TEST_F(PlayedGpu, GraphsAreMadeOnce) {
     EXPECT_EQ(simt::machine.graphs_changed, changed + 3);
 }
 
-// What others allocate and write between two calls must not be the recording's memory, nor the results' that the network keeps.
-TEST_F(PlayedGpu, RecordedMemoryIsNobodyElses) {
+// What others allocate and write between two calls must not be the recording's memory, nor the results' that the
+// network keeps.
+TEST_F(EmulatedGpu, RecordedMemoryIsNobodyElses) {
     Models models(small, 3);
     const Tensor first = random_tensor(images, 1), second = random_tensor(images, 2);
-    Repeated gradient([&](const Tensor& x) { return std::vector{energy_gradient(models.energy, x).gradient}; });
+    GraphedFunction gradient([&](const Tensor& x) { return std::vector{energy_gradient(models.ebm, x).gradient}; });
     gradient(first);
     gradient(first);
     const auto disturb = [] {
@@ -129,20 +136,20 @@ TEST_F(PlayedGpu, RecordedMemoryIsNobodyElses) {
         EXPECT_EQ(std::count(values.begin(), values.end(), 7.0f), int64_t(values.size()));
     }
     Models again(small, 3);
-    const NoGraphs no_graphs;
-    for (int i = 0; i < 2; ++i) energy_gradient(again.energy, first);
-    EXPECT_EQ(found, energy_gradient(again.energy, second).gradient.to_host());
+    const DisableGraphs no_graphs;
+    for (int i = 0; i < 2; ++i) energy_gradient(again.ebm, first);
+    EXPECT_EQ(found, energy_gradient(again.ebm, second).gradient.to_host());
     // The weights that the last, recorded, power iteration left are the network's.
-    EXPECT_EQ(models.energy.energy(Var(first)).value().to_host(), again.energy.energy(Var(first)).value().to_host());
+    EXPECT_EQ(models.ebm.energy(Var(first)).value().to_host(), again.ebm.energy(Var(first)).value().to_host());
 }
 
 // Full memory may have the pool give back what it has while a step is recorded.
-TEST_F(PlayedGpu, WhatIsFreedWhileRecordingIsFreedAfterwards) {
+TEST_F(EmulatedGpu, WhatIsFreedWhileRecordingIsFreedAfterwards) {
     const Tensor x = random_tensor({4}, 1);
     Tensor::full({int64_t(1) << 20}, 0);  // waits in the pool from now on
     size_t within = 0;
-    Repeated trims([&](const Tensor& y) {
-        trim_pool();
+    GraphedFunction trims([&](const Tensor& y) {
+        empty_cache();
         within = simt::machine.allocated;
         return std::vector{y.clone()};
     });
@@ -153,37 +160,39 @@ TEST_F(PlayedGpu, WhatIsFreedWhileRecordingIsFreedAfterwards) {
 }
 
 // Working memory that a graph names must not have been replaced.
-TEST_F(PlayedGpu, AGraphIsNotSentAgainAfterLargerWork) {
+TEST_F(EmulatedGpu, AGraphIsNotSentAgainAfterLargerWork) {
     const Tensor w = random_tensor({3, 3, 8, 8}, 1), x = random_tensor({1, 6, 5, 8}, 2);
-    const auto convolved = [&](const Tensor& images) { return conv2d(Var(images), Var(w), Var(), {.padding = 1}).value(); };
-    Repeated convolve([&](const Tensor& images) { return std::vector{convolved(images)}; });
+    const auto convolved = [&](const Tensor& images) {
+        return conv2d(Var(images), Var(w), Var(), {.padding = 1}).value();
+    };
+    GraphedFunction convolve([&](const Tensor& images) { return std::vector{convolved(images)}; });
     for (int i = 0; i < 3; ++i) convolve(x);
     convolved(random_tensor({64, 64, 65, 8}, 3));
     EXPECT_THROW(convolve(x), std::runtime_error);
 }
 
-TEST_F(PlayedGpu, AFunctionThatReadsBackIsRefused) {
+TEST_F(EmulatedGpu, AFunctionThatReadsBackIsRefused) {
     const Tensor x = random_tensor({4}, 1);
-    Repeated reads([](const Tensor& y) { return std::vector{Tensor::from_host({4}, y.to_host())}; });
+    GraphedFunction reads([](const Tensor& y) { return std::vector{Tensor::from_host({4}, y.to_host())}; });
     EXPECT_EQ(reads(x)[0].to_host(), x.to_host());
     EXPECT_THROW(reads(x), std::runtime_error);
     EXPECT_EQ(x.clone().to_host(), random_values(4, 1)) << "the stream works again";
-    const NoGraphs no_graphs;
+    const DisableGraphs no_graphs;
     EXPECT_EQ(reads(x)[0].to_host(), x.to_host());
 }
 
 // The graph would send what lay in the host's memory later.
-TEST_F(PlayedGpu, AFunctionThatLoadsIsRefused) {
+TEST_F(EmulatedGpu, AFunctionThatLoadsIsRefused) {
     const Tensor x = random_tensor({4}, 1);
-    Repeated loads([](const Tensor&) { return std::vector{Tensor::from_host({4}, {1, 2, 3, 4})}; });
+    GraphedFunction loads([](const Tensor&) { return std::vector{Tensor::from_host({4}, {1, 2, 3, 4})}; });
     loads(x);
     EXPECT_THROW(loads(x), std::runtime_error);
     EXPECT_EQ(Tensor::from_host({2}, {5, 6}).to_host(), (Values{5, 6})) << "loading works again";
 }
 
-// ---- memory and waiting -----------------------------------------------------------------------------------------------------------
+// ---- memory and waiting -------------------------------------------------------------------------
 
-TEST_F(PlayedGpu, AnIterationNeitherAllocatesNorWaits) {
+TEST_F(EmulatedGpu, AnIterationNeitherAllocatesNorWaits) {
     Models models(small, 3);
     for (int64_t i = 0; i < 2; ++i) iterate(models, chains_of(3), i);
     const Tensor x = random_tensor(images, 1);
@@ -198,7 +207,7 @@ TEST_F(PlayedGpu, AnIterationNeitherAllocatesNorWaits) {
     }
 }
 
-TEST_F(PlayedGpu, FullMemoryGivesBackWhatWaitsAndTriesAgain) {
+TEST_F(EmulatedGpu, FullMemoryGivesBackWhatWaitsAndTriesAgain) {
     constexpr int64_t mebi = int64_t(1) << 18;  // floats
     { const Tensor large = Tensor::full({32 * mebi}, 1); }
     simt::machine.limit = simt::machine.allocated + (8 << 20);
@@ -216,18 +225,20 @@ TEST_F(PlayedGpu, FullMemoryGivesBackWhatWaitsAndTriesAgain) {
     EXPECT_EQ(other.to_host().front(), 2) << "what is in use stays";
 }
 
-TEST_F(PlayedGpu, WorkingMemoryIsTakenFromWhatWaits) {
+TEST_F(EmulatedGpu, WorkingMemoryIsTakenFromWhatWaits) {
     { const Tensor large = Tensor::full({int64_t(1) << 24}, 1); }  // 64 MiB, which wait for a tensor
     const Tensor x = Tensor::full({1, 256, 256, 64}, 1), w = Tensor::full({3, 3, 64, 1}, 1);
     Tensor y({1, 256, 256, 1});
     simt::machine.limit = simt::machine.allocated + (1 << 20);
     const int64_t before = pool_bytes();
-    backend().conv2d_direct(y.data(), x.data(), w.data(), nullptr, nullptr, {1, 256, 256, 64, 1, 3, 1, 1});  // x among zeros: 16 MiB
+    (backend().exact ? *backend().exact : backend())
+        .conv2d(y.data(), x.data(), w.data(), nullptr, nullptr,
+                {1, 256, 256, 64, 1, 3, 1, 1});  // x among zeros: 16 MiB
     EXPECT_EQ(y.to_host()[256 * 128 + 128], 9 * 64);
     EXPECT_LT(pool_bytes(), before);
 }
 
-// ---- absent and unfit devices -------------------------------------------------------------------------------------------------------
+// ---- absent and unfit devices -------------------------------------------------------------------
 
 void expect_reason(const std::string& part) {
     try {
@@ -239,7 +250,7 @@ void expect_reason(const std::string& part) {
     }
 }
 
-TEST_F(PlayedGpu, SaysWhyThereIsNone) {
+TEST_F(EmulatedGpu, SaysWhyThereIsNone) {
     EXPECT_NE(backend_simt_fp32.start().find("the host plays"), std::string::npos);
     simt::machine.code_status = cudaErrorNoKernelImageForDevice;
     expect_reason("holds no code for the a GPU that the host plays: build it with CUDA_ARCH=80");
@@ -254,7 +265,7 @@ TEST_F(PlayedGpu, SaysWhyThereIsNone) {
     expect_reason("no NVIDIA driver");
 }
 
-TEST_F(PlayedGpu, ErrorsNameFileExpressionLibraryAndMessage) {
+TEST_F(EmulatedGpu, ErrorsNameFileExpressionLibraryAndMessage) {
     try {
         backend_simt_fp32.release(this);
         FAIL() << "memory was given back that nobody had";
@@ -265,21 +276,25 @@ TEST_F(PlayedGpu, ErrorsNameFileExpressionLibraryAndMessage) {
     }
 }
 
-// ---- what the played GPU must see -------------------------------------------------------------------------------------------------------
+// ---- what the played GPU must see ---------------------------------------------------------------
 
 TEST(PlayedGpuDeathTest, BarriersThatSomeThreadsMissAndWritesBeyondMemory) {
     const WithThreads one(1);
-    EXPECT_DEATH(simt::run_grid(1, 32, [] {
-                     if (threadIdx.x < 16) __syncthreads();
-                 }), "a barrier that not all threads");
-    EXPECT_DEATH({
-        auto* const values = static_cast<float*>(backend_simt_fp32.allocate(4 * sizeof(float)));
-        backend_simt_fp32.fill(values, 1, 5);
-        simt::check_memory();
-    }, "beyond the bounds");
+    EXPECT_DEATH(simt::run_grid(1, 32,
+                                [] {
+                                    if (threadIdx.x < 16) __syncthreads();
+                                }),
+                 "a barrier that not all threads");
+    EXPECT_DEATH(
+        {
+            auto* const values = static_cast<float*>(backend_simt_fp32.allocate(4 * sizeof(float)));
+            backend_simt_fp32.fill(values, 1, 5);
+            simt::check_memory();
+        },
+        "beyond the bounds");
 }
 
-// ---- the real device's choice ---------------------------------------------------------------------------------------------------------
+// ---- the real device's choice -------------------------------------------------------------------
 
 std::string refusal(const std::string& device, const std::string& precision) {
     try {
@@ -293,17 +308,20 @@ std::string refusal(const std::string& device, const std::string& precision) {
 TEST(Device, PrecisionsOfTheCpu) {
     const WithThreads one(1);
     const WithBackend keep(backend());
-    for (const char* precision : {"auto", "fp32"}) EXPECT_NE(select_device("cpu", 1, precision).find("CPU"), std::string::npos);
+    for (const char* precision : {"auto", "fp32"})
+        EXPECT_NE(select_device("cpu", 1, precision).find("CPU"), std::string::npos);
     for (const std::string precision : {"tf32", "bf16"})
         EXPECT_EQ(refusal("cpu", precision), "--precision " + precision + ": the CPU computes in fp32; leave it out");
-    EXPECT_NE(refusal("cpu", "fp16").find("--precision fp16: unknown; give auto, fp32, tf32 or bf16"), std::string::npos);
+    EXPECT_NE(refusal("cpu", "fp16").find("--precision fp16: unknown; give auto, fp32, tf32 or bf16"),
+              std::string::npos);
 }
 
 TEST(Device, WithoutAGpuSaysSo) {
     const WithThreads one(1);
     const WithBackend keep(backend());
     if (!cuda_backends().empty() && why_not(*cuda_backends()[0]).empty()) GTEST_SKIP() << "a GPU answers here";
-    const std::string reason = cuda_backends().empty() ? "this build holds no code for GPUs" : why_not(*cuda_backends()[0]);
+    const std::string reason =
+        cuda_backends().empty() ? "this build holds no code for GPUs" : why_not(*cuda_backends()[0]);
     EXPECT_EQ(refusal("cuda", "auto"), "--device cuda: " + reason + " (--device cpu needs none)");
     const std::string line = select_device("auto", 1);
     EXPECT_TRUE(line.starts_with("CPU") && line.ends_with("; " + reason)) << line;

@@ -1,4 +1,5 @@
-// ablate and compare: each row against what `train` and the separate commands give, grids that go on, and flags that are refused.
+// ablate and compare: each row against what `train` and the separate commands give, grids that go on, and flags that
+// are refused.
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
@@ -9,15 +10,15 @@
 #include <map>
 #include <numeric>
 
-#include "training/checkpoint.h"
 #include "data/dataset.h"
+#include "data/shapes.h"
 #include "experiments/grid.h"
 #include "experiments/report.h"
 #include "experiments/sliced_wasserstein.h"
 #include "file_helpers.h"
 #include "formats/npy.h"
+#include "training/checkpoint.h"
 #include "training/evaluation.h"
-#include "data/shapes.h"
 #include "training/train.h"
 
 namespace dualmcmc::test {
@@ -54,11 +55,14 @@ protected:
     std::string in(const std::string& name) const { return folder_ + "/" + name; }
     std::string said() const { return read_bytes(in("out.txt")); }
     int run(const std::string& arguments, const std::string& before = "") const {
-        const std::string command = before + " env CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 " + program_path() + " " + arguments + " >" + in("out.txt") + " 2>" + in("error.txt");
+        const std::string command = before + " env CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 " + program_path() + " " +
+                                    arguments + " >" + in("out.txt") + " 2>" + in("error.txt");
         const int status = std::system(command.c_str());
         return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
     }
-    void expect_runs(const std::string& arguments) const { ASSERT_EQ(run(arguments), 0) << arguments << "\n" << read_bytes(in("error.txt")); }
+    void expect_runs(const std::string& arguments) const {
+        ASSERT_EQ(run(arguments), 0) << arguments << "\n" << read_bytes(in("error.txt"));
+    }
     void expect_refused(const std::string& arguments, std::initializer_list<std::string> parts) const {
         SCOPED_TRACE(arguments);
         const int exit_code = run(arguments);
@@ -85,8 +89,11 @@ protected:
 TEST(GridPieces, BudgetAndInference) {
     EXPECT_EQ(iterations_in(2, 3, 0.5), 720);
     EXPECT_EQ(iterations_in(1e-9, 1, 5), 1);
-    const std::map<std::string, std::pair<std::string, int64_t>> expected{
-        {"dual", {"encoder", 10}}, {"cooperative", {"noise", 30}}, {"triangle", {"mean", 0}}, {"abp", {"noise", 30}}, {"vae", {"mean", 0}}};
+    const std::map<std::string, std::pair<std::string, int64_t>> expected{{"dual", {"encoder", 10}},
+                                                                          {"cooperative", {"noise", 30}},
+                                                                          {"triangle", {"mean", 0}},
+                                                                          {"abp", {"noise", 30}},
+                                                                          {"vae", {"mean", 0}}};
     for (const std::string& method : method_names) {
         StepSettings s;
         apply_method(s, method);
@@ -125,7 +132,8 @@ TEST_F(Grid, RowsAreWhatTheSeparateCommandsGive) {
             EXPECT_EQ(row.at("mse"), "");
         }
         // A short-run EBM draws with the 100 steps that it learned with.
-        expect_runs("sample --npy --count 6 --seed 2 --model " + model + " --out " + in("sample-" + method) + (method == "shortrun" ? " --steps-x 100" : ""));
+        expect_runs("sample --npy --count 6 --seed 2 --model " + model + " --out " + in("sample-" + method) +
+                    (method == "shortrun" ? " --steps-x 100" : ""));
         for (const std::string kind : {"generator", "revised"}) {
             const std::string& cell = row.at("swd_" + kind);
             const bool has = kind == "generator" ? method != "shortrun" : method == "dual" || method == "shortrun";
@@ -141,7 +149,8 @@ TEST_F(Grid, RowsAreWhatTheSeparateCommandsGive) {
         EXPECT_EQ(row.at("returns"), "0");
         // The median of three.
         std::vector<double> seconds;
-        for (const auto& iteration : rows_of(in("grid/") + method + "-2/metrics.csv")) seconds.push_back(std::stod(iteration.at("seconds")));
+        for (const auto& iteration : rows_of(in("grid/") + method + "-2/metrics.csv"))
+            seconds.push_back(std::stod(iteration.at("seconds")));
         ASSERT_EQ(seconds.size(), 3u);
         std::sort(seconds.begin(), seconds.end());
         EXPECT_NEAR(std::stod(row.at("seconds")), seconds[1], 1e-8);
@@ -150,8 +159,9 @@ TEST_F(Grid, RowsAreWhatTheSeparateCommandsGive) {
     expect_runs("revise --count 2 --model " + in("grid/dual-2/checkpoints/iteration-000003.safetensors"));
     EXPECT_NE(read_bytes(in("grid/dual-2/report.html")).find("<h2>revise</h2>"), std::string::npos);
     const std::string page = read_bytes(in("grid/report.html"));
-    for (const std::string& part : {std::string("<h2>grid</h2>"), std::string("compare.csv"), base64(read_bytes(in("grid/compare.png"))),
-                                    std::string("measured on 6 held-out images")})
+    for (const std::string& part :
+         {std::string("<h2>grid</h2>"), std::string("compare.csv"), base64(read_bytes(in("grid/compare.png"))),
+          std::string("measured on 6 held-out images")})
         EXPECT_NE(page.find(part), std::string::npos) << part.substr(0, 40);
     fs::remove(in("grid/report.html"));
     expect_runs("report " + in("grid"));
@@ -177,8 +187,8 @@ TEST_F(Grid, AblateHasTheCellsOfBothTables) {
     const auto rows = rows_of(in("grid/ablate.csv"));
     std::vector<std::string> names;
     for (const auto& row : rows) names.push_back(row.at("cell"));
-    EXPECT_EQ(names, (std::vector<std::string>{"x30-noise10", "x30-noise30", "x30-encoder10", "x30-encoder30", "x10-encoder10",
-                                               "x20-encoder10", "x50-encoder10"}));
+    EXPECT_EQ(names, (std::vector<std::string>{"x30-noise10", "x30-noise30", "x30-encoder10", "x30-encoder30",
+                                               "x10-encoder10", "x20-encoder10", "x50-encoder10"}));
     const Config c = read_checkpoint(newest_checkpoint(in("grid/x30-noise10-1"))).config;
     EXPECT_EQ(c.step.chain_x.steps, 30);
     EXPECT_EQ(c.step.chain_z.steps, 10);
@@ -189,9 +199,11 @@ TEST_F(Grid, AblateHasTheCellsOfBothTables) {
     const size_t fourth = table.find("| encoder, 10 | 9.26 |"), fifth = table.find("| 30 | 9.26 |");
     ASSERT_NE(fourth, std::string::npos) << table;
     ASSERT_NE(fifth, std::string::npos) << table;
-    EXPECT_EQ(table.substr(fourth + 16, table.find('\n', fourth) - fourth - 16), table.substr(fifth + 7, table.find('\n', fifth) - fifth - 7));
+    EXPECT_EQ(table.substr(fourth + 16, table.find('\n', fourth) - fourth - 16),
+              table.substr(fifth + 7, table.find('\n', fifth) - fifth - 7));
     // The chain of noise starts is the training's own: row "noise, 10" of reconstruct.
-    expect_runs("reconstruct --count 6 --model " + in("grid/x30-noise10-1/checkpoints/iteration-000001.safetensors") + " --out " + in("reconstruct"));
+    expect_runs("reconstruct --count 6 --model " + in("grid/x30-noise10-1/checkpoints/iteration-000001.safetensors") +
+                " --out " + in("reconstruct"));
     const double mse = std::stod(rows_of(in("reconstruct/reconstruct.csv")).at(3).at("mse"));
     EXPECT_NEAR(std::stod(rows[0].at("mse")), mse, 1e-8 * mse);
 }
@@ -228,7 +240,8 @@ TEST_F(Grid, GoesOnWhereItStopped) {
 }
 
 TEST_F(Grid, CtrlCStopsItWithACheckpoint) {
-    const std::string command = "compare" + tiny("grid") + " --method vae --iterations 10000000 --seeds 1 --set log-every=1000000";
+    const std::string command =
+        "compare" + tiny("grid") + " --method vae --iterations 10000000 --seeds 1 --set log-every=1000000";
     EXPECT_EQ(run(command, "timeout --foreground --preserve-status -s INT 3"), 130) << read_bytes(in("error.txt"));
     EXPECT_NE(said().find("go on with the same command"), std::string::npos) << said();
     EXPECT_GT(read_checkpoint(newest_checkpoint(in("grid/vae-1"))).iteration, 0);
@@ -291,8 +304,10 @@ TEST_F(Grid, RefusesBadFlags) {
     }
     expect_refused("compare" + tiny("grid") + " --method dual,gan", {"--method gan", "cooperative"});
     expect_refused("compare" + tiny("grid") + " --method vae,vae", {"--method vae", "twice"});
-    expect_refused("compare" + tiny("grid") + " --set start-x=noise --method dual,vae", {"--set start-x=noise", "CELL:start-x=VALUE", "dual, vae"});
-    expect_refused("ablate" + tiny("grid") + " --set steps-x=40", {"--set steps-x=40", "CELL:steps-x=VALUE", "x30-noise10"});
+    expect_refused("compare" + tiny("grid") + " --set start-x=noise --method dual,vae",
+                   {"--set start-x=noise", "CELL:start-x=VALUE", "dual, vae"});
+    expect_refused("ablate" + tiny("grid") + " --set steps-x=40",
+                   {"--set steps-x=40", "CELL:steps-x=VALUE", "x30-noise10"});
 }
 
 }  // namespace

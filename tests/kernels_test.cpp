@@ -1,14 +1,15 @@
 // Every kernel of the table against a plain loop in double precision or a closed form, on each backend that runs here.
 //
-// Each array lies between two guards that hold NaN, and outputs hold NaN before the call: an element that is not written, a write
-// beyond the end, or a read from there that matters, all show. Each call is made with 1, 2 and 3 threads and must give the same
-// bits. (To the GPU that the host plays these are three orders in which its threads take turns.) What is not here: the values of random
-// numbers (random_test.cpp), gradients as gradients (ops_test.cpp).
+// Each array lies between two guards that hold NaN, and outputs hold NaN before the call: an element that is not
+// written, a write beyond the end, or a read from there that matters, all show. Each call is made with 1, 2 and 3
+// threads and must give the same bits. (To the GPU that the host plays these are three orders in which its threads take
+// turns.) What is not here: the values of random numbers (random_test.cpp), gradients as gradients (ops_test.cpp).
 //
-// Tolerances are in units u = 2^-24, the largest relative error of one rounding. A single formula gets a small multiple of its number
-// of roundings. A sum of n terms, added one by one in float32, of products of uniforms in [-1, 1): its partial sums are about
-// sqrt(k)/3, so that the roundings, which go in random directions, add up to about 0.14 n u; we allow 4 n u, 28 standard deviations.
-// (At n = 1170, the longest sum here, that is 3e-4, where one lost term would show as 0.3.)
+// Tolerances are in units u = 2^-24, the largest relative error of one rounding. A single formula gets a small multiple
+// of its number of roundings. A sum of n terms, added one by one in float32, of products of uniforms in [-1, 1): its
+// partial sums are about sqrt(k)/3, so that the roundings, which go in random directions, add up to about 0.14 n u; we
+// allow 4 n u, 28 standard deviations. (At n = 1170, the longest sum here, that is 3e-4, where one lost term would show
+// as 0.3.)
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -28,7 +29,8 @@ constexpr int64_t sizes[] = {1, 3, 37, 20011};
 
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
 
-// An array on the device between two guards, which hold a NaN of its own: one computed from another array's guard has that one's bits.
+// An array on the device between two guards, which hold a NaN of its own: one computed from another array's guard has
+// that one's bits.
 class Buffer {
 public:
     Buffer(const Values& values) : n_(int64_t(values.size())), memory_(Shape{n_ + 2 * guard}) {
@@ -42,9 +44,13 @@ public:
 
     Values read() const {
         const Values all = memory_.to_host();
-        const auto marked = [this](float value) { return std::bit_cast<uint32_t>(value) == std::bit_cast<uint32_t>(mark_); };
-        EXPECT_TRUE(std::all_of(all.begin(), all.begin() + guard, marked)) << "a write before the first of " << n_ << " values";
-        EXPECT_TRUE(std::all_of(all.end() - guard, all.end(), marked)) << "a write beyond the last of " << n_ << " values";
+        const auto marked = [this](float value) {
+            return std::bit_cast<uint32_t>(value) == std::bit_cast<uint32_t>(mark_);
+        };
+        EXPECT_TRUE(std::all_of(all.begin(), all.begin() + guard, marked))
+            << "a write before the first of " << n_ << " values";
+        EXPECT_TRUE(std::all_of(all.end() - guard, all.end(), marked))
+            << "a write beyond the last of " << n_ << " values";
         return {all.begin() + guard, all.end() - guard};
     }
 
@@ -70,7 +76,9 @@ std::vector<Values> run(const std::vector<Values>& before, Call call) {
         for (size_t k = 0; k < arrays.size(); ++k) {
             const Values after = arrays[k].read();
             if (threads == 1) first.push_back(after);
-            else EXPECT_TRUE(same_bits(after, first[k])) << "array " << k << " differs between 1 and " << threads << " threads";
+            else
+                EXPECT_TRUE(same_bits(after, first[k]))
+                    << "array " << k << " differs between 1 and " << threads << " threads";
         }
     }
     return first;
@@ -93,7 +101,7 @@ std::vector<double> tabulate(int64_t n, Formula formula) {
 
 std::string count(int64_t n) { return std::to_string(n) + " values"; }
 
-// ---- memory -----------------------------------------------------------------------------------------------------------------
+// ---- memory -------------------------------------------------------------------------------------
 
 TEST_P(Kernel, copy) {
     for (const int64_t n : sizes) {
@@ -121,16 +129,18 @@ TEST_P(Kernel, download) {
 }
 
 TEST_P(Kernel, fill) {
-    for (const int64_t n : sizes) EXPECT_EQ(output(n, [&](float* y) { backend().fill(y, -2.5f, n); }), Values(size_t(n), -2.5f));
+    for (const int64_t n : sizes)
+        EXPECT_EQ(output(n, [&](float* y) { backend().fill(y, -2.5f, n); }), Values(size_t(n), -2.5f));
 }
 
-// ---- pointwise: values below 2 in size unless said otherwise -------------------------------------------------------------------
+// ---- pointwise: values below 2 in size unless said otherwise ------------------------------------
 
 TEST_P(Kernel, add) {
     for (const int64_t n : sizes) {
         const Values a = random_values(n, 1), b = random_values(n, 2);
         const auto expected = tabulate(n, [&](size_t i) { return double(a[i]) + b[i]; });
-        expect_close(output(n, [&](float* y) { backend().add(y, Buffer(a), Buffer(b), n); }), expected, 2 * unit, 0, count(n));
+        expect_close(output(n, [&](float* y) { backend().add(y, Buffer(a), Buffer(b), n); }), expected, 2 * unit, 0,
+                     count(n));
         const Values in_place = run({a}, [&](auto& y) { backend().add(y[0], y[0], Buffer(b), n); })[0];
         expect_close(in_place, expected, 2 * unit, 0, "in place, " + count(n));
     }
@@ -140,7 +150,8 @@ TEST_P(Kernel, multiply) {
     for (const int64_t n : sizes) {
         const Values a = random_values(n, 1), b = random_values(n, 2);
         const auto expected = tabulate(n, [&](size_t i) { return double(a[i]) * b[i]; });
-        expect_close(output(n, [&](float* y) { backend().multiply(y, Buffer(a), Buffer(b), n); }), expected, 2 * unit, 0, count(n));
+        expect_close(output(n, [&](float* y) { backend().multiply(y, Buffer(a), Buffer(b), n); }), expected, 2 * unit,
+                     0, count(n));
     }
 }
 
@@ -148,7 +159,8 @@ TEST_P(Kernel, scale) {
     for (const int64_t n : sizes) {
         const Values x = random_values(n, 1);
         const auto expected = tabulate(n, [&](size_t i) { return -1.7f * double(x[i]); });
-        expect_close(output(n, [&](float* y) { backend().scale(y, Buffer(x), -1.7f, n); }), expected, 2 * unit, 0, count(n));
+        expect_close(output(n, [&](float* y) { backend().scale(y, Buffer(x), -1.7f, n); }), expected, 2 * unit, 0,
+                     count(n));
         const Values in_place = run({x}, [&](auto& y) { backend().scale(y[0], y[0], -1.7f, n); })[0];
         expect_close(in_place, expected, 2 * unit, 0, "in place, " + count(n));
     }
@@ -159,8 +171,10 @@ TEST_P(Kernel, leaky_relu) {
         for (const float slope : {0.0f, 0.2f, 1.0f}) {
             Values x = random_values(n, 1);
             x[0] = 0;
-            const auto expected = tabulate(n, [&](size_t i) { return std::max(double(x[i]), 0.0) + slope * std::min(double(x[i]), 0.0); });
-            expect_close(output(n, [&](float* y) { backend().leaky_relu(y, Buffer(x), slope, n); }), expected, 2 * unit, 0, count(n));
+            const auto expected = tabulate(
+                n, [&](size_t i) { return std::max(double(x[i]), 0.0) + slope * std::min(double(x[i]), 0.0); });
+            expect_close(output(n, [&](float* y) { backend().leaky_relu(y, Buffer(x), slope, n); }), expected, 2 * unit,
+                         0, count(n));
         }
     const Values lost = output(1, [](float* y) { backend().leaky_relu(y, Buffer({nan}), 0, 1); });
     EXPECT_TRUE(std::isnan(lost[0])) << "a NaN must not be hidden";
@@ -172,13 +186,16 @@ TEST_P(Kernel, leaky_relu_backward) {
             Values y = random_values(n, 1);
             const Values dy = random_values(n, 2);
             y[0] = 0;  // counts as negative, as in PyTorch
-            const auto expected = tabulate(n, [&](size_t i) { return double(dy[i]) * (y[i] > 0 ? 1.0 : double(slope)); });
-            const Values dx = output(n, [&](float* out) { backend().leaky_relu_backward(out, Buffer(y), Buffer(dy), slope, n); });
+            const auto expected =
+                tabulate(n, [&](size_t i) { return double(dy[i]) * (y[i] > 0 ? 1.0 : double(slope)); });
+            const Values dx =
+                output(n, [&](float* out) { backend().leaky_relu_backward(out, Buffer(y), Buffer(dy), slope, n); });
             expect_close(dx, expected, 2 * unit, 0, count(n));
         }
 }
 
-// tanh, swish and expf are good to about two units in the last place, that is 4 u; 8 u are allowed, twice that for a quotient.
+// tanh, swish and expf are good to about two units in the last place, that is 4 u; 8 u are allowed, twice that for a
+// quotient.
 TEST_P(Kernel, swish) {
     for (const int64_t n : sizes) {
         const Values x = random_values(n, 1, -6, 6);
@@ -200,7 +217,8 @@ TEST_P(Kernel, swish_backward) {
             const double s = 1 / (1 + std::exp(-double(x[i])));
             return dy[i] * s * (1 + x[i] * (1 - s));
         });
-        expect_close(output(n, [&](float* dx) { backend().swish_backward(dx, Buffer(x), Buffer(dy), n); }), expected, 16 * unit, 32 * unit, count(n));
+        expect_close(output(n, [&](float* dx) { backend().swish_backward(dx, Buffer(x), Buffer(dy), n); }), expected,
+                     16 * unit, 32 * unit, count(n));
     }
 }
 
@@ -219,15 +237,17 @@ TEST_P(Kernel, tanh_backward) {
         const Values y = random_values(n, 1), dy = random_values(n, 2);
         const auto expected = tabulate(n, [&](size_t i) { return dy[i] * (1 - double(y[i]) * y[i]); });
         const Values dx = output(n, [&](float* out) { backend().tanh_backward(out, Buffer(y), Buffer(dy), n); });
-        expect_close(dx, expected, 0, 6 * unit, count(n));  // 1 - y² cancels: an absolute bound, three roundings of values below 1
+        expect_close(dx, expected, 0, 6 * unit,
+                     count(n));  // 1 - y² cancels: an absolute bound, three roundings of values below 1
     }
 }
 
-TEST_P(Kernel, moving_average) {
+TEST_P(Kernel, ema_update) {
     for (const int64_t n : sizes) {
         const Values x = random_values(n, 1), before = random_values(n, 2);
-        const auto expected = tabulate(n, [&](size_t i) { return double(0.9f) * before[i] + (1 - double(0.9f)) * x[i]; });
-        const auto result = run({before}, [&](auto& out) { backend().moving_average(out[0], Buffer(x), 0.9f, n); });
+        const auto expected =
+            tabulate(n, [&](size_t i) { return double(0.9f) * before[i] + (1 - double(0.9f)) * x[i]; });
+        const auto result = run({before}, [&](auto& out) { backend().ema_update(out[0], Buffer(x), 0.9f, n); });
         expect_close(result[0], expected, 0, 4 * unit, count(n));
     }
 }
@@ -241,18 +261,19 @@ TEST_P(Kernel, exp) {
     }
 }
 
-TEST_P(Kernel, broadcast) {
+TEST_P(Kernel, fill_from_scalar) {
     for (const int64_t n : sizes) {
-        const Values y = output(n, [&](float* out) { backend().broadcast(out, Buffer({0.7f}), -3, n); });
+        const Values y = output(n, [&](float* out) { backend().fill_from_scalar(out, Buffer({0.7f}), -3, n); });
         expect_close(y, std::vector<double>(size_t(n), -3 * double(0.7f)), 2 * unit, 0, count(n));
     }
 }
 
-TEST_P(Kernel, difference_by) {
+TEST_P(Kernel, scaled_difference) {
     for (const int64_t n : sizes) {
         const Values a = random_values(n, 1), b = random_values(n, 2);
         const auto expected = tabulate(n, [&](size_t i) { return -3 * double(0.7f) * (double(a[i]) - b[i]); });
-        const Values y = output(n, [&](float* out) { backend().difference_by(out, Buffer(a), Buffer(b), Buffer({0.7f}), -3, n); });
+        const Values y = output(
+            n, [&](float* out) { backend().scaled_difference(out, Buffer(a), Buffer(b), Buffer({0.7f}), -3, n); });
         expect_close(y, expected, 6 * unit, 0, count(n));  // a - b is rounded once, relative to itself
     }
 }
@@ -261,7 +282,8 @@ TEST_P(Kernel, reparametrise) {
     for (const int64_t n : sizes) {
         const Values mu = random_values(n, 1), logvar = random_values(n, 2, -3, 1), eps = random_values(n, 3);
         const auto expected = tabulate(n, [&](size_t i) { return mu[i] + std::exp(0.5 * logvar[i]) * eps[i]; });
-        const Values z = output(n, [&](float* y) { backend().reparametrise(y, Buffer(mu), Buffer(logvar), Buffer(eps), n); });
+        const Values z =
+            output(n, [&](float* y) { backend().reparametrise(y, Buffer(mu), Buffer(logvar), Buffer(eps), n); });
         expect_close(z, expected, 0, 16 * unit, count(n));  // exp, product, sum: 6 u of values below 3
     }
 }
@@ -270,8 +292,8 @@ TEST_P(Kernel, reparametrise_backward) {
     for (const int64_t n : sizes) {
         const Values logvar = random_values(n, 2, -3, 1), eps = random_values(n, 3), dz = random_values(n, 4);
         const auto expected = tabulate(n, [&](size_t i) { return 0.5 * dz[i] * std::exp(0.5 * logvar[i]) * eps[i]; });
-        const Values dlogvar =
-            output(n, [&](float* y) { backend().reparametrise_backward(y, Buffer(logvar), Buffer(eps), Buffer(dz), n); });
+        const Values dlogvar = output(
+            n, [&](float* y) { backend().reparametrise_backward(y, Buffer(logvar), Buffer(eps), Buffer(dz), n); });
         expect_close(dlogvar, expected, 16 * unit, 0, count(n));
     }
 }
@@ -279,19 +301,24 @@ TEST_P(Kernel, reparametrise_backward) {
 TEST_P(Kernel, gaussian_nll_backward) {
     for (const int64_t n : sizes)
         for (const float least : {-2.0f, -15.0f}) {  // in the second case 1e-6 counts
-            const Values z = random_values(n, 1), mu = random_values(n, 2), logvar = random_values(n, 3, least, least + 3);
+            const Values z = random_values(n, 1), mu = random_values(n, 2),
+                         logvar = random_values(n, 3, least, least + 3);
             const double upstream = double(0.7f) * -3;
             const auto square = [&](size_t i) {
                 return std::pow((double(z[i]) - mu[i]) / (double(1e-6f) + std::exp(double(logvar[i]))), 2);
             };
-            const auto dmu =
-                tabulate(n, [&](size_t i) { return -upstream * (double(z[i]) - mu[i]) / (double(1e-6f) + std::exp(double(logvar[i]))); });
-            const auto dlogvar = tabulate(n, [&](size_t i) { return 0.5 * upstream * (1 - square(i) * std::exp(double(logvar[i]))); });
+            const auto dmu = tabulate(n, [&](size_t i) {
+                return -upstream * (double(z[i]) - mu[i]) / (double(1e-6f) + std::exp(double(logvar[i])));
+            });
+            const auto dlogvar =
+                tabulate(n, [&](size_t i) { return 0.5 * upstream * (1 - square(i) * std::exp(double(logvar[i]))); });
             const auto result = run({poison(n), poison(n)}, [&](auto& y) {
-                backend().gaussian_nll_backward(y[0], y[1], Buffer(z), Buffer(mu), Buffer(logvar), Buffer({0.7f}), -3, n);
+                backend().gaussian_nll_backward(y[0], y[1], Buffer(z), Buffer(mu), Buffer(logvar), Buffer({0.7f}), -3,
+                                                n);
             });
             expect_close(result[0], dmu, 20 * unit, 0, "dmu, " + count(n));
-            // 1 - A with A > 0 wrong by 30 u A: that is at most 30 u (|1 - A| + 1). Times 1.05, half the upstream gradient.
+            // 1 - A with A > 0 wrong by 30 u A: that is at most 30 u (|1 - A| + 1). Times 1.05, half the upstream
+            // gradient.
             expect_close(result[1], dlogvar, 32 * unit, 32 * unit, "dlogvar, " + count(n));
         }
 }
@@ -299,11 +326,13 @@ TEST_P(Kernel, gaussian_nll_backward) {
 TEST_P(Kernel, langevin_update) {
     for (const int64_t n : sizes) {
         const Values x = random_values(n, 1), gradient = random_values(n, 2), noise = random_values(n, 3);
-        const auto expected = tabulate(n, [&](size_t i) { return x[i] - double(0.3f) * gradient[i] + double(0.2f) * noise[i]; });
+        const auto expected =
+            tabulate(n, [&](size_t i) { return x[i] - double(0.3f) * gradient[i] + double(0.2f) * noise[i]; });
         const auto update = [&](float* y, const float* from) {
             backend().langevin_update(y, from, Buffer(gradient), Buffer(noise), 0.3f, 0.2f, n);
         };
-        expect_close(output(n, [&](float* y) { update(y, Buffer(x)); }), expected, 0, 8 * unit, count(n));  // four roundings below 2
+        expect_close(output(n, [&](float* y) { update(y, Buffer(x)); }), expected, 0, 8 * unit,
+                     count(n));  // four roundings below 2
         expect_close(run({x}, [&](auto& y) { update(y[0], y[0]); })[0], expected, 0, 8 * unit, "in place, " + count(n));
     }
 }
@@ -312,9 +341,13 @@ TEST_P(Kernel, langevin_update) {
 TEST_P(Kernel, langevin_update_normal) {
     const RandomKey key{3, 5, 7};
     for (const int64_t n : sizes) {
-        const Values x = random_values(n, 1), gradient = random_values(n, 2), noise = output(n, [&](float* y) { backend().normal(y, key, n); });
-        const auto expected = tabulate(n, [&](size_t i) { return x[i] - double(0.3f) * gradient[i] + double(0.2f) * noise[i]; });
-        const auto update = [&](float* y, const float* from) { backend().langevin_update_normal(y, from, Buffer(gradient), key, 0.3f, 0.2f, n); };
+        const Values x = random_values(n, 1), gradient = random_values(n, 2),
+                     noise = output(n, [&](float*y) { backend().normal(y, key, n); });
+        const auto expected =
+            tabulate(n, [&](size_t i) { return x[i] - double(0.3f) * gradient[i] + double(0.2f) * noise[i]; });
+        const auto update = [&](float* y, const float* from) {
+            backend().langevin_update_normal(y, from, Buffer(gradient), key, 0.3f, 0.2f, n);
+        };
         expect_close(output(n, [&](float* y) { update(y, Buffer(x)); }), expected, 0, 8 * unit, count(n));
         expect_close(run({x}, [&](auto& y) { update(y[0], y[0]); })[0], expected, 0, 8 * unit, "in place, " + count(n));
     }
@@ -339,11 +372,13 @@ TEST_P(Kernel, adam_update) {
                     w[i] -= rate / correction1 * m[i] / (std::sqrt(v[i]) / std::sqrt(correction2) + epsilon);
                 }
                 state = run(state, [&](auto& y) {
-                    backend().adam_update(y[0], y[1], y[2], Buffer(gradient), float(rate / correction1), float(beta1), float(beta2),
-                                          float(1 / std::sqrt(correction2)), float(epsilon), float(decay), n);
+                    backend().adam_update(y[0], y[1], y[2], Buffer(gradient), float(rate / correction1), float(beta1),
+                                          float(beta2), float(1 / std::sqrt(correction2)), float(epsilon), float(decay),
+                                          n);
                 });
-                // 0.999 and 1 - 0.999 in float32 make v wrong by up to 6e-5 of itself (1 - beta2 by 1.3e-5; we allow for 0.999 rounded
-                // the other way too), a step by half of that: 3e-5 of the rate a step; and each step rounds w, below 1.1, once.
+                // 0.999 and 1 - 0.999 in float32 make v wrong by up to 6e-5 of itself (1 - beta2 by 1.3e-5; we allow
+                // for 0.999 rounded the other way too), a step by half of that: 3e-5 of the rate a step; and each step
+                // rounds w, below 1.1, once.
                 expect_close(state[0], w, 0, step * (3e-5 * rate + 2 * unit), "w, step " + std::to_string(step));
                 expect_close(state[1], m, 0, 16 * unit, "m, step " + std::to_string(step));
                 expect_close(state[2], v, 6e-5, 0x1p-40, "v, step " + std::to_string(step));
@@ -351,12 +386,14 @@ TEST_P(Kernel, adam_update) {
         }
 }
 
-// ---- gathers over images --------------------------------------------------------------------------------------------------------
+// ---- gathers over images ------------------------------------------------------------------------
 
 struct Sides {
     int64_t batch, height, width, channels;
     int64_t size() const { return batch * height * width * channels; }
-    size_t at(int64_t b, int64_t h, int64_t w, int64_t c) const { return size_t(((b * height + h) * width + w) * channels + c); }
+    size_t at(int64_t b, int64_t h, int64_t w, int64_t c) const {
+        return size_t(((b * height + h) * width + w) * channels + c);
+    }
     std::string name() const {
         return "(" + std::to_string(batch) + ", " + std::to_string(height) + ", " + std::to_string(width) + ", " +
                std::to_string(channels) + ")";
@@ -366,8 +403,9 @@ struct Sides {
 constexpr Sides even_images[] = {{1, 2, 2, 1}, {2, 4, 6, 5}, {2, 6, 4, 3}, {3, 8, 2, 17}, {5, 10, 14, 35}};
 constexpr Sides all_images[] = {{1, 1, 1, 1}, {2, 1, 4, 3}, {2, 5, 1, 7}, {2, 5, 4, 3}, {3, 5, 4, 17}, {5, 7, 11, 66}};
 
-// A linear map of images as a list of entries; apply(dst, src, weight) is called for each. Forward adds x[src] weight to y[dst], the
-// gradient is the transpose of that. At most 4 entries meet in one element (forward), 9 (upsample's gradient): 16 u of values below 2.
+// A linear map of images as a list of entries; apply(dst, src, weight) is called for each. Forward adds x[src] weight
+// to y[dst], the gradient is the transpose of that. At most 4 entries meet in one element (forward), 9 (upsample's
+// gradient): 16 u of values below 2.
 template <class Entries>
 void expect_linear_map(const Sides& in, const Sides& out, Entries entries, bool transpose,
                        void (*kernel)(float*, const float*, int64_t, int64_t, int64_t, int64_t)) {
@@ -378,7 +416,8 @@ void expect_linear_map(const Sides& in, const Sides& out, Entries entries, bool 
         if (transpose) expected[src] += x[dst] * weight;
         else expected[dst] += x[src] * weight;
     });
-    const Values y = output(to.size(), [&](float* p) { kernel(p, Buffer(x), in.batch, in.height, in.width, in.channels); });
+    const Values y =
+        output(to.size(), [&](float* p) { kernel(p, Buffer(x), in.batch, in.height, in.width, in.channels); });
     expect_close(y, expected, 0, 16 * unit, in.name());
 }
 
@@ -395,20 +434,8 @@ void check_avg_pool2(bool transpose, decltype(Backend::avg_pool2) kernel) {
     for (const Sides& in : even_images) {
         const Sides out{in.batch, in.height / 2, in.width / 2, in.channels};
         const auto entries = [&](auto entry) {
-            for_each_element(
-                in, [&](int64_t b, int64_t h, int64_t w, int64_t c) { entry(out.at(b, h / 2, w / 2, c), in.at(b, h, w, c), 0.25); });
-        };
-        expect_linear_map(in, out, entries, transpose, kernel);
-    }
-}
-
-void check_box_filter2(bool transpose, decltype(Backend::box_filter2) kernel) {
-    for (const Sides& in : all_images) {
-        const Sides out{in.batch, in.height + 1, in.width + 1, in.channels};
-        const auto entries = [&](auto entry) {
             for_each_element(in, [&](int64_t b, int64_t h, int64_t w, int64_t c) {
-                for (const int64_t down : {0, 1})
-                    for (const int64_t right : {0, 1}) entry(out.at(b, h + down, w + right, c), in.at(b, h, w, c), 0.25);
+                entry(out.at(b, h / 2, w / 2, c), in.at(b, h, w, c), 0.25);
             });
         };
         expect_linear_map(in, out, entries, transpose, kernel);
@@ -425,8 +452,10 @@ void check_upsample2(bool transpose, decltype(Backend::upsample2) kernel) {
         const auto entries = [&](auto entry) {
             for_each_element(out, [&](int64_t b, int64_t h, int64_t w, int64_t c) {
                 for (int64_t row = std::max<int64_t>(0, h / 2 - 1); row <= std::min(in.height - 1, h / 2 + 1); ++row)
-                    for (int64_t column = std::max<int64_t>(0, w / 2 - 1); column <= std::min(in.width - 1, w / 2 + 1); ++column)
-                        entry(out.at(b, h, w, c), in.at(b, row, column, c), weight(h, row, in.height) * weight(w, column, in.width));
+                    for (int64_t column = std::max<int64_t>(0, w / 2 - 1); column <= std::min(in.width - 1, w / 2 + 1);
+                         ++column)
+                        entry(out.at(b, h, w, c), in.at(b, row, column, c),
+                              weight(h, row, in.height) * weight(w, column, in.width));
             });
         };
         expect_linear_map(in, out, entries, transpose, kernel);
@@ -435,12 +464,11 @@ void check_upsample2(bool transpose, decltype(Backend::upsample2) kernel) {
 
 TEST_P(Kernel, avg_pool2) { check_avg_pool2(false, backend().avg_pool2); }
 TEST_P(Kernel, avg_pool2_backward) { check_avg_pool2(true, backend().avg_pool2_backward); }
-TEST_P(Kernel, box_filter2) { check_box_filter2(false, backend().box_filter2); }
-TEST_P(Kernel, box_filter2_backward) { check_box_filter2(true, backend().box_filter2_backward); }
 TEST_P(Kernel, upsample2) { check_upsample2(false, backend().upsample2); }
 TEST_P(Kernel, upsample2_backward) { check_upsample2(true, backend().upsample2_backward); }
 
-constexpr Sides pooled_images[] = {{1, 1, 1, 1}, {2, 1, 37, 3}, {3, 1, 16, 65}, {129, 1, 4, 130}};  // the pixels are in `width`
+constexpr Sides pooled_images[] = {
+    {1, 1, 1, 1}, {2, 1, 37, 3}, {3, 1, 16, 65}, {129, 1, 4, 130}};  // the pixels are in `width`
 
 TEST_P(Kernel, global_avg_pool) {
     for (const Sides& s : pooled_images) {
@@ -449,8 +477,9 @@ TEST_P(Kernel, global_avg_pool) {
         for_each_element(s, [&](int64_t b, int64_t, int64_t pixel, int64_t c) {
             expected[size_t(b * s.channels + c)] += x[s.at(b, 0, pixel, c)] / double(s.width);
         });
-        const Values y =
-            output(s.batch * s.channels, [&](float* p) { backend().global_avg_pool(p, Buffer(x), s.batch, s.width, s.channels); });
+        const Values y = output(s.batch * s.channels, [&](float* p) {
+            backend().global_avg_pool(p, Buffer(x), s.batch, s.width, s.channels);
+        });
         expect_close(y, expected, 0, 8 * unit, s.name());  // a sum of n wrong by 4 n u, divided by n, and that rounded
     }
 }
@@ -462,13 +491,14 @@ TEST_P(Kernel, global_avg_pool_backward) {
         for_each_element(s, [&](int64_t b, int64_t, int64_t pixel, int64_t c) {
             expected[s.at(b, 0, pixel, c)] = dy[size_t(b * s.channels + c)] / double(s.width);
         });
-        const Values dx =
-            output(s.size(), [&](float* p) { backend().global_avg_pool_backward(p, Buffer(dy), s.batch, s.width, s.channels); });
+        const Values dx = output(s.size(), [&](float* p) {
+            backend().global_avg_pool_backward(p, Buffer(dy), s.batch, s.width, s.channels);
+        });
         expect_close(dx, expected, 4 * unit, 0, s.name());
     }
 }
 
-// ---- reductions to a scalar -----------------------------------------------------------------------------------------------------
+// ---- reductions to a scalar ---------------------------------------------------------------------
 
 // Below and above one part (4096), one more than two parts, and more than 64 parts' worth.
 constexpr int64_t reduced_sizes[] = {1, 3, 37, 4095, 8193, 300007};
@@ -476,9 +506,10 @@ constexpr int64_t reduced_sizes[] = {1, 3, 37, 4095, 8193, 300007};
 template <class Call, class Term>
 void expect_sum(int64_t n, double roundings, Call call, Term term) {
     double expected = 0, magnitude = 0;
-    for (int64_t i = 0; i < n; ++i) expected += term(size_t(i)), magnitude = std::max(magnitude, std::abs(term(size_t(i))));
-    // Terms rounded in float32, in random directions: sqrt(n) u times their size, eight standard deviations; added in double
-    // precision or in parts that are; the result rounded once.
+    for (int64_t i = 0; i < n; ++i)
+        expected += term(size_t(i)), magnitude = std::max(magnitude, std::abs(term(size_t(i))));
+    // Terms rounded in float32, in random directions: sqrt(n) u times their size, eight standard deviations; added in
+    // double precision or in parts that are; the result rounded once.
     const double atol = 8 * roundings * unit * magnitude * std::sqrt(double(n));
     expect_close(output(1, call), std::vector<double>{expected}, 2 * unit, atol, count(n));
 }
@@ -486,55 +517,68 @@ void expect_sum(int64_t n, double roundings, Call call, Term term) {
 TEST_P(Kernel, sum) {
     for (const int64_t n : reduced_sizes) {
         const Values x = random_values(n, 1);
-        expect_sum(n, 1, [&](float* y) { backend().sum(y, Buffer(x), -0.7f, n); }, [&](size_t i) { return double(-0.7f) * x[i]; });
+        expect_sum(
+            n, 1, [&](float* y) { backend().sum(y, Buffer(x), -0.7f, n); },
+            [&](size_t i) { return double(-0.7f) * x[i]; });
     }
-    // Numbers of many sizes that cancel: what is left is rounding, so that the order of addition shows (output compares the bits).
+    // Numbers of many sizes that cancel: what is left is rounding, so that the order of addition shows (output compares
+    // the bits).
     Values x = random_values(100001, 2);
     for (size_t i = 0; i < 50000; ++i) {
         x[i] = std::ldexp(x[i], int(i % 41) - 40);
         x[100000 - i] = -x[i];
     }
     x[50000] = 0;
-    expect_close(output(1, [&](float* y) { backend().sum(y, Buffer(x), 1, 100001); }), Values{0}, 0, 1e-6, "numbers that cancel");
+    expect_close(output(1, [&](float* y) { backend().sum(y, Buffer(x), 1, 100001); }), Values{0}, 0, 1e-6,
+                 "numbers that cancel");
 }
 
 TEST_P(Kernel, dot) {
     for (const int64_t n : reduced_sizes) {
         const Values a = random_values(n, 1), b = random_values(n, 2);
-        expect_sum(n, 1, [&](float* y) { backend().dot(y, Buffer(a), Buffer(b), n); }, [&](size_t i) { return double(a[i]) * b[i]; });
+        expect_sum(
+            n, 1, [&](float* y) { backend().dot(y, Buffer(a), Buffer(b), n); },
+            [&](size_t i) { return double(a[i]) * b[i]; });
     }
 }
 
 TEST_P(Kernel, squared_error) {
     for (const int64_t n : reduced_sizes) {
         const Values a = random_values(n, 1), b = random_values(n, 2);
-        expect_sum(n, 3, [&](float* y) { backend().squared_error(y, Buffer(a), Buffer(b), 0.7f, n); },
-                   [&](size_t i) { return double(0.7f) * std::pow(double(a[i]) - b[i], 2); });
+        expect_sum(
+            n, 3, [&](float* y) { backend().squared_error(y, Buffer(a), Buffer(b), 0.7f, n); },
+            [&](size_t i) { return double(0.7f) * std::pow(double(a[i]) - b[i], 2); });
     }
 }
 
 TEST_P(Kernel, gaussian_nll) {
     for (const int64_t n : reduced_sizes)
         for (const float least : {-2.0f, -15.0f}) {
-            const Values z = random_values(n, 1), mu = random_values(n, 2), logvar = random_values(n, 3, least, least + 3);
-            expect_sum(n, 8, [&](float* y) { backend().gaussian_nll(y, Buffer(z), Buffer(mu), Buffer(logvar), 0.7f, n); }, [&](size_t i) {
-                const double difference = double(z[i]) - mu[i];
-                return 0.5 * double(0.7f) * (logvar[i] + difference * difference / (double(1e-6f) + std::exp(double(logvar[i]))));
-            });
+            const Values z = random_values(n, 1), mu = random_values(n, 2),
+                         logvar = random_values(n, 3, least, least + 3);
+            expect_sum(
+                n, 8, [&](float* y) { backend().gaussian_nll(y, Buffer(z), Buffer(mu), Buffer(logvar), 0.7f, n); },
+                [&](size_t i) {
+                    const double difference = double(z[i]) - mu[i];
+                    return 0.5 * double(0.7f) *
+                           (logvar[i] + difference * difference / (double(1e-6f) + std::exp(double(logvar[i]))));
+                });
         }
 }
 
-// ---- column statistics ----------------------------------------------------------------------------------------------------------
+// ---- column statistics --------------------------------------------------------------------------
 
 struct Matrix {
     int64_t rows, columns;
     size_t at(int64_t r, int64_t c) const { return size_t(r * columns + c); }
     std::string name() const { return std::to_string(rows) + " x " + std::to_string(columns); }
-    // Rows that one float32 sum runs over: the longest part. (A backend that sums whole columns in order is allowed as much.)
+    // Rows that one float32 sum runs over: the longest part. (A backend that sums whole columns in order is allowed as
+    // much.)
     double length() const { return double(rows); }
 };
 
-// One row, less than one part (64 rows), a part and one row, more than 64 parts' worth; also enough work for several threads.
+// One row, less than one part (64 rows), a part and one row, more than 64 parts' worth; also enough work for several
+// threads.
 constexpr Matrix tall[] = {{1, 1}, {1, 5}, {2, 3}, {63, 17}, {65, 35}, {700, 70}, {4801, 6}};
 
 TEST_P(Kernel, column_sum) {
@@ -557,8 +601,9 @@ struct BatchNorm {
 
     BatchNorm(const Matrix& sides, float offset_, float slope_)
         : s(sides), offset(offset_), slope(slope_), x(random_values(s.rows * s.columns, 1, offset_ - 2, offset_ + 2)),
-          weight(random_values(s.columns, 2, 0.5f, 2)), bias(random_values(s.columns, 3)), dy(random_values(s.rows * s.columns, 4)),
-          mean(size_t(s.columns), 0), rstd(mean), unbiased(mean), y(x.size()), dx(x.size()), dweight(mean), dbias(mean) {
+          weight(random_values(s.columns, 2, 0.5f, 2)), bias(random_values(s.columns, 3)),
+          dy(random_values(s.rows * s.columns, 4)), mean(size_t(s.columns), 0), rstd(mean), unbiased(mean), y(x.size()),
+          dx(x.size()), dweight(mean), dbias(mean) {
         const double n = double(s.rows);
         for (size_t c = 0; c < mean.size(); ++c) {
             double squares = 0;
@@ -575,35 +620,40 @@ struct BatchNorm {
             }
             for (int64_t r = 0; r < s.rows; ++r) {
                 const size_t i = s.at(r, int64_t(c));
-                dx[i] = weight[c] * rstd[c] * (before_relu(i) - dbias[c] / n - (x[i] - mean[c]) * rstd[c] * dweight[c] / n);
+                dx[i] =
+                    weight[c] * rstd[c] * (before_relu(i) - dbias[c] / n - (x[i] - mean[c]) * rstd[c] * dweight[c] / n);
             }
         }
     }
     double before_relu(size_t i) const { return y[i] > 0 ? dy[i] : slope * dy[i]; }
-    // The mean of n values of size a, added one by one: partial sums k a, rounded, come to 0.17 sqrt(n) a u; 2 sqrt(n) a u are allowed.
+    // The mean of n values of size a, added one by one: partial sums k a, rounded, come to 0.17 sqrt(n) a u; 2 sqrt(n)
+    // a u are allowed.
     double mean_error() const { return 2 * (std::abs(offset) + 2) * (std::sqrt(s.length()) + 4) * unit; }
 };
 
 void check_batch_norm_forward() {
     for (const Matrix& s : tall)
-        for (const auto& [offset, slope] : {std::pair(0.0f, 1.0f), {0, 0.2f}, {3, 0}, {500, 1}}) {  // at 500 Σx² - (Σx)² would be wrong by 10 %
+        for (const auto& [offset, slope] :
+             {std::pair(0.0f, 1.0f), {0, 0.2f}, {3, 0}, {500, 1}}) {  // at 500 Σx² - (Σx)² would be wrong by 10 %
             const BatchNorm b(s, offset, slope);
             const Values running_mean = random_values(s.columns, 5), running_var = random_values(s.columns, 6, 0.5f, 2);
             const auto result =
-                run({poison(s.rows * s.columns), poison(s.columns), poison(s.columns), running_mean, running_var}, [&](auto& out) {
-                    const Buffer x(b.x);
-                    backend().batch_statistics(out[1], out[2], out[3], out[4], x, 1e-5f, 0.1f, s.rows, s.columns);
-                    backend().batch_norm(out[0], x, out[1], out[2], Buffer(b.weight), Buffer(b.bias), slope, s.rows, s.columns);
-                });
-            const auto after_mean =
-                tabulate(s.columns, [&](size_t c) { return running_mean[c] + double(0.1f) * (b.mean[c] - running_mean[c]); });
-            const auto after_var =
-                tabulate(s.columns, [&](size_t c) { return running_var[c] + double(0.1f) * (b.unbiased[c] - running_var[c]); });
+                run({poison(s.rows * s.columns), poison(s.columns), poison(s.columns), running_mean, running_var},
+                    [&](auto& out) {
+                        const Buffer x(b.x);
+                        backend().batch_statistics(out[1], out[2], out[3], out[4], x, 1e-5f, 0.1f, s.rows, s.columns);
+                        backend().batch_norm(out[0], x, out[1], out[2], Buffer(b.weight), Buffer(b.bias), slope, s.rows,
+                                             s.columns);
+                    });
+            const auto after_mean = tabulate(
+                s.columns, [&](size_t c) { return running_mean[c] + double(0.1f) * (b.mean[c] - running_mean[c]); });
+            const auto after_var = tabulate(
+                s.columns, [&](size_t c) { return running_var[c] + double(0.1f) * (b.unbiased[c] - running_var[c]); });
             const std::string what = s.name() + ", offset " + std::to_string(int(offset)) + ": ";
             const double largest = *std::max_element(b.rstd.begin(), b.rstd.end());
             const double n = s.length();
-            // Squared deviations: positive terms, a relative error of up to n u; x - mean is off by the mean's error m, which
-            // enters squared, and by the rounding of x - mean, u relative.
+            // Squared deviations: positive terms, a relative error of up to n u; x - mean is off by the mean's error m,
+            // which enters squared, and by the rounding of x - mean, u relative.
             const double m = b.mean_error(), relative = 2 * n * unit + 8 * unit + m * m * largest * largest;
             expect_close(result[1], b.mean, 2 * unit, m, what + "mean");
             expect_close(result[2], b.rstd, relative, 0, what + "rstd");
@@ -625,34 +675,33 @@ void check_batch_norm_backward() {
             const Values mean(b.mean.begin(), b.mean.end()), rstd(b.rstd.begin(), b.rstd.end());
             const auto result = run({poison(s.rows * s.columns), poison(s.columns), poison(s.columns)}, [&](auto& out) {
                 const Buffer average(mean), deviation(rstd), x(b.x), weight(b.weight), bias(b.bias), dy(b.dy);
-                backend().batch_norm_sums(out[1], out[2], average, deviation, x, weight, bias, dy, slope, s.rows, s.columns);
-                // The rows in two parts, as a group of images after another.
-                const int64_t first = s.rows / 3;
-                for (const auto& [begin, rows] : {std::pair(int64_t(0), first), {first, s.rows - first}}) {
-                    const int64_t skip = begin * s.columns;
-                    backend().batch_norm_backward(out[0] + skip, out[1], out[2], average, deviation, x + skip, weight, bias, dy + skip,
-                                                  slope, s.rows, rows, s.columns);
-                }
+                backend().batch_norm_backward_reduce(out[1], out[2], average, deviation, x, weight, bias, dy, slope,
+                                                     s.rows, s.columns);
+                backend().batch_norm_backward_elemt(out[0], out[1], out[2], average, deviation, x, weight, bias, dy,
+                                                    slope, s.rows, s.columns);
             });
             const double largest = std::max(1.0, *std::max_element(b.rstd.begin(), b.rstd.end())), n = s.length();
-            // Sums of n terms below 1 (dbias) and below 4 rstd (dweight; the mean handed in is itself rounded, u of 5, in every term).
+            // Sums of n terms below 1 (dbias) and below 4 rstd (dweight; the mean handed in is itself rounded, u of 5,
+            // in every term).
             const double bias_error = 4 * n * unit, weight_error = (16 + 8) * n * unit * largest;
             expect_close(result[2], b.dbias, 0, bias_error, s.name() + ": dbias");
             expect_close(result[1], b.dweight, 0, weight_error, s.name() + ": dweight");
             // dx = weight rstd (dy - dbias/n - x̂ dweight/n) with |x̂| < 4, all roundings of values below 8.
-            expect_close(result[0], b.dx, 0, 2 * largest * ((bias_error + 4 * weight_error) / n + 32 * unit * largest), s.name() + ": dx");
+            expect_close(result[0], b.dx, 0, 2 * largest * ((bias_error + 4 * weight_error) / n + 32 * unit * largest),
+                         s.name() + ": dx");
         }
     // One row: dbias = dy, and nothing passes to x or the weight.
     const auto single = run({poison(3), poison(3), poison(3)}, [](auto& out) {
         const Buffer x({1, 2, 3}), rstd({316, 316, 316}), weight({1, 2, 3}), bias({1, 1, 1}), dy({0.5f, -0.25f, 2});
-        backend().batch_norm_sums(out[1], out[2], x, rstd, x, weight, bias, dy, 0, 1, 3);
+        backend().batch_norm_backward_reduce(out[1], out[2], x, rstd, x, weight, bias, dy, 0, 1, 3);
         backend().copy(out[0], dy, 3);
-        backend().batch_norm_backward(out[0], out[1], out[2], x, rstd, x, weight, bias, out[0], 0, 1, 1, 3);  // in place
+        backend().batch_norm_backward_elemt(out[0], out[1], out[2], x, rstd, x, weight, bias, out[0], 0, 1,
+                                            3);  // in place
     });
     EXPECT_EQ(single, (std::vector<Values>{{0, 0, 0}, {0, 0, 0}, {0.5f, -0.25f, 2}}));
 }
-TEST_P(Kernel, batch_norm_sums) { check_batch_norm_backward(); }
-TEST_P(Kernel, batch_norm_backward) { check_batch_norm_backward(); }
+TEST_P(Kernel, batch_norm_backward_reduce) { check_batch_norm_backward(); }
+TEST_P(Kernel, batch_norm_backward_elemt) { check_batch_norm_backward(); }
 
 // Normalisation by given statistics, then ReLU, in double precision.
 struct FixedNorm {
@@ -661,9 +710,9 @@ struct FixedNorm {
     std::vector<double> y, dx;
 
     explicit FixedNorm(const Matrix& sides)
-        : s(sides), x(random_values(s.rows * s.columns, 1, -2, 3)), dy(random_values(s.rows * s.columns, 2)), mean(random_values(s.columns, 3)),
-          var(random_values(s.columns, 4, 0.25f, 2)), weight(random_values(s.columns, 5)), bias(random_values(s.columns, 6)), y(x.size()),
-          dx(x.size()) {
+        : s(sides), x(random_values(s.rows * s.columns, 1, -2, 3)), dy(random_values(s.rows * s.columns, 2)),
+          mean(random_values(s.columns, 3)), var(random_values(s.columns, 4, 0.25f, 2)),
+          weight(random_values(s.columns, 5)), bias(random_values(s.columns, 6)), y(x.size()), dx(x.size()) {
         for (int64_t r = 0; r < s.rows; ++r)
             for (size_t c = 0; c < mean.size(); ++c) {
                 const size_t i = s.at(r, int64_t(c));
@@ -675,53 +724,62 @@ struct FixedNorm {
     }
 };
 
-TEST_P(Kernel, fixed_norm) {
+TEST_P(Kernel, batch_norm_inference) {
     for (const Matrix& s : tall) {
         const FixedNorm f(s);
         const Values y = output(s.rows * s.columns, [&](float* p) {
-            backend().fixed_norm(p, Buffer(f.x), Buffer(f.mean), Buffer(f.var), Buffer(f.weight), Buffer(f.bias), 1e-5f, s.rows, s.columns);
+            backend().batch_norm_inference(p, Buffer(f.x), Buffer(f.mean), Buffer(f.var), Buffer(f.weight),
+                                           Buffer(f.bias), 1e-5f, s.rows, s.columns);
         });
-        expect_close(y, f.y, 8 * unit, 64 * unit, s.name());  // |x - mean| weight / sqrt(var) is below 8: some roundings of that
+        expect_close(y, f.y, 8 * unit, 64 * unit,
+                     s.name());  // |x - mean| weight / sqrt(var) is below 8: some roundings of that
     }
 }
 
-TEST_P(Kernel, fixed_norm_backward) {
+TEST_P(Kernel, batch_norm_inference_backward) {
     for (const Matrix& s : tall) {
         const FixedNorm f(s);
-        const Values y(f.y.begin(), f.y.end()), dx = output(s.rows * s.columns, [&](float* p) {
-            backend().fixed_norm_backward(p, Buffer(y), Buffer(f.dy), Buffer(f.var), Buffer(f.weight), 1e-5f, s.rows, s.columns);
-        });
+        const Values y(f.y.begin(), f.y.end()),
+            dx = output(s.rows * s.columns, [&](float*p) {
+                backend().batch_norm_inference_backward(p, Buffer(y), Buffer(f.dy), Buffer(f.var), Buffer(f.weight),
+                                                        1e-5f, s.rows, s.columns);
+            });
         expect_close(dx, f.dx, 8 * unit, 0, s.name());
     }
 }
 
-// ---- products -------------------------------------------------------------------------------------------------------------------
+// ---- products -----------------------------------------------------------------------------------
 
-constexpr Matrix matrices[] = {{1, 1}, {1, 37}, {35, 1}, {5, 3}, {17, 130}, {64, 64}, {130, 65}, {301, 257}, {1031, 515}};
+constexpr Matrix matrices[] = {{1, 1},   {1, 37},   {35, 1},    {5, 3},     {17, 130},
+                               {64, 64}, {130, 65}, {301, 257}, {1031, 515}};
 
-TEST_P(Kernel, normalise) {
+TEST_P(Kernel, normalize_l2) {
     for (const int64_t n : sizes)
         for (const float size : {1.0f, 1e-3f}) {
             const Values x = random_values(n, 1, -size, size);
             double squares = 0;
             for (const float value : x) squares += double(value) * value;
             for (const float epsilon : {1e-12f, 1e4f}) {  // the second is larger than any norm here
-                const auto expected = tabulate(n, [&](size_t i) { return x[i] / std::max(std::sqrt(squares), double(epsilon)); });
-                const Values y = run({x}, [&](auto& p) { backend().normalise(p[0], epsilon, n); })[0];
+                const auto expected =
+                    tabulate(n, [&](size_t i) { return x[i] / std::max(std::sqrt(squares), double(epsilon)); });
+                const Values y = run({x}, [&](auto& p) { backend().normalize_l2(p[0], epsilon, n); })[0];
                 expect_close(y, expected, 10 * unit, 0, count(n));  // norm (rounded squares), root, reciprocal, product
             }
         }
-    EXPECT_EQ(run({{0, 0, 0}}, [](auto& p) { backend().normalise(p[0], 1e-12f, 3); })[0], (Values{0, 0, 0}));
+    EXPECT_EQ(run({{0, 0, 0}}, [](auto& p) { backend().normalize_l2(p[0], 1e-12f, 3); })[0], (Values{0, 0, 0}));
 }
 
-// What the power iteration makes of (w, u), step by step, and how wrong each may be: an element of Wu or Wᵀv by at most 4 unit times the sum
-// of what was added in magnitude; what is wrong in v goes through Wᵀ as well.
+// What the power iteration makes of (w, u), step by step, and how wrong each may be: an element of Wu or Wᵀv by at most
+// 4 unit times the sum of what was added in magnitude; what is wrong in v goes through Wᵀ as well.
 struct PowerIteration {
     std::vector<double> v, u;
     double sigma = 0, wrong_v, wrong_u, wrong_sigma;
 
-    PowerIteration(const Values& w, const Values& start, const Matrix& s, double epsilon) : v(size_t(s.rows)), u(size_t(s.columns)) {
-        const auto norm = [&](const std::vector<double>& x) { return std::max(std::sqrt(std::inner_product(x.begin(), x.end(), x.begin(), 0.0)), epsilon); };
+    PowerIteration(const Values& w, const Values& start, const Matrix& s, double epsilon)
+        : v(size_t(s.rows)), u(size_t(s.columns)) {
+        const auto norm = [&](const std::vector<double>& x) {
+            return std::max(std::sqrt(std::inner_product(x.begin(), x.end(), x.begin(), 0.0)), epsilon);
+        };
         for (int64_t r = 0; r < s.rows; ++r)
             for (int64_t c = 0; c < s.columns; ++c) v[size_t(r)] += double(w[s.at(r, c)]) * start[size_t(c)];
         const double first = norm(v);
@@ -738,18 +796,21 @@ struct PowerIteration {
 
 TEST_P(Kernel, spectral_norms) {
     for (const float epsilon : {1e-12f, 1e3f})  // the second is larger than any norm here
-        for (const size_t count : {size_t(0), size_t(1), 2 * std::size(matrices)}) {  // none; one; more than go together at a time
+        for (const size_t count :
+             {size_t(0), size_t(1), 2 * std::size(matrices)}) {  // none; one; more than go together at a time
             std::vector<Values> before;
             for (size_t i = 0; i < count; ++i) {
                 const Matrix& s = matrices[i % std::size(matrices)];
-                for (const int64_t n : {s.rows * s.columns, s.columns}) before.push_back(random_values(n, uint32_t(before.size())));
+                for (const int64_t n : {s.rows * s.columns, s.columns})
+                    before.push_back(random_values(n, uint32_t(before.size())));
                 for (const int64_t n : {s.rows, s.rows * s.columns, int64_t(1)}) before.push_back(poison(n));
             }
             const auto found = run(before, [&](auto& p) {
                 std::vector<SpectralWeight> weights;
                 for (size_t i = 0; i < count; ++i) {
                     const Matrix& s = matrices[i % std::size(matrices)];
-                    weights.push_back({p[5 * i + 3], p[5 * i + 4], p[5 * i + 1], p[5 * i + 2], p[5 * i], s.rows, s.columns});
+                    weights.push_back(
+                        {p[5 * i + 3], p[5 * i + 4], p[5 * i + 1], p[5 * i + 2], p[5 * i], s.rows, s.columns});
                 }
                 backend().spectral_norms(weights.data(), int64_t(count), epsilon);
             });
@@ -761,8 +822,11 @@ TEST_P(Kernel, spectral_norms) {
                 EXPECT_EQ(found[5 * i], w);
                 expect_close(found[5 * i + 1], expected.u, 10 * unit, expected.wrong_u, "u of " + name);
                 expect_close(found[5 * i + 2], expected.v, 10 * unit, expected.wrong_v, "v of " + name);
-                expect_close(found[5 * i + 3], tabulate(int64_t(w.size()), [&](size_t k) { return w[k] / expected.sigma; }), expected.wrong_sigma, 0, "y of " + name);
-                expect_close(found[5 * i + 4], std::vector{expected.sigma}, expected.wrong_sigma, 0, "sigma of " + name);
+                expect_close(found[5 * i + 3],
+                             tabulate(int64_t(w.size()), [&](size_t k) { return w[k] / expected.sigma; }),
+                             expected.wrong_sigma, 0, "y of " + name);
+                expect_close(found[5 * i + 4], std::vector{expected.sigma}, expected.wrong_sigma, 0,
+                             "sigma of " + name);
             }
         }
 }
@@ -771,7 +835,8 @@ TEST_P(Kernel, spectral_norms) {
 TEST_P(Kernel, spectral_norm_backward) {
     for (const Matrix& s : matrices) {
         const int64_t n = s.rows * s.columns;
-        const Values y = random_values(n, 1), dy = random_values(n, 2), u = random_values(s.columns, 3), v = random_values(s.rows, 4);
+        const Values y = random_values(n, 1), dy = random_values(n, 2), u = random_values(s.columns, 3),
+                     v = random_values(s.rows, 4);
         const float sigma = 1.7f;
         double inner = 0;
         for (size_t i = 0; i < y.size(); ++i) inner += double(y[i]) * dy[i];
@@ -779,17 +844,18 @@ TEST_P(Kernel, spectral_norm_backward) {
             return (dy[i] - inner * v[i / size_t(s.columns)] * u[i % size_t(s.columns)]) / double(sigma);
         });
         const Values dw = output(n, [&](float* p) {
-            backend().spectral_norm_backward(p, Buffer(y), Buffer({sigma}), Buffer(u), Buffer(v), Buffer(dy), s.rows, s.columns);
+            backend().spectral_norm_backward(p, Buffer(y), Buffer({sigma}), Buffer(u), Buffer(v), Buffer(dy), s.rows,
+                                             s.columns);
         });
         // <dy, y> with its products rounded: 8 u sqrt(n); then six roundings of values of its size + 1.
         expect_close(dw, expected, 0, 8 * unit * std::sqrt(double(n)) + 8 * unit * (std::abs(inner) + 1), s.name());
     }
 }
 
-// ---- convolution ----------------------------------------------------------------------------------------------------------------
+// ---- convolution --------------------------------------------------------------------------------
 
-// The definition. Calls product(x's index, w's index, y's index) for each product that a convolution adds up: seven loops. Pooling is
-// the mean of four results.
+// The definition. Calls product(x's index, w's index, y's index) for each product that a convolution adds up: seven
+// loops. Pooling is the mean of four results.
 template <class Product>
 void for_each_product(const ConvShape& s, Product product) {
     const int64_t out_height = (s.height + 2 * s.padding - s.kernel) / s.stride + 1,
@@ -805,19 +871,23 @@ void for_each_product(const ConvShape& s, Product product) {
                             for (int64_t o = 0; o < s.out; ++o)
                                 product(size_t(((b * s.height + h) * s.width + w) * s.in + i),
                                         size_t(((kh * s.kernel + kw) * s.in + i) * s.out + o),
-                                        size_t(((b * (out_height / pool) + row / pool) * (out_width / pool) + column / pool) * s.out + o));
+                                        size_t(((b * (out_height / pool) + row / pool) * (out_width / pool) +
+                                                column / pool) *
+                                                   s.out +
+                                               o));
                     }
 }
 
 int64_t x_size(const ConvShape& s) { return s.batch * s.height * s.width * s.in; }
 int64_t w_size(const ConvShape& s) { return s.kernel * s.kernel * s.in * s.out; }
 int64_t y_size(const ConvShape& s) {
-    return s.batch * ((s.height + 2 * s.padding - s.kernel) / s.stride + 1) * ((s.width + 2 * s.padding - s.kernel) / s.stride + 1) * s.out /
-           (s.pool ? 4 : 1);
+    return s.batch * ((s.height + 2 * s.padding - s.kernel) / s.stride + 1) *
+           ((s.width + 2 * s.padding - s.kernel) / s.stride + 1) * s.out / (s.pool ? 4 : 1);
 }
 std::string name(const ConvShape& s) {
-    return text("batch ", s.batch, ", ", s.height, " x ", s.width, ", ", s.in, " -> ", s.out, " channels, kernel ", s.kernel, ", stride ",
-                s.stride, ", padding ", s.padding, s.relu ? ", of relu(x)" : "", s.pool ? ", pooled" : "");
+    return text("batch ", s.batch, ", ", s.height, " x ", s.width, ", ", s.in, " -> ", s.out, " channels, kernel ",
+                s.kernel, ", stride ", s.stride, ", padding ", s.padding, s.relu ? ", of relu(x)" : "",
+                s.pool ? ", pooled" : "");
 }
 
 std::vector<ConvShape> conv_shapes() {
@@ -826,65 +896,110 @@ std::vector<ConvShape> conv_shapes() {
     for (const int64_t kernel : {1, 3, 4})
         for (const int64_t stride : {1, 2})
             for (const int64_t padding : {0, 1})
-                for (const auto& [height, width] :
-                     {std::pair<int64_t, int64_t>{7, 6}, {6, 9}, {4, 5}, {4, 4}, {std::max<int64_t>(1, kernel - 2 * padding), 5}})
+                for (const auto& [height, width] : {std::pair<int64_t, int64_t>{7, 6},
+                                                    {6, 9},
+                                                    {4, 5},
+                                                    {4, 4},
+                                                    {std::max<int64_t>(1, kernel - 2 * padding), 5}})
                     shapes.push_back({2, height, width, 3, 5, kernel, stride, padding});
     // Every pair of channel counts: vectors with and without rest, several blocks, more than one chunk (above 128).
     for (const int64_t in : {1, 3, 5, 16, 17, 35, 64, 70, 130})
         for (const int64_t out : {1, 3, 5, 16, 17, 35, 64, 70, 130}) shapes.push_back({1, 3, 4, in, out, 3, 1, 1});
-    for (const ConvShape& s : {
-             ConvShape{1, 1, 1, 1, 1, 1, 1, 0},
-             // Chunks with strides, where the gradient of the input has several phases; 200 is three chunks and a rest.
-             {2, 6, 5, 130, 17, 4, 2, 1}, {2, 5, 6, 17, 130, 4, 2, 1}, {2, 5, 7, 131, 133, 3, 2, 1},
-             {3, 3, 2, 200, 36, 1, 2, 0}, {2, 4, 3, 36, 200, 3, 1, 1},
-             // Small images, several to a task with a rest; linear layers; kernels as large as the image.
-             {101, 1, 1, 37, 19, 1, 1, 0}, {17, 1, 1, 130, 67, 1, 1, 0}, {1, 1, 1, 130, 1, 1, 1, 0}, {53, 2, 2, 5, 17, 3, 1, 1},
-             {35, 3, 3, 5, 17, 3, 1, 0}, {7, 4, 4, 35, 3, 4, 1, 0}, {50, 4, 4, 17, 5, 4, 2, 1}, {33, 4, 4, 3, 16, 4, 2, 0},
-             {29, 2, 3, 16, 6, 3, 2, 1}, {19, 3, 5, 7, 6, 3, 1, 0}, {37, 3, 1, 6, 7, 3, 2, 1},
-             // Batches about the 16 parts into which the gradient of the weight is cut; enough for several threads.
-             {16, 5, 3, 4, 6, 3, 1, 1}, {18, 3, 5, 6, 4, 3, 1, 1}, {5, 13, 11, 19, 35, 3, 1, 1}, {3, 16, 18, 8, 24, 4, 2, 1},
-             {4, 9, 9, 16, 32, 1, 1, 0},
-             // Winograd's: channels in whole vectors; sides that its 4×4 tiles divide and do not; several groups of tiles, several
-             // blocks of columns.
-             {3, 32, 32, 16, 48, 3, 1, 1}, {2, 9, 7, 64, 16, 3, 1, 1}, {5, 4, 6, 32, 80, 3, 1, 1}, {1, 13, 5, 144, 32, 3, 1, 1},
-             {11, 8, 8, 16, 64, 3, 1, 1}, {2, 6, 4, 16, 144, 3, 1, 1},
-             // AMX's: halved with channels in whole vectors; an image's colours, whose patches are rows; channels in more than two tiles.
-             {2, 16, 16, 32, 48, 4, 2, 1}, {3, 6, 10, 48, 16, 4, 2, 1}, {2, 32, 32, 3, 16, 3, 1, 1}, {2, 16, 8, 3, 32, 4, 2, 1}, {1, 12, 20, 160, 112, 3, 1, 1},
-             // Narrow ones: an image's colours, and the same with two.
-             {2, 9, 10, 35, 3, 3, 1, 1}, {3, 8, 5, 3, 16, 3, 1, 1}, {2, 6, 7, 16, 2, 3, 1, 1}, {20, 9, 8, 32, 3, 3, 1, 1},
-             // What convolutions in general have, though these networks do not.
-             {2, 11, 10, 3, 5, 5, 3, 2}, {2, 8, 7, 3, 5, 2, 2, 0}, {2, 5, 6, 3, 5, 3, 1, 2}, {2, 9, 10, 3, 5, 2, 3, 1}})
+    for (const ConvShape& s :
+         {ConvShape{1, 1, 1, 1, 1, 1, 1, 0},
+          // Chunks with strides, where the gradient of the input has several phases; 200 is three chunks and a rest.
+          {2, 6, 5, 130, 17, 4, 2, 1},
+          {2, 5, 6, 17, 130, 4, 2, 1},
+          {2, 5, 7, 131, 133, 3, 2, 1},
+          {3, 3, 2, 200, 36, 1, 2, 0},
+          {2, 4, 3, 36, 200, 3, 1, 1},
+          // Small images, several to a task with a rest; linear layers; kernels as large as the image.
+          {101, 1, 1, 37, 19, 1, 1, 0},
+          {17, 1, 1, 130, 67, 1, 1, 0},
+          {1, 1, 1, 130, 1, 1, 1, 0},
+          {53, 2, 2, 5, 17, 3, 1, 1},
+          {35, 3, 3, 5, 17, 3, 1, 0},
+          {7, 4, 4, 35, 3, 4, 1, 0},
+          {50, 4, 4, 17, 5, 4, 2, 1},
+          {33, 4, 4, 3, 16, 4, 2, 0},
+          {29, 2, 3, 16, 6, 3, 2, 1},
+          {19, 3, 5, 7, 6, 3, 1, 0},
+          {37, 3, 1, 6, 7, 3, 2, 1},
+          // Batches about the 16 parts into which the gradient of the weight is cut; enough for several threads.
+          {16, 5, 3, 4, 6, 3, 1, 1},
+          {18, 3, 5, 6, 4, 3, 1, 1},
+          {5, 13, 11, 19, 35, 3, 1, 1},
+          {3, 16, 18, 8, 24, 4, 2, 1},
+          {4, 9, 9, 16, 32, 1, 1, 0},
+          // Winograd's: channels in whole vectors; sides that its 4×4 tiles divide and do not; several groups of tiles,
+          // several blocks of columns.
+          {3, 32, 32, 16, 48, 3, 1, 1},
+          {2, 9, 7, 64, 16, 3, 1, 1},
+          {5, 4, 6, 32, 80, 3, 1, 1},
+          {1, 13, 5, 144, 32, 3, 1, 1},
+          {11, 8, 8, 16, 64, 3, 1, 1},
+          {2, 6, 4, 16, 144, 3, 1, 1},
+          // AMX's: halved with channels in whole vectors; an image's colours, whose patches are rows; channels in more
+          // than two tiles.
+          {2, 16, 16, 32, 48, 4, 2, 1},
+          {3, 6, 10, 48, 16, 4, 2, 1},
+          {2, 32, 32, 3, 16, 3, 1, 1},
+          {2, 16, 8, 3, 32, 4, 2, 1},
+          {1, 12, 20, 160, 112, 3, 1, 1},
+          // Narrow ones: an image's colours, and the same with two.
+          {2, 9, 10, 35, 3, 3, 1, 1},
+          {3, 8, 5, 3, 16, 3, 1, 1},
+          {2, 6, 7, 16, 2, 3, 1, 1},
+          {20, 9, 8, 32, 3, 3, 1, 1},
+          // What convolutions in general have, though these networks do not.
+          {2, 11, 10, 3, 5, 5, 3, 2},
+          {2, 8, 7, 3, 5, 2, 2, 0},
+          {2, 5, 6, 3, 5, 3, 1, 2},
+          {2, 9, 10, 3, 5, 2, 3, 1}})
         shapes.push_back(s);
-    // With a ReLU before and pooling after: by all ways that a convolution may go, images of one tile and of several, several to a task
-    // with a rest, channels in whole vectors and not, several blocks of columns.
+    // With a ReLU before and pooling after: by all ways that a convolution may go, images of one tile and of several,
+    // several to a task with a rest, channels in whole vectors and not, several blocks of columns.
     for (const bool relu : {false, true})
-        for (const ConvShape& s : {
-                 ConvShape{3, 8, 24, 16, 48, 3, 1, 1, false, true}, {2, 16, 8, 64, 16, 3, 1, 1, false, true}, {19, 8, 8, 32, 80, 3, 1, 1, false, true},
-                 {1, 32, 32, 16, 64, 3, 1, 1, false, true}, {5, 16, 16, 48, 32, 3, 1, 1, false, true}, {1, 8, 16, 144, 16, 3, 1, 1, false, true},
-                 {2, 6, 4, 16, 32, 3, 1, 1, false, true}, {2, 8, 6, 5, 7, 3, 1, 1, false, true}, {3, 2, 4, 16, 3, 3, 1, 1, false, true},
-                 {2, 9, 7, 64, 16, 3, 1, 1}, {5, 4, 6, 32, 48, 3, 1, 1}, {2, 9, 10, 35, 3, 3, 1, 1}, {3, 8, 5, 3, 16, 3, 1, 1},
-                 {2, 7, 6, 3, 5, 4, 2, 1}, {3, 5, 4, 17, 6, 1, 1, 0}, {2, 8, 6, 16, 32, 4, 2, 1}, {2, 5, 7, 48, 16, 1, 1, 0}}) {
+        for (const ConvShape& s : {ConvShape{3, 8, 24, 16, 48, 3, 1, 1, false, true},
+                                   {2, 16, 8, 64, 16, 3, 1, 1, false, true},
+                                   {19, 8, 8, 32, 80, 3, 1, 1, false, true},
+                                   {1, 32, 32, 16, 64, 3, 1, 1, false, true},
+                                   {5, 16, 16, 48, 32, 3, 1, 1, false, true},
+                                   {1, 8, 16, 144, 16, 3, 1, 1, false, true},
+                                   {2, 6, 4, 16, 32, 3, 1, 1, false, true},
+                                   {2, 8, 6, 5, 7, 3, 1, 1, false, true},
+                                   {3, 2, 4, 16, 3, 3, 1, 1, false, true},
+                                   {2, 9, 7, 64, 16, 3, 1, 1},
+                                   {5, 4, 6, 32, 48, 3, 1, 1},
+                                   {2, 9, 10, 35, 3, 3, 1, 1},
+                                   {3, 8, 5, 3, 16, 3, 1, 1},
+                                   {2, 7, 6, 3, 5, 4, 2, 1},
+                                   {3, 5, 4, 17, 6, 1, 1, 0},
+                                   {2, 8, 6, 16, 32, 4, 2, 1},
+                                   {2, 5, 7, 48, 16, 1, 1, 0}}) {
             shapes.push_back(s);
             shapes.back().relu = relu;
         }
     return shapes;
 }
 
-// What rounding may do to a sum of n products of values of about 1. Directly: 4 n units. By Winograd's F(4×4, 3×3), which 3×3
-// convolutions at stride 1 may go through, a value passes with a weight of up to Σ|A||G||B| = 48 in each dimension, where the direct
-// sum has 3: at worst (48 / 3)² = 256 times as much, its square root where the roundings are independent of each other, as here. The
-// F(4, 2) of pooled ones has 20 to the direct sum's 2: (20 / 2)², less than that.
+// What rounding may do to a sum of n products of values of about 1. Directly: 4 n units. By Winograd's F(4×4, 3×3),
+// which 3×3 convolutions at stride 1 may go through, a value passes with a weight of up to Σ|A||G||B| = 48 in each
+// dimension, where the direct sum has 3: at worst (48 / 3)² = 256 times as much, its square root where the roundings
+// are independent of each other, as here. The F(4, 2) of pooled ones has 20 to the direct sum's 2: (20 / 2)², less than
+// that.
 double rounding(const ConvShape& s, int64_t n) {
     const bool winograd = s.kernel == 3 && s.stride == 1 && s.padding == 1 && std::min(s.height, s.width) >= 4;
     return 4 * double(n) * unit * (winograd ? 16 : 1);
 }
 
-// Inputs that are rounded first, relatively by up to u: a product of uniforms in [-1, 1) is then wrong by up to 2 u, with a standard
-// deviation of about u/4, and n of them by sqrt(n) times as much; 4 sqrt(n) u are allowed, 16 standard deviations.
+// Inputs that are rounded first, relatively by up to u: a product of uniforms in [-1, 1) is then wrong by up to 2 u,
+// with a standard deviation of about u/4, and n of them by sqrt(n) times as much; 4 sqrt(n) u are allowed, 16 standard
+// deviations.
 double input_rounding(double u, int64_t n) { return 4 * std::sqrt(double(n)) * u; }
 
-// In the mean over a whole tensor rounding is far smaller: a wrong tap or weight anywhere shows here. Of rounded inputs each product
-// keeps its 2 u at worst.
+// In the mean over a whole tensor rounding is far smaller: a wrong tap or weight anywhere shows here. Of rounded inputs
+// each product keeps its 2 u at worst.
 double mean_rounding(double u) { return 4e-6 + 2 * u; }
 
 Values passed(const Values& x, const ConvShape& s) {
@@ -898,15 +1013,20 @@ void check_conv2d(decltype(Backend::conv2d) conv2d, double u) {
     for (const ConvShape& s : conv_shapes())
         for (const bool with_bias : {false, true}) {
             const bool with_addend = with_bias == s.relu;
-            const Values x = random_values(x_size(s), 1), w = random_values(w_size(s), 2), bias = random_values(s.out, 3),
-                         addend = random_values(y_size(s), 4), convolved = passed(x, s);
+            const Values x = random_values(x_size(s), 1), w = random_values(w_size(s), 2),
+                         bias = random_values(s.out, 3), residual = random_values(y_size(s), 4),
+                         convolved = passed(x, s);
             std::vector<double> expected(size_t(y_size(s)), 0);
-            for_each_product(s, [&](size_t xi, size_t wi, size_t yi) { expected[yi] += double(convolved[xi]) * w[wi] * (s.pool ? 0.25 : 1); });
+            for_each_product(s, [&](size_t xi, size_t wi, size_t yi) {
+                expected[yi] += double(convolved[xi]) * w[wi] * (s.pool ? 0.25 : 1);
+            });
             for (size_t i = 0; i < expected.size(); ++i)
-                expected[i] += (with_bias ? double(bias[i % size_t(s.out)]) : 0) + (with_addend ? double(addend[i]) : 0);
-            const Buffer biases(bias), addends(addend);
-            const float *given = with_bias ? biases : static_cast<float*>(nullptr), *added = with_addend ? addends : static_cast<float*>(nullptr);
-            const std::string what = name(s) + (with_bias ? ", bias" : "") + (with_addend ? ", addend" : "");
+                expected[i] +=
+                    (with_bias ? double(bias[i % size_t(s.out)]) : 0) + (with_addend ? double(residual[i]) : 0);
+            const Buffer biases(bias), addends(residual);
+            const float *given = with_bias ? biases : static_cast<float*>(nullptr),
+                        *added = with_addend ? addends : static_cast<float*>(nullptr);
+            const std::string what = name(s) + (with_bias ? ", bias" : "") + (with_addend ? ", residual" : "");
             const Values y = output(y_size(s), [&](float* p) { conv2d(p, Buffer(x), Buffer(w), given, added, s); });
             const int64_t n = s.kernel * s.kernel * s.in;
             expect_close(y, expected, 0, rounding(s, n + 2) + input_rounding(u, n), what);
@@ -916,19 +1036,25 @@ void check_conv2d(decltype(Backend::conv2d) conv2d, double u) {
 
 void check_conv2d_backward_input(decltype(Backend::conv2d_backward_input) conv2d_backward_input, double u) {
     for (const ConvShape& s : conv_shapes()) {
-        const Values dy = random_values(y_size(s), 1), w = random_values(w_size(s), 2), addend = random_values(x_size(s), 3);
+        const Values dy = random_values(y_size(s), 1), w = random_values(w_size(s), 2),
+                     residual = random_values(x_size(s), 3);
         Values x = random_values(x_size(s), 4);
         x[0] = 0;  // where the ReLU gives nothing back
         std::vector<double> adjoint(size_t(x_size(s)), 0);
-        for_each_product(s, [&](size_t xi, size_t wi, size_t yi) { adjoint[xi] += double(dy[yi]) * w[wi] * (s.pool ? 0.25 : 1); });
-        for (const std::string added : {"", ", addend", ", in place"}) {
+        for_each_product(
+            s, [&](size_t xi, size_t wi, size_t yi) { adjoint[xi] += double(dy[yi]) * w[wi] * (s.pool ? 0.25 : 1); });
+        for (const std::string added : {"", ", residual", ", in place"}) {
             std::vector<double> expected = adjoint;
             for (size_t i = 0; i < expected.size(); ++i)
-                expected[i] = (s.relu && !(x[i] > 0) ? 0 : expected[i]) + (added.empty() ? 0 : double(addend[i]));
+                expected[i] = (s.relu && !(x[i] > 0) ? 0 : expected[i]) + (added.empty() ? 0 : double(residual[i]));
             const Values dx = output(x_size(s), [&](float* p) {
-                if (added == ", in place") backend().upload(p, addend.data(), int64_t(addend.size()));
-                const Buffer apart(addend);
-                conv2d_backward_input(p, Buffer(dy), Buffer(w), Buffer(x), added.empty() ? nullptr : added == ", addend" ? apart : p, s);
+                if (added == ", in place") backend().upload(p, residual.data(), int64_t(residual.size()));
+                const Buffer apart(residual);
+                conv2d_backward_input(p, Buffer(dy), Buffer(w), Buffer(x),
+                                      added.empty()           ? nullptr
+                                      : added == ", residual" ? apart
+                                                              : p,
+                                      s);
             });
             const int64_t n = s.kernel * s.kernel * s.out;
             expect_close(dx, expected, 0, rounding(s, n + 1) + input_rounding(u, n), name(s) + added);
@@ -939,43 +1065,30 @@ void check_conv2d_backward_input(decltype(Backend::conv2d_backward_input) conv2d
 
 // By every way that a convolution of relu(x) may go.
 TEST_P(Kernel, conv2d_hides_no_nan) {
-    for (const ConvShape& s : {ConvShape{1, 8, 8, 16, 16, 3, 1, 1, true}, {1, 8, 8, 16, 16, 3, 1, 1, true, true}, {1, 6, 5, 3, 5, 3, 1, 1, true}}) {
+    for (const ConvShape& s : {ConvShape{1, 8, 8, 16, 16, 3, 1, 1, true},
+                               {1, 8, 8, 16, 16, 3, 1, 1, true, true},
+                               {1, 6, 5, 3, 5, 3, 1, 1, true}}) {
         Values x = random_values(x_size(s), 1);
         x[size_t(x_size(s) / 2)] = nan;
-        const Values w = random_values(w_size(s), 2), y = output(y_size(s), [&](float* p) { backend().conv2d(p, Buffer(x), Buffer(w), nullptr, nullptr, s); });
+        const Values w = random_values(w_size(s), 2),
+                     y = output(y_size(s),
+                                [&](float*p) { backend().conv2d(p, Buffer(x), Buffer(w), nullptr, nullptr, s); });
         EXPECT_TRUE(std::any_of(y.begin(), y.end(), [](float value) { return std::isnan(value); })) << name(s);
     }
 }
 
-// What the forward pass notes of the ReLU serves the backward pass as well as x does.
-TEST_P(Kernel, conv2d_notes_signs) {
-    for (ConvShape s : conv_shapes()) {
-        if (!s.relu) continue;
-        Values x = random_values(x_size(s), 1);
-        x[0] = 0, x[1] = nan;
-        const Values w = random_values(w_size(s), 2), dy = random_values(y_size(s), 3);
-        const auto backward = [&] {
-            return output(x_size(s), [&](float* p) { backend().conv2d_backward_input(p, Buffer(dy), Buffer(w), Buffer(x), nullptr, s); });
-        };
-        const Values expected = backward();
-        const Buffer signs(random_values((x_size(s) + 31) / 32, 4));
-        s.signs = reinterpret_cast<uint16_t*>(static_cast<float*>(signs));
-        output(y_size(s), [&](float* p) { backend().conv2d(p, Buffer(x), Buffer(w), nullptr, nullptr, s); });
-        EXPECT_EQ(backward(), expected) << name(s);
-        signs.read();  // nothing was written beyond it
-    }
-}
-
 TEST_P(Kernel, conv2d) { check_conv2d(backend().conv2d, input_unit(backend())); }
-TEST_P(Kernel, conv2d_direct) { check_conv2d(backend().conv2d_direct, 0); }
-TEST_P(Kernel, conv2d_backward_input) { check_conv2d_backward_input(backend().conv2d_backward_input, input_unit(backend())); }
-TEST_P(Kernel, conv2d_backward_input_direct) { check_conv2d_backward_input(backend().conv2d_backward_input_direct, 0); }
+TEST_P(Kernel, conv2d_backward_input) {
+    check_conv2d_backward_input(backend().conv2d_backward_input, input_unit(backend()));
+}
 
 void check_conv2d_backward_weight(decltype(Backend::conv2d_backward_weight) conv2d_backward_weight, double u) {
     for (const ConvShape& s : conv_shapes()) {
         const Values x = random_values(x_size(s), 1), dy = random_values(y_size(s), 2), convolved = passed(x, s);
         std::vector<double> expected(size_t(w_size(s)), 0);
-        for_each_product(s, [&](size_t xi, size_t wi, size_t yi) { expected[wi] += double(convolved[xi]) * dy[yi] * (s.pool ? 0.25 : 1); });
+        for_each_product(s, [&](size_t xi, size_t wi, size_t yi) {
+            expected[wi] += double(convolved[xi]) * dy[yi] * (s.pool ? 0.25 : 1);
+        });
         const Values dw = output(w_size(s), [&](float* p) { conv2d_backward_weight(p, Buffer(x), Buffer(dy), s); });
         const int64_t n = y_size(s) / s.out * (s.pool ? 4 : 1);
         expect_close(dw, expected, 0, rounding(s, n) + input_rounding(u, n), name(s));
@@ -983,45 +1096,72 @@ void check_conv2d_backward_weight(decltype(Backend::conv2d_backward_weight) conv
     }
 }
 
-TEST_P(Kernel, conv2d_backward_weight) { check_conv2d_backward_weight(backend().conv2d_backward_weight, input_unit(backend())); }
-TEST_P(Kernel, conv2d_backward_weight_direct) { check_conv2d_backward_weight(backend().conv2d_backward_weight_direct, 0); }
+TEST_P(Kernel, conv2d_backward_weight) {
+    check_conv2d_backward_weight(backend().conv2d_backward_weight, input_unit(backend()));
+}
+// The device's exact convolutions, whatever it rounds otherwise.
+TEST_P(Kernel, exact_convolutions) {
+    const ExactConvolutions exact;
+    EXPECT_EQ(backend().exact, nullptr);
+    check_conv2d(backend().conv2d, 0);
+    check_conv2d_backward_input(backend().conv2d_backward_input, 0);
+    check_conv2d_backward_weight(backend().conv2d_backward_weight, 0);
+}
 
-// What a kernel keeps of numbered weights serves these weights alone.
-TEST_P(Kernel, conv2d_of_numbered_weights) {
-    static uint64_t number = uint64_t(1) << 60;  // that no op's result has
+// What a kernel keeps of constant weights serves these weights, in this layout, for as long as they are said to be
+// constant.
+TEST_P(Kernel, convolutions_of_constant_weights) {
     for (const bool pool : {false, true})
         for (const int64_t other_out : {32, 48}) {
-            ConvShape first{2, 8, 16, 32, 32, 3, 1, 1, false, pool}, second = first;
+            ConvShape first{2, 8, 16, 32, 32, 3, 1, 1, false, pool}, second = first, otherwise = first;
             second.out = other_out;
-            first.weights = ++number, second.weights = ++number;
-            ConvShape otherwise = first;  // the same weights in a convolution of the other kind
-            otherwise.pool = !pool;
-            ConvShape to_colours{2, 8, 16, other_out, 3, 3, 1, 1}, from_colours{2, 8, 16, 3, other_out, 3, 1, 1}, shortcut{2, 8, 16, 3, other_out, 1, 1, 0};
-            ConvShape colours{2, 8, 16, 3, 3, 3, 1, 1};
-            for (ConvShape* s : {&to_colours, &from_colours, &shortcut, &colours}) s->weights = ++number;
+            otherwise.pool = !pool;  // the same weights in a convolution of the other kind
+            const ConvShape to_colours{2, 8, 16, other_out, 3, 3, 1, 1}, from_colours{2, 8, 16, 3, other_out, 3, 1, 1};
+            const ConvShape shortcut{2, 8, 16, 3, other_out, 1, 1, 0}, colours{2, 8, 16, 3, 3, 3, 1, 1};
             ConvShape odd = to_colours;  // the same weights on an image that does not fill tiles
             odd.height = 7, odd.width = 9;
-            for (int round = 0; round < 2; ++round)
-                for (ConvShape s : {first, second, otherwise, to_colours, odd, from_colours, shortcut, colours}) {
-                    const Values x = random_values(x_size(s), 1), w = random_values(w_size(s), s.weights), dy = random_values(y_size(s), 2);
-                    const auto run = [&] {
-                        return std::pair(output(y_size(s), [&](float* p) { backend().conv2d(p, Buffer(x), Buffer(w), nullptr, nullptr, s); }),
-                                         output(x_size(s), [&](float* p) { backend().conv2d_backward_input(p, Buffer(dy), Buffer(w), Buffer(x), nullptr, s); }));
-                    };
-                    const auto kept = run();
-                    s.weights = 0;
-                    EXPECT_EQ(kept, run()) << name(s);
+            const std::vector<ConvShape> shapes{first, second,       otherwise, to_colours,
+                                                odd,   from_colours, shortcut,  colours};
+            const std::vector<size_t> weights_of{0, 1, 0, 2, 2, 3, 4, 5};
+            std::vector<std::optional<Buffer>> weights(6);  // at the same addresses all the time
+            for (size_t k = 0; k < shapes.size(); ++k)
+                if (!weights[weights_of[k]]) weights[weights_of[k]].emplace(random_values(w_size(shapes[k]), 1));
+            for (uint64_t seed = 1; seed < 3; ++seed) {
+                for (size_t k = 0; k < shapes.size(); ++k) {
+                    const Values w = random_values(w_size(shapes[k]), 10 * seed + weights_of[k]);
+                    backend().upload(*weights[weights_of[k]], w.data(), int64_t(w.size()));
                 }
+                const ConstantWeights constant(ConstantWeights::next());
+                for (int round = 0; round < 2; ++round)
+                    for (size_t k = 0; k < shapes.size(); ++k) {
+                        const ConvShape& s = shapes[k];
+                        float* const w = *weights[weights_of[k]];
+                        const Values x = random_values(x_size(s), 1), dy = random_values(y_size(s), 2);
+                        const auto run = [&] {
+                            return std::pair(
+                                output(y_size(s),
+                                       [&](float* p) { backend().conv2d(p, Buffer(x), w, nullptr, nullptr, s); }),
+                                output(x_size(s), [&](float* p) {
+                                    backend().conv2d_backward_input(p, Buffer(dy), w, Buffer(x), nullptr, s);
+                                }));
+                        };
+                        const auto kept = run();
+                        const ConstantWeights none(0);
+                        EXPECT_EQ(kept, run()) << name(s);
+                    }
+            }
         }
 }
 
-// ---- random numbers: here only that all are written, in place, whatever the count; their values are in random_test.cpp -------------
+// ---- random numbers: here only that all are written, in place, whatever the count; their values are in
+// random_test.cpp -------------
 
 template <class Draw>
 void expect_prefixes(Draw draw) {
     const Values longest = draw(70001);
     for (const float value : longest) ASSERT_TRUE(std::isfinite(value));
-    for (const int64_t n : {1, 2, 3, 4, 5, 37, 20011}) EXPECT_EQ(draw(n), Values(longest.begin(), longest.begin() + n)) << count(n);
+    for (const int64_t n : {1, 2, 3, 4, 5, 37, 20011})
+        EXPECT_EQ(draw(n), Values(longest.begin(), longest.begin() + n)) << count(n);
 }
 
 TEST_P(Kernel, normal) {

@@ -1,5 +1,6 @@
-// The two Langevin chains (Eq. 3, Eq. 6) against their closed forms: mean and covariance of the discretised chain on quadratic
-// potentials, the step and noise convention, gradient descent without noise; and what a step does not compute, by counting kernel calls.
+// The two Langevin chains (Eq. 3, Eq. 6) against their closed forms: mean and covariance of the discretised chain on
+// quadratic potentials, the step and noise convention, gradient descent without noise; and what a step does not
+// compute, by counting kernel calls.
 #include "method/langevin.h"
 
 #include <algorithm>
@@ -15,14 +16,14 @@ namespace {
 // Statistical limits are 5 standard errors: passed by chance once in 1.7 million comparisons.
 constexpr double sigmas = 5;
 
-NoiseFunction normal_noise(const Shape& shape, Stream stream, uint64_t seed) {
-    return [=](int64_t k) { return Tensor::normal(shape, random_key(seed, stream, uint64_t(k))); };
+NoiseFunction normal_noise(const Shape& shape, RngPurpose purpose, uint64_t seed) {
+    return [=](int64_t k) { return Tensor::normal(shape, random_key(seed, purpose, uint64_t(k))); };
 }
 NoiseFunction no_noise(const Shape& shape) {
     return [=](int64_t) { return Tensor::full(shape, 0); };
 }
 
-// ---- x-chain on E(x) = Σ ½ a (x - m)² ----------------------------------------------------------------------------------------------
+// ---- x-chain on E(x) = Σ ½ a (x - m)² -----------------------------------------------------------
 
 // Energies (B) and gradient, on the host.
 EnergyFunction quadratic(double a, double m) {
@@ -56,34 +57,41 @@ Moments moments(const Values& x) {
 void expect_moments(const Values& x, double mean, double variance, const std::string& what) {
     const Moments found = moments(x);
     const double n = double(x.size());
-    EXPECT_LE(std::abs(found.mean - mean), sigmas * std::sqrt(variance / n)) << what << ": mean " << found.mean << ", expected " << mean;
+    EXPECT_LE(std::abs(found.mean - mean), sigmas * std::sqrt(variance / n))
+        << what << ": mean " << found.mean << ", expected " << mean;
     EXPECT_LE(std::abs(found.variance - variance), sigmas * variance * std::sqrt(2 / n))
         << what << ": variance " << found.variance << ", expected " << variance;
 }
 
-// x' - m = ρ (x - m) + n U with ρ = 1 - ½ s² a: after k steps from x0, mean m + ρᵏ (x0 - m), variance n² (1 - ρ²ᵏ) / (1 - ρ²).
+// x' - m = ρ (x - m) + n U with ρ = 1 - ½ s² a: after k steps from x0, mean m + ρᵏ (x0 - m), variance n² (1 - ρ²ᵏ) / (1
+// - ρ²).
 TEST(LangevinX, MomentsOnAQuadraticAreTheDiscretisedChains) {
-    const struct { double a, m, x0, step, noise; int64_t steps; } cases[] = {
-        {3, 0.7, 2, 0.6, 0.25, 1},     // ρ = 0.46
-        {3, 0.7, 2, 0.6, 0.25, 5},
-        {10, -1, 0.5, 0.55, 0.1, 4},   // ρ = -0.5125: overshoots
-        {0.5, 0, 3, 0.2, 0.3, 7},      // ρ = 0.99
-        {-1, 0.2, 0.3, 0.5, 0.05, 6},  // ρ = 1.125: an energy without minimum
+    const struct {
+        double a, m, x0, step, noise;
+        int64_t steps;
+    } cases[] = {
+        {3, 0.7, 2, 0.6, 0.25, 1},                                  // ρ = 0.46
+        {3, 0.7, 2, 0.6, 0.25, 5},    {10, -1, 0.5, 0.55, 0.1, 4},  // ρ = -0.5125: overshoots
+        {0.5, 0, 3, 0.2, 0.3, 7},                                   // ρ = 0.99
+        {-1, 0.2, 0.3, 0.5, 0.05, 6},                               // ρ = 1.125: an energy without minimum
     };
     const Shape shape{40, 9, 11, 13};
     uint64_t seed = 1;
     for (const auto& c : cases) {
         const ChainSettings settings{c.steps, float(c.step), float(c.noise)};
-        const Chain chain = langevin_x(Tensor::full(shape, float(c.x0)), quadratic(c.a, c.m), settings, normal_noise(shape, Stream::langevin_x, seed++));
+        const Chain chain = langevin_x(Tensor::full(shape, float(c.x0)), quadratic(c.a, c.m), settings,
+                                       normal_noise(shape, RngPurpose::langevin_x, seed++));
         const double rho = 1 - 0.5 * c.step * c.step * c.a, power = std::pow(rho, double(c.steps));
-        expect_moments(chain.end.to_host(), c.m + power * (c.x0 - c.m), c.noise * c.noise * (1 - power * power) / (1 - rho * rho),
+        expect_moments(chain.end.to_host(), c.m + power * (c.x0 - c.m),
+                       c.noise * c.noise * (1 - power * power) / (1 - rho * rho),
                        text("a ", c.a, ", s ", c.step, ", k ", c.steps));
-        EXPECT_EQ(int64_t(chain.profile.size()), c.steps);
+        EXPECT_EQ(int64_t(chain.trace.size()), c.steps);
     }
 }
 
-// Small steps sample exp(-E / T) with T = (n/s)²: started at N(m, T/a), the chain stays there. ρ = 1 - ½ s² a, so that another
-// temperature would show after 60 steps by 1 - ρ¹²⁰ = 91 % of the difference; the discretisation adds ¼ s² a = 1 %.
+// Small steps sample exp(-E / T) with T = (n/s)²: started at N(m, T/a), the chain stays there. ρ = 1 - ½ s² a, so that
+// another temperature would show after 60 steps by 1 - ρ¹²⁰ = 91 % of the difference; the discretisation adds ¼ s² a =
+// 1 %.
 TEST(LangevinX, TemperatureIsNoiseOverStepSquared) {
     const double a = 2, m = -0.4;
     const Shape shape{30, 10, 11, 12};
@@ -91,13 +99,15 @@ TEST(LangevinX, TemperatureIsNoiseOverStepSquared) {
         const ChainSettings settings{60, step, noise};
         EXPECT_NEAR(double(settings.temperature()), std::pow(double(noise) / double(step), 2), 1e-6);
         const double variance = double(settings.temperature()) / a;
-        Values start = Tensor::normal(shape, random_key(7, Stream::prior, 0)).to_host();
+        Values start = Tensor::normal(shape, random_key(7, RngPurpose::prior, 0)).to_host();
         for (float& value : start) value = float(m + std::sqrt(variance) * double(value));
-        const Chain chain = langevin_x(Tensor::from_host(shape, start), quadratic(a, m), settings, normal_noise(shape, Stream::langevin_x, 3));
+        const Chain chain = langevin_x(Tensor::from_host(shape, start), quadratic(a, m), settings,
+                                       normal_noise(shape, RngPurpose::langevin_x, 3));
         const Moments found = moments(chain.end.to_host());
         const double n = double(element_count(shape));
         EXPECT_LE(std::abs(found.mean - m), sigmas * std::sqrt(variance / n));
-        EXPECT_LE(std::abs(found.variance / variance - 1), sigmas * std::sqrt(2 / n) + 0.01) << "n / s = " << noise / step;
+        EXPECT_LE(std::abs(found.variance / variance - 1), sigmas * std::sqrt(2 / n) + 0.01)
+            << "n / s = " << noise / step;
     }
 }
 
@@ -130,21 +140,22 @@ TEST(LangevinX, ProfileIsTheEnergyBeforeEachStep) {
             seen.push_back(x.to_host());
             return inner(x);
         },
-        {4, 0.5f, 0.2f}, normal_noise(shape, Stream::langevin_x, 5));
-    ASSERT_EQ(chain.profile.size(), 4u);
+        {4, 0.5f, 0.2f}, normal_noise(shape, RngPurpose::langevin_x, 5));
+    ASSERT_EQ(chain.trace.size(), 4u);
     ASSERT_EQ(seen.size(), 4u);
     EXPECT_EQ(seen[0], random_values(2 * 3 * 4 * 5, 8));
     for (size_t k = 0; k < 4; ++k) {
         double energy = 0;
         for (const float x : seen[k]) energy += (double(x) - 0.1) * (double(x) - 0.1);
-        EXPECT_NEAR(double(chain.profile[k].item()), energy, 50 * unit * energy) << "step " << k;
+        EXPECT_NEAR(double(chain.trace[k].item()), energy, 50 * unit * energy) << "step " << k;
     }
     // Each state follows from the one before with the noise of its own step.
     for (size_t k = 0; k + 1 < 4; ++k) {
-        const Values noise = std::get<Tensor>(normal_noise(shape, Stream::langevin_x, 5)(int64_t(k))).to_host();
+        const Values noise = std::get<Tensor>(normal_noise(shape, RngPurpose::langevin_x, 5)(int64_t(k))).to_host();
         std::vector<double> next;
         for (size_t i = 0; i < noise.size(); ++i)
-            next.push_back(double(seen[k][i]) - 0.125 * 2 * (double(seen[k][i]) - 0.1) + double(0.2f) * double(noise[i]));
+            next.push_back(double(seen[k][i]) - 0.125 * 2 * (double(seen[k][i]) - 0.1) +
+                           double(0.2f) * double(noise[i]));
         expect_close(seen[k + 1], next, 0, 20 * unit, text("after step ", k));
     }
 }
@@ -155,12 +166,13 @@ TEST(LangevinX, NoStepsLeaveTheStart) {
         start, [](const Tensor&) -> EnergyGradient { throw std::logic_error("asked for an energy"); }, {0, 0.5f, 0.1f},
         [](int64_t) -> Tensor { throw std::logic_error("asked for noise"); });
     EXPECT_EQ(chain.end.to_host(), start.to_host());
-    EXPECT_TRUE(chain.profile.empty());
+    EXPECT_TRUE(chain.trace.empty());
 }
 
-// ---- z-chain with a linear generator g(z) = A z --------------------------------------------------------------------------------------
+// ---- z-chain with a linear generator g(z) = A z -------------------------------------------------
 
-// Potential ‖x - A z‖² / (2σ²) + ½‖z‖² of one image: precision Λ = AᵀA/σ² + I, mean Λ⁻¹ Aᵀx / σ². Latents of dimension 2, images of 3.
+// Potential ‖x - A z‖² / (2σ²) + ½‖z‖² of one image: precision Λ = AᵀA/σ² + I, mean Λ⁻¹ Aᵀx / σ². Latents of dimension
+// 2, images of 3.
 using Vector2 = std::array<double, 2>;
 using Matrix2 = std::array<Vector2, 2>;
 
@@ -174,7 +186,9 @@ Matrix2 inverse(const Matrix2& a) {
     const double det = a[0][0] * a[1][1] - a[0][1] * a[1][0];
     return {{{a[1][1] / det, -a[0][1] / det}, {-a[1][0] / det, a[0][0] / det}}};
 }
-Vector2 product(const Matrix2& a, const Vector2& x) { return {a[0][0] * x[0] + a[0][1] * x[1], a[1][0] * x[0] + a[1][1] * x[1]}; }
+Vector2 product(const Matrix2& a, const Vector2& x) {
+    return {a[0][0] * x[0] + a[0][1] * x[1], a[1][0] * x[0] + a[1][1] * x[1]};
+}
 
 struct LinearModel {
     std::array<Vector2, 3> a{{{0.9, -0.4}, {0.3, 0.7}, {-0.5, 0.2}}};
@@ -224,12 +238,15 @@ void expect_gaussian(const Values& z, const std::array<Vector2, 2>& means, const
             for (int i = 0; i < 2; ++i) mean[i] += double(rows[2 * b + i]) / n;
         for (int64_t b = 0; b < chains / 2; ++b)
             for (int i = 0; i < 2; ++i)
-                for (int j = 0; j < 2; ++j) found[i][j] += (double(rows[2 * b + i]) - mean[i]) * (double(rows[2 * b + j]) - mean[j]) / n;
+                for (int j = 0; j < 2; ++j)
+                    found[i][j] += (double(rows[2 * b + i]) - mean[i]) * (double(rows[2 * b + j]) - mean[j]) / n;
         for (int i = 0; i < 2; ++i) {
-            EXPECT_LE(std::abs(mean[i] - means[half][i]), sigmas * std::sqrt(covariance[i][i] / n)) << mean[i] << ", expected " << means[half][i];
+            EXPECT_LE(std::abs(mean[i] - means[half][i]), sigmas * std::sqrt(covariance[i][i] / n))
+                << mean[i] << ", expected " << means[half][i];
             for (int j = 0; j < 2; ++j)  // Var of a sample covariance: (c_ii c_jj + c_ij²) / n
-                EXPECT_LE(std::abs(found[i][j] - covariance[i][j]),
-                          sigmas * std::sqrt((covariance[i][i] * covariance[j][j] + covariance[i][j] * covariance[i][j]) / n))
+                EXPECT_LE(
+                    std::abs(found[i][j] - covariance[i][j]),
+                    sigmas * std::sqrt((covariance[i][i] * covariance[j][j] + covariance[i][j] * covariance[i][j]) / n))
                     << "covariance " << i << j << ": " << found[i][j] << ", expected " << covariance[i][j];
         }
     }
@@ -238,7 +255,8 @@ void expect_gaussian(const Values& z, const std::array<Vector2, 2>& means, const
 // z' - μ = M (z - μ) + n U with M = I - ½ s² Λ, which is symmetric: the mean moves by Mᵏ, C' = M C M + n² I.
 Matrix2 contraction(const LinearModel& model, double step) {
     const Matrix2 p = model.precision();
-    return {{{1 - 0.5 * step * step * p[0][0], -0.5 * step * step * p[0][1]}, {-0.5 * step * step * p[1][0], 1 - 0.5 * step * step * p[1][1]}}};
+    return {{{1 - 0.5 * step * step * p[0][0], -0.5 * step * step * p[0][1]},
+             {-0.5 * step * step * p[1][0], 1 - 0.5 * step * step * p[1][1]}}};
 }
 
 TEST(LangevinZ, MomentsAfterAFewStepsAreTheDiscretisedChains) {
@@ -250,8 +268,9 @@ TEST(LangevinZ, MomentsAfterAFewStepsAreTheDiscretisedChains) {
     const Matrix2 m = contraction(model, step);
     for (const int64_t steps : {1, 3}) {
         SCOPED_TRACE(text(steps, " steps"));
-        const Chain chain = langevin_z(Tensor::from_host({chains, 2}, z0), data_batch(), model.generator(), float(model.sigma),
-                                       {steps, float(step), float(noise)}, normal_noise({chains, 2}, Stream::langevin_z, 11));
+        const Chain chain =
+            langevin_z(Tensor::from_host({chains, 2}, z0), data_batch(), model.generator(), float(model.sigma),
+                       {steps, float(step), float(noise)}, normal_noise({chains, 2}, RngPurpose::langevin_z, 11));
         std::array<Vector2, 2> means{start, start};
         Matrix2 covariance{};
         for (int64_t k = 0; k < steps; ++k) {
@@ -267,12 +286,14 @@ TEST(LangevinZ, MomentsAfterAFewStepsAreTheDiscretisedChains) {
     }
 }
 
-// C = n² (I - M²)⁻¹ = T Λ⁻¹ (I - ¼ s² Λ)⁻¹ with T = (n/s)². The eigenvalues of M are 0.69 and 0.41: after 25 steps the start is forgotten.
+// C = n² (I - M²)⁻¹ = T Λ⁻¹ (I - ¼ s² Λ)⁻¹ with T = (n/s)². The eigenvalues of M are 0.69 and 0.41: after 25 steps the
+// start is forgotten.
 TEST(LangevinZ, StationaryMomentsAreTheClosedForm) {
     const LinearModel model;
     const double step = 0.55, noise = 0.4;
-    const Chain chain = langevin_z(Tensor::full({chains, 2}, 3), data_batch(), model.generator(), float(model.sigma),
-                                   {25, float(step), float(noise)}, normal_noise({chains, 2}, Stream::langevin_z, 12));
+    const Chain chain =
+        langevin_z(Tensor::full({chains, 2}, 3), data_batch(), model.generator(), float(model.sigma),
+                   {25, float(step), float(noise)}, normal_noise({chains, 2}, RngPurpose::langevin_z, 12));
     const Matrix2 m = contraction(model, step), mm = product(m, m);
     Matrix2 covariance = inverse({{{1 - mm[0][0], -mm[0][1]}, {-mm[1][0], 1 - mm[1][1]}}});
     for (Vector2& row : covariance)
@@ -286,8 +307,9 @@ TEST(LangevinZ, WithoutNoiseIsGradientDescent) {
     const int64_t batch = 5, steps = 6;
     const double step = 0.5;
     const Values z0 = random_values(batch * 2, 21), x0 = random_values(batch * 3, 22);
-    const Chain chain = langevin_z(Tensor::from_host({batch, 2}, z0), Tensor::from_host({batch, 3}, x0), model.generator(), float(model.sigma),
-                                   {steps, float(step), 0.7f}, no_noise({batch, 2}));
+    const Chain chain =
+        langevin_z(Tensor::from_host({batch, 2}, z0), Tensor::from_host({batch, 3}, x0), model.generator(),
+                   float(model.sigma), {steps, float(step), 0.7f}, no_noise({batch, 2}));
     std::vector<double> z(z0.begin(), z0.end()), profile;
     for (int64_t k = 0; k < steps; ++k) {
         double total = 0;
@@ -304,43 +326,56 @@ TEST(LangevinZ, WithoutNoiseIsGradientDescent) {
         profile.push_back(total);
     }
     expect_close(chain.end, z, 0, 200 * unit, "end");
-    ASSERT_EQ(int64_t(chain.profile.size()), steps);
-    for (size_t k = 0; k < profile.size(); ++k) EXPECT_NEAR(double(chain.profile[k].item()), profile[k], 200 * unit * profile[k]) << "step " << k;
+    ASSERT_EQ(int64_t(chain.trace.size()), steps);
+    for (size_t k = 0; k < profile.size(); ++k)
+        EXPECT_NEAR(double(chain.trace[k].item()), profile[k], 200 * unit * profile[k]) << "step " << k;
 }
 
 TEST(LangevinZ, NoStepsLeaveTheStart) {
     const Tensor start = random_tensor({4, 2}, 6);
-    const Chain chain = langevin_z(start, random_tensor({4, 3}, 7), LinearModel().generator(), 0.5f, {0, 0.5f, 0.1f}, no_noise({4, 2}));
+    const Chain chain =
+        langevin_z(start, random_tensor({4, 3}, 7), LinearModel().generator(), 0.5f, {0, 0.5f, 0.1f}, no_noise({4, 2}));
     EXPECT_EQ(chain.end.to_host(), start.to_host());
-    EXPECT_TRUE(chain.profile.empty());
+    EXPECT_TRUE(chain.trace.empty());
 }
 
-// ---- with the real networks: what is computed, and what is not -------------------------------------------------------------------------
+// ---- with the real networks: what is computed, and what is not ----------------------------------
 
 // Kernel calls, counted by wrappers round those of a backend. Several threads may call.
 namespace counted {
 const Backend* inner = nullptr;
-std::atomic<int64_t> conv2d, backward_input, backward_weight, column_sum, spectral_norm_backward, batch_norm_sums, spectral_norm, adam_update;
+std::atomic<int64_t> fused, fused_backward, fused_weight, conv2d, backward_input, backward_weight, column_sum,
+    spectral_norm_backward, batch_norm_backward_reduce, spectral_norm, adam_update;
 
 void reset() {
-    for (auto* count : {&conv2d, &backward_input, &backward_weight, &column_sum, &spectral_norm_backward, &batch_norm_sums, &spectral_norm, &adam_update})
+    for (auto* count : {&fused, &fused_backward, &fused_weight, &conv2d, &backward_input, &backward_weight, &column_sum,
+                        &spectral_norm_backward, &batch_norm_backward_reduce, &spectral_norm, &adam_update})
         *count = 0;
 }
 
-// `table` with the counting wrappers in it; whole batches unless `concurrent`.
+// `table` with the counting wrappers in it; whole batches and one kernel at a time unless `concurrent`.
 Backend wrap(const Backend& table, bool concurrent) {
     inner = &table;
     reset();
     Backend b = table;
-    b.concurrent = concurrent;
-#define COUNTED(kernel, counter) \
-    b.kernel = [](auto... arguments) { ++counter; inner->kernel(arguments...); }
+    b.callable_from_many_threads = concurrent;
+#define COUNTED(kernel, counter)       \
+    b.kernel = [](auto... arguments) { \
+        ++counter;                     \
+        inner->kernel(arguments...);   \
+    }
+    if (!concurrent) b.norm_relu_conv2d = nullptr;
+    if (b.norm_relu_conv2d) {
+        COUNTED(norm_relu_conv2d, fused);
+        COUNTED(norm_relu_conv2d_backward, fused_backward);
+        COUNTED(norm_relu_conv2d_backward_weight, fused_weight);
+    }
     COUNTED(conv2d, conv2d);
     COUNTED(conv2d_backward_input, backward_input);
     COUNTED(conv2d_backward_weight, backward_weight);
     COUNTED(column_sum, column_sum);
     COUNTED(spectral_norm_backward, spectral_norm_backward);
-    COUNTED(batch_norm_sums, batch_norm_sums);
+    COUNTED(batch_norm_backward_reduce, batch_norm_backward_reduce);
     COUNTED(spectral_norms, spectral_norm);
     COUNTED(adam_update, adam_update);
 #undef COUNTED
@@ -352,11 +387,14 @@ const ModelSettings settings_of[] = {{"cifar10", 6, 7, 3, 5}, {"celeba64", 16, 1
 
 // Convolutions and linear layers of the EBM and the generator: blocks with a shortcut have three.
 int64_t energy_products(const ModelSettings& s) { return s.architecture == "cifar10" ? 3 + 3 + 2 + 2 + 1 : 5 * 3 + 1; }
-int64_t generator_products(const ModelSettings& s) { return s.architecture == "cifar10" ? 1 + 3 * 3 + 1 : 1 + 4 * 3 + 1; }
+int64_t generator_products(const ModelSettings& s) {
+    return s.architecture == "cifar10" ? 1 + 3 * 3 + 1 : 1 + 4 * 3 + 1;
+}
 
 void expect_no_gradients(Models& models) {
     for (const auto& [prefix, state] : models.networks())
-        for (const StateEntry& entry : state->entries()) EXPECT_FALSE(entry.value.grad().defined()) << prefix << entry.name;
+        for (const NamedTensor& entry : state->entries())
+            EXPECT_FALSE(entry.value.grad().defined()) << prefix << entry.name;
     EXPECT_EQ(tape_size(), 0);
 }
 
@@ -366,7 +404,8 @@ protected:
     const ModelSettings& settings_ = GetParam();
     Models models_{settings_, 3};
 };
-INSTANTIATE_TEST_SUITE_P(Architectures, NetworkChain, testing::ValuesIn(settings_of), [](const auto& info) { return info.param.architecture; });
+INSTANTIATE_TEST_SUITE_P(Architectures, NetworkChain, testing::ValuesIn(settings_of),
+                         [](const auto& info) { return info.param.architecture; });
 
 // A step of the x-chain is one power iteration on each weight, one pass forward and one back to the image.
 TEST_P(NetworkChain, XChainComputesNoParameterGradient) {
@@ -376,7 +415,9 @@ TEST_P(NetworkChain, XChainComputesNoParameterGradient) {
         {
             const WithBackend with(table);
             const Tensor start = random_tensor({batch, side, side, 3}, 1);
-            langevin_x(start, [&](const Tensor& x) { return energy_gradient(models_.energy, x); }, {steps, 0.5f, 0.01f}, no_noise(start.shape()));
+            langevin_x(
+                start, [&](const Tensor& x) { return energy_gradient(models_.ebm, x); }, {steps, 0.5f, 0.01f},
+                no_noise(start.shape()));
         }
         EXPECT_EQ(counted::backward_weight, 0);
         EXPECT_EQ(counted::column_sum, 0);
@@ -392,8 +433,7 @@ TEST_P(NetworkChain, XChainComputesNoParameterGradient) {
     }
 }
 
-// Batch norm's backward needs its weight's and its bias's gradient (batch_norm_sums), once for each, or for each group of images, whose
-// sums are then added up (column_sum).
+// Batch norm's backward needs its weight's and its bias's gradient (batch_norm_backward_reduce).
 TEST_P(NetworkChain, ZChainComputesNoParameterGradient) {
     const int64_t steps = 3, batch = 4, products = generator_products(settings_), side = settings_.image_size();
     const int64_t norms = settings_.architecture == "cifar10" ? 7 : 9;
@@ -402,25 +442,25 @@ TEST_P(NetworkChain, ZChainComputesNoParameterGradient) {
         {
             const WithBackend with(table);
             const Tensor start = random_tensor({batch, settings_.latent}, 1);
-            langevin_z(start, random_tensor({batch, side, side, 3}, 2), models_.generator, 0.3f, {steps, 0.1f, 0.1f}, no_noise(start.shape()));
+            langevin_z(start, random_tensor({batch, side, side, 3}, 2), models_.generator, 0.3f, {steps, 0.1f, 0.1f},
+                       no_noise(start.shape()));
         }
         EXPECT_EQ(counted::backward_weight, 0);
-        EXPECT_EQ(counted::column_sum, concurrent ? steps * norms : 0);
+        EXPECT_EQ(counted::fused_weight, 0);
+        EXPECT_EQ(counted::column_sum, 0);
         EXPECT_EQ(counted::spectral_norm_backward, 0);
         EXPECT_EQ(counted::spectral_norm, 0);
-        if (!concurrent) {
-            EXPECT_EQ(counted::conv2d, steps * products);
-            EXPECT_EQ(counted::batch_norm_sums, steps * norms);
-        }
-        EXPECT_GE(counted::conv2d, steps * products);
+        EXPECT_EQ(counted::fused, table.norm_relu_conv2d ? steps * norms : 0);
+        EXPECT_EQ(counted::fused_backward, counted::fused);
+        EXPECT_EQ(counted::fused + counted::conv2d, steps * products);
         EXPECT_EQ(counted::backward_input, counted::conv2d);
-        EXPECT_GE(counted::batch_norm_sums, steps * norms);
+        EXPECT_EQ(counted::fused_backward + counted::batch_norm_backward_reduce, steps * norms);
         expect_no_gradients(models_);
     }
 }
 
-// In a whole iteration weight gradients are computed by the three updates alone (two passes each), however long the chains are, and
-// the EBM makes k_x + 1 + 1 (+ k_x) + 1 power iterations (paper.md, section 3).
+// In a whole iteration weight gradients are computed by the three updates alone (two passes each), however long the
+// chains are, and the EBM makes k_x + 1 + 1 (+ k_x) + 1 power iterations (paper.md, section 3).
 TEST_P(NetworkChain, AnIterationsWeightGradientsDoNotDependOnTheChains) {
     const int64_t batch = 2, side = settings_.image_size(), encoder = 6;
     for (const auto& [steps_x, steps_z, resample] : {std::tuple(0, 0, true), {2, 1, false}, {3, 2, true}}) {
@@ -436,7 +476,8 @@ TEST_P(NetworkChain, AnIterationsWeightGradientsDoNotDependOnTheChains) {
             dual_mcmc_step(models_, x, philox_noise(1, 0, x.shape(), settings_.latent), step, 1);
         }
         EXPECT_EQ(counted::backward_weight, 2 * (energy_products(settings_) + generator_products(settings_) + encoder));
-        EXPECT_EQ(counted::column_sum, 2 * (generator_products(settings_) + 2));  // biases: all of the generator, two of the encoder
+        EXPECT_EQ(counted::column_sum,
+                  2 * (generator_products(settings_) + 2));  // biases: all of the generator, two of the encoder
         EXPECT_EQ(counted::spectral_norm_backward, 2 * energy_products(settings_));
         EXPECT_EQ(counted::spectral_norm, steps_x * (resample ? 2 : 1) + 3);
         int64_t parameters = 0;
@@ -446,45 +487,52 @@ TEST_P(NetworkChain, AnIterationsWeightGradientsDoNotDependOnTheChains) {
     }
 }
 
-// In groups of images on several threads, or all at once: the same energies and gradients as the network called directly.
+// In groups of images on several threads, or all at once: the same energies and gradients as the network called
+// directly.
 TEST_P(NetworkChain, EnergyGradientIsTheNetworks) {
     const int64_t side = settings_.image_size();
     for (const int64_t batch : {1, 4, 23}) {  // 23: several groups
         const Tensor x = random_tensor({batch, side, side, 3}, uint32_t(30 + batch));
         Models direct(settings_, 4);
         const Var image(x);
-        const Var energy = direct.energy(image);
+        const Var energy = direct.ebm(image);
         backward(energy, {image});
         for (const int threads : {1, 3}) {
             const WithThreads with(threads);
             Models grouped(settings_, 4);
-            const EnergyGradient found = energy_gradient(grouped.energy, x);
+            const EnergyGradient found = energy_gradient(grouped.ebm, x);
             EXPECT_EQ(to_string(found.energy.shape()), to_string(Shape{batch}));
             EXPECT_EQ(to_string(found.gradient.shape()), to_string(x.shape()));
-            EXPECT_LE(relative_l2(found.energy, energy.value()), 10 * unit) << batch << " images, " << threads << " threads";
-            EXPECT_LE(relative_l2(found.gradient, image.grad()), 20 * unit) << batch << " images, " << threads << " threads";
+            EXPECT_LE(relative_l2(found.energy, energy.value()), 10 * unit)
+                << batch << " images, " << threads << " threads";
+            EXPECT_LE(relative_l2(found.gradient, image.grad()), 20 * unit)
+                << batch << " images, " << threads << " threads";
             // The power iteration is the network's own, too.
-            for (size_t i = 0; i < grouped.energy.state.entries().size(); ++i)
-                EXPECT_EQ(grouped.energy.state.entries()[i].value.value().to_host(), direct.energy.state.entries()[i].value.value().to_host());
+            for (size_t i = 0; i < grouped.ebm.state.entries().size(); ++i)
+                EXPECT_EQ(grouped.ebm.state.entries()[i].value.value().to_host(),
+                          direct.ebm.state.entries()[i].value.value().to_host());
         }
     }
 }
 
-// The chain with the real EBM and no noise: a pass with its power iteration, a step down the gradient, and so on, by an explicit loop.
+// The chain with the real EBM and no noise: a pass with its power iteration, a step down the gradient, and so on, by an
+// explicit loop.
 TEST_P(NetworkChain, XChainWithoutNoiseIsGradientDescent) {
     const int64_t side = settings_.image_size();
     const float step = 4;
     const Tensor start = random_tensor({3, side, side, 3}, 9);
     Models direct(settings_, 4), chained(settings_, 4);
-    const Chain chain = langevin_x(start, [&](const Tensor& x) { return energy_gradient(chained.energy, x); }, {4, step, 0.1f}, no_noise(start.shape()));
+    const Chain chain = langevin_x(
+        start, [&](const Tensor& x) { return energy_gradient(chained.ebm, x); }, {4, step, 0.1f},
+        no_noise(start.shape()));
     Values x = start.to_host();
     for (size_t k = 0; k < 4; ++k) {
         const Var image(Tensor::from_host(start.shape(), x));
-        const Var energy = direct.energy(image);
+        const Var energy = direct.ebm(image);
         double total = 0;
         for (const float e : energy.value().to_host()) total += double(e);
         backward(energy, {image});
-        EXPECT_NEAR(double(chain.profile[k].item()), total, 100 * unit * std::abs(total)) << "step " << k;
+        EXPECT_NEAR(double(chain.trace[k].item()), total, 100 * unit * std::abs(total)) << "step " << k;
         const Values gradient = image.grad().to_host();
         for (size_t i = 0; i < x.size(); ++i) x[i] -= 0.5f * step * step * gradient[i];
     }

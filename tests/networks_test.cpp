@@ -1,40 +1,48 @@
-// The networks of both architectures: one pass forward and backward against PyTorch (reference/networks_*.safetensors), their
-// names and shapes in files, and the initial value of every parameter against the rules of the release (paper.md, section 5).
+// The networks of both architectures: one pass forward and backward against PyTorch (reference/networks_*.safetensors),
+// their names and shapes in files, and the initial value of every parameter against the rules of the release (paper.md,
+// section 5).
 #include <algorithm>
 #include <map>
 #include <optional>
 #include <set>
 
-#include "training/checkpoint.h"
-#include "method/models.h"
 #include "compare.h"
+#include "method/models.h"
+#include "training/checkpoint.h"
 
 namespace dualmcmc::test {
 namespace {
 
 const char* const architectures[] = {"cifar10", "celeba64"};
 
-std::string reference_path(const std::string& architecture) { return "reference/networks_" + architecture + ".safetensors"; }
-
-int64_t metadata_number(const SafetensorsFile& file, const std::string& key) { return std::stoll(file.metadata.at(key)); }
-
-ModelSettings reference_settings(const SafetensorsFile& file) {
-    return {file.metadata.at("architecture"), metadata_number(file, "width_generator"), metadata_number(file, "width_ebm"),
-            metadata_number(file, "width_encoder"), metadata_number(file, "latent")};
+std::string reference_path(const std::string& architecture) {
+    return "reference/networks_" + architecture + ".safetensors";
 }
 
-// ---- one pass against PyTorch ---------------------------------------------------------------------------------------------------
+int64_t metadata_number(const SafetensorsFile& file, const std::string& key) {
+    return std::stoll(file.metadata.at(key));
+}
 
-// The reference is computed in float64. Each of about 12 products one way, and as many back, sums up to n = 1200 terms, whose
-// rounding errors add like a random walk to about sqrt(n) unit / 2 = 17 units, the products' to sqrt(24) 17 = 85 units; batch norm
-// over few pixels and the cancellation in a weight's gradient each cost a few times as much. 1000 units = 6e-5.
+ModelSettings reference_settings(const SafetensorsFile& file) {
+    return {file.metadata.at("architecture"), metadata_number(file, "width_generator"),
+            metadata_number(file, "width_ebm"), metadata_number(file, "width_encoder"),
+            metadata_number(file, "latent")};
+}
+
+// ---- one pass against PyTorch -------------------------------------------------------------------
+
+// The reference is computed in float64. Each of about 12 products one way, and as many back, sums up to n = 1200 terms,
+// whose rounding errors add like a random walk to about sqrt(n) unit / 2 = 17 units, the products' to sqrt(24) 17 = 85
+// units; batch norm over few pixels and the cancellation in a weight's gradient each cost a few times as much. 1000
+// units = 6e-5.
 //
-// Inputs of products that are rounded first, relatively by up to u, make each product wrong by about 0.8 u (kernels_test.cpp), and
-// twelve of them by 3 u; again ten times that is allowed for values. For gradients the kinks count more: of the activations, whose density
-// at 0 is about 0.4, 0.4 · 3 u fall on the other side in each of about 8 layers, and a gradient that is wrong where they are is wrong by
-// the square root of their share. Of these networks' 2^15 activations that is a number of about n = 8 · 0.4 · 3 u · 2^15, and n + 3 sqrt(n)
-// are allowed, for the gradient of a network's parameters and input as a whole; a single one's, with batch norm over few pixels, may be
-// nothing but such places.
+// Inputs of products that are rounded first, relatively by up to u, make each product wrong by about 0.8 u
+// (kernels_test.cpp), and twelve of them by 3 u; again ten times that is allowed for values. For gradients the kinks
+// count more: of the activations, whose density at 0 is about 0.4, 0.4 · 3 u fall on the other side in each of about 8
+// layers, and a gradient that is wrong where they are is wrong by the square root of their share. Of these networks'
+// 2^15 activations that is a number of about n = 8 · 0.4 · 3 u · 2^15, and n + 3 sqrt(n) are allowed, for the gradient
+// of a network's parameters and input as a whole; a single one's, with batch norm over few pixels, may be nothing but
+// such places.
 constexpr double network_tolerance = 1000 * unit;
 
 class Networks : public EachBackend {
@@ -63,23 +71,26 @@ protected:
         return rounding * network_tolerance + std::sqrt((crossed + 3 * std::sqrt(crossed)) / activations);
     }
 
-    // The gradient of one network's input, and its grad.*. A gradient that vanishes in exact arithmetic (a bias before batch norm) is
-    // rounding alone; it is held against the network's largest.
-    void expect_gradients(const std::string& input_name, const Layout& layout, const Tensor& input, const std::string& prefix,
-                          const State& state) const {
+    // The gradient of one network's input, and its grad.*. A gradient that vanishes in exact arithmetic (a bias before
+    // batch norm) is rounding alone; it is held against the network's largest.
+    void expect_gradients(const std::string& input_name, const Layout& layout, const Tensor& input,
+                          const std::string& prefix, const ParameterStore& state) const {
         const bool exact = input_unit_ == 0;
         if (exact) expect_stored(input_name, layout, input);
         double largest = 0;
         auto norm = [](const Values& x) { return relative_l2(x, Values(x.size(), 0)); };
-        for (const StateEntry& entry : state.entries())
-            if (entry.trained) largest = std::max(largest, norm(stored_values(file, path, "grad." + prefix + entry.name, entry.layout)));
+        for (const NamedTensor& entry : state.entries())
+            if (entry.trainable)
+                largest =
+                    std::max(largest, norm(stored_values(file, path, "grad." + prefix + entry.name, entry.layout)));
         ASSERT_GT(largest, 0);
         Values all_expected = stored_values(file, path, input_name, layout), all_actual = input.to_host();
-        for (const StateEntry& entry : state.entries()) {
+        for (const NamedTensor& entry : state.entries()) {
             const std::string name = "grad." + prefix + entry.name;
-            if (!entry.trained) continue;
+            if (!entry.trainable) continue;
             ASSERT_TRUE(entry.value.grad().defined()) << name;
-            const Values expected = stored_values(file, path, name, entry.layout), actual = entry.value.grad().to_host();
+            const Values expected = stored_values(file, path, name, entry.layout),
+                         actual = entry.value.grad().to_host();
             const double own = norm(expected);
             const double scale = own < 1e-5 * largest ? largest : own;
             if (exact) {
@@ -91,9 +102,10 @@ protected:
         EXPECT_LE(relative_l2(all_actual, all_expected), gradient_tolerance()) << "all gradients of " << prefix;
     }
     // after.* of one network: the entries whose names end so.
-    void expect_after(const std::string& prefix, const State& state, const std::set<std::string>& endings, size_t count) const {
+    void expect_after(const std::string& prefix, const ParameterStore& state, const std::set<std::string>& endings,
+                      size_t count) const {
         size_t found = 0;
-        for (const StateEntry& entry : state.entries()) {
+        for (const NamedTensor& entry : state.entries()) {
             if (!endings.count(entry.name.substr(entry.name.rfind('.')))) continue;
             expect_stored("after." + prefix + entry.name, entry.layout, entry.value.value());
             ++found;
@@ -102,7 +114,7 @@ protected:
     }
     void check_energy() {
         const Var x(given("x", image));
-        EnergyModel& energy = models->energy;
+        EnergyModel& energy = models->ebm;
         const Var e = energy(x);
         expect_stored("energy", scalars, e.value());
         std::vector<Var> wanted = energy.state.parameters();
@@ -135,14 +147,14 @@ protected:
         expect_gradients("encoder.dx", image, x.grad(), "netI.", models->encoder.state);
     }
 
-    // Runs check() with convolutions summed directly, as the tolerance has it, and as training runs them: Winograd's rounding is five
-    // times that of the sum (winograd.cu).
+    // Runs check() with convolutions summed directly, as the tolerance has it, and as training runs them: Winograd's
+    // rounding is five times that of the sum (winograd.cu).
     template <class Check>
     void both_ways(Check check) {
         for (const std::string architecture : architectures)
             for (const bool direct : {true, false}) {
                 SCOPED_TRACE(architecture + (direct ? ", direct sums" : ""));
-                std::optional<DirectConvolutions> summed;
+                std::optional<ExactConvolutions> summed;
                 if (direct) summed.emplace();
                 rounding = direct ? 1 : 5;
                 input_unit_ = direct ? 0 : input_unit(backend());  // direct sums are in fp32 on every device
@@ -161,13 +173,19 @@ protected:
 INSTANTIATE_TEST_SUITE_P(Cpu, Networks, testing::ValuesIn(cpu_backends()), backend_name);
 INSTANTIATE_TEST_SUITE_P(Gpu, Networks, testing::ValuesIn(gpu_backends_of_all_precisions()), backend_name);
 
-TEST_P(Networks, EnergyModelIsPyTorchs) { both_ways([this] { check_energy(); }); }
+TEST_P(Networks, EnergyModelIsPyTorchs) {
+    both_ways([this] { check_energy(); });
+}
 
-TEST_P(Networks, GeneratorIsPyTorchs) { both_ways([this] { check_generator(); }); }
+TEST_P(Networks, GeneratorIsPyTorchs) {
+    both_ways([this] { check_generator(); });
+}
 
-TEST_P(Networks, EncoderIsPyTorchs) { both_ways([this] { check_encoder(); }); }
+TEST_P(Networks, EncoderIsPyTorchs) {
+    both_ways([this] { check_encoder(); });
+}
 
-// ---- names and shapes -----------------------------------------------------------------------------------------------------------
+// ---- names and shapes ---------------------------------------------------------------------------
 
 TEST(NetworkFiles, NamesAndShapesAreTheReleases) {
     for (const std::string architecture : architectures) {
@@ -175,7 +193,8 @@ TEST(NetworkFiles, NamesAndShapesAreTheReleases) {
         const SafetensorsFile reference = read_safetensors(reference_path(architecture));
         std::map<std::string, Shape> expected, actual;
         for (const auto& [name, tensor] : reference.tensors)
-            if (name.starts_with("netE.") || name.starts_with("netG.") || name.starts_with("netI.")) expected[name] = tensor.shape;
+            if (name.starts_with("netE.") || name.starts_with("netG.") || name.starts_with("netI."))
+                expected[name] = tensor.shape;
         ASSERT_GT(expected.size(), 80u);
         Models models(reference_settings(reference), 1);
         SafetensorsFile stored;
@@ -196,7 +215,8 @@ TEST(NetworkFiles, StateGoesOutAsItCameIn) {
             load_state(reference, path, prefix, *state);
             store_state(stored, prefix, *state);
         }
-        for (const auto& [name, tensor] : stored.tensors) EXPECT_EQ(tensor.bytes, reference.tensors.at(name).bytes) << name;
+        for (const auto& [name, tensor] : stored.tensors)
+            EXPECT_EQ(tensor.bytes, reference.tensors.at(name).bytes) << name;
     }
 }
 
@@ -209,7 +229,7 @@ int64_t generator_block(int64_t in, int64_t out) {
     return conv_weights(in, out, 3) + conv_weights(out, out, 3) + conv_weights(in, out, 1) + 3 * out + 2 * in + 2 * out;
 }
 
-int64_t parameters_in(const State& state) {
+int64_t parameters_in(const ParameterStore& state) {
     int64_t count = 0;
     for (const Var& parameter : state.parameters()) count += parameter.value().size();
     return count;
@@ -220,43 +240,48 @@ TEST(NetworkFiles, ParameterCountsAreTheClosedForm) {
     const int64_t encoder = conv_weights(n, 2 * n, 4) + conv_weights(2 * n, 4 * n, 4) + conv_weights(4 * n, 8 * n, 4) +
                             2 * (conv_weights(8 * n, d, 4) + d);
     Models small({"cifar10", w, e, n, d}, 1);
-    EXPECT_EQ(parameters_in(small.energy.state), ebm_block(3, e, true) + ebm_block(e, e, true) + 2 * ebm_block(e, e, false) + e);
-    EXPECT_EQ(parameters_in(small.generator.state), 16 * w * (d + 1) + 3 * generator_block(w, w) + 2 * w + conv_weights(w, 3, 3) + 3);
+    EXPECT_EQ(parameters_in(small.ebm.state),
+              ebm_block(3, e, true) + ebm_block(e, e, true) + 2 * ebm_block(e, e, false) + e);
+    EXPECT_EQ(parameters_in(small.generator.state),
+              16 * w * (d + 1) + 3 * generator_block(w, w) + 2 * w + conv_weights(w, 3, 3) + 3);
     EXPECT_EQ(parameters_in(small.encoder.state), conv_weights(3, n, 3) + encoder);
 
     Models large({"celeba64", w, e, n, d}, 1);
-    EXPECT_EQ(parameters_in(large.energy.state),
-              ebm_block(3, e / 16, true) + ebm_block(e / 16, e / 8, true) + ebm_block(e / 8, e / 4, true) +
-                  ebm_block(e / 4, e / 2, true) + ebm_block(e / 2, e, true) + e);
-    EXPECT_EQ(parameters_in(large.generator.state),
-              16 * w * (d + 1) + generator_block(w, w / 2) + generator_block(w / 2, w / 4) + generator_block(w / 4, w / 8) +
-                  generator_block(w / 8, w / 16) + 2 * w / 16 + conv_weights(w / 16, 3, 3) + 3);
+    EXPECT_EQ(parameters_in(large.ebm.state), ebm_block(3, e / 16, true) + ebm_block(e / 16, e / 8, true) +
+                                                  ebm_block(e / 8, e / 4, true) + ebm_block(e / 4, e / 2, true) +
+                                                  ebm_block(e / 2, e, true) + e);
+    EXPECT_EQ(parameters_in(large.generator.state), 16 * w * (d + 1) + generator_block(w, w / 2) +
+                                                        generator_block(w / 2, w / 4) + generator_block(w / 4, w / 8) +
+                                                        generator_block(w / 8, w / 16) + 2 * w / 16 +
+                                                        conv_weights(w / 16, 3, 3) + 3);
     EXPECT_EQ(parameters_in(large.encoder.state), conv_weights(3, n, 4) + encoder);
 }
 
-// ---- initial values -------------------------------------------------------------------------------------------------------------
+// ---- initial values -----------------------------------------------------------------------------
 
 const ModelSettings moderate[] = {{"cifar10", 24, 32, 10, 16}, {"celeba64", 96, 80, 8, 16}};
 
-// The rule that one tensor follows, told from its name and its shape in the file. `scale` brings it to unit scale: a normal's
-// standard deviation, a uniform's bound, a constant's value.
+// The rule that one tensor follows, told from its name and its shape in the file. `scale` brings it to unit scale: a
+// normal's standard deviation, a uniform's bound, a constant's value.
 struct Rule {
     enum Kind { normal, uniform, constant, unit_vector } kind;
     double scale;
 };
 
-Rule rule_of(const State& state, const StateEntry& entry) {
+Rule rule_of(const ParameterStore& state, const NamedTensor& entry) {
     const size_t dot = entry.name.rfind('.');
     const std::string layer = entry.name.substr(0, dot), what = entry.name.substr(dot + 1);
     const Shape& shape = entry.layout.file_shape;
     if (what == "weight_u" || what == "weight_v") return {Rule::unit_vector, 1};
     if (what == "running_var") return {Rule::constant, 1};
     if (what == "running_mean" || what == "num_batches_tracked") return {Rule::constant, 0};
-    if (layer.find("bn_") != std::string::npos) return what == "weight" ? Rule{Rule::normal, 1} : Rule{Rule::constant, 0};
+    if (layer.find("bn_") != std::string::npos)
+        return what == "weight" ? Rule{Rule::normal, 1} : Rule{Rule::constant, 0};
     if (what == "bias") {  // of a convolution or a linear layer: ±1/sqrt(fan_in), fan_in from its weight (out, in, ...)
-        for (const StateEntry& weight : state.entries())
+        for (const NamedTensor& weight : state.entries())
             if (weight.name == layer + ".weight")
-                return {Rule::uniform, std::sqrt(double(weight.layout.file_shape[0]) / double(element_count(weight.layout.file_shape)))};
+                return {Rule::uniform, std::sqrt(double(weight.layout.file_shape[0]) /
+                                                 double(element_count(weight.layout.file_shape)))};
         ADD_FAILURE() << entry.name << " has no weight";
     }
     const double fan_in = double(element_count(shape) / shape[0]), fan_out = double(element_count(shape) / shape[1]);
@@ -265,8 +290,9 @@ Rule rule_of(const State& state, const StateEntry& entry) {
 }
 
 // The first moments of n independent values of unit scale, each within 5 standard errors of what the distribution has.
-// For N(0, 1): Var x² = 2, and the excess kurtosis of a sample has the variance 24/n. For U(-1, 1): E x² = 1/3, Var x² = 4/45; the
-// largest of n is below 1 - 14/n with the probability e^-14. Some 500 such comparisons in all: one fails by chance once in 1000 seeds.
+// For N(0, 1): Var x² = 2, and the excess kurtosis of a sample has the variance 24/n. For U(-1, 1): E x² = 1/3, Var x²
+// = 4/45; the largest of n is below 1 - 14/n with the probability e^-14. Some 500 such comparisons in all: one fails by
+// chance once in 1000 seeds.
 void expect_moments(const Values& x, Rule::Kind kind, const std::string& what) {
     const double n = double(x.size());
     double mean = 0, second = 0, fourth = 0, largest = 0;
@@ -281,7 +307,8 @@ void expect_moments(const Values& x, Rule::Kind kind, const std::string& what) {
         EXPECT_LE(std::abs(mean), 5 / std::sqrt(n)) << what;
         EXPECT_LE(std::abs(second - 1), 5 * std::sqrt(2 / n)) << what;
         if (n >= 1000) {
-            EXPECT_LE(std::abs(fourth / (second * second) - 3), 5 * std::sqrt(24 / n)) << what << ": kurtosis (a uniform's is 1.8)";
+            EXPECT_LE(std::abs(fourth / (second * second) - 3), 5 * std::sqrt(24 / n))
+                << what << ": kurtosis (a uniform's is 1.8)";
         }
         EXPECT_LE(largest, 6.5) << what;
     } else {
@@ -299,7 +326,7 @@ TEST(Initialisation, EveryParameterFollowsItsRule) {
         std::map<Rule::Kind, Values> small;  // tensors too small for limits of their own, at unit scale, pooled
         std::map<Rule::Kind, int> seen;
         for (const auto& [prefix, state] : models.networks()) {
-            for (const StateEntry& entry : state->entries()) {
+            for (const NamedTensor& entry : state->entries()) {
                 const std::string name = prefix + entry.name;
                 const Rule rule = rule_of(*state, entry);
                 Values values = entry.value.value().to_host();
@@ -321,8 +348,10 @@ TEST(Initialisation, EveryParameterFollowsItsRule) {
             }
         }
         const bool cifar = settings.architecture == "cifar10";
-        EXPECT_EQ(seen[Rule::normal], cifar ? 10 + 10 + 7 + 6 : 15 + 13 + 9 + 6);  // convolutions E, G; batch norms; convolutions I
-        EXPECT_EQ(seen[Rule::uniform], cifar ? 1 + 2 + 10 + 2 : 1 + 2 + 13 + 2);   // linear E; linear G with bias; biases G, I
+        EXPECT_EQ(seen[Rule::normal],
+                  cifar ? 10 + 10 + 7 + 6 : 15 + 13 + 9 + 6);  // convolutions E, G; batch norms; convolutions I
+        EXPECT_EQ(seen[Rule::uniform],
+                  cifar ? 1 + 2 + 10 + 2 : 1 + 2 + 13 + 2);  // linear E; linear G with bias; biases G, I
         EXPECT_EQ(seen[Rule::unit_vector], cifar ? 22 : 32);
         for (const auto& [kind, values] : small) {
             ASSERT_GE(values.size(), 150u);
@@ -335,12 +364,14 @@ TEST(Initialisation, EveryParameterFollowsItsRule) {
 std::vector<std::pair<std::string, Values>> drawn_tensors(Models& models) {
     std::vector<std::pair<std::string, Values>> out;
     for (const auto& [prefix, state] : models.networks())
-        for (const StateEntry& entry : state->entries())
-            if (rule_of(*state, entry).kind != Rule::constant) out.emplace_back(prefix + entry.name, entry.value.value().to_host());
+        for (const NamedTensor& entry : state->entries())
+            if (rule_of(*state, entry).kind != Rule::constant)
+                out.emplace_back(prefix + entry.name, entry.value.value().to_host());
     return out;
 }
 
-// Σ a b / sqrt(Σ a² Σ b²) over the elements that both have, times the square root of their number: N(0, 1) if independent.
+// Σ a b / sqrt(Σ a² Σ b²) over the elements that both have, times the square root of their number: N(0, 1) if
+// independent.
 double correlation_in_sigmas(const Values& a, const Values& b) {
     double aa = 0, bb = 0, ab = 0;
     const size_t n = std::min(a.size(), b.size());
@@ -356,7 +387,8 @@ TEST(Initialisation, NoTwoTensorsHaveCommonNoise) {
         const auto tensors = drawn_tensors(models);
         for (size_t i = 0; i < tensors.size(); ++i)
             for (size_t j = 0; j < i; ++j) {
-                if (std::min(tensors[i].second.size(), tensors[j].second.size()) < 40) continue;  // 6 sigmas: correlation 0.95
+                if (std::min(tensors[i].second.size(), tensors[j].second.size()) < 40)
+                    continue;  // 6 sigmas: correlation 0.95
                 EXPECT_LE(std::abs(correlation_in_sigmas(tensors[i].second, tensors[j].second)), 6)
                     << tensors[i].first << " and " << tensors[j].first;
             }
@@ -367,7 +399,8 @@ TEST(Initialisation, FollowsTheSeedAlone) {
     for (const ModelSettings& settings : moderate) {
         SCOPED_TRACE(settings.architecture);
         Models first(settings, 5), again(settings, 5), other(settings, 6), high(settings, 5 + (uint64_t(1) << 32));
-        const auto a = drawn_tensors(first), b = drawn_tensors(again), c = drawn_tensors(other), d = drawn_tensors(high);
+        const auto a = drawn_tensors(first), b = drawn_tensors(again), c = drawn_tensors(other),
+                   d = drawn_tensors(high);
         for (size_t i = 0; i < a.size(); ++i) {
             EXPECT_EQ(a[i].second, b[i].second) << a[i].first;
             if (a[i].second.size() > 1) {  // a unit vector of one element is ±1
@@ -376,7 +409,8 @@ TEST(Initialisation, FollowsTheSeedAlone) {
             }
             if (a[i].second.size() < 40) continue;
             EXPECT_LE(std::abs(correlation_in_sigmas(a[i].second, c[i].second)), 6) << a[i].first;
-            EXPECT_LE(std::abs(correlation_in_sigmas(a[i].second, d[i].second)), 6) << a[i].first << ", seed's upper half";
+            EXPECT_LE(std::abs(correlation_in_sigmas(a[i].second, d[i].second)), 6)
+                << a[i].first << ", seed's upper half";
         }
     }
 }

@@ -21,14 +21,15 @@ class Ops : public EachBackend {
 INSTANTIATE_TEST_SUITE_P(Cpu, Ops, testing::ValuesIn(cpu_backends()), backend_name);
 INSTANTIATE_TEST_SUITE_P(Gpu, Ops, testing::ValuesIn(gpu_backends()), backend_name);
 
-// ---- gradients by central differences -------------------------------------------------------------------------------------------
+// ---- gradients by central differences -----------------------------------------------------------
 
 // How far to step, and what difference to allow, relative to max(1, |gradient|).
 //
-// The numeric gradient <dy, f(x + h e) - f(x - h e)> / 2h is taken in double precision from float32 outputs of size about 1 to 4,
-// of which each that changes is wrong by a few u = 2^-24: with a hundred of them, about 10 u · 4 / h. Where f is linear or quadratic in
-// each input the formula is exact and h may be large: 40 u · 4 = 1e-5 for h = 1/4, ten times that is allowed. Elsewhere its
-// error is h² f'''/6: with h = 1/64 and f''' up to about 10, 4e-4, and the rounding 1.5e-4; 2e-3 is allowed.
+// The numeric gradient <dy, f(x + h e) - f(x - h e)> / 2h is taken in double precision from float32 outputs of size
+// about 1 to 4, of which each that changes is wrong by a few u = 2^-24: with a hundred of them, about 10 u · 4 / h.
+// Where f is linear or quadratic in each input the formula is exact and h may be large: 40 u · 4 = 1e-5 for h = 1/4,
+// ten times that is allowed. Elsewhere its error is h² f'''/6: with h = 1/64 and f''' up to about 10, 4e-4, and the
+// rounding 1.5e-4; 2e-3 is allowed.
 struct Step {
     double h, tolerance;
 };
@@ -47,7 +48,7 @@ void expect_gradients(const std::string& what, const Function& function, const s
         EXPECT_EQ(leaves[k].grad().shape(), inputs[k].shape()) << name;
         const Values gradient = leaves[k].grad().to_host(), x = inputs[k].to_host();
         std::vector<double> numeric(x.size());
-        const NoTape no_tape;
+        const NoGrad no_grad;
         for (size_t i = 0; i < x.size(); ++i) {
             Values moved[2] = {x, x};  // up and down, as float32 has them
             moved[0][i] += float(step.h);
@@ -60,7 +61,8 @@ void expect_gradients(const std::string& what, const Function& function, const s
                 out[side] = function(at).value().to_host();
             }
             double difference = 0;
-            for (size_t j = 0; j < upstream.size(); ++j) difference += upstream[j] * (double(out[0][j]) - double(out[1][j]));
+            for (size_t j = 0; j < upstream.size(); ++j)
+                difference += upstream[j] * (double(out[0][j]) - double(out[1][j]));
             numeric[i] = difference / (double(moved[0][i]) - double(moved[1][i]));
         }
         expect_close(gradient, numeric, step.tolerance, step.tolerance, name);
@@ -76,59 +78,103 @@ Tensor away_from_zero(const Shape& shape, uint32_t seed) {
 
 TEST_P(Ops, elementwise_gradients) {
     const Shape shape{2, 5, 3, 7};
-    const Tensor a = random_tensor(shape, 1, -2, 2), b = random_tensor(shape, 2, -2, 2), kinked = away_from_zero(shape, 3);
-    expect_gradients("add", [](auto& v) { return add(v[0], v[1]); }, {a, b}, exact);
-    expect_gradients("multiply", [](auto& v) { return multiply(v[0], v[1]); }, {a, b}, exact);
-    expect_gradients("scale", [](auto& v) { return scale(v[0], -1.7f); }, {a}, exact);
-    expect_gradients("leaky_relu", [](auto& v) { return leaky_relu(v[0], 0.2f); }, {kinked}, curved);
-    expect_gradients("relu", [](auto& v) { return relu(v[0]); }, {kinked}, curved);
-    expect_gradients("tanh", [](auto& v) { return tanh(v[0]); }, {a}, curved);
-    expect_gradients("swish", [](auto& v) { return swish(v[0]); }, {a}, curved);
-    expect_gradients("exp", [](auto& v) { return exp(v[0]); }, {a}, curved);
-    expect_gradients("reshape", [](auto& v) { return reshape(v[0], {7, 30}); }, {a}, exact);
+    const Tensor a = random_tensor(shape, 1, -2, 2), b = random_tensor(shape, 2, -2, 2),
+                 kinked = away_from_zero(shape, 3);
+    expect_gradients(
+        "add", [](auto& v) { return add(v[0], v[1]); }, {a, b}, exact);
+    expect_gradients(
+        "multiply", [](auto& v) { return multiply(v[0], v[1]); }, {a, b}, exact);
+    expect_gradients(
+        "scale", [](auto& v) { return scale(v[0], -1.7f); }, {a}, exact);
+    expect_gradients(
+        "leaky_relu", [](auto& v) { return leaky_relu(v[0], 0.2f); }, {kinked}, curved);
+    expect_gradients(
+        "relu", [](auto& v) { return relu(v[0]); }, {kinked}, curved);
+    expect_gradients(
+        "tanh", [](auto& v) { return tanh(v[0]); }, {a}, curved);
+    expect_gradients(
+        "swish", [](auto& v) { return swish(v[0]); }, {a}, curved);
+    expect_gradients(
+        "exp", [](auto& v) { return exp(v[0]); }, {a}, curved);
+    expect_gradients(
+        "reshape",
+        [](auto& v) {
+            return reshape(v[0], {7, 30});
+        },
+        {a}, exact);
 }
 
 TEST_P(Ops, reduction_gradients) {
     const Tensor x = random_tensor({3, 4, 2, 5}, 1), r = random_tensor({3, 4, 2, 5}, 2);
-    expect_gradients("sum", [](auto& v) { return sum(v[0]); }, {x}, exact);
-    expect_gradients("mean", [](auto& v) { return mean(v[0]); }, {x}, exact);
-    expect_gradients("squared_error", [](auto& v) { return squared_error(v[0], v[1]); }, {x, r}, exact);
+    expect_gradients(
+        "sum", [](auto& v) { return sum(v[0]); }, {x}, exact);
+    expect_gradients(
+        "mean", [](auto& v) { return mean(v[0]); }, {x}, exact);
+    expect_gradients(
+        "squared_error", [](auto& v) { return squared_error(v[0], v[1]); }, {x, r}, exact);
     const Tensor z = random_tensor({3, 7}, 3), mu = random_tensor({3, 7}, 4), logvar = random_tensor({3, 7}, 5);
     const Tensor eps = random_tensor({3, 7}, 6);
-    expect_gradients("gaussian_nll", [](auto& v) { return gaussian_nll(v[0], v[1], v[2]); }, {z, mu, logvar}, curved);
-    expect_gradients("reparametrise", [eps](auto& v) { return reparametrise(v[0], v[1], eps); }, {mu, logvar}, curved);
+    expect_gradients(
+        "gaussian_nll", [](auto& v) { return gaussian_nll(v[0], v[1], v[2]); }, {z, mu, logvar}, curved);
+    expect_gradients(
+        "reparametrise", [eps](auto& v) { return reparametrise(v[0], v[1], eps); }, {mu, logvar}, curved);
 }
 
 TEST_P(Ops, image_gradients) {
-    expect_gradients("avg_pool2", [](auto& v) { return avg_pool2(v[0]); }, {random_tensor({3, 4, 2, 5}, 1)}, exact);
-    expect_gradients("global_avg_pool", [](auto& v) { return global_avg_pool(v[0]); }, {random_tensor({2, 3, 4, 5}, 1)}, exact);
-    expect_gradients("upsample2", [](auto& v) { return upsample2(v[0]); }, {random_tensor({2, 3, 4, 5}, 1)}, exact);
-    expect_gradients("upsample2 of one row", [](auto& v) { return upsample2(v[0]); }, {random_tensor({2, 1, 4, 3}, 1)}, exact);
+    expect_gradients(
+        "avg_pool2", [](auto& v) { return avg_pool2(v[0]); }, {random_tensor({3, 4, 2, 5}, 1)}, exact);
+    expect_gradients(
+        "global_avg_pool", [](auto& v) { return global_avg_pool(v[0]); }, {random_tensor({2, 3, 4, 5}, 1)}, exact);
+    expect_gradients(
+        "upsample2", [](auto& v) { return upsample2(v[0]); }, {random_tensor({2, 3, 4, 5}, 1)}, exact);
+    expect_gradients(
+        "upsample2 of one row", [](auto& v) { return upsample2(v[0]); }, {random_tensor({2, 1, 4, 3}, 1)}, exact);
 }
 
 TEST_P(Ops, convolution_gradients) {
     for (const int64_t kernel : {1, 3, 4})
         for (const int64_t stride : {1, 2})
             for (const int64_t padding : {0, 1}) {
-                const Tensor x = random_tensor({2, 5, 4, 3}, 1), w = random_tensor({kernel, kernel, 3, 6}, 2), bias = random_tensor({6}, 3);
+                const Tensor x = random_tensor({2, 5, 4, 3}, 1), w = random_tensor({kernel, kernel, 3, 6}, 2),
+                             bias = random_tensor({6}, 3);
                 const std::string what = text("conv2d, kernel ", kernel, ", stride ", stride, ", padding ", padding);
-                expect_gradients(what, [=](auto& v) { return conv2d(v[0], v[1], v[2], {.stride = stride, .padding = padding}); }, {x, w, bias}, exact);
-                expect_gradients(what + ", no bias", [=](auto& v) { return conv2d(v[0], v[1], Var(), {.stride = stride, .padding = padding}); }, {x, w}, exact);
+                expect_gradients(
+                    what, [=](auto& v) { return conv2d(v[0], v[1], v[2], {.stride = stride, .padding = padding}); },
+                    {x, w, bias}, exact);
+                expect_gradients(
+                    what + ", no bias",
+                    [=](auto& v) { return conv2d(v[0], v[1], Var(), {.stride = stride, .padding = padding}); }, {x, w},
+                    exact);
             }
     const Tensor image = random_tensor({2, 6, 4, 3}, 1), w = random_tensor({3, 3, 3, 5}, 2);
     const ConvOptions pooled{.padding = 1, .pool = true};
-    expect_gradients("conv2d, pooled", [=](auto& v) { return conv2d(v[0], v[1], Var(), pooled); }, {image, w}, exact);
+    expect_gradients(
+        "conv2d, pooled", [=](auto& v) { return conv2d(v[0], v[1], Var(), pooled); }, {image, w}, exact);
     const Tensor skip = random_tensor({2, 3, 2, 5}, 4), same = random_tensor({3, 3, 3, 3}, 5);
-    expect_gradients("conv2d, pooled, skip", [](auto& v) { return conv2d(v[0], v[1], Var(), {.padding = 1, .pool = true, .skip = v[2]}); }, {image, w, skip}, exact);
-    expect_gradients("conv2d, its own skip", [](auto& v) { return conv2d(v[0], v[1], Var(), {.padding = 1, .skip = v[0]}); }, {image, same}, exact);
+    expect_gradients(
+        "conv2d, pooled, residual",
+        [](auto& v) { return conv2d(v[0], v[1], Var(), {.padding = 1, .pool = true, .residual = v[2]}); },
+        {image, w, skip}, exact);
+    expect_gradients(
+        "conv2d, its own residual", [](auto& v) { return conv2d(v[0], v[1], Var(), {.padding = 1, .residual = v[0]}); },
+        {image, same}, exact);
     // x feeds three ops: its gradient is added up in whichever order they come.
-    expect_gradients("conv2d, x used twice more", [](auto& v) {
-        return add(multiply(v[0], v[0]), conv2d(conv2d(v[0], v[1], Var(), {.padding = 1}), v[1], Var(), {.padding = 1, .skip = v[0]}));
-    }, {image, same}, curved);
-    expect_gradients("conv2d of relu(x)", [](auto& v) { return conv2d(v[0], v[1], Var(), {.padding = 1, .relu = true, .skip = v[0]}); }, {away_from_zero({2, 6, 4, 3}, 6), same}, curved);
+    expect_gradients(
+        "conv2d, x used twice more",
+        [](auto& v) {
+            return add(multiply(v[0], v[0]), conv2d(conv2d(v[0], v[1], Var(), {.padding = 1}), v[1], Var(),
+                                                    {.padding = 1, .residual = v[0]}));
+        },
+        {image, same}, curved);
+    expect_gradients(
+        "conv2d of relu(x)",
+        [](auto& v) { return conv2d(v[0], v[1], Var(), {.padding = 1, .relu = true, .residual = v[0]}); },
+        {away_from_zero({2, 6, 4, 3}, 6), same}, curved);
     const Tensor x = random_tensor({3, 11}, 1), matrix = random_tensor({11, 7}, 2), bias = random_tensor({7}, 3);
-    expect_gradients("linear", [](auto& v) { return linear(v[0], v[1], v[2]); }, {x, matrix, bias}, exact);
-    expect_gradients("linear, no bias", [](auto& v) { return linear(v[0], v[1], Var()); }, {x, matrix}, exact);
+    expect_gradients(
+        "linear", [](auto& v) { return linear(v[0], v[1], v[2]); }, {x, matrix, bias}, exact);
+    expect_gradients(
+        "linear, no bias", [](auto& v) { return linear(v[0], v[1], Var()); }, {x, matrix}, exact);
 }
 
 TEST_P(Ops, batch_norm_gradients) {
@@ -144,15 +190,17 @@ TEST_P(Ops, batch_norm_relu_is_the_relu_of_batch_norm) {
     const auto run = [](bool fused) {
         const Var x(random_tensor({2, 4, 3, 5}, 1, -1, 4)), weight(random_tensor({5}, 2)), bias(random_tensor({5}, 3));
         const Tensor mean = Tensor::full({5}, 0), var = Tensor::full({5}, 1);
-        const Var y = fused ? batch_norm_relu(x, weight, bias, mean, var) : relu(batch_norm(x, weight, bias, mean, var));
+        const Var y =
+            fused ? batch_norm_relu(x, weight, bias, mean, var) : relu(batch_norm(x, weight, bias, mean, var));
         backward(y, {x, weight, bias}, random_tensor({2, 4, 3, 5}, 4));
         return std::vector{y.value().to_host(), x.grad().to_host(), weight.grad().to_host(), bias.grad().to_host()};
     };
     EXPECT_EQ(run(true), run(false));
 }
 
-// One op for batch norm, ReLU, upsampling, convolution and skip: the same values, statistics and gradients as one after the other; where
-// the gradient goes on to a second such op, which may take it some images at a time, and where it is wanted whole.
+// One op for batch norm, ReLU, upsampling, convolution and skip: the same values, statistics and gradients as one after
+// the other; where the gradient goes on to a second such op, which may take it some images at a time, and where it is
+// wanted whole.
 TEST_P(Ops, batch_norm_relu_conv2d_is_its_parts) {
     const int64_t batch = 7, channels = 16;
     for (const int64_t side : {3, 24})  // of 24, upsampled, one image or two make a group
@@ -161,7 +209,8 @@ TEST_P(Ops, batch_norm_relu_conv2d_is_its_parts) {
                 SCOPED_TRACE(text("side ", side, upsample ? ", upsampled" : "", parameters ? ", all gradients" : ""));
                 std::vector<std::vector<Tensor>> found;
                 for (const bool fused : {true, false}) {
-                    std::vector<Var> leaves{Var(random_tensor({batch, side, side, channels}, 1, -1, 2)), Var(random_tensor({batch, side, side, channels}, 2))};
+                    std::vector<Var> leaves{Var(random_tensor({batch, side, side, channels}, 1, -1, 2)),
+                                            Var(random_tensor({batch, side, side, channels}, 2))};
                     for (uint32_t layer : {0, 1}) {
                         leaves.emplace_back(random_tensor({channels}, 3 + layer, 0.5f, 2));
                         leaves.emplace_back(random_tensor({channels}, 5 + layer));
@@ -171,10 +220,14 @@ TEST_P(Ops, batch_norm_relu_conv2d_is_its_parts) {
                     const Tensor mean = Tensor::full({channels}, 0), var = Tensor::full({channels}, 1);
                     const auto up = [&](const Var& of) { return upsample ? upsample2(of) : of; };
                     const auto layer = [&](const Var& x, size_t first, bool raised, const Var& skip) {
-                        const Var &weight = leaves[first], &shift = leaves[first + 1], &w = leaves[first + 2], &bias = leaves[first + 3];
-                        if (fused) return batch_norm_relu_conv2d(x, weight, shift, mean, var, 0.1f, w, bias, {1, raised, skip, upsample && skip.defined()});
+                        const Var &weight = leaves[first], &shift = leaves[first + 1], &w = leaves[first + 2],
+                                  &bias = leaves[first + 3];
+                        if (fused)
+                            return batch_norm_relu_conv2d(x, weight, shift, mean, var, 0.1f, w, bias,
+                                                          {1, raised, skip, upsample && skip.defined()});
                         const Var a = batch_norm_relu(x, weight, shift, mean, var);
-                        return conv2d(raised ? upsample2(a) : a, w, bias, {.padding = 1, .skip = skip.defined() ? up(skip) : skip});
+                        return conv2d(raised ? upsample2(a) : a, w, bias,
+                                      {.padding = 1, .residual = skip.defined() ? up(skip) : skip});
                     };
                     const Var h = layer(leaves[0], 2, upsample, Var()), y = layer(h, 6, false, leaves[1]);
                     found.push_back({h.value(), y.value(), mean, var});
@@ -184,32 +237,36 @@ TEST_P(Ops, batch_norm_relu_conv2d_is_its_parts) {
                     for (const Var& leaf : wanted) found.back().push_back(leaf.grad());
                 }
                 ASSERT_EQ(found[0].size(), found[1].size());
-                // A bias before batch norm has no gradient but rounding (the first layer's, 9th of all): against the largest.
+                // A bias before batch norm has no gradient but rounding (the first layer's, 9th of all): against the
+                // largest.
                 const double largest = relative_l2(found[1][4], Tensor::full(found[1][4].shape(), 0));
                 for (size_t k = 0; k < found[0].size(); ++k) {
                     const double own = relative_l2(found[1][k].to_host(), Values(size_t(found[1][k].size()), 0));
-                    EXPECT_LE(relative_l2(found[0][k], found[1][k]) * (own < 1e-3 * largest ? own / largest : 1), 1e-5) << k;
+                    EXPECT_LE(relative_l2(found[0][k], found[1][k]) * (own < 1e-3 * largest ? own / largest : 1), 1e-5)
+                        << k;
                 }
             }
 }
 
 TEST_P(Ops, fixed_norm_relu_gradients) {
-    const Tensor weight = random_tensor({5}, 2), bias = Tensor::full({5}, 0), mean = random_tensor({5}, 3), var = random_tensor({5}, 4, 0.5f, 2);
+    const Tensor weight = random_tensor({5}, 2), bias = Tensor::full({5}, 0), mean = random_tensor({5}, 3),
+                 var = random_tensor({5}, 4, 0.5f, 2);
     Values x = away_from_zero({2, 4, 3, 5}, 1).to_host();  // from the mean, where the kink is
     for (size_t i = 0; i < x.size(); ++i) x[i] += mean.to_host()[i % 5];
-    expect_gradients("fixed_norm_relu", [&](auto& v) { return fixed_norm_relu(v[0], weight, bias, mean, var); },
-                     {Tensor::from_host({2, 4, 3, 5}, x)}, curved);
+    expect_gradients(
+        "batch_norm_inference_relu", [&](auto& v) { return batch_norm_inference_relu(v[0], weight, bias, mean, var); },
+        {Tensor::from_host({2, 4, 3, 5}, x)}, curved);
 }
 
-// At the leading singular vectors σ is stationary in u and v, so that the difference with their power iteration is the gradient
-// with u and v held, up to h²: they are brought there first, and each evaluation starts from copies.
+// At the leading singular vectors σ is stationary in u and v, so that the difference with their power iteration is the
+// gradient with u and v held, up to h²: they are brought there first, and each evaluation starts from copies.
 TEST_P(Ops, spectral_norm_gradients) {
     for (const Shape& shape : {Shape{3, 3, 2, 5}, Shape{7, 4}, Shape{11, 1}}) {
         const Tensor w = random_tensor(shape, 1);
         const int64_t columns = shape.back(), rows = w.size() / columns;
         const Tensor u = random_tensor({columns}, 2), v = random_tensor({rows}, 3);
         {
-            const NoTape no_tape;
+            const NoGrad no_grad;
             for (int pass = 0; pass < 300; ++pass) spectral_norm(Var(w), u, v);
         }
         const auto function = [&](const std::vector<Var>& at) { return spectral_norm(at[0], u.clone(), v.clone()); };
@@ -217,11 +274,11 @@ TEST_P(Ops, spectral_norm_gradients) {
     }
 }
 
-// ---- values: the ops that the reference below does not have -----------------------------------------------------------------------
+// ---- values: the ops that the reference below does not have -------------------------------------
 
 TEST_P(Ops, values) {
     const Shape shape{2, 5, 3, 7};
-    const NoTape no_tape;
+    const NoGrad no_grad;
     const Var a(random_tensor(shape, 1)), b(random_tensor(shape, 2));
     const Values x = a.value().to_host(), r = b.value().to_host();
     std::vector<double> sums, products, multiples;
@@ -242,12 +299,13 @@ TEST_P(Ops, values) {
     EXPECT_EQ(reshaped.value().to_host(), x);
 }
 
-// ---- against PyTorch --------------------------------------------------------------------------------------------------------------
+// ---- against PyTorch ----------------------------------------------------------------------------
 
 // One case of the file: its tensors in this program's layouts. Remembers which were asked for.
 class Case {
 public:
-    Case(const SafetensorsFile& file, const std::string& name) : file_(file), name_(name), op_(file.metadata.at(name + ".op")) {}
+    Case(const SafetensorsFile& file, const std::string& name)
+        : file_(file), name_(name), op_(file.metadata.at(name + ".op")) {}
 
     const std::string& name() const { return name_; }
     const std::string& op() const { return op_; }
@@ -262,9 +320,12 @@ public:
         const Values values = as_floats(stored, key);
         const Shape& s = stored.shape;
         const bool spectral = op_ == "spectral_norm";
-        const bool weight = spectral || what == "w" || what == "dw";  // of spectral_norm, everything of two or four sides
-        if (s.size() == 4 && weight) return Tensor::from_host({s[2], s[3], s[1], s[0]}, oihw_to_hwio(values, s[0], s[1], s[2], s[3]));
-        if (s.size() == 4) return Tensor::from_host({s[0], s[2], s[3], s[1]}, nchw_to_nhwc(values, s[0], s[1], s[2], s[3]));
+        const bool weight =
+            spectral || what == "w" || what == "dw";  // of spectral_norm, everything of two or four sides
+        if (s.size() == 4 && weight)
+            return Tensor::from_host({s[2], s[3], s[1], s[0]}, oihw_to_hwio(values, s[0], s[1], s[2], s[3]));
+        if (s.size() == 4)
+            return Tensor::from_host({s[0], s[2], s[3], s[1]}, nchw_to_nhwc(values, s[0], s[1], s[2], s[3]));
         if (s.size() == 2 && weight && (spectral || op_ == "linear"))
             return Tensor::from_host({s[1], s[0]}, transposed(values, s[0], s[1]));
         if (spectral && what[0] == 'v') {  // over (in, kh, kw); ours over (kh, kw, in)
@@ -274,13 +335,14 @@ public:
         return Tensor::from_host(s, values);
     }
 
-    // Float32 against float64 rounded once: sums of up to a few hundred terms, each rounding u, come to 1e-6 of a typical value, so 1e-5 is
-    // allowed of each value and of the root of the mean square.
+    // Float32 against float64 rounded once: sums of up to a few hundred terms, each rounding u, come to 1e-6 of a
+    // typical value, so 1e-5 is allowed of each value and of the root of the mean square.
     void expect(const Tensor& actual, const std::string& what, double tolerance = 1e-5) {
         const Tensor expected = get(what);
         double squares = 0;
         for (const float value : expected.to_host()) squares += double(value) * value;
-        expect_close(actual, expected, tolerance, tolerance * std::sqrt(squares / double(expected.size())), name_ + "." + what);
+        expect_close(actual, expected, tolerance, tolerance * std::sqrt(squares / double(expected.size())),
+                     name_ + "." + what);
     }
 
 private:
@@ -329,7 +391,7 @@ void expect_spectral_norm(Case& c) {
         w.clear_grad();
         const Tensor u_now = u.clone(), v_now = v.clone();
         if (pass != "3") {
-            const NoTape no_tape;
+            const NoGrad no_grad;
             spectral_norm(w, u, v);
         }
         backward(y, {w}, c.get("dy" + pass));
@@ -341,15 +403,22 @@ void expect_spectral_norm(Case& c) {
 
 const std::map<std::string, std::function<void(Case&)>>& reference_tests() {
     static const std::map<std::string, std::function<void(Case&)>> tests = {
-        {"conv2d", [](Case& c) {
+        {"conv2d",
+         [](Case& c) {
              const int64_t stride = c.attribute("stride"), padding = c.attribute("padding");
-             expect_reference(c, with_bias(c), [&](auto& v) { return conv2d(v[0], v[1], bias_of(v), {.stride = stride, .padding = padding}); });
+             expect_reference(c, with_bias(c), [&](auto& v) {
+                 return conv2d(v[0], v[1], bias_of(v), {.stride = stride, .padding = padding});
+             });
          }},
-        {"conv_avg_pool", [](Case& c) {
-             expect_reference(c, {"x", "w"}, [](auto& v) { return conv2d(v[0], v[1], Var(), {.padding = 1, .pool = true}); });
-             expect_reference(c, {"x", "w"}, [](auto& v) { return avg_pool2(conv2d(v[0], v[1], Var(), {.padding = 1})); });
+        {"conv_avg_pool",
+         [](Case& c) {
+             expect_reference(c, {"x", "w"},
+                              [](auto& v) { return conv2d(v[0], v[1], Var(), {.padding = 1, .pool = true}); });
+             expect_reference(c, {"x", "w"},
+                              [](auto& v) { return avg_pool2(conv2d(v[0], v[1], Var(), {.padding = 1})); });
          }},
-        {"linear", [](Case& c) { expect_reference(c, with_bias(c), [](auto& v) { return linear(v[0], v[1], bias_of(v)); }); }},
+        {"linear",
+         [](Case& c) { expect_reference(c, with_bias(c), [](auto& v) { return linear(v[0], v[1], bias_of(v)); }); }},
         {"batch_norm", expect_batch_norm},
         {"relu", [](Case& c) { expect_reference(c, {"x"}, [](auto& v) { return relu(v[0]); }); }},
         {"leaky_relu", [](Case& c) { expect_reference(c, {"x"}, [](auto& v) { return leaky_relu(v[0], 0.2f); }); }},
@@ -358,11 +427,16 @@ const std::map<std::string, std::function<void(Case&)>>& reference_tests() {
         {"avg_pool2", [](Case& c) { expect_reference(c, {"x"}, [](auto& v) { return avg_pool2(v[0]); }); }},
         {"global_avg_pool", [](Case& c) { expect_reference(c, {"x"}, [](auto& v) { return global_avg_pool(v[0]); }); }},
         {"upsample2", [](Case& c) { expect_reference(c, {"x"}, [](auto& v) { return upsample2(v[0]); }); }},
-        {"squared_error", [](Case& c) { expect_reference(c, {"x", "r"}, [](auto& v) { return squared_error(v[0], v[1]); }); }},
-        {"gaussian_nll", [](Case& c) {
+        {"squared_error",
+         [](Case& c) {
+             expect_reference(c, {"x", "r"}, [](auto& v) { return squared_error(v[0], v[1]); });
+         }},
+        {"gaussian_nll",
+         [](Case& c) {
              expect_reference(c, {"z", "mu", "logvar"}, [](auto& v) { return gaussian_nll(v[0], v[1], v[2]); });
          }},
-        {"reparametrise", [](Case& c) {
+        {"reparametrise",
+         [](Case& c) {
              const Tensor eps = c.get("eps");
              expect_reference(c, {"mu", "logvar"}, [&](auto& v) { return reparametrise(v[0], v[1], eps); });
          }},
@@ -389,10 +463,11 @@ TEST_P(Ops, agree_with_pytorch) {
         for (const std::string& used : c.used()) untouched.erase(used);
     }
     for (const std::string& key : untouched) ADD_FAILURE() << key << " was not compared with anything";
-    for (const auto& test : reference_tests()) EXPECT_TRUE(ops.contains(test.first)) << "the reference has no case of " << test.first;
+    for (const auto& test : reference_tests())
+        EXPECT_TRUE(ops.contains(test.first)) << "the reference has no case of " << test.first;
 }
 
-// ---- the tape -----------------------------------------------------------------------------------------------------------------
+// ---- the tape -----------------------------------------------------------------------------------
 
 Var leaf(const Shape& shape, uint32_t seed) { return Var(random_tensor(shape, seed)); }
 
@@ -443,7 +518,8 @@ TEST(Tape, each_input_of_each_op_alone) {
         {{a, b, c}, [&] { return gaussian_nll(a, b, c); }},
         {{a, b}, [&] { return sum(reparametrise(a, b, eps)); }},
         {{a, w, bias}, [&] { return sum(linear(a, w, bias)); }},
-        {{a, weight, shift}, [&] { return sum(exp(batch_norm(a, weight, shift, Tensor::full({5}, 0), Tensor::full({5}, 1)))); }},
+        {{a, weight, shift},
+         [&] { return sum(exp(batch_norm(a, weight, shift, Tensor::full({5}, 0), Tensor::full({5}, 1)))); }},
     };
     for (const auto& [inputs, loss] : cases) {
         backward(loss(), inputs);
@@ -451,7 +527,8 @@ TEST(Tape, each_input_of_each_op_alone) {
         for (const Var& v : inputs) together.push_back(v.grad()), v.clear_grad();
         for (size_t k = 0; k < inputs.size(); ++k) {
             backward(loss(), {inputs[k]});
-            for (size_t j = 0; j < inputs.size(); ++j) EXPECT_EQ(inputs[j].grad().defined(), j == k) << "input " << j << ", wanted " << k;
+            for (size_t j = 0; j < inputs.size(); ++j)
+                EXPECT_EQ(inputs[j].grad().defined(), j == k) << "input " << j << ", wanted " << k;
             expect_close(inputs[k].grad(), together[k], 0, 0, "input " + std::to_string(k));
             inputs[k].clear_grad();
         }
@@ -513,23 +590,23 @@ TEST(Tape, is_empty_after_backward) {
     backward(y, {x});
     EXPECT_EQ(tape_size(), 0);
     EXPECT_FALSE(y.grad().defined()) << "gradients of what lies between are freed";
-    EXPECT_FALSE(x.wanted()) << "wanted only during the call";
+    EXPECT_FALSE(x.requires_grad()) << "wanted only during the call";
 }
 
 TEST(Tape, records_nothing_under_no_tape) {
     const Var x = leaf({3, 7}, 1);
     {
-        const NoTape outer;
+        const NoGrad outer;
         {
-            const NoTape inner;
+            const NoGrad inner;
             tanh(x);
         }
         const Var y = tanh(x);
-        EXPECT_EQ(tape_size(), 0) << "the inner NoTape must not switch recording on again";
+        EXPECT_EQ(tape_size(), 0) << "the inner NoGrad must not switch recording on again";
         EXPECT_THROW(backward(sum(y), {x}), std::runtime_error);
     }
     const Var constant = [&] {
-        const NoTape no_tape;
+        const NoGrad no_grad;
         return scale(x, 3);
     }();
     const Var y = sum(multiply(x, constant));
@@ -539,7 +616,7 @@ TEST(Tape, records_nothing_under_no_tape) {
 }
 
 TEST(Tape, batch_norm_and_spectral_norm_move_their_state_under_no_tape) {
-    const NoTape no_tape;
+    const NoGrad no_grad;
     const Tensor mean = Tensor::full({5}, 0), var = Tensor::full({5}, 1);
     batch_norm(Var(Tensor::full({4, 5}, 2)), leaf({5}, 1), leaf({5}, 2), mean, var);
     expect_close(mean, std::vector<double>(5, 0.2), 4 * unit, 0, "running mean");
@@ -552,41 +629,137 @@ TEST(Tape, batch_norm_and_spectral_norm_move_their_state_under_no_tape) {
 }
 
 TEST(Tape, wrong_shapes_throw) {
-    const NoTape no_tape;
+    const NoGrad no_grad;
     const auto of = [](const Shape& shape) { return leaf(shape, 1); };
     const auto state = [](int64_t n) { return Tensor::full({n}, 1); };
     const std::pair<const char*, std::function<void()>> cases[] = {
-        {"add", [&] { add(of({2, 3}), of({3, 2})); }},
-        {"multiply", [&] { multiply(of({2, 3}), of({2, 3, 1})); }},
-        {"leaky_relu with a negative slope", [&] { leaky_relu(of({2, 3}), -0.1f); }},
-        {"reshape", [&] { reshape(of({2, 3}), {2, 4}); }},
-        {"squared_error", [&] { squared_error(of({2, 3}), of({3, 3})); }},
-        {"gaussian_nll, mu", [&] { gaussian_nll(of({2, 3}), of({2, 4}), of({2, 3})); }},
-        {"gaussian_nll, logvar", [&] { gaussian_nll(of({2, 3}), of({2, 3}), of({3, 3})); }},
-        {"reparametrise, logvar", [&] { reparametrise(of({2, 3}), of({2, 4}), state(6)); }},
-        {"reparametrise, eps", [&] { reparametrise(of({2, 3}), of({2, 3}), state(7)); }},
-        {"avg_pool2 of an odd height", [&] { avg_pool2(of({2, 3, 4, 5})); }},
-        {"avg_pool2 of an odd width", [&] { avg_pool2(of({2, 4, 3, 5})); }},
-        {"conv2d, channels", [&] { conv2d(of({2, 5, 4, 3}), of({3, 3, 2, 6}), Var(), {.padding = 1}); }},
-        {"conv2d, a kernel that is not square", [&] { conv2d(of({2, 5, 4, 3}), of({3, 1, 3, 6}), Var(), {.padding = 1}); }},
-        {"conv2d, bias", [&] { conv2d(of({2, 5, 4, 3}), of({3, 3, 3, 6}), of({5}), {.padding = 1}); }},
-        {"conv2d, a kernel higher than the image", [&] { conv2d(of({2, 1, 4, 3}), of({4, 4, 3, 6}), Var(), {.padding = 1}); }},
-        {"conv2d, a kernel wider than the image", [&] { conv2d(of({2, 4, 1, 3}), of({4, 4, 3, 6}), Var(), {.padding = 1}); }},
-        {"conv2d, a pooled even kernel", [&] { conv2d(of({2, 4, 6, 3}), of({4, 4, 3, 6}), Var(), {.padding = 1, .pool = true}); }},
-        {"conv2d, a pooled odd image", [&] { conv2d(of({2, 5, 6, 3}), of({3, 3, 3, 6}), Var(), {.padding = 1, .pool = true}); }},
-        {"conv2d, pooled with a stride", [&] { conv2d(of({2, 8, 8, 3}), of({3, 3, 3, 6}), Var(), {.stride = 2, .padding = 1, .pool = true}); }},
-        {"conv2d, skip", [&] { conv2d(of({2, 4, 6, 3}), of({3, 3, 3, 6}), Var(), {.padding = 1, .skip = of({2, 4, 6, 3})}); }},
-        {"linear", [&] { linear(of({2, 3}), of({4, 5}), Var()); }},
-        {"linear, bias", [&] { linear(of({2, 3}), of({3, 5}), of({4})); }},
-        {"batch_norm, weight", [&] { batch_norm(of({2, 3}), of({2}), of({3}), state(3), state(3)); }},
-        {"batch_norm, bias", [&] { batch_norm(of({2, 3}), of({3}), of({4}), state(3), state(3)); }},
-        {"batch_norm, running mean", [&] { batch_norm(of({2, 3}), of({3}), of({3}), state(2), state(3)); }},
-        {"batch_norm, running variance", [&] { batch_norm(of({2, 3}), of({3}), of({3}), state(3), state(2)); }},
-        {"batch_norm_relu_conv2d, bias", [&] { batch_norm_relu_conv2d(of({2, 4, 6, 3}), of({3}), of({3}), state(3), state(3), 0.1f, of({3, 3, 3, 5}), of({4}), {}); }},
-        {"batch_norm_relu_conv2d, channels", [&] { batch_norm_relu_conv2d(of({2, 4, 6, 3}), of({3}), of({3}), state(3), state(3), 0.1f, of({3, 3, 4, 5}), of({5}), {}); }},
-        {"batch_norm_relu_conv2d, skip", [&] { batch_norm_relu_conv2d(of({2, 4, 6, 3}), of({3}), of({3}), state(3), state(3), 0.1f, of({3, 3, 3, 5}), of({5}), {1, false, of({2, 4, 6, 5}), true}); }},
-        {"spectral_norm, u", [&] { spectral_norm(of({4, 3}), state(4), state(4)); }},
-        {"spectral_norm, v", [&] { spectral_norm(of({4, 3}), state(3), state(3)); }},
+        {"add",
+         [&] {
+             add(of({2, 3}), of({3, 2}));
+         }},
+        {"multiply",
+         [&] {
+             multiply(of({2, 3}), of({2, 3, 1}));
+         }},
+        {"leaky_relu with a negative slope",
+         [&] {
+             leaky_relu(of({2, 3}), -0.1f);
+         }},
+        {"reshape",
+         [&] {
+             reshape(of({2, 3}), {2, 4});
+         }},
+        {"squared_error",
+         [&] {
+             squared_error(of({2, 3}), of({3, 3}));
+         }},
+        {"gaussian_nll, mu",
+         [&] {
+             gaussian_nll(of({2, 3}), of({2, 4}), of({2, 3}));
+         }},
+        {"gaussian_nll, logvar",
+         [&] {
+             gaussian_nll(of({2, 3}), of({2, 3}), of({3, 3}));
+         }},
+        {"reparametrise, logvar",
+         [&] {
+             reparametrise(of({2, 3}), of({2, 4}), state(6));
+         }},
+        {"reparametrise, eps",
+         [&] {
+             reparametrise(of({2, 3}), of({2, 3}), state(7));
+         }},
+        {"avg_pool2 of an odd height",
+         [&] {
+             avg_pool2(of({2, 3, 4, 5}));
+         }},
+        {"avg_pool2 of an odd width",
+         [&] {
+             avg_pool2(of({2, 4, 3, 5}));
+         }},
+        {"conv2d, channels",
+         [&] {
+             conv2d(of({2, 5, 4, 3}), of({3, 3, 2, 6}), Var(), {.padding = 1});
+         }},
+        {"conv2d, a kernel that is not square",
+         [&] {
+             conv2d(of({2, 5, 4, 3}), of({3, 1, 3, 6}), Var(), {.padding = 1});
+         }},
+        {"conv2d, bias",
+         [&] {
+             conv2d(of({2, 5, 4, 3}), of({3, 3, 3, 6}), of({5}), {.padding = 1});
+         }},
+        {"conv2d, a kernel higher than the image",
+         [&] {
+             conv2d(of({2, 1, 4, 3}), of({4, 4, 3, 6}), Var(), {.padding = 1});
+         }},
+        {"conv2d, a kernel wider than the image",
+         [&] {
+             conv2d(of({2, 4, 1, 3}), of({4, 4, 3, 6}), Var(), {.padding = 1});
+         }},
+        {"conv2d, a pooled even kernel",
+         [&] {
+             conv2d(of({2, 4, 6, 3}), of({4, 4, 3, 6}), Var(), {.padding = 1, .pool = true});
+         }},
+        {"conv2d, a pooled odd image",
+         [&] {
+             conv2d(of({2, 5, 6, 3}), of({3, 3, 3, 6}), Var(), {.padding = 1, .pool = true});
+         }},
+        {"conv2d, pooled with a stride",
+         [&] {
+             conv2d(of({2, 8, 8, 3}), of({3, 3, 3, 6}), Var(), {.stride = 2, .padding = 1, .pool = true});
+         }},
+        {"conv2d, residual",
+         [&] {
+             conv2d(of({2, 4, 6, 3}), of({3, 3, 3, 6}), Var(), {.padding = 1, .residual = of({2, 4, 6, 3})});
+         }},
+        {"linear",
+         [&] {
+             linear(of({2, 3}), of({4, 5}), Var());
+         }},
+        {"linear, bias",
+         [&] {
+             linear(of({2, 3}), of({3, 5}), of({4}));
+         }},
+        {"batch_norm, weight",
+         [&] {
+             batch_norm(of({2, 3}), of({2}), of({3}), state(3), state(3));
+         }},
+        {"batch_norm, bias",
+         [&] {
+             batch_norm(of({2, 3}), of({3}), of({4}), state(3), state(3));
+         }},
+        {"batch_norm, running mean",
+         [&] {
+             batch_norm(of({2, 3}), of({3}), of({3}), state(2), state(3));
+         }},
+        {"batch_norm, running variance",
+         [&] {
+             batch_norm(of({2, 3}), of({3}), of({3}), state(3), state(2));
+         }},
+        {"batch_norm_relu_conv2d, bias",
+         [&] {
+             batch_norm_relu_conv2d(of({2, 4, 6, 3}), of({3}), of({3}), state(3), state(3), 0.1f, of({3, 3, 3, 5}),
+                                    of({4}), {});
+         }},
+        {"batch_norm_relu_conv2d, channels",
+         [&] {
+             batch_norm_relu_conv2d(of({2, 4, 6, 3}), of({3}), of({3}), state(3), state(3), 0.1f, of({3, 3, 4, 5}),
+                                    of({5}), {});
+         }},
+        {"batch_norm_relu_conv2d, residual",
+         [&] {
+             batch_norm_relu_conv2d(of({2, 4, 6, 3}), of({3}), of({3}), state(3), state(3), 0.1f, of({3, 3, 3, 5}),
+                                    of({5}), {1, false, of({2, 4, 6, 5}), true});
+         }},
+        {"spectral_norm, u",
+         [&] {
+             spectral_norm(of({4, 3}), state(4), state(4));
+         }},
+        {"spectral_norm, v",
+         [&] {
+             spectral_norm(of({4, 3}), state(3), state(3));
+         }},
     };
     for (const auto& [what, call] : cases) EXPECT_THROW(call(), std::runtime_error) << what;
 }
@@ -599,20 +772,21 @@ TEST(Tape, a_seed_of_another_size_throws) {
     EXPECT_THROW(backward(x, {x}, Tensor::full({20}, 1)), std::runtime_error) << "where there is a gradient to add to";
 }
 
-// ---- only what is wanted is computed: kernel calls are counted ------------------------------------------------------------------------
+// ---- only what is wanted is computed: kernel calls are counted ----------------------------------
 
 const Backend* counted_backend = nullptr;
 std::map<std::string, int> calls;
 
-// A copy of the backend whose every kernel counts its calls. (Static: the pool knows its memory by the table's address.)
+// A copy of the backend whose every kernel counts its calls. (Static: the pool knows its memory by the table's
+// address.)
 const Backend& counting_backend() {
     static Backend table;
     counted_backend = &best_cpu_backend();
     table = *counted_backend;
-#define DUALMCMC_COUNT(kernel, arguments)                 \
-    table.kernel = [](auto... values) {                   \
-        ++calls[#kernel];                                 \
-        counted_backend->kernel(values...);               \
+#define DUALMCMC_COUNT(kernel, arguments)   \
+    table.kernel = [](auto... values) {     \
+        ++calls[#kernel];                   \
+        counted_backend->kernel(values...); \
     };
     DUALMCMC_KERNELS(DUALMCMC_COUNT)
 #undef DUALMCMC_COUNT
@@ -644,25 +818,27 @@ TEST(KernelCalls, of_a_convolution) {
 // Layers of all kinds, as in the energy-based model and in the generator: a Langevin step wants ∂/∂x alone.
 TEST(KernelCalls, of_a_langevin_step) {
     const WithBackend with(counting_backend());
-    const Var x = leaf({2, 6, 4, 3}, 1), w1 = leaf({3, 3, 3, 6}, 2), b1 = leaf({6}, 3), w2 = leaf({3, 3, 6, 5}, 4), weight = leaf({5}, 5),
-              shift = leaf({5}, 6), w3 = leaf({5, 1}, 7), b3 = leaf({1}, 8);
-    const Tensor u = random_tensor({6}, 9), v = random_tensor({27}, 10), mean = Tensor::full({5}, 0), var = Tensor::full({5}, 1);
+    const Var x = leaf({2, 6, 4, 3}, 1), w1 = leaf({3, 3, 3, 6}, 2), b1 = leaf({6}, 3), w2 = leaf({3, 3, 6, 5}, 4),
+              weight = leaf({5}, 5), shift = leaf({5}, 6), w3 = leaf({5, 1}, 7), b3 = leaf({1}, 8);
+    const Tensor u = random_tensor({6}, 9), v = random_tensor({27}, 10), mean = Tensor::full({5}, 0),
+                 var = Tensor::full({5}, 1);
     const auto energy = [&] {
         const Var h = leaky_relu(conv2d(x, spectral_norm(w1, u, v), b1, {.padding = 1}), 0.2f);
-        const Var pooled = global_avg_pool(relu(batch_norm(conv2d(h, w2, Var(), {.padding = 1, .relu = true, .pool = true}), weight, shift, mean, var)));
+        const Var pooled = global_avg_pool(relu(
+            batch_norm(conv2d(h, w2, Var(), {.padding = 1, .relu = true, .pool = true}), weight, shift, mean, var)));
         return sum(linear(pooled, w3, b3));
     };
     const Calls step = calls_of_backward(energy(), {x});
     EXPECT_EQ(step, (Calls{{"fill", 1},
-                           {"broadcast", 1},
+                           {"fill_from_scalar", 1},
                            {"conv2d_backward_input", 3},
                            {"global_avg_pool_backward", 1},
                            {"leaky_relu_backward", 2},
-                           {"batch_norm_sums", 1},
-                           {"batch_norm_backward", 1}}));
+                           {"batch_norm_backward_reduce", 1},
+                           {"batch_norm_backward_elemt", 1}}));
     // The last layer's parameters: the walk ends there.
     EXPECT_EQ(calls_of_backward(energy(), {w3, b3}),
-              (Calls{{"fill", 1}, {"broadcast", 1}, {"conv2d_backward_weight", 1}, {"column_sum", 1}}));
+              (Calls{{"fill", 1}, {"fill_from_scalar", 1}, {"conv2d_backward_weight", 1}, {"column_sum", 1}}));
     // All parameters, not x: the first convolution gives nothing to x.
     Calls update = calls_of_backward(energy(), {w1, b1, w2, weight, shift, w3, b3});
     EXPECT_EQ(update["conv2d_backward_weight"], 3);
@@ -671,13 +847,16 @@ TEST(KernelCalls, of_a_langevin_step) {
     EXPECT_EQ(update["conv2d_backward_input"], 2);
 }
 
-// ---- memory ---------------------------------------------------------------------------------------------------------------------
+// ---- memory -------------------------------------------------------------------------------------
 
 TEST(Pool, nothing_is_allocated_after_the_first_repetition) {
-    const Var x = leaf({3, 10, 6, 5}, 1), w = leaf({3, 3, 5, 17}, 2), bias = leaf({17}, 3), weight = leaf({17}, 4), shift = leaf({17}, 5);
-    const Tensor u = random_tensor({17}, 6), v = random_tensor({45}, 7), mean = Tensor::full({17}, 0), var = Tensor::full({17}, 1);
+    const Var x = leaf({3, 10, 6, 5}, 1), w = leaf({3, 3, 5, 17}, 2), bias = leaf({17}, 3), weight = leaf({17}, 4),
+              shift = leaf({17}, 5);
+    const Tensor u = random_tensor({17}, 6), v = random_tensor({45}, 7), mean = Tensor::full({17}, 0),
+                 var = Tensor::full({17}, 1);
     const auto repetition = [&] {
-        const Var h = tanh(batch_norm(conv2d(x, spectral_norm(w, u, v), bias, {.padding = 1}), weight, shift, mean, var));
+        const Var h =
+            tanh(batch_norm(conv2d(x, spectral_norm(w, u, v), bias, {.padding = 1}), weight, shift, mean, var));
         const Var r = upsample2(avg_pool2(h));
         backward(add(squared_error(r, h), dualmcmc::mean(h)), {x, w, bias, weight, shift});
         for (const Var& leaf : {x, w, bias, weight, shift}) leaf.clear_grad();

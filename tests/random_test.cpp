@@ -1,5 +1,6 @@
-// Random numbers: Philox4x32-10 and its mapping to uniforms and normals against reference/philox.safetensors, value by value, on
-// each backend; then what a stateless generator promises: moments, independence of seed, stream and step, prefixes.
+// Random numbers: Philox4x32-10 and its mapping to uniforms and normals against reference/philox.safetensors, value by
+// value, on each backend; then what a stateless generator promises: moments, independence of seed, stream and step,
+// prefixes.
 #include <algorithm>
 #include <set>
 
@@ -14,7 +15,9 @@ INSTANTIATE_TEST_SUITE_P(Cpu, Random, testing::ValuesIn(cpu_backends()), backend
 INSTANTIATE_TEST_SUITE_P(Gpu, Random, testing::ValuesIn(gpu_backends()), backend_name);
 
 Values normals(RandomKey key, int64_t n) { return Tensor::normal({n}, key).to_host(); }
-Values uniforms(RandomKey key, int64_t n, float low = 0, float high = 1) { return Tensor::uniform({n}, key, low, high).to_host(); }
+Values uniforms(RandomKey key, int64_t n, float low = 0, float high = 1) {
+    return Tensor::uniform({n}, key, low, high).to_host();
+}
 
 // Calls body(case's name, key, uniforms, normals) for each case of the reference.
 template <class Body>
@@ -26,19 +29,22 @@ void for_each_case(Body body) {
         const std::string name = "case" + std::to_string(i);
         const auto number = [&](const char* what) { return std::stoull(file.metadata.at(name + what)); };
         const auto floats = [&](const char* what) { return as_floats(file.tensors.at(name + what), name + what); };
-        body(name, RandomKey{number(".seed"), uint32_t(number(".stream")), number(".step")}, floats(".uniforms"), floats(".normals"));
+        body(name, RandomKey{number(".seed"), uint32_t(number(".stream")), number(".step")}, floats(".uniforms"),
+             floats(".normals"));
     }
 }
 
-// Ours is the word rounded to 24 bits, times 2^-32, plus 2^-33, rounded: two roundings of a value up to 1. The reference is rounded once.
+// Ours is the word rounded to 24 bits, times 2^-32, plus 2^-33, rounded: two roundings of a value up to 1. The
+// reference is rounded once.
 TEST_P(Random, uniforms_are_the_references) {
     for_each_case([](const std::string& name, RandomKey key, const Values& expected, const Values&) {
         expect_close(uniforms(key, int64_t(expected.size())), expected, 4 * unit, 0, name);
     });
 }
 
-// sqrt(-2 log U) sin(2πV), with u = 2^-24: the angle, up to 2π, is wrong by about 6 u, which counts times the radius, at most 6.7:
-// 40 u. Near U = 1 the rounding of U counts times 1 / radius: less than that but for radii below 1/40, one draw in three thousand.
+// sqrt(-2 log U) sin(2πV), with u = 2^-24: the angle, up to 2π, is wrong by about 6 u, which counts times the radius,
+// at most 6.7: 40 u. Near U = 1 the rounding of U counts times 1 / radius: less than that but for radii below 1/40, one
+// draw in three thousand.
 TEST_P(Random, normals_are_the_references) {
     for_each_case([](const std::string& name, RandomKey key, const Values&, const Values& expected) {
         expect_close(normals(key, int64_t(expected.size())), expected, 8 * unit, 40 * unit, name);
@@ -58,10 +64,10 @@ TEST_P(Random, normals_have_a_normals_moments) {
     const Values values = normals({5, 3, 7}, many);
     const double n = double(many);
     EXPECT_NEAR(moment(values, 1), 0, 5 * std::sqrt(1 / n));
-    EXPECT_NEAR(moment(values, 2), 1, 5 * std::sqrt(2 / n));    // var x² = 3 - 1
-    EXPECT_NEAR(moment(values, 3), 0, 5 * std::sqrt(15 / n));   // E x⁶
-    EXPECT_NEAR(moment(values, 4), 3, 5 * std::sqrt(96 / n));   // E x⁸ - 9 = 105 - 9
-    for (const int64_t lag : {1, 2, 3, 4}) {                    // neighbours within and between blocks are uncorrelated
+    EXPECT_NEAR(moment(values, 2), 1, 5 * std::sqrt(2 / n));   // var x² = 3 - 1
+    EXPECT_NEAR(moment(values, 3), 0, 5 * std::sqrt(15 / n));  // E x⁶
+    EXPECT_NEAR(moment(values, 4), 3, 5 * std::sqrt(96 / n));  // E x⁸ - 9 = 105 - 9
+    for (const int64_t lag : {1, 2, 3, 4}) {                   // neighbours within and between blocks are uncorrelated
         double product = 0;
         for (size_t i = size_t(lag); i < values.size(); ++i) product += double(values[i]) * values[i - size_t(lag)];
         EXPECT_NEAR(product / n, 0, 5 * std::sqrt(1 / n)) << "lag " << lag;
@@ -79,7 +85,8 @@ TEST_P(Random, uniforms_are_uniform) {
     const double n = double(many);
     EXPECT_NEAR(moment(values, 1), 0.5, 5 * 5 * std::sqrt(1 / 12.0 / n));
     EXPECT_NEAR(moment(values, 2, 0.5), 25 / 12.0, 5 * 25 * std::sqrt((1 / 80.0 - 1 / 144.0) / n));
-    EXPECT_GE(*std::min_element(values.begin(), values.end()), -2);  // (low, high] but for the rounding of low + (high - low) u
+    EXPECT_GE(*std::min_element(values.begin(), values.end()),
+              -2);  // (low, high] but for the rounding of low + (high - low) u
     EXPECT_LE(*std::max_element(values.begin(), values.end()), 3);
     std::vector<int64_t> bins(50, 0);
     for (const float value : values) ++bins[std::min<size_t>(49, size_t((value + 2) * 10))];
@@ -88,8 +95,8 @@ TEST_P(Random, uniforms_are_uniform) {
     EXPECT_NEAR(chi_square, 49, 5 * std::sqrt(2 * 49.0));  // mean and variance of χ² with 49 degrees of freedom
 }
 
-// A uniform is (word + 1/2) / 2^32, never 0, whose logarithm a normal needs: below 2^-9, where float32 holds it exactly, an odd multiple
-// of 2^-33. (The references' few values would not show a lost half.)
+// A uniform is (word + 1/2) / 2^32, never 0, whose logarithm a normal needs: below 2^-9, where float32 holds it
+// exactly, an odd multiple of 2^-33. (The references' few values would not show a lost half.)
 TEST_P(Random, uniforms_are_never_zero) {
     int small = 0;
     for (const float value : uniforms({5, 3, 8}, many)) {
@@ -104,20 +111,32 @@ TEST_P(Random, uniforms_are_never_zero) {
 TEST_P(Random, blocks_differ) {
     const Values values = uniforms({1, 2, 3}, 40000);
     std::set<std::vector<float>> blocks;
-    for (size_t i = 0; i < values.size(); i += 4) blocks.insert(Values(values.begin() + int64_t(i), values.begin() + int64_t(i) + 4));
+    for (size_t i = 0; i < values.size(); i += 4)
+        blocks.insert(Values(values.begin() + int64_t(i), values.begin() + int64_t(i) + 4));
     EXPECT_EQ(blocks.size(), values.size() / 4);
 }
 
 // Any bit of the key that differs gives other numbers, not the same ones shifted.
 TEST_P(Random, seeds_streams_and_steps_differ) {
-    const RandomKey keys[] = {{1, 2, 3}, {2, 2, 3}, {1 + (1ull << 32), 2, 3}, {1 + (1ull << 63), 2, 3}, {1, 3, 3},
-                              {1, 255, 3}, {1, 2, 4}, {1, 2, 3 + (1ull << 31)}, {1, 2, 3 + (1ull << 32)}, {1, 2, 3 + (1ull << 55)},
-                              {3, 2, 1}, {2, 1, 3}, {1, 3, 2}};
+    const RandomKey keys[] = {{1, 2, 3},
+                              {2, 2, 3},
+                              {1 + (1ull << 32), 2, 3},
+                              {1 + (1ull << 63), 2, 3},
+                              {1, 3, 3},
+                              {1, 255, 3},
+                              {1, 2, 4},
+                              {1, 2, 3 + (1ull << 31)},
+                              {1, 2, 3 + (1ull << 32)},
+                              {1, 2, 3 + (1ull << 55)},
+                              {3, 2, 1},
+                              {2, 1, 3},
+                              {1, 3, 2}};
     std::set<float> seen;
     size_t drawn = 0;
     for (const RandomKey& key : keys)
         for (const float value : normals(key, 256)) seen.insert(value), ++drawn;
-    // Among 3328 values with about 2^23 places two coincide now and then (expected 3328² / 2 / 2^23 = 0.7), a whole stream never.
+    // Among 3328 values with about 2^23 places two coincide now and then (expected 3328² / 2 / 2^23 = 0.7), a whole
+    // stream never.
     EXPECT_GE(seen.size() + 10, drawn);
 }
 

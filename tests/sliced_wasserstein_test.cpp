@@ -5,10 +5,10 @@
 #include <cmath>
 #include <functional>
 
-#include "hash.h"
 #include "data/shapes.h"
 #include "experiments/sliced_wasserstein.h"
 #include "file_helpers.h"
+#include "hash.h"
 
 namespace dualmcmc {
 namespace {
@@ -194,8 +194,8 @@ TEST(SlicedWasserstein, SameForAnyNumberOfThreads) {
 
 TEST(SlicedWasserstein, SeedsDisagreeALittle) {
     const ImageSet a = shapes(60, 32, 1), b = map_pixels(shapes(60, 32, 2), [](int v, size_t i) {
-        return std::clamp(v + static_cast<int>(hash64(1, i) % 101) - 50, 0, 255);
-    });
+                                              return std::clamp(v + static_cast<int>(hash64(1, i) % 101) - 50, 0, 255);
+                                          });
     const double first = sliced_wasserstein(a, b, 5).mean, again = sliced_wasserstein(a, b, 5).mean;
     const double second = sliced_wasserstein(a, b, 6).mean;
     EXPECT_EQ(first, again);

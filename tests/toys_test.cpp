@@ -16,7 +16,8 @@ Field gaussian(const Grid& grid, const Point& mean, double deviation) {
     Field log_density;
     for (int64_t cell = 0; cell < grid.size(); ++cell) {
         const Point p = grid.centre(cell);
-        log_density.push_back(-0.5 * (std::pow(p[0] - mean[0], 2) + std::pow(p[1] - mean[1], 2)) / (deviation * deviation));
+        log_density.push_back(-0.5 * (std::pow(p[0] - mean[0], 2) + std::pow(p[1] - mean[1], 2)) /
+                              (deviation * deviation));
     }
     return normalised_exp(grid, log_density);
 }
@@ -27,8 +28,8 @@ double total(const Grid& grid, const Field& field) {
     return sum;
 }
 
-// The midpoint rule is exact for a Gaussian up to e^(-2π² (deviation / step)²), far below 1e-10 here; what is cut off beyond 4 units
-// is 1e-15 of it.
+// The midpoint rule is exact for a Gaussian up to e^(-2π² (deviation / step)²), far below 1e-10 here; what is cut off
+// beyond 4 units is 1e-15 of it.
 TEST(Plane, NormalisedAndKlOfGaussians) {
     const Field p = gaussian(fine, {0.3, -0.2}, 0.4), q = gaussian(fine, {0, 0.1}, 0.5);
     EXPECT_NEAR(total(fine, p), 1, 1e-12);
@@ -44,9 +45,11 @@ TEST(Plane, NormalisedAndKlOfGaussians) {
 TEST(Plane, DepositIsConvolution) {
     const Field p = gaussian(fine, {0.3, -0.2}, 0.4);
     Field spread(p.size(), 0);
-    for (int64_t cell = 0; cell < fine.size(); ++cell) deposit(fine, spread, fine.centre(cell), 0.3, p[size_t(cell)] * fine.area());
+    for (int64_t cell = 0; cell < fine.size(); ++cell)
+        deposit(fine, spread, fine.centre(cell), 0.3, p[size_t(cell)] * fine.area());
     const Field expected = gaussian(fine, {0.3, -0.2}, 0.5);
-    for (size_t i = 0; i < spread.size(); ++i) ASSERT_NEAR(spread[i], expected[i], 1e-7) << i;  // cut off at 6 deviations: e^-18
+    for (size_t i = 0; i < spread.size(); ++i)
+        ASSERT_NEAR(spread[i], expected[i], 1e-7) << i;  // cut off at 6 deviations: e^-18
     Field none(p.size(), 0);
     deposit(fine, none, {9, 0}, 0.3, 1);
     deposit(fine, none, {NAN, 0}, 0.3, 1);
@@ -67,8 +70,8 @@ TEST(Plane, SamplesOfAField) {
     }
 }
 
-// Samples against the density: how many fall into each of 8 × 8 squares. With n samples a count is off by sqrt(n p (1 - p)); χ² over
-// the squares that are not nearly empty is then about their number k, ± sqrt(2k); 6 of these are allowed.
+// Samples against the density: how many fall into each of 8 × 8 squares. With n samples a count is off by sqrt(n p (1 -
+// p)); χ² over the squares that are not nearly empty is then about their number k, ± sqrt(2k); 6 of these are allowed.
 TEST(Plane, SamplesFollowTheDensity) {
     for (const std::string& name : plane_names) {
         const PlaneData data = plane_data(name);
@@ -77,10 +80,13 @@ TEST(Plane, SamplesFollowTheDensity) {
         constexpr int64_t n = 40000, squares = 8;
         std::vector<double> expected(squares * squares, 0), found(squares * squares, 0);
         for (int64_t cell = 0; cell < fine.size(); ++cell)
-            expected[size_t(cell / fine.n * squares / fine.n * squares + cell % fine.n * squares / fine.n)] += n * density[size_t(cell)] * fine.area();
+            expected[size_t(cell / fine.n * squares / fine.n * squares + cell % fine.n * squares / fine.n)] +=
+                n * density[size_t(cell)] * fine.area();
         const std::vector<float> points = data.sample(n, 3, 0).to_host();
         for (size_t i = 0; i < size_t(n); ++i) {
-            const auto square = [&](float x) { return int64_t(std::floor((double(x) + fine.half) / (2 * fine.half) * squares)); };
+            const auto square = [&](float x) {
+                return int64_t(std::floor((double(x) + fine.half) / (2 * fine.half) * squares));
+            };
             const int64_t column = square(points[2 * i]), row = square(points[2 * i + 1]);
             ASSERT_TRUE(column >= 0 && column < squares && row >= 0 && row < squares) << name;
             found[size_t(row * squares + column)] += 1;
@@ -105,7 +111,7 @@ TEST(Toys, TruthOfKnownModels) {
     sizes.latent = 2;
     Models models(sizes, 1);
     for (const auto& [prefix, state] : models.networks())
-        for (const StateEntry& entry : state->entries()) {
+        for (const NamedTensor& entry : state->entries()) {
             std::vector<float> values(size_t(entry.value.value().size()), 0);
             if (prefix == std::string("netG.") && entry.name == "mlp.3.bias") values = {0.5f, -0.25f};
             entry.value.value().copy_from_host(values);
@@ -113,7 +119,7 @@ TEST(Toys, TruthOfKnownModels) {
     StepSettings s = toy_settings("dual");
     s.sigma = 0.5f;
     s.chain_x.steps = 9;
-    s.chain_x.step_size = s.chain_x.noise = 0.2f;
+    s.chain_x.step_size = s.chain_x.noise_std = 0.2f;
     PlaneFields fields;
     const PlaneTruth truth = plane_truth(models, s, plane_data("gaussians25"), fields);
     // E = 0: the uniform density on the square, of which 64 is the area.
@@ -131,7 +137,8 @@ TEST(Toys, TruthOfKnownModels) {
     for (size_t i = 0; i < revised.size(); ++i) ASSERT_NEAR(fields.revised[i], revised[i], 1e-5);
     // The encoder's N(0, I) is the true posterior where x tells nothing of z.
     EXPECT_NEAR(*truth.posterior_encoder, 0, 1e-4);
-    // The z-chain then has the drift -½ s² z: from variance 1 it goes to v (1 - s²/2)² + n² each step, which stays 1 up to s⁴/4.
+    // The z-chain then has the drift -½ s² z: from variance 1 it goes to v (1 - s²/2)² + n² each step, which stays 1 up
+    // to s⁴/4.
     EXPECT_NEAR(*truth.posterior_revised, 0, 1e-4);
     EXPECT_GT(*truth.data_ebm, 0.5);
 }
@@ -151,8 +158,8 @@ TEST(Toys, EachMethodHasItsTruth) {
     }
 }
 
-// The gradient of Eq. 7 is that of KL(data ‖ EBM) where the chain's samples are those of the EBM: then training makes the energy the
-// density, up to what the network can say. And annealing brackets the log Z that the grid has.
+// The gradient of Eq. 7 is that of KL(data ‖ EBM) where the chain's samples are those of the EBM: then training makes
+// the energy the density, up to what the network can say. And annealing brackets the log Z that the grid has.
 TEST(Toys, TheEnergyIsTheDensityWhereTheSamplesAreExact) {
     const ToyRun run = train_toy("moons", "exact", 800, 2, 1);
     const PlaneTruth& end = run.history.back().second;
@@ -169,26 +176,29 @@ TEST(Toys, ResultsDoNotDependOnTheNumberOfThreads) {
     for (const int threads : {1, 2}) {
         const WithThreads with(threads);
         std::vector<ToyRun> runs(methods.size());
-        parallel_tasks(2, [&](int64_t i) { runs[size_t(i)] = train_toy("rings", methods[size_t(i)], 5, 1, 1); });
+        for_each_task(2, [&](int64_t i) { runs[size_t(i)] = train_toy("rings", methods[size_t(i)], 5, 1, 1); });
         found.emplace_back();
         for (const ToyRun& run : runs)
-            for (const double value : {*run.history[0].second.data_ebm, run.log_z->lower.mean, run.log_z->upper.mean}) found.back().push_back(value);
+            for (const double value : {*run.history[0].second.data_ebm, run.log_z->lower.mean, run.log_z->upper.mean})
+                found.back().push_back(value);
         found.back().push_back(*runs[0].history[0].second.posterior_revised);
     }
     EXPECT_EQ(found[0], found[1]);
 }
 
-// The temperature: on E = ½ x² a chain of noise n and step s has the variance of exp(-E / T) with T = (n / s)² = 4, not 1 nor 16.
+// The temperature: on E = ½ x² a chain of noise n and step s has the variance of exp(-E / T) with T = (n / s)² = 4, not
+// 1 nor 16.
 TEST(Toys, TheChainTargetsTheTemperedDensity) {
     double variance = 0;
     // x <- x - ½ s² x + n U on E = ½ x²: stationary variance n² / (s² - s⁴/4) = T / (1 - s²/4).
     const ChainSettings chain{4000, 0.2f, 0.4f};
     const EnergyFunction energy = [](const Tensor& x) { return EnergyGradient{Tensor::full({x.dim(0)}, 0), x}; };
     const Tensor end = langevin_x(Tensor::full({2000, 2}, 0), energy, chain, [](int64_t k) {
-        return Tensor::normal({2000, 2}, random_key(5, Stream::langevin_x, uint64_t(k)));
-    }).end;
+                           return Tensor::normal({2000, 2}, random_key(5, RngPurpose::langevin_x, uint64_t(k)));
+                       }).end;
     for (const float value : end.to_host()) variance += double(value) * double(value) / 4000;
-    EXPECT_NEAR(variance, 4 / (1 - 0.01), 5 * 4 * std::sqrt(2.0 / 4000));  // 5 standard deviations of a variance from 4000 values
+    EXPECT_NEAR(variance, 4 / (1 - 0.01),
+                5 * 4 * std::sqrt(2.0 / 4000));  // 5 standard deviations of a variance from 4000 values
     EXPECT_NEAR(chain.temperature(), 4, 1e-5);
 }
 

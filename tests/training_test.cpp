@@ -1,5 +1,6 @@
-// The training loop: results do not depend on threads, pictures or interruptions; what happens on a divergence; metrics, learning
-// rates, order of the images, checkpoints. Runs on a handful of images with networks a few channels wide.
+// The training loop: results do not depend on threads, pictures or interruptions; what happens on a divergence;
+// metrics, learning rates, order of the images, checkpoints. Runs on a handful of images with networks a few channels
+// wide.
 #include "training/train.h"
 
 #include <algorithm>
@@ -10,28 +11,31 @@
 #include <set>
 #include <sstream>
 
-#include "training/checkpoint.h"
 #include "compare.h"
 #include "experiments/sliced_wasserstein.h"
 #include "file_helpers.h"
 #include "formats/npy.h"
-#include "training/evaluation.h"
 #include "parallel.h"
+#include "training/checkpoint.h"
+#include "training/evaluation.h"
 
 namespace dualmcmc::test {
 namespace {
 
 namespace fs = std::filesystem;
 
-const TrainingHooks hooks{[](const ImageSet& images, const ImageSet& real, uint64_t seed) { return sliced_wasserstein(images, real, seed).mean; }, {}};
+const TrainingHooks hooks{[](const ImageSet& images, const ImageSet& real, uint64_t seed) {
+                              return sliced_wasserstein(images, real, seed).mean;
+                          },
+                          {}};
 
 // Every tensor of the networks, and Adam's moments, by name.
 std::map<std::string, Values> snapshot(Models& models) {
     std::map<std::string, Values> out;
     for (const auto& [prefix, state] : models.networks())
-        for (const StateEntry& entry : state->entries()) {
+        for (const NamedTensor& entry : state->entries()) {
             out[prefix + entry.name] = entry.value.value().to_host();
-            if (!entry.trained) continue;
+            if (!entry.trainable) continue;
             out["adam1." + std::string(prefix) + entry.name] = entry.moment1.to_host();
             out["adam2." + std::string(prefix) + entry.name] = entry.moment2.to_host();
         }
@@ -54,16 +58,20 @@ StepSettings short_steps() {
     return s;
 }
 
-// ---- iterations in memory ---------------------------------------------------------------------------------------------------------
+// ---- iterations in memory -----------------------------------------------------------------------
 
 std::map<std::string, Values> run_iterations(Models& models, int64_t batch, int64_t first, int64_t count) {
     const int64_t side = models.settings.image_size();
     std::map<std::string, Values> out;
     for (int64_t i = first; i < first + count; ++i) {
         const Tensor x = random_tensor({batch, side, side, 3}, uint32_t(100 + i));
-        const StepResult r = dual_mcmc_step(models, x, philox_noise(5, uint64_t(i), x.shape(), models.settings.latent), short_steps(), i + 1);
-        for (const auto& [name, tensor] : {std::pair("x_resampled", r.x_resampled), {"z_revised", r.z_revised}, {"loss_recon", r.loss_recon},
-                                           {"nll_prior", r.nll_prior}, {"energy_model", r.energy_model}})
+        const StepResult r = dual_mcmc_step(models, x, philox_noise(5, uint64_t(i), x.shape(), models.settings.latent),
+                                            short_steps(), i + 1);
+        for (const auto& [name, tensor] : {std::pair("x_resampled", r.x_resampled),
+                                           {"z_revised", r.z_revised},
+                                           {"loss_recon", r.loss_recon},
+                                           {"nll_prior", r.nll_generated},
+                                           {"energy_model", r.energy_model}})
             out[text(name, " ", i)] = tensor.to_host();
     }
     out.merge(snapshot(models));
@@ -77,7 +85,7 @@ TEST(Tasks, AnExceptionReachesTheCaller) {
         if (i == 3) throw std::bad_alloc();
         ++done;
     };
-    EXPECT_THROW(run_tasks(8, task), std::bad_alloc);
+    EXPECT_THROW(parallel_dynamic(8, task), std::bad_alloc);
     EXPECT_EQ(done, 7);
 }
 
@@ -87,7 +95,8 @@ INSTANTIATE_TEST_SUITE_P(Gpu, Threads, testing::ValuesIn(gpu_backends()), backen
 
 // Sizes beyond the thresholds where kernels go parallel, and divisible by no number of threads.
 TEST_P(Threads, DoNotChangeAnyBit) {
-    for (const auto& [settings, batch] : {std::pair(ModelSettings{"cifar10", 9, 7, 5, 6}, 7), {ModelSettings{"celeba64", 16, 32, 3, 5}, 3}}) {
+    for (const auto& [settings, batch] :
+         {std::pair(ModelSettings{"cifar10", 9, 7, 5, 6}, 7), {ModelSettings{"celeba64", 16, 32, 3, 5}, 3}}) {
         std::map<std::string, Values> first;
         for (const int threads : {1, 2, 3}) {
             SCOPED_TRACE(text(settings.architecture, ", ", threads, " threads"));
@@ -122,26 +131,27 @@ TEST(Iteration, AllocatesNothingAfterTheSecond) {
 TEST(Average, FollowsTheParameters) {
     const WithThreads one(1);
     Models models({"cifar10", 4, 4, 2, 3}, 1);
-    State& state = models.generator.state;
-    const StateEntry& weight = state.entries().front();
+    ParameterStore& state = models.generator.state;
+    const NamedTensor& weight = state.entries().front();
     std::vector<double> expected;
     for (int64_t i = 0; i < 4; ++i) {
         run_iterations(models, 2, i, 1);
-        average_parameters(state, 0.75);
+        update_ema(state, 0.75);
         const Values now = weight.value.value().to_host();
         if (i == 0) expected.assign(now.begin(), now.end());
-        else for (size_t j = 0; j < now.size(); ++j) expected[j] = 0.75 * expected[j] + 0.25 * double(now[j]);
+        else
+            for (size_t j = 0; j < now.size(); ++j) expected[j] = 0.75 * expected[j] + 0.25 * double(now[j]);
     }
-    const Values current = weight.value.value().to_host(), average = weight.average.to_host();
+    const Values current = weight.value.value().to_host(), average = weight.ema.to_host();
     for (size_t j = 0; j < expected.size(); ++j) ASSERT_NEAR(average[j], expected[j], 1e-6) << j;
     EXPECT_NE(average, current);
     {
-        KeepState keep(models);
+        ScopedStateRestore keep(models);
         keep.use_averages();
         EXPECT_EQ(weight.value.value().to_host(), average);
     }
     EXPECT_EQ(weight.value.value().to_host(), current);
-    EXPECT_FALSE(models.energy.state.entries().front().average.defined());
+    EXPECT_FALSE(models.ebm.state.entries().front().ema.defined());
 
     const std::string path = temporary_path("average.safetensors");
     save_checkpoint(path, models, {});
@@ -149,7 +159,7 @@ TEST(Average, FollowsTheParameters) {
     Models trains({"cifar10", 4, 4, 2, 3}, 2), samples({"cifar10", 4, 4, 2, 3}, 2);
     load_checkpoint(file, path, trains, true);
     EXPECT_EQ(trains.generator.state.entries().front().value.value().to_host(), current);
-    EXPECT_EQ(trains.generator.state.entries().front().average.to_host(), average);
+    EXPECT_EQ(trains.generator.state.entries().front().ema.to_host(), average);
     load_checkpoint(file, path, samples, false);
     EXPECT_EQ(samples.generator.state.entries().front().value.value().to_host(), average);
     fs::remove(path);
@@ -158,7 +168,8 @@ TEST(Average, FollowsTheParameters) {
 TEST(Checkpoint, GivesBackEveryBit) {
     const WithThreads one(1);
     const std::string path = temporary_path("round_trip.safetensors");
-    for (const ModelSettings& settings : {ModelSettings{"cifar10", 4, 5, 2, 6}, ModelSettings{"celeba64", 16, 16, 2, 3}}) {
+    for (const ModelSettings& settings :
+         {ModelSettings{"cifar10", 4, 5, 2, 6}, ModelSettings{"celeba64", 16, 16, 2, 3}}) {
         SCOPED_TRACE(settings.architecture);
         Models trained(settings, 3), fresh(settings, 4), weights(settings, 4);
         run_iterations(trained, 2, 0, 2);
@@ -184,27 +195,30 @@ TEST(Checkpoint, GivesBackEveryBit) {
     fs::remove(path);
 }
 
-TEST(KeepState, LookingLeavesNoTrace) {
+TEST(ScopedStateRestore, LookingLeavesNoTrace) {
     const WithThreads one(1);
     Models models({"cifar10", 4, 5, 2, 6}, 3);
     run_iterations(models, 3, 0, 1);
     const auto before = snapshot(models);
     ImageSet images{4, 32, std::vector<uint8_t>(4 * 32 * 32 * 3, 90), "grey"};
     {
-        const KeepState keep(models);
+        const ScopedStateRestore keep(models);
         const Samples samples = draw_samples(models, 5, 3, "generator", {2, 0.5f, 0.01f}, 1);
-        EXPECT_EQ(snapshot(models).at("netE.block2.conv1.weight_u"), before.at("netE.block2.conv1.weight_u")) << "each batch starts from there";
-        EXPECT_EQ(draw_batch(models, 1, 3, "generator", {2, 0.5f, 0.01f}, 1).revised.pixels[0], samples.revised.pixels[3 * 3072]);
-        models.energy.normalise_weights();
+        EXPECT_EQ(snapshot(models).at("netE.block2.conv1.weight_u"), before.at("netE.block2.conv1.weight_u"))
+            << "each batch starts from there";
+        EXPECT_EQ(draw_batch(models, 1, 3, "generator", {2, 0.5f, 0.01f}, 1).revised.pixels[0],
+                  samples.revised.pixels[3 * 3072]);
+        models.ebm.power_iteration();
         reconstruct(models, images, short_steps(), 1);
         const auto during = snapshot(models);
-        for (const char* name : {"netE.block2.conv1.weight_u", "netE.block2.conv1.weight_v", "netG.bn_5.running_mean", "netG.bn_5.running_var"})
+        for (const char* name : {"netE.block2.conv1.weight_u", "netE.block2.conv1.weight_v", "netG.bn_5.running_mean",
+                                 "netG.bn_5.running_var"})
             EXPECT_NE(during.at(name), before.at(name)) << name;
     }
     expect_identical(snapshot(models), before);
 }
 
-// ---- whole runs -------------------------------------------------------------------------------------------------------------------
+// ---- whole runs ---------------------------------------------------------------------------------
 
 constexpr int64_t image_count = 7, batch_size = 2, per_epoch = 3;  // one image of each epoch is left out
 
@@ -229,7 +243,7 @@ protected:
         c.iterations = iterations;
         c.lr_decay = 0.7;
         c.checkpoint_every = 7;
-        c.sample_every = 1000;
+        c.eval_every = 1000;
         c.flip = true;
         c.ema = 0.9;
         return c;
@@ -295,7 +309,8 @@ std::vector<std::vector<std::string>> results(const Config& config) {
     return table;
 }
 
-// Persistent chains (--start-z persistent). The checkpoint holds where they ended, so that ten and ten iterations are twenty.
+// Persistent chains (--start-z persistent). The checkpoint holds where they ended, so that ten and ten iterations are
+// twenty.
 TEST_F(Training, PersistentChainsResumeExactly) {
     auto persistent = [&](const std::string& name, int64_t iterations) {
         Config c = config(name, iterations);
@@ -312,8 +327,8 @@ TEST_F(Training, PersistentChainsResumeExactly) {
     EXPECT_EQ(last(whole).tensors.at("latents").shape, (Shape{image_count, 6}));
 }
 
-// A generator that does not learn, chains without noise, all images in one batch: two epochs of two steps are one of four, up to the
-// rounding of another order of the images. Chains that began afresh would be elsewhere.
+// A generator that does not learn, chains without noise, all images in one batch: two epochs of two steps are one of
+// four, up to the rounding of another order of the images. Chains that began afresh would be elsewhere.
 TEST_F(Training, PersistentChainsGoOnWhereTheyEnded) {
     auto latents = [&](const std::string& name, int64_t iterations, int64_t steps) {
         Config c = config(name, iterations);
@@ -375,7 +390,7 @@ TEST_P(GpuTraining, FourIterationsAreTwoAndTwo) { expect_two_halves(4); }
 TEST_F(Training, PicturesDoNotChangeIt) {
     const Config rare = config("rare", 5);
     Config often = config("often", 5);
-    often.sample_every = 2;
+    often.eval_every = 2;
     often.log_every = 1;
     often.checkpoint_every = 1;
     run(rare);
@@ -384,7 +399,8 @@ TEST_F(Training, PicturesDoNotChangeIt) {
     EXPECT_EQ(results(rare), results(often));
     for (const int64_t iteration : {0, 2, 4, 5})
         for (const char* what : {"samples", "reconstructions"})
-            EXPECT_TRUE(fs::exists(text(often.out, "/samples/iteration-00000", iteration, "-", what, ".png"))) << iteration << what;
+            EXPECT_TRUE(fs::exists(text(often.out, "/samples/iteration-00000", iteration, "-", what, ".png")))
+                << iteration << what;
     EXPECT_FALSE(fs::exists(often.out + "/samples/iteration-000003-samples.png"));
 }
 
@@ -398,13 +414,14 @@ TEST_F(Training, SeedsDiffer) {
 
 TEST_F(Training, MetricsHaveARowForEachIteration) {
     Config c = config("run", 7);
-    c.sample_every = 3;
+    c.eval_every = 3;
     const std::string printed = run(c);
     const auto table = read_table(c);
     ASSERT_EQ(table.size(), 8u);
     EXPECT_EQ(table[0].front(), "iteration");
-    const size_t columns = table[0].size(), distance = column(table, "swd_generator"), mse = column(table, "mse"), gap = column(table, "energy_gap"),
-                 model = column(table, "energy_model"), data = column(table, "energy_data"), epoch = column(table, "epoch");
+    const size_t columns = table[0].size(), distance = column(table, "swd_generator"), mse = column(table, "mse"),
+                 gap = column(table, "energy_gap"), model = column(table, "energy_model"),
+                 data = column(table, "energy_data"), epoch = column(table, "epoch");
     for (size_t i = 1; i < table.size(); ++i) {
         ASSERT_EQ(table[i].size(), columns) << i;
         EXPECT_EQ(table[i][0], std::to_string(i));
@@ -420,7 +437,8 @@ TEST_F(Training, MetricsHaveARowForEachIteration) {
         }
         EXPECT_GT(std::stod(table[i][mse]), 0);
         EXPECT_LT(std::stod(table[i][mse]), 4);  // pixels and images lie in [-1, 1]
-        EXPECT_NEAR(std::stod(table[i][gap]), std::stod(table[i][model]) - std::stod(table[i][data]), 1e-4 * (1 + std::abs(std::stod(table[i][data]))));
+        EXPECT_NEAR(std::stod(table[i][gap]), std::stod(table[i][model]) - std::stod(table[i][data]),
+                    1e-4 * (1 + std::abs(std::stod(table[i][data]))));
     }
     EXPECT_NE(printed.find("7/7"), std::string::npos) << printed;
     EXPECT_NE(printed.find("sliced Wasserstein"), std::string::npos) << printed;
@@ -429,10 +447,11 @@ TEST_F(Training, MetricsHaveARowForEachIteration) {
 TEST_F(Training, OldCheckpointsAreRemoved) {
     Config c = config("run", 5);
     c.checkpoint_every = 1;
-    c.keep = 2;
+    c.keep_checkpoints = 2;
     run(c);
     std::set<std::string> names;
-    for (const auto& entry : fs::directory_iterator(c.out + "/checkpoints")) names.insert(entry.path().filename().string());
+    for (const auto& entry : fs::directory_iterator(c.out + "/checkpoints"))
+        names.insert(entry.path().filename().string());
     EXPECT_EQ(names, (std::set<std::string>{"iteration-000004.safetensors", "iteration-000005.safetensors"}));
     EXPECT_EQ(fs::path(newest_checkpoint(c.out)).filename().string(), "iteration-000005.safetensors");
 }
@@ -465,13 +484,14 @@ TEST_F(Training, LearningRatesDecayByEpoch) {
     run(by_hand);
     for (const int64_t until : {2 * per_epoch, 2 * per_epoch + 1}) {
         by_hand.iterations = until;
-        for (AdamSettings* adam : {&by_hand.step.adam_generator, &by_hand.step.adam_ebm, &by_hand.step.adam_encoder}) adam->learning_rate *= 0.5f;
+        for (AdamSettings* adam : {&by_hand.step.adam_generator, &by_hand.step.adam_ebm, &by_hand.step.adam_encoder})
+            adam->learning_rate *= 0.5f;
         run(by_hand, true);
     }
     expect_same_tensors(last(decaying), last(by_hand));
 }
 
-// ---- divergence -------------------------------------------------------------------------------------------------------------------
+// ---- divergence ---------------------------------------------------------------------------------
 
 std::vector<std::string> lines_with(const std::string& printed, const std::string& part) {
     std::istringstream in(printed);
@@ -498,9 +518,10 @@ std::pair<std::string, std::string> run_to_failure(const Config& config, bool re
 TEST_F(Training, GivesUpAfterSomeReturnsAndKeepsTheGoodCheckpoint) {
     Config c = config("run", 4);
     run(c);
-    const std::string path = newest_checkpoint(c.out), before = read_bytes(path), metrics = read_bytes(c.out + "/metrics.csv");
+    const std::string path = newest_checkpoint(c.out), before = read_bytes(path),
+                      metrics = read_bytes(c.out + "/metrics.csv");
     c.iterations = 9;
-    c.guard = 1e-30;  // every gap is beyond it
+    c.max_energy_gap = 1e-30;  // every gap is beyond it
     const auto [printed, message] = run_to_failure(c, true);
     const auto returns = lines_with(printed, "diverged");
     EXPECT_EQ(returns.size(), 5u) << printed;
@@ -509,7 +530,8 @@ TEST_F(Training, GivesUpAfterSomeReturnsAndKeepsTheGoodCheckpoint) {
         EXPECT_NE(returns[i].find("iteration 5"), std::string::npos) << returns[i];
         EXPECT_NE(returns[i].find(path), std::string::npos) << returns[i];
         EXPECT_NE(returns[i].find(text("return ", i + 1, " of 5")), std::string::npos) << returns[i];
-        gaps.insert(returns[i].substr(returns[i].find("energy gap"), returns[i].find(", mse") - returns[i].find("energy gap")));
+        gaps.insert(
+            returns[i].substr(returns[i].find("energy gap"), returns[i].find(", mse") - returns[i].find("energy gap")));
     }
     EXPECT_EQ(gaps.size(), 5u) << "each return has fresh noise:\n" << printed;
     EXPECT_NE(message.find("diverged"), std::string::npos) << message;
@@ -519,7 +541,7 @@ TEST_F(Training, GivesUpAfterSomeReturnsAndKeepsTheGoodCheckpoint) {
     EXPECT_EQ(read_bytes(path), before);
     EXPECT_EQ(read_bytes(c.out + "/metrics.csv"), metrics);
     // It is as good as ever: with the old guard the run goes on.
-    c.guard = 1e4;
+    c.max_energy_gap = 1e4;
     run(c, true);
     EXPECT_EQ(last(c).metadata.at("iteration"), "9");
 }
@@ -544,8 +566,9 @@ TEST_F(Training, ANumberThatIsNoneIsADivergence) {
     }
 }
 
-// A run whose gap passes the guard: back to the checkpoint, fresh noise, and on to the end, with each row of metrics.csv once. The count
-// of returns is in the checkpoint, so that a resumed run draws the noise that the run would have drawn.
+// A run whose gap passes the guard: back to the checkpoint, fresh noise, and on to the end, with each row of
+// metrics.csv once. The count of returns is in the checkpoint, so that a resumed run draws the noise that the run would
+// have drawn.
 TEST_F(Training, ReturnsAndGoesOn) {
     const Config calm = config("calm", 6);
     run(calm);
@@ -557,7 +580,7 @@ TEST_F(Training, ReturnsAndGoesOn) {
     // Just below the largest gap: with other noise that iteration falls on either side.
     Config whole = config("whole", 8);
     whole.checkpoint_every = int64_t(worst) + 1;
-    whole.guard = std::abs(std::stod(table[worst][gap])) * 0.9999;
+    whole.max_energy_gap = std::abs(std::stod(table[worst][gap])) * 0.9999;
     const auto [printed, message] = run_to_failure(whole, false);
     ASSERT_EQ(message, "");
     const auto returns = lines_with(printed, "diverged");
@@ -569,7 +592,7 @@ TEST_F(Training, ReturnsAndGoesOn) {
     ASSERT_EQ(rows.size(), 9u);
     for (size_t i = 1; i < rows.size(); ++i) {
         EXPECT_EQ(rows[i][0], std::to_string(i));
-        EXPECT_LE(std::abs(std::stod(rows[i][gap])), whole.guard * 1.0001) << i;  // printed with six digits
+        EXPECT_LE(std::abs(std::stod(rows[i][gap])), whole.max_energy_gap * 1.0001) << i;  // printed with six digits
     }
     // The same in two parts, the second beginning at the checkpoint after the return.
     Config parts = whole;
@@ -584,16 +607,18 @@ TEST_F(Training, ReturnsAndGoesOn) {
     EXPECT_EQ(results(parts), results(whole));
 }
 
-// --return-lr-factor: after the first return the run is the one that starts with that many returns and those learning rates.
+// --return-lr-factor: after the first return the run is the one that starts with that many returns and those learning
+// rates.
 TEST_F(Training, LearningRatesFallWithEachReturn) {
     const Config calm = config("calm", 5);
     run(calm);
     const auto table = read_table(calm);
     double largest = 0;
-    for (size_t i = 1; i < table.size(); ++i) largest = std::max(largest, std::abs(std::stod(table[i][column(table, "energy_gap")])));
+    for (size_t i = 1; i < table.size(); ++i)
+        largest = std::max(largest, std::abs(std::stod(table[i][column(table, "energy_gap")])));
     Config cut = config("cut", 5);
-    cut.guard = largest * 0.9999;  // one iteration is beyond it; with other noise it falls on either side
-    cut.return_lr_factor = 0.25;
+    cut.max_energy_gap = largest * 0.9999;  // one iteration is beyond it; with other noise it falls on either side
+    cut.rollback_lr_factor = 0.25;
     const auto [printed, message] = run_to_failure(cut, false);
     const auto returns = lines_with(printed, "diverged");
     ASSERT_GE(returns.size(), 1u) << printed;
@@ -615,16 +640,17 @@ TEST_F(Training, LearningRatesFallWithEachReturn) {
 
     // A resumed run has it: both go on to the same end.
     cut.iterations = by_hand.iterations = 6;
-    cut.guard = 1e4;
+    cut.max_energy_gap = 1e4;
     run(cut, true);
     run(by_hand, true);
     expect_same_tensors(last(cut), last(by_hand));
 }
 
-// ---- the order of the images --------------------------------------------------------------------------------------------------------
+// ---- the order of the images --------------------------------------------------------------------
 
-// Eight grey images, the i-th 2^i of 255, and a generator that draws black whatever z is, with learning rates of 0. The squared error per
-// pixel is then the mean of (2 · 2^i / 255)² over the batch, and its digits to base 4 tell which images are in it.
+// Eight grey images, the i-th 2^i of 255, and a generator that draws black whatever z is, with learning rates of 0. The
+// squared error per pixel is then the mean of (2 · 2^i / 255)² over the batch, and its digits to base 4 tell which
+// images are in it.
 TEST_F(Training, EachEpochSeesEveryImageAtMostOnce) {
     constexpr int64_t count = 8, epochs = 12;
     std::vector<uint8_t> pixels;
@@ -635,7 +661,7 @@ TEST_F(Training, EachEpochSeesEveryImageAtMostOnce) {
     c.batch = 3;
     for (AdamSettings* adam : {&c.step.adam_generator, &c.step.adam_ebm, &c.step.adam_encoder}) *adam = {0, 0};
     Models models(c.model, 1);
-    for (StateEntry& entry : models.generator.state.entries()) {
+    for (NamedTensor& entry : models.generator.state.entries()) {
         if (entry.name == "conv5.weight") entry.value.value().copy_from(Tensor::full(entry.value.shape(), 0));
         if (entry.name == "conv5.bias") entry.value.value().copy_from(Tensor::full(entry.value.shape(), -20));
     }

@@ -1,15 +1,18 @@
-// Convolution on the GPU: sums of matrix products on shifted views of a haloed image (taps.h), without copies of patches.
+// Convolution on the GPU: sums of matrix products on shifted views of a haloed image (taps.h), without copies of
+// patches.
 //
-//   forward              result[r, o]  = Σ_tap Σ_i x[r + shift, i] w[tap, i, o]      then the targets' places are gathered, with the bias
-//   gradient of x        result[r, i]  = Σ_tap Σ_o dy[r + shift, o] w[tap, i, o]     one such sum for each phase of dx
-//   gradient of w        dw[tap, i, o] = Σ_r x[r + shift, i] dy[r, o]                dy among zeros: other places add nothing
+//   forward              result[r, o]  = Σ_tap Σ_i x[r + shift, i] w[tap, i, o]      then the targets' places are
+//   gathered, with the bias gradient of x        result[r, i]  = Σ_tap Σ_o dy[r + shift, o] w[tap, i, o]     one such
+//   sum for each phase of dx gradient of w        dw[tap, i, o] = Σ_r x[r + shift, i] dy[r, o]                dy among
+//   zeros: other places add nothing
 //
-// Here each tap is a product of cuBLAS's, added to the last one's result: the plain way, for fp32, for gradients of weights, and for what the
-// tensor cores' own kernel (gpu_tensor.cu) cannot do. Inputs of the products are fp32, TF32 or bf16; all are summed in fp32, in an order that
-// the sizes fix.
+// Here each tap is a product of cuBLAS's, added to the last one's result: the plain way, for fp32, for gradients of
+// weights, and for what the tensor cores' own kernel (gpu_tensor.cu) cannot do. Inputs of the products are fp32, TF32
+// or bf16; all are summed in fp32, in an order that the sizes fix.
 //
-// The ReLU before a convolution is taken while x is put among zeros. Pooling after it: convolution and 2×2 means commute, and pooling keeps
-// every second pixel, so that y is a convolution with stride 2 of the box-filtered x, whose pixels are made in the same place.
+// The ReLU before a convolution is taken while x is put among zeros. Pooling after it: convolution and 2×2 means
+// commute, and pooling keeps every second pixel, so that y is a convolution with stride 2 of the box-filtered x, whose
+// pixels are made in the same place.
 #include "gpu/conv_common.h"
 
 #include <limits>
@@ -26,9 +29,10 @@ using Element = std::conditional_t<precision == Precision::bf16, Bf16, float>;  
 template <Precision precision>
 using TensorElement = std::conditional_t<precision == Precision::bf16, Bf16, Tf32>;
 
-// ---- matrix products ------------------------------------------------------------------------------------------------------------
+// ---- matrix products ----------------------------------------------------------------------------
 
-// Row-major: C (m, n) = op(A) op(B), or added to C; op(A) is (m, k), op(B) is (k, n); lda, ldb, n: the rows' lengths in memory.
+// Row-major: C (m, n) = op(A) op(B), or added to C; op(A) is (m, k), op(B) is (k, n); lda, ldb, n: the rows' lengths in
+// memory.
 struct Product {
     bool transpose_a, transpose_b, add;
     int64_t m, n, k, lda, ldb;
@@ -37,13 +41,16 @@ struct Product {
 template <Precision precision>
 void multiply(float* c, const Element<precision>* a, const Element<precision>* b, const Product& p) {
     const int64_t most = std::numeric_limits<int>::max();
-    if (p.m > most || p.k > most || p.n > most) throw std::runtime_error("a convolution is too large for cuBLAS; lower --batch");
+    if (p.m > most || p.k > most || p.n > most)
+        throw std::runtime_error("a convolution is too large for cuBLAS; lower --batch");
     const cudaDataType_t type = precision == Precision::bf16 ? CUDA_R_16BF : CUDA_R_32F;
-    const cublasComputeType_t compute = precision == Precision::tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+    const cublasComputeType_t compute =
+        precision == Precision::tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
     const float one = 1, beta = p.add ? 1 : 0;
     // cuBLAS counts columns first: to it these are the transposed matrices, and Cᵀ = op(B)ᵀ op(A)ᵀ.
-    CUBLAS_CHECK(cublasGemmEx(cublas(), p.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N, p.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N, int(p.n),
-                              int(p.m), int(p.k), &one, b, type, int(p.ldb), a, type, int(p.lda), &beta, c, CUDA_R_32F, int(p.n), compute,
+    CUBLAS_CHECK(cublasGemmEx(cublas(), p.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N,
+                              p.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N, int(p.n), int(p.m), int(p.k), &one, b, type,
+                              int(p.ldb), a, type, int(p.lda), &beta, c, CUDA_R_32F, int(p.n), compute,
                               CUBLAS_GEMM_DEFAULT));
 }
 
@@ -51,47 +58,48 @@ template <class To>
 const To* weights(const float* w, const ConvShape& s) {
     const int64_t n = s.kernel * s.kernel * s.in * s.out;
     if constexpr (std::is_same_v<To, float>) return w;
-    To* out = scratch<To>(weight_slot, n);
+    To* out = workspace<To>(weight_slot, n);
     round_all(out, w, n);
     return out;
 }
 
-// ---- the three ------------------------------------------------------------------------------------------------------------------
+// ---- the three ----------------------------------------------------------------------------------
 
 template <Precision precision>
-void forward(float* y, const float* x, const float* w, const Finish& finish, const ConvShape& shape) {
+void forward(float* y, const float* x, const float* w, const Epilogue& epilogue, const ConvShape& shape) {
     if constexpr (precision != Precision::fp32)
-        if (tensor_forward<TensorElement<precision>>(y, x, w, finish, shape)) return;
+        if (tensor_forward<TensorElement<precision>>(y, x, w, epilogue, shape)) return;
     const ConvShape s = convolved(shape);
     const Halo halo = forward_halo(s);
     const auto* source = with_halo<Element<precision>>(source_slot, x, halo, s.in, {shape.relu, shape.pool});
     const auto* weight = weights<Element<precision>>(w, s);
-    float* result = scratch<float>(target_slot, halo.places() * s.out);
+    float* result = workspace<float>(target_slot, halo.places() * s.out);
     const std::vector<Tap> taps = forward_taps(s, halo);
     for (const Tap& tap : taps)
         multiply<precision>(result, source + tap.shift * s.in, weight + tap.weight * s.in * s.out,
                             {false, false, &tap != &taps[0], halo.places(), s.out, s.in, s.in, s.out});
-    gather(y, result, finish, false, halo, forward_targets(s), s.out);
+    gather(y, result, epilogue, false, halo, forward_targets(s), s.out);
 }
 
 template <Precision precision>
-void backward_input(float* dx, const float* dy, const float* w, const Finish& finish, const ConvShape& shape) {
+void backward_input(float* dx, const float* dy, const float* w, const Epilogue& epilogue, const ConvShape& shape) {
     if constexpr (precision != Precision::fp32)
-        if (tensor_backward_input<TensorElement<precision>>(dx, dy, w, finish, shape)) return;
+        if (tensor_backward_input<TensorElement<precision>>(dx, dy, w, epilogue, shape)) return;
     const ConvShape s = convolved(shape);
     const Halo halo = backward_halo(s);
     const auto* source = with_halo<Element<precision>>(source_slot, dy, halo, s.out);
     const auto* weight = weights<Element<precision>>(w, s);
     const int64_t phases = s.stride * s.stride, phase_size = halo.places() * s.in;
-    float* result = scratch<float>(target_slot, phases * phase_size);
+    float* result = workspace<float>(target_slot, phases * phase_size);
     for (int64_t phase = 0; phase < phases; ++phase) {
         const std::vector<Tap> taps = backward_taps(s, halo, phase);
         if (taps.empty()) fill(result + phase * phase_size, 0, phase_size);
         for (const Tap& tap : taps)
-            multiply<precision>(result + phase * phase_size, source + tap.shift * s.out, weight + tap.weight * s.in * s.out,
+            multiply<precision>(result + phase * phase_size, source + tap.shift * s.out,
+                                weight + tap.weight * s.in * s.out,
                                 {false, true, &tap != &taps[0], halo.places(), s.in, s.out, s.out, s.out});
     }
-    gather(dx, result, finish, shape.pool, halo, backward_targets(s), s.in);
+    gather(dx, result, epilogue, shape.pool, halo, backward_targets(s), s.in);
 }
 
 template <Precision precision>
@@ -107,27 +115,20 @@ void backward_weight(float* dw, const float* x, const float* dy, const ConvShape
 
 }  // namespace
 
-#define CONVOLUTIONS(precision, suffix)                                                                                           \
-    void conv2d##suffix(float* y, const float* x, const float* w, const float* bias, const float* addend, ConvShape shape) {      \
-        forward<Precision::precision>(y, x, w, {bias, addend, nullptr}, shape);                                                   \
-    }                                                                                                                             \
-    void conv2d_backward_input##suffix(float* dx, const float* dy, const float* w, const float* x, const float* addend,           \
-                                       ConvShape shape) {                                                                         \
-        backward_input<Precision::precision>(dx, dy, w, {nullptr, addend, shape.relu ? x : nullptr}, shape);                      \
-    }                                                                                                                             \
-    void conv2d_backward_weight##suffix(float* dw, const float* x, const float* dy, ConvShape shape) {                            \
-        backward_weight<Precision::precision>(dw, x, dy, shape);                                                                  \
+#define CONVOLUTIONS(precision, suffix)                                                                        \
+    void conv2d##suffix(float* y, const float* x, const float* w, const float* bias, const float* residual,    \
+                        ConvShape shape) {                                                                     \
+        forward<Precision::precision>(y, x, w, {bias, residual, nullptr}, shape);                              \
+    }                                                                                                          \
+    void conv2d_backward_input##suffix(float* dx, const float* dy, const float* w, const float* x,             \
+                                       const float* residual, ConvShape shape) {                               \
+        backward_input<Precision::precision>(dx, dy, w, {nullptr, residual, shape.relu ? x : nullptr}, shape); \
+    }                                                                                                          \
+    void conv2d_backward_weight##suffix(float* dw, const float* x, const float* dy, ConvShape shape) {         \
+        backward_weight<Precision::precision>(dw, x, dy, shape);                                               \
     }
 CONVOLUTIONS(fp32, )
 CONVOLUTIONS(tf32, _tf32)
 CONVOLUTIONS(bf16, _bf16)
-
-void conv2d_direct(float* y, const float* x, const float* w, const float* bias, const float* addend, ConvShape shape) {
-    conv2d(y, x, w, bias, addend, shape);
-}
-void conv2d_backward_input_direct(float* dx, const float* dy, const float* w, const float* x, const float* addend, ConvShape shape) {
-    conv2d_backward_input(dx, dy, w, x, addend, shape);
-}
-void conv2d_backward_weight_direct(float* dw, const float* x, const float* dy, ConvShape shape) { conv2d_backward_weight(dw, x, dy, shape); }
 
 }  // namespace dualmcmc::DEVICE_NAMESPACE

@@ -1,8 +1,8 @@
-// What the two ways of a convolution on the GPU share (gpu_conv.cu, gpu_tensor.cu): numbers as they are multiplied, images among zeros,
-// and what becomes of results.
+// What the two ways of a convolution on the GPU share (gpu_conv.cu, gpu_tensor.cu): numbers as they are multiplied,
+// images among zeros, and what becomes of results.
 #pragma once
-#include "gpu/gpu.h"
 #include "gpu/conv_geometry.h"
+#include "gpu/gpu.h"
 
 namespace dualmcmc::DEVICE_NAMESPACE {
 
@@ -11,27 +11,29 @@ struct Tf32 {
     uint32_t bits;  // a float's, the last 13 of them 0
 };
 
-KERNEL inline void round_to(float& y, float x) { y = x; }
+DEVICE inline void round_to(float& y, float x) { y = x; }
 // To nearest, ties to even; a NaN stays one.
-KERNEL inline uint32_t rounded_bits(float x, int dropped) {
+DEVICE inline uint32_t rounded_bits(float x, int dropped) {
     const uint32_t bits = __builtin_bit_cast(uint32_t, x), half = (1u << (dropped - 1)) - 1;
     return x != x ? 0x7fffffffu >> dropped : (bits + half + (bits >> dropped & 1)) >> dropped;
 }
-KERNEL inline void round_to(Bf16& y, float x) { y = Bf16(rounded_bits(x, 16)); }
-KERNEL inline void round_to(Tf32& y, float x) { y.bits = rounded_bits(x, 13) << 13; }
+DEVICE inline void round_to(Bf16& y, float x) { y = Bf16(rounded_bits(x, 16)); }
+DEVICE inline void round_to(Tf32& y, float x) { y.bits = rounded_bits(x, 13) << 13; }
 
-// ---- images among zeros -----------------------------------------------------------------------------------------------------------
+// ---- images among zeros -------------------------------------------------------------------------
 
 // What the convolution sees of x.
 struct View {
     bool relu, pool;
 };
 
-// The places in x of the pixels whose mean is one of the source's: itself, or up to four where the source is x box-filtered; -1: none.
+// The places in x of the pixels whose mean is one of the source's: itself, or up to four where the source is x
+// box-filtered; -1: none.
 struct Corners {
     int64_t place[4];
-    KERNEL Corners(const Halo& halo, bool pool, int64_t pixel, int64_t channels) {
-        const int64_t height = halo.rows.size - pool, width = halo.columns.size - pool, image = pixel / (halo.rows.size * halo.columns.size);
+    DEVICE Corners(const Halo& halo, bool pool, int64_t pixel, int64_t channels) {
+        const int64_t height = halo.rows.size - pool, width = halo.columns.size - pool,
+                      image = pixel / (halo.rows.size * halo.columns.size);
         const int64_t row = pixel / halo.columns.size % halo.rows.size, column = pixel % halo.columns.size;
         for (int k = 0; k < 4; ++k) {
             const int64_t h = row - k / 2, w = column - k % 2;
@@ -50,7 +52,7 @@ struct alignas(n * sizeof(T)) Pack {
 // to = from, `packs` times n numbers.
 template <int n, class To>
 void round_packs(To* to, const float* from, int64_t packs) {
-    parallel_for(packs, [=] KERNEL(int64_t i) {
+    parallel_for(packs, [=] DEVICE(int64_t i) {
         const auto read = reinterpret_cast<const Pack<float, n>*>(from)[i];
         Pack<To, n> rounded;
         for (int k = 0; k < n; ++k) round_to(rounded.values[k], read.values[k]);
@@ -67,14 +69,15 @@ void round_all(To* to, const float* from, int64_t n) {
 template <int n, class To>
 void fill_halo(To* out, const float* x, const Halo& halo, int64_t channels, View view) {
     const float share = view.pool ? 0.25f : 1;
-    parallel_for_rows(halo.phases() * halo.phase_size(), channels / n, [=] KERNEL(int64_t index) {
+    parallel_for_rows(halo.phases() * halo.phase_size(), channels / n, [=] DEVICE(int64_t index) {
         const Corners corners(halo, view.pool, halo.source(index), channels);
         return [=](int64_t piece) {
             float total[n] = {};
             for (const int64_t place : corners.place) {
                 if (place < 0) continue;
                 const auto read = *reinterpret_cast<const Pack<float, n>*>(x + place + piece * n);
-                for (int i = 0; i < n; ++i) total[i] += view.relu && read.values[i] <= 0 ? 0 : read.values[i];  // a NaN stays one
+                for (int i = 0; i < n; ++i)
+                    total[i] += view.relu && read.values[i] <= 0 ? 0 : read.values[i];  // a NaN stays one
             }
             Pack<To, n> rounded;
             for (int i = 0; i < n; ++i) round_to(rounded.values[i], share * total[i]);
@@ -88,33 +91,37 @@ template <class To>
 const To* with_halo(Slot slot, const float* x, const Halo& halo, int64_t channels, View view = {}) {
     if constexpr (std::is_same_v<To, float>)
         if (halo.bare() && !view.relu && !view.pool) return x;
-    To* out = scratch<To>(slot, halo.phases() * halo.phase_size() * channels);
+    To* out = workspace<To>(slot, halo.phases() * halo.phase_size() * channels);
     (channels % 4 == 0 ? fill_halo<4, To> : fill_halo<1, To>)(out, x, halo, channels, view);
     return out;
 }
 
-// What becomes of a convolution's results: y = result (0 where mask <= 0) + bias (channels) + addend (like y); each but the result may be null.
-struct Finish {
-    const float *bias, *addend, *mask;
+// What becomes of a convolution's results: y = result (0 where mask <= 0) + bias (channels) + residual (like y); each
+// but the result may be null.
+struct Epilogue {
+    const float *bias, *residual, *mask;
     // y[place] and its neighbours, n in all; place and channel are multiples of n.
     template <int n>
-    KERNEL Pack<float, n> operator()(Pack<float, n> result, int64_t channel, int64_t place) const {
+    DEVICE Pack<float, n> operator()(Pack<float, n> result, int64_t channel, int64_t place) const {
         const auto all = [](const float* from) { return *reinterpret_cast<const Pack<float, n>*>(from); };
         Pack<float, n> masks{}, biases{}, addends{};
         if (mask) masks = all(mask + place);
         if (bias) biases = all(bias + channel);
-        if (addend) addends = all(addend + place);
-        for (int i = 0; i < n; ++i) result.values[i] = (mask && masks.values[i] <= 0 ? 0 : result.values[i]) + biases.values[i] + addends.values[i];
+        if (residual) addends = all(residual + place);
+        for (int i = 0; i < n; ++i)
+            result.values[i] =
+                (mask && masks.values[i] <= 0 ? 0 : result.values[i]) + biases.values[i] + addends.values[i];
         return result;
     }
 };
 
 // `channels` is a multiple of n.
 template <int n>
-void gather_packs(float* y, const float* result, const Finish& f, bool pool, const Halo& halo, const Targets& targets, int64_t channels) {
+void gather_packs(float* y, const float* result, const Epilogue& f, bool pool, const Halo& halo, const Targets& targets,
+                  int64_t channels) {
     const int64_t height = targets.height - pool, width = targets.width - pool;
     const float share = pool ? 0.25f : 1;
-    parallel_for_rows(halo.batch * height * width, channels / n, [=] KERNEL(int64_t pixel) {
+    parallel_for_rows(halo.batch * height * width, channels / n, [=] DEVICE(int64_t pixel) {
         const int64_t image = pixel / (height * width), row = pixel / width % height, column = pixel % width;
         const float* from[4];
         for (int k = 0; k < 4; ++k) {
@@ -135,13 +142,15 @@ void gather_packs(float* y, const float* result, const Finish& f, bool pool, con
     });
 }
 
-// y (pixels, channels) from the targets' places; pool: the adjoint of the box filter, the mean of the four of which a pixel is a part.
-inline void gather(float* y, const float* result, const Finish& f, bool pool, const Halo& halo, const Targets& targets, int64_t channels) {
+// y (pixels, channels) from the targets' places; pool: the adjoint of the box filter, the mean of the four of which a
+// pixel is a part.
+inline void gather(float* y, const float* result, const Epilogue& f, bool pool, const Halo& halo,
+                   const Targets& targets, int64_t channels) {
     (channels % 4 == 0 ? gather_packs<4> : gather_packs<1>)(y, result, f, pool, halo, targets, channels);
 }
 
-// The convolution of what the View shows. A kernel as large as the image, without padding, sees each image once, whole: a matrix product
-// over images of one pixel, and the weights lie in memory as they should.
+// The convolution of what the View shows. A kernel as large as the image, without padding, sees each image once, whole:
+// a matrix product over images of one pixel, and the weights lie in memory as they should.
 inline ConvShape convolved(const ConvShape& s) {
     if (s.pool) return {s.batch, s.height + 1, s.width + 1, s.in, s.out, s.kernel, 2, 0};
     if (s.padding == 0 && s.kernel == s.height && s.kernel == s.width)
@@ -149,12 +158,13 @@ inline ConvShape convolved(const ConvShape& s) {
     return {s.batch, s.height, s.width, s.in, s.out, s.kernel, s.stride, s.padding};
 }
 
-// ---- by the tensor cores alone, for Bf16 and Tf32 (gpu_tensor.cu) -------------------------------------------------------------------------
+// ---- by the tensor cores alone, for Bf16 and Tf32 (gpu_tensor.cu) -------------------------------
 
 // Where the convolution, or the gradient of its input, can go that way, they do it and return true.
 template <class Element>
-bool tensor_forward(float* y, const float* x, const float* w, const Finish& finish, const ConvShape& shape);
+bool tensor_forward(float* y, const float* x, const float* w, const Epilogue& epilogue, const ConvShape& shape);
 template <class Element>
-bool tensor_backward_input(float* dx, const float* dy, const float* w, const Finish& finish, const ConvShape& shape);
+bool tensor_backward_input(float* dx, const float* dy, const float* w, const Epilogue& epilogue,
+                           const ConvShape& shape);
 
 }  // namespace dualmcmc::DEVICE_NAMESPACE

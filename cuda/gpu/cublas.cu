@@ -1,4 +1,5 @@
-// The functions of cuBLAS that gpu.h names, found in the library at the first call, so that the program starts where there is none.
+// The functions of cuBLAS that gpu.h names, found in the library at the first call, so that the program starts where
+// there is none.
 #include <cublas_v2.h>
 #include <dlfcn.h>
 
@@ -13,11 +14,13 @@ namespace {
 void* library() {
     static void* const instance = [] {
         void* found = nullptr;
-        for (const char* name : {"libcublas.so." TEXT(CUBLAS_VER_MAJOR), "/usr/local/cuda/lib64/libcublas.so." TEXT(CUBLAS_VER_MAJOR)})
+        for (const char* name :
+             {"libcublas.so." TEXT(CUBLAS_VER_MAJOR), "/usr/local/cuda/lib64/libcublas.so." TEXT(CUBLAS_VER_MAJOR)})
             if (!found) found = dlopen(name, RTLD_NOW | RTLD_LOCAL);
         if (!found)
-            throw std::runtime_error("cuBLAS cannot be loaded (" + std::string(dlerror()) + "): install CUDA " TEXT(CUBLAS_VER_MAJOR)
-                                     "'s, or name its folder in LD_LIBRARY_PATH");
+            throw std::runtime_error(
+                "cuBLAS cannot be loaded (" + std::string(dlerror()) +
+                "): install CUDA " TEXT(CUBLAS_VER_MAJOR) "'s, or name its folder in LD_LIBRARY_PATH");
         return found;
     }();
     return instance;
@@ -26,7 +29,8 @@ void* library() {
 template <class Function>
 Function* find(const char* name) {
     if (void* const symbol = dlsym(library(), name)) return reinterpret_cast<Function*>(symbol);
-    throw std::runtime_error("cuBLAS has no function " + std::string(name) + ": install CUDA " TEXT(CUBLAS_VER_MAJOR) "'s");
+    throw std::runtime_error("cuBLAS has no function " + std::string(name) +
+                             ": install CUDA " TEXT(CUBLAS_VER_MAJOR) "'s");
 }
 
 }  // namespace
@@ -37,12 +41,15 @@ Function* find(const char* name) {
         return function arguments;                                   \
     }
 
-FORWARD(cublasStatus_t, cublasCreate_v2, (cublasHandle_t* handle), (handle))
+FORWARD(cublasStatus_t, cublasCreate_v2, (cublasHandle_t * handle), (handle))
 FORWARD(cublasStatus_t, cublasSetStream_v2, (cublasHandle_t handle, cudaStream_t stream), (handle, stream))
-FORWARD(cublasStatus_t, cublasSetWorkspace_v2, (cublasHandle_t handle, void* workspace, size_t bytes), (handle, workspace, bytes))
+FORWARD(cublasStatus_t, cublasSetWorkspace_v2, (cublasHandle_t handle, void* workspace, size_t bytes),
+        (handle, workspace, bytes))
 FORWARD(const char*, cublasGetStatusString, (cublasStatus_t status), (status))
 FORWARD(cublasStatus_t, cublasGemmEx,
-        (cublasHandle_t handle, cublasOperation_t transa, cublasOperation_t transb, int m, int n, int k, const void* alpha, const void* a,
-         cudaDataType a_type, int lda, const void* b, cudaDataType b_type, int ldb, const void* beta, void* c, cudaDataType c_type, int ldc,
-         cublasComputeType_t compute, cublasGemmAlgo_t algorithm),
-        (handle, transa, transb, m, n, k, alpha, a, a_type, lda, b, b_type, ldb, beta, c, c_type, ldc, compute, algorithm))
+        (cublasHandle_t handle, cublasOperation_t transa, cublasOperation_t transb, int m, int n, int k,
+         const void* alpha, const void* a, cudaDataType a_type, int lda, const void* b, cudaDataType b_type, int ldb,
+         const void* beta, void* c, cudaDataType c_type, int ldc, cublasComputeType_t compute,
+         cublasGemmAlgo_t algorithm),
+        (handle, transa, transb, m, n, k, alpha, a, a_type, lda, b, b_type, ldb, beta, c, c_type, ldc, compute,
+         algorithm))

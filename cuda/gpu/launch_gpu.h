@@ -6,28 +6,31 @@
 
 #include <algorithm>
 #include <type_traits>
-#define KERNEL __device__
+#define DEVICE __device__
 
 namespace dualmcmc::DEVICE_NAMESPACE {
 
 // All of this program's work on the device goes, in order, through this one stream.
-cudaStream_t stream();
+cudaStream_t cuda_stream();
 
 // Throws file, line, the expression and the library's message.
-[[noreturn]] void library_failure(const char* file, int line, const char* expression, const char* library, const char* message);
-#define CUDA_CHECK(expression)                                                                                                    \
-    do {                                                                                                                          \
-        const cudaError_t cuda_status = (expression);                                                                             \
-        if (cuda_status != cudaSuccess) library_failure(__FILE__, __LINE__, #expression, "CUDA", cudaGetErrorString(cuda_status)); \
+[[noreturn]] void library_failure(const char* file, int line, const char* expression, const char* library,
+                                  const char* message);
+#define CUDA_CHECK(expression)                                                                         \
+    do {                                                                                               \
+        const cudaError_t cuda_status = (expression);                                                  \
+        if (cuda_status != cudaSuccess)                                                                \
+            library_failure(__FILE__, __LINE__, #expression, "CUDA", cudaGetErrorString(cuda_status)); \
     } while (0)
 
-// kernel<<<grid, block>>>(arguments...) on the stream. make SYNC=1: waits, so that an error is reported where it was made.
+// kernel<<<grid, block>>>(arguments...) on the stream. make SYNC=1: waits, so that an error is reported where it was
+// made.
 template <class... Parameters>
 void launch(dim3 grid, dim3 block, void (*kernel)(Parameters...), std::type_identity_t<Parameters>... arguments) {
     void* pointers[] = {&arguments...};
-    CUDA_CHECK(cudaLaunchKernel(kernel, grid, block, pointers, 0, stream()));
+    CUDA_CHECK(cudaLaunchKernel(kernel, grid, block, pointers, 0, cuda_stream()));
 #ifdef SYNC
-    CUDA_CHECK(cudaStreamSynchronize(stream()));
+    CUDA_CHECK(cudaStreamSynchronize(cuda_stream()));
 #endif
 }
 
@@ -51,38 +54,43 @@ __global__ void run_rows(int64_t rows, int64_t columns, Body body) {
     const int64_t row = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
     if (row >= rows) return;
     const auto for_column = body(row);
-    for (int64_t column = int64_t(blockIdx.y) * blockDim.x + threadIdx.x; column < columns; column += int64_t(gridDim.y) * blockDim.x) for_column(column);
+    for (int64_t column = int64_t(blockIdx.y) * blockDim.x + threadIdx.x; column < columns;
+         column += int64_t(gridDim.y) * blockDim.x)
+        for_column(column);
 }
 
-// As many threads to a row as it has columns, rounded up to a power of two, but no more than read two sectors of memory at a time: what
-// is prepared for a row, each of them prepares. And as many rows as make a block.
+// As many threads to a row as it has columns, rounded up to a power of two, but no more than read two sectors of memory
+// at a time: what is prepared for a row, each of them prepares. And as many rows as make a block.
 inline dim3 block_for_rows(int64_t columns) {
     unsigned width = 1;
     while (width < 16 && width < columns) width *= 2;
     return dim3(width, block_size / width);
 }
 
-// Rows of `columns` elements: body(row) prepares the row and returns what is to be done for a column. Few rows are cut into as many pieces
-// as it takes to give all multiprocessors work.
+// Rows of `columns` elements: body(row) prepares the row and returns what is to be done for a column. Few rows are cut
+// into as many pieces as it takes to give all multiprocessors work.
 template <class Body>
 void parallel_for_rows(int64_t rows, int64_t columns, Body body) {
     if (rows == 0 || columns == 0) return;
     const dim3 block = block_for_rows(columns);
     const unsigned of_rows = blocks_for(rows, block.y);
-    launch({of_rows, std::clamp(1024 / of_rows, 1u, blocks_for(columns, block.x))}, block, run_rows<Body>, rows, columns, body);
+    launch({of_rows, std::clamp(1024 / of_rows, 1u, blocks_for(columns, block.x))}, block, run_rows<Body>, rows,
+           columns, body);
 }
 
 // vector.h's, of one column.
 template <class Values>
-KERNEL Values at(const float* p) { return *p; }
-KERNEL inline void store(float* p, float value) { *p = value; }
+DEVICE Values at(const float* p) {
+    return *p;
+}
+DEVICE inline void store(float* p, float value) { *p = value; }
 
-// Rows of `columns` elements: body(kind, column), with a float `kind`, returns what is to be done for a row. (On the CPU `kind` may be a vector.)
+// Rows of `columns` elements: body(kind, column), with a float `kind`, returns what is to be done for a row. (On the
+// CPU `kind` may be a vector.)
 template <class Body>
 void parallel_for_columns(int64_t rows, int64_t columns, Body body) {
-    parallel_for_rows(rows, columns, [=] KERNEL(int64_t row) {
-        return [=](int64_t column) { body(0.0f, column)(row); };
-    });
+    parallel_for_rows(rows, columns,
+                      [=] DEVICE(int64_t row) { return [=](int64_t column) { body(0.0f, column)(row); }; });
 }
 
 template <class Body>
@@ -93,8 +101,8 @@ __global__ void run_pixels(int64_t rows, int64_t width, int64_t channels, Body b
     for (int64_t c = threadIdx.x; c < channels; c += blockDim.x) for_channel(c);
 }
 
-// Rows of `width` pixels of `channels` elements: body(row) prepares the row and returns what prepares a pixel, given its column, and
-// returns what is to be done for a channel.
+// Rows of `width` pixels of `channels` elements: body(row) prepares the row and returns what prepares a pixel, given
+// its column, and returns what is to be done for a channel.
 template <class Body>
 void parallel_for_pixels(int64_t rows, int64_t width, int64_t channels, Body body) {
     if (rows * width == 0 || channels == 0) return;
@@ -103,4 +111,3 @@ void parallel_for_pixels(int64_t rows, int64_t width, int64_t channels, Body bod
 }
 
 }  // namespace dualmcmc::DEVICE_NAMESPACE
-

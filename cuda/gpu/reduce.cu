@@ -1,12 +1,13 @@
-// Reductions on the GPU: scalars, column statistics, matrix-vector products. Deterministic: the data is cut into parts whose number and
-// bounds depend on its size alone; a block sums its part in a fixed order, and a second kernel the parts. Scalars stay on the device.
+// Reductions on the GPU: scalars, column statistics, matrix-vector products. Deterministic: the data is cut into parts
+// whose number and bounds depend on its size alone; a block sums its part in a fixed order, and a second kernel the
+// parts. Scalars stay on the device.
 #include "gpu/gpu.h"
 
 namespace dualmcmc::DEVICE_NAMESPACE {
 
 namespace {
 
-// ---- one number -----------------------------------------------------------------------------------------------------------------
+// ---- one number ---------------------------------------------------------------------------------
 
 // Σ value over the block's threads (a multiple of 16), the same in each of them.
 constexpr unsigned largest_block = 1024;
@@ -48,15 +49,17 @@ template <class Term, class Finish>
 void sum_terms(int64_t n, Term term, Finish finish) {
     const int64_t length = std::max<int64_t>(4096, (n + block_size - 1) / block_size);
     const unsigned parts = blocks_for(n, length);
-    double* partial = scratch<double>(partial_slot, block_size);
+    double* partial = workspace<double>(partial_slot, block_size);
     launch(parts, block_size, sum_parts<Term>, partial, n, length, term);
     launch(1, block_size, sum_partials<Finish>, partial, parts, finish);
 }
 
-// ---- one number a column ----------------------------------------------------------------------------------------------------------
+// ---- one number a column ------------------------------------------------------------------------
 
 constexpr int64_t max_parts = 64;
-__host__ __device__ inline int64_t rows_of_part(int64_t rows) { return rows > 64 * max_parts ? (rows + max_parts - 1) / max_parts : 64; }
+__host__ __device__ inline int64_t rows_of_part(int64_t rows) {
+    return rows > 64 * max_parts ? (rows + max_parts - 1) / max_parts : 64;
+}
 constexpr unsigned strip_columns = 32, strip_rows = 8;  // a block's threads
 
 // A part's sums of the `count` terms that term(row, column, total) adds: partial (parts, count, columns).
@@ -83,10 +86,10 @@ template <int count, class Term, class Finish>
 void sum_columns(int64_t rows, int64_t columns, Term term, Finish finish) {
     const int64_t length = rows_of_part(rows);
     const unsigned parts = blocks_for(rows, length);
-    double* partial = scratch<double>(partial_slot, parts * count * columns);
-    launch({blocks_for(columns, strip_columns), parts}, {strip_columns, strip_rows}, column_parts<count, Term>, partial, rows, columns,
-           length, term);
-    parallel_for(columns, [=] KERNEL(int64_t column) {
+    double* partial = workspace<double>(partial_slot, parts * count * columns);
+    launch({blocks_for(columns, strip_columns), parts}, {strip_columns, strip_rows}, column_parts<count, Term>, partial,
+           rows, columns, length, term);
+    parallel_for(columns, [=] DEVICE(int64_t column) {
         double totals[count] = {};
         for (unsigned part = 0; part < parts; ++part)
             for (int k = 0; k < count; ++k) totals[k] += partial[(part * count + k) * columns + column];
@@ -97,70 +100,86 @@ void sum_columns(int64_t rows, int64_t columns, Term term, Finish finish) {
 }  // namespace
 
 void sum(float* scalar, const float* x, float factor, int64_t n) {
-    sum_terms(n, [=] KERNEL(int64_t i) { return x[i]; }, [=] KERNEL(double total) { scalar[0] = float(double(factor) * total); });
+    sum_terms(
+        n, [=] DEVICE(int64_t i) { return x[i]; },
+        [=] DEVICE(double total) { scalar[0] = float(double(factor) * total); });
 }
 
 void dot(float* scalar, const float* a, const float* b, int64_t n) {
-    sum_terms(n, [=] KERNEL(int64_t i) { return a[i] * b[i]; }, [=] KERNEL(double total) { scalar[0] = float(total); });
+    sum_terms(
+        n, [=] DEVICE(int64_t i) { return a[i] * b[i]; }, [=] DEVICE(double total) { scalar[0] = float(total); });
 }
 
 void squared_error(float* scalar, const float* a, const float* b, float factor, int64_t n) {
-    sum_terms(n, [=] KERNEL(int64_t i) { return (a[i] - b[i]) * (a[i] - b[i]); },
-              [=] KERNEL(double total) { scalar[0] = float(double(factor) * total); });
+    sum_terms(
+        n, [=] DEVICE(int64_t i) { return (a[i] - b[i]) * (a[i] - b[i]); },
+        [=] DEVICE(double total) { scalar[0] = float(double(factor) * total); });
 }
 
 void gaussian_nll(float* scalar, const float* z, const float* mu, const float* logvar, float factor, int64_t n) {
-    sum_terms(n, [=] KERNEL(int64_t i) {
-        const float difference = z[i] - mu[i];
-        return logvar[i] + difference * difference / (1e-6f + expf(logvar[i]));
-    }, [=] KERNEL(double total) { scalar[0] = float(0.5 * double(factor) * total); });
+    sum_terms(
+        n,
+        [=] DEVICE(int64_t i) {
+            const float difference = z[i] - mu[i];
+            return logvar[i] + difference * difference / (1e-6f + expf(logvar[i]));
+        },
+        [=] DEVICE(double total) { scalar[0] = float(0.5 * double(factor) * total); });
 }
 
 void column_sum(float* y, const float* x, int64_t rows, int64_t columns) {
-    sum_columns<1>(rows, columns, [=] KERNEL(int64_t row, int64_t c, float* total) { total[0] += x[row * columns + c]; },
-                   [=] KERNEL(int64_t c, const double* totals) { y[c] = float(totals[0]); });
+    sum_columns<1>(
+        rows, columns, [=] DEVICE(int64_t row, int64_t c, float* total) { total[0] += x[row * columns + c]; },
+        [=] DEVICE(int64_t c, const double* totals) { y[c] = float(totals[0]); });
 }
 
-// ---- batch normalisation ----------------------------------------------------------------------------------------------------------
+// ---- batch normalisation ------------------------------------------------------------------------
 
-// From sums of what each number and its square are beyond the column's first number: in one pass, and without the loss of digits where the
-// mean is large.
-void batch_statistics(float* mean, float* rstd, float* running_mean, float* running_var, const float* x, float epsilon, float momentum,
-                      int64_t rows, int64_t columns) {
-    sum_columns<2>(rows, columns, [=] KERNEL(int64_t row, int64_t c, float* total) {
-        const float difference = x[row * columns + c] - x[c];
-        total[0] += difference;
-        total[1] += difference * difference;
-    }, [=] KERNEL(int64_t c, const double* totals) {
-        const double beyond = totals[0] / double(rows), squares = totals[1] - totals[0] * beyond, deviation = squares > 0 ? squares : 0;
-        mean[c] = float(double(x[c]) + beyond);
-        rstd[c] = float(1 / sqrt(deviation / double(rows) + double(epsilon)));
-        // The running variance is the unbiased one, as in PyTorch.
-        running_mean[c] += momentum * (mean[c] - running_mean[c]);
-        running_var[c] += momentum * (float(deviation / double(rows > 1 ? rows - 1 : 1)) - running_var[c]);
-    });
+// From sums of what each number and its square are beyond the column's first number: in one pass, and without the loss
+// of digits where the mean is large.
+void batch_statistics(float* mean, float* rstd, float* running_mean, float* running_var, const float* x, float epsilon,
+                      float momentum, int64_t rows, int64_t columns) {
+    sum_columns<2>(
+        rows, columns,
+        [=] DEVICE(int64_t row, int64_t c, float* total) {
+            const float difference = x[row * columns + c] - x[c];
+            total[0] += difference;
+            total[1] += difference * difference;
+        },
+        [=] DEVICE(int64_t c, const double* totals) {
+            const double beyond = totals[0] / double(rows), squares = totals[1] - totals[0] * beyond,
+                         deviation = squares > 0 ? squares : 0;
+            mean[c] = float(double(x[c]) + beyond);
+            rstd[c] = float(1 / sqrt(deviation / double(rows) + double(epsilon)));
+            // The running variance is the unbiased one, as in PyTorch.
+            running_mean[c] += momentum * (mean[c] - running_mean[c]);
+            running_var[c] += momentum * (float(deviation / double(rows > 1 ? rows - 1 : 1)) - running_var[c]);
+        });
 }
 
 // The LeakyReLU's input is computed again from x.
-void batch_norm_sums(float* dweight, float* dbias, const float* mean, const float* rstd, const float* x, const float* weight,
-                     const float* bias, const float* dy, float slope, int64_t rows, int64_t columns) {
-    sum_columns<2>(rows, columns, [=] KERNEL(int64_t row, int64_t c, float* total) {
-        const float centred = x[row * columns + c] - mean[c];
-        const float gradient = (centred * (rstd[c] * weight[c]) + bias[c] > 0 ? 1 : slope) * dy[row * columns + c];
-        total[0] += gradient;
-        total[1] += gradient * centred;
-    }, [=] KERNEL(int64_t c, const double* totals) {
-        dbias[c] = float(totals[0]);
-        dweight[c] = float(totals[1] * double(rstd[c]));
-    });
+void batch_norm_backward_reduce(float* dweight, float* dbias, const float* mean, const float* rstd, const float* x,
+                                const float* weight, const float* bias, const float* dy, float slope, int64_t rows,
+                                int64_t columns) {
+    sum_columns<2>(
+        rows, columns,
+        [=] DEVICE(int64_t row, int64_t c, float* total) {
+            const float centred = x[row * columns + c] - mean[c];
+            const float gradient = (centred * (rstd[c] * weight[c]) + bias[c] > 0 ? 1 : slope) * dy[row * columns + c];
+            total[0] += gradient;
+            total[1] += gradient * centred;
+        },
+        [=] DEVICE(int64_t c, const double* totals) {
+            dbias[c] = float(totals[0]);
+            dweight[c] = float(totals[1] * double(rstd[c]));
+        });
 }
 
-// ---- spectral normalisation -----------------------------------------------------------------------------------------------------------
+// ---- spectral normalisation ---------------------------------------------------------------------
 
 namespace {
 
 // y /= max(‖y‖, ε), by one block; gives its product with what it was before, to each thread.
-__device__ double normalise_block(float* y, float epsilon, int64_t n) {
+__device__ double normalize_l2_block(float* y, float epsilon, int64_t n) {
     double squares = 0;
     for (int64_t i = threadIdx.x; i < n; i += blockDim.x) squares += double(y[i] * y[i]);
     squares = block_sum(squares);
@@ -169,16 +188,20 @@ __device__ double normalise_block(float* y, float epsilon, int64_t n) {
     return squares * double(inverse);
 }
 
-__global__ void normalise_vector(float* y, float epsilon, int64_t n) { normalise_block(y, epsilon, n); }
+__global__ void normalize_l2_kernel(float* y, float epsilon, int64_t n) { normalize_l2_block(y, epsilon, n); }
 
 // All weights go through each step of the power iteration together; blockIdx.y says which one a block works on.
-constexpr int64_t most_weights = 16;
+constexpr int64_t max_weights = 16;
 struct SpectralWeights {
-    SpectralWeight of[most_weights];
+    SpectralWeight of[max_weights];
     int64_t columns;  // of the widest
     double* partial;  // (weights, max_parts, columns): Wᵀv is summed in parts of the rows
-    KERNEL static int64_t parts(const SpectralWeight& s) { return (s.rows + rows_of_part(s.rows) - 1) / rows_of_part(s.rows); }
-    KERNEL double* part(int64_t weight, int64_t index) const { return partial + (weight * max_parts + index) * columns; }
+    DEVICE static int64_t parts(const SpectralWeight& s) {
+        return (s.rows + rows_of_part(s.rows) - 1) / rows_of_part(s.rows);
+    }
+    DEVICE double* part(int64_t weight, int64_t index) const {
+        return partial + (weight * max_parts + index) * columns;
+    }
 };
 
 // v = W u, a warp a row.
@@ -199,7 +222,7 @@ __global__ void spectral_rows(const __grid_constant__ SpectralWeights weights) {
 
 __global__ void spectral_v(const __grid_constant__ SpectralWeights weights, float epsilon) {
     const SpectralWeight& s = weights.of[blockIdx.y];
-    normalise_block(s.v, epsilon, s.rows);
+    normalize_l2_block(s.v, epsilon, s.rows);
 }
 
 // Wᵀ v, a part of the rows and a strip of the columns each block.
@@ -211,7 +234,8 @@ __global__ void spectral_columns(const __grid_constant__ SpectralWeights weights
     const int64_t column = int64_t(blockIdx.x) * strip_columns + threadIdx.x;
     float total = 0;
     if (column < s.columns)
-        for (int64_t row = part * length + threadIdx.y; row < end; row += strip_rows) total += s.w[row * s.columns + column] * s.v[row];
+        for (int64_t row = part * length + threadIdx.y; row < end; row += strip_rows)
+            total += s.w[row * s.columns + column] * s.v[row];
     lanes[threadIdx.y][threadIdx.x] = double(total);
     __syncthreads();
     if (threadIdx.y > 0 || column >= s.columns || part >= weights.parts(s)) return;
@@ -229,7 +253,7 @@ __global__ void spectral_u(const __grid_constant__ SpectralWeights weights, floa
         for (int64_t part = 0; part < parts; ++part) total += partial[part * weights.columns + c];
         s.u[c] = float(total);
     }
-    const double sigma = normalise_block(s.u, epsilon, s.columns);
+    const double sigma = normalize_l2_block(s.u, epsilon, s.columns);
     if (threadIdx.x == 0) *s.sigma = float(sigma);
 }
 
@@ -242,12 +266,12 @@ __global__ void spectral_quotient(const __grid_constant__ SpectralWeights weight
 
 }  // namespace
 
-void normalise(float* y, float epsilon, int64_t n) { launch(1, block_size, normalise_vector, y, epsilon, n); }
+void normalize_l2(float* y, float epsilon, int64_t n) { launch(1, block_size, normalize_l2_kernel, y, epsilon, n); }
 
 void spectral_norms(const SpectralWeight* all, int64_t count, float epsilon) {
-    if (count > most_weights) {
-        spectral_norms(all, most_weights, epsilon);
-        return spectral_norms(all + most_weights, count - most_weights, epsilon);
+    if (count > max_weights) {
+        spectral_norms(all, max_weights, epsilon);
+        return spectral_norms(all + max_weights, count - max_weights, epsilon);
     }
     if (count == 0) return;
     SpectralWeights weights{};
@@ -258,20 +282,21 @@ void spectral_norms(const SpectralWeight* all, int64_t count, float epsilon) {
         weights.columns = std::max(weights.columns, all[i].columns);
         largest = std::max(largest, all[i].rows * all[i].columns);
     }
-    weights.partial = scratch<double>(partial_slot, count * max_parts * weights.columns);
+    weights.partial = workspace<double>(partial_slot, count * max_parts * weights.columns);
     const unsigned each = unsigned(count);
     launch({blocks_for(rows, strip_rows), each}, {strip_columns, strip_rows}, spectral_rows, weights);
     launch({1, each}, largest_block, spectral_v, weights, epsilon);
-    launch({blocks_for(weights.columns, strip_columns), each * unsigned(max_parts)}, {strip_columns, strip_rows}, spectral_columns, weights);
+    launch({blocks_for(weights.columns, strip_columns), each * unsigned(max_parts)}, {strip_columns, strip_rows},
+           spectral_columns, weights);
     launch({1, each}, largest_block, spectral_u, weights, epsilon);
     launch({std::min(256u, blocks_for(largest, block_size)), each}, block_size, spectral_quotient, weights);
 }
 
-void spectral_norm_backward(float* dw, const float* y, const float* sigma, const float* u, const float* v, const float* dy,
-                            int64_t rows, int64_t columns) {
-    float* inner = scratch<float>(vector_slot, 1);
+void spectral_norm_backward(float* dw, const float* y, const float* sigma, const float* u, const float* v,
+                            const float* dy, int64_t rows, int64_t columns) {
+    float* inner = workspace<float>(vector_slot, 1);
     dot(inner, dy, y, rows * columns);
-    parallel_for_rows(rows, columns, [=] KERNEL(int64_t row) {
+    parallel_for_rows(rows, columns, [=] DEVICE(int64_t row) {
         const float* upstream = dy + row * columns;
         const float along = inner[0] * v[row], inverse = 1 / sigma[0];
         float* target = dw + row * columns;

@@ -1,5 +1,5 @@
-// Reductions: scalars and column statistics. Deterministic: the data is cut into parts whose number and bounds depend on its size
-// alone, each part is summed in a fixed order, and the parts' results are combined in order.
+// Reductions: scalars and column statistics. Deterministic: the data is cut into parts whose number and bounds depend
+// on its size alone, each part is summed in a fixed order, and the parts' results are combined in order.
 #include <algorithm>
 #include <array>
 
@@ -16,7 +16,7 @@ template <class Term>
 double sum_terms(int64_t n, Term term) {
     const int64_t length = std::max<int64_t>(4096, (n + max_parts - 1) / max_parts), parts = (n + length - 1) / length;
     double partial[max_parts] = {};
-    parallel_tasks(parts, [&](int64_t part) {
+    parallel_dynamic(parts, [&](int64_t part) {
         double total = 0;
         const int64_t end = std::min(n, (part + 1) * length);
 #pragma omp simd reduction(+ : total)
@@ -31,18 +31,20 @@ double sum_terms(int64_t n, Term term) {
 struct RowParts {
     int64_t rows, length, count;
     explicit RowParts(int64_t rows_)
-        : rows(rows_), length(std::max<int64_t>(64, (rows + max_parts - 1) / max_parts)), count((rows + length - 1) / length) {}
+        : rows(rows_), length(std::max<int64_t>(64, (rows + max_parts - 1) / max_parts)),
+          count((rows + length - 1) / length) {}
     int64_t begin(int64_t part) const { return part * length; }
     int64_t end(int64_t part) const { return std::min(rows, (part + 1) * length); }
 };
 
-// total[k][c] = Σ_row term(row, c)[k], for the rows first … end - 1: term<Values>(row, c) gives the terms of column c, or, as vectors, of
-// `lanes` columns. The sums stay in registers.
+// total[k][c] = Σ_row term(row, c)[k], for the rows first … end - 1: term<Values>(row, c) gives the terms of column c,
+// or, as vectors, of `lanes` columns. The sums stay in registers.
 template <int count, class Term>
 void sum_rows(const std::array<float*, count>& total, int64_t first, int64_t end, int64_t columns, Term term) {
     const auto sum = [=]<class Values, int width>(int64_t start) INLINE {
         constexpr int64_t step = sizeof(Values) / sizeof(float);
-        Values sums[count][width] = {}, others[count][width] = {};  // of even and odd rows, so that additions need not wait for each other
+        Values sums[count][width] = {},
+               others[count][width] = {};  // of even and odd rows, so that additions need not wait for each other
         const auto add = [&](auto& to, int64_t row) INLINE {
             unroll<width>([&](auto w) INLINE {
                 const std::array<Values, count> terms = term.template operator()<Values>(row, start + w * step);
@@ -80,15 +82,15 @@ void squared_error(float* scalar, const float* a, const float* b, float factor, 
 
 void gaussian_nll(float* scalar, const float* z, const float* mu, const float* logvar, float factor, int64_t n) {
     scalar[0] = float(0.5 * double(factor) * sum_terms(n, [=](int64_t i) {
-        const float difference = z[i] - mu[i];
-        return logvar[i] + difference * difference / (1e-6f + expf(logvar[i]));
-    }));
+                          const float difference = z[i] - mu[i];
+                          return logvar[i] + difference * difference / (1e-6f + expf(logvar[i]));
+                      }));
 }
 
 void column_sum(float* y, const float* x, int64_t rows, int64_t columns) {
     const RowParts parts(rows);
-    float* partial = scratch<0>(parts.count * columns);
-    parallel_tasks(parts.count, [&, partial](int64_t part) {
+    float* partial = workspace<0>(parts.count * columns);
+    parallel_dynamic(parts.count, [&, partial](int64_t part) {
         sum_rows<1>({partial + part * columns}, parts.begin(part), parts.end(part), columns,
                     [=]<class T>(int64_t row, int64_t c) INLINE { return std::array{at<T>(x + row * columns + c)}; });
     });
@@ -101,25 +103,27 @@ void column_sum(float* y, const float* x, int64_t rows, int64_t columns) {
 
 // Each part its mean, then its squared deviations while it is in the cache (so the
 // data is read from memory once); the parts are combined by Chan's formula.
-void batch_statistics(float* mean, float* rstd, float* running_mean, float* running_var, const float* x, float epsilon, float momentum,
-                      int64_t rows, int64_t columns) {
+void batch_statistics(float* mean, float* rstd, float* running_mean, float* running_var, const float* x, float epsilon,
+                      float momentum, int64_t rows, int64_t columns) {
     const RowParts parts(rows);
-    float* partial = scratch<0>(parts.count * 2 * columns);
-    parallel_tasks(parts.count, [&, partial](int64_t part) {
+    float* partial = workspace<0>(parts.count * 2 * columns);
+    parallel_dynamic(parts.count, [&, partial](int64_t part) {
         float *average = partial + part * 2 * columns, *deviation = average + columns;
         const float inverse = 1.0f / float(parts.end(part) - parts.begin(part));
         sum_rows<1>({average}, parts.begin(part), parts.end(part), columns,
                     [=]<class T>(int64_t row, int64_t c) INLINE { return std::array{at<T>(x + row * columns + c)}; });
         for (int64_t c = 0; c < columns; ++c) average[c] *= inverse;
-        sum_rows<1>({deviation}, parts.begin(part), parts.end(part), columns, [=]<class T>(int64_t row, int64_t c) INLINE {
-            const T difference = at<T>(x + row * columns + c) - at<T>(average + c);
-            return std::array{difference * difference};
-        });
+        sum_rows<1>({deviation}, parts.begin(part), parts.end(part), columns,
+                    [=]<class T>(int64_t row, int64_t c) INLINE {
+                        const T difference = at<T>(x + row * columns + c) - at<T>(average + c);
+                        return std::array{difference * difference};
+                    });
     });
     for (int64_t c = 0; c < columns; ++c) {
         double average = 0, deviation = 0, count = 0;
         for (int64_t part = 0; part < parts.count; ++part) {
-            const double size = double(parts.end(part) - parts.begin(part)), shift = double(partial[part * 2 * columns + c]) - average;
+            const double size = double(parts.end(part) - parts.begin(part)),
+                         shift = double(partial[part * 2 * columns + c]) - average;
             average += shift * size / (count + size);
             deviation += double(partial[(part * 2 + 1) * columns + c]) + shift * shift * count * size / (count + size);
             count += size;
@@ -133,17 +137,22 @@ void batch_statistics(float* mean, float* rstd, float* running_mean, float* runn
 }
 
 // The LeakyReLU's input is computed again from x.
-void batch_norm_sums(float* dweight, float* dbias, const float* mean, const float* rstd, const float* x, const float* weight,
-                     const float* bias, const float* dy, float slope, int64_t rows, int64_t columns) {
+void batch_norm_backward_reduce(float* dweight, float* dbias, const float* mean, const float* rstd, const float* x,
+                                const float* weight, const float* bias, const float* dy, float slope, int64_t rows,
+                                int64_t columns) {
     const RowParts parts(rows);
-    float* partial = scratch<0>(parts.count * 2 * columns);
-    parallel_tasks(parts.count, [=](int64_t part) {
+    float* partial = workspace<0>(parts.count * 2 * columns);
+    parallel_dynamic(parts.count, [=](int64_t part) {
         float* total = partial + part * 2 * columns;
-        sum_rows<2>({total, total + columns}, parts.begin(part), parts.end(part), columns, [=]<class T>(int64_t row, int64_t c) INLINE {
-            const T centred = at<T>(x + row * columns + c) - at<T>(mean + c), upstream = at<T>(dy + row * columns + c);
-            const T gradient = centred * (at<T>(rstd + c) * at<T>(weight + c)) + at<T>(bias + c) > 0 ? upstream : slope * upstream;
-            return std::array{gradient, gradient * centred};
-        });
+        sum_rows<2>({total, total + columns}, parts.begin(part), parts.end(part), columns,
+                    [=]<class T>(int64_t row, int64_t c) INLINE {
+                        const T centred = at<T>(x + row * columns + c) - at<T>(mean + c),
+                                upstream = at<T>(dy + row * columns + c);
+                        const T gradient = centred * (at<T>(rstd + c) * at<T>(weight + c)) + at<T>(bias + c) > 0
+                                               ? upstream
+                                               : slope * upstream;
+                        return std::array{gradient, gradient * centred};
+                    });
     });
     for (int64_t c = 0; c < columns; ++c) {
         double total = 0, product = 0;

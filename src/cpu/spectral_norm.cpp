@@ -1,4 +1,5 @@
-// Spectral normalisation: matrix-vector products and what it needs around them. (Matrix products proper are 1×1 convolutions: conv.cu.)
+// Spectral normalisation: matrix-vector products and what it needs around them. (Matrix products proper are 1×1
+// convolutions: conv.cu.)
 #include "launch.h"
 
 #include <algorithm>
@@ -34,7 +35,7 @@ void matvec_transposed(float* y, const float* a, const float* x, int64_t rows, i
 
 }  // namespace
 
-void normalise(float* y, float epsilon, int64_t n) {
+void normalize_l2(float* y, float epsilon, int64_t n) {
     float squares;
     dot(&squares, y, y, n);
     scale(y, y, 1 / std::max(std::sqrt(squares), epsilon), n);
@@ -42,23 +43,24 @@ void normalise(float* y, float epsilon, int64_t n) {
 
 void spectral_norms(const SpectralWeight* weights, int64_t count, float epsilon) {
     for (const SpectralWeight* s = weights; s != weights + count; ++s) {
-        float* product = scratch<0>(s->columns);  // Wᵀv: σ = <u, Wᵀv> with the new u
+        float* product = workspace<0>(s->columns);  // Wᵀv: σ = <u, Wᵀv> with the new u
         matvec(s->v, s->w, s->u, s->rows, s->columns);
-        normalise(s->v, epsilon, s->rows);
+        normalize_l2(s->v, epsilon, s->rows);
         matvec_transposed(product, s->w, s->v, s->rows, s->columns);
         copy(s->u, product, s->columns);
-        normalise(s->u, epsilon, s->columns);
+        normalize_l2(s->u, epsilon, s->columns);
         dot(s->sigma, s->u, product, s->columns);
-        parallel_for(s->rows * s->columns, [y = s->y, w = s->w, sigma = s->sigma](int64_t i) { y[i] = w[i] / sigma[0]; });
+        parallel_for(s->rows * s->columns,
+                     [y = s->y, w = s->w, sigma = s->sigma](int64_t i) { y[i] = w[i] / sigma[0]; });
     }
 }
 
-void spectral_norm_backward(float* dw, const float* y, const float* sigma, const float* u, const float* v, const float* dy,
-                            int64_t rows, int64_t columns) {
+void spectral_norm_backward(float* dw, const float* y, const float* sigma, const float* u, const float* v,
+                            const float* dy, int64_t rows, int64_t columns) {
     float inner;
     dot(&inner, dy, y, rows * columns);
     const float inverse = 1 / sigma[0];
-    parallel_for_rows(rows, columns, [=] KERNEL(int64_t row) {
+    parallel_for_rows(rows, columns, [=] DEVICE(int64_t row) {
         const float* upstream = dy + row * columns;
         const float along = inner * v[row];
         float* target = dw + row * columns;

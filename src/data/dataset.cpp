@@ -7,10 +7,10 @@
 #include <filesystem>
 
 #include "check.h"
-#include "formats/files.h"
-#include "hash.h"
-#include "formats/npy.h"
 #include "data/shapes.h"
+#include "formats/files.h"
+#include "formats/npy.h"
+#include "hash.h"
 
 namespace dualmcmc {
 namespace {
@@ -40,11 +40,18 @@ struct CifarFormat {
     const char* test_file;
     int64_t record() const { return int64_t(labels.size()) + 3 * cifar_pixels; }
 };
-const CifarFormat cifar10{"CIFAR-10", "cifar-10-batches-bin", "; `bash data/cifar10.sh` fetches CIFAR-10 and prints its folder", {10},
-                          {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"},
-                          10000, 10000, "test_batch.bin"};
-const CifarFormat cifar100{"CIFAR-100", "cifar-100-binary", "; unpack the official cifar-100-binary.tar.gz again", {20, 100},
-                           {"train.bin"}, 50000, 10000, "test.bin"};
+const CifarFormat cifar10{
+    "CIFAR-10",
+    "cifar-10-batches-bin",
+    "; `bash data/cifar10.sh` fetches CIFAR-10 and prints its folder",
+    {10},
+    {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"},
+    10000,
+    10000,
+    "test_batch.bin"};
+const CifarFormat cifar100{"CIFAR-100", "cifar-100-binary", "; unpack the official cifar-100-binary.tar.gz again",
+                           {20, 100},   {"train.bin"},      50000,
+                           10000,       "test.bin"};
 
 // Fails unless `path` is there and exactly as long as an official file.
 void check_cifar_file(const CifarFormat& format, const std::string& path, int64_t records) {
@@ -65,7 +72,8 @@ void read_cifar_file(const CifarFormat& format, const std::string& path, int64_t
         input.read(record.data(), format.record());
         for (size_t l = 0; l < labels; ++l)
             if (record[l] >= format.labels[l])
-                fail(format.name, " file ", path, " is damaged: record ", i, " has the label ", int{record[l]}, format.advice);
+                fail(format.name, " file ", path, " is damaged: record ", i, " has the label ", int{record[l]},
+                     format.advice);
         for (size_t p = 0; p < cifar_pixels; ++p)
             for (size_t c = 0; c < 3; ++c) *images++ = record[labels + c * cifar_pixels + p];
     }
@@ -73,13 +81,15 @@ void read_cifar_file(const CifarFormat& format, const std::string& path, int64_t
 
 void check_cifar_size(const std::string& what, int64_t size) {
     if (size != cifar_side)
-        fail(what, " has images of 32x32, this architecture takes ", size, "x", size, "; choose --architecture cifar10 or another --data");
+        fail(what, " has images of 32x32, this architecture takes ", size, "x", size,
+             "; choose --architecture cifar10 or another --data");
 }
 
 // The files in `folder` or in the archive's folder below it.
 Dataset load_cifar(const CifarFormat& format, fs::path folder, int64_t size) {
     check_cifar_size(text(format.name, " in ", folder.string()), size);
-    if (!fs::exists(folder / format.train_files[0]) && fs::is_directory(folder / format.folder)) folder /= format.folder;
+    if (!fs::exists(folder / format.train_files[0]) && fs::is_directory(folder / format.folder))
+        folder /= format.folder;
     const int64_t files = int64_t(format.train_files.size()), file_bytes = format.train_records * cifar_pixels * 3;
     const std::string test = (folder / format.test_file).string();
     std::vector<std::string> train;
@@ -112,7 +122,8 @@ Dataset load_cifar_file(const std::string& path, int64_t size) {
             read_cifar_file(*format, path, records, set.pixels.data());
             return {set, set};
         }
-    fail(path, " is no file of CIFAR-10 or CIFAR-100: it has ", bytes, " bytes; CIFAR-10's have 30730000, CIFAR-100's test.bin 30740000 and "
+    fail(path, " is no file of CIFAR-10 or CIFAR-100: it has ", bytes,
+         " bytes; CIFAR-10's have 30730000, CIFAR-100's test.bin 30740000 and "
          "train.bin 153700000");
 }
 
@@ -199,7 +210,8 @@ Dataset load_dataset(const std::string& source, int64_t size, uint64_t seed) {
     std::error_code error;
     if (fs::is_directory(source, error)) return load_cifar_folder(source, size);
     if (!fs::exists(source, error))
-        fail("there is no file or folder ", source, " to read images from; give a folder with CIFAR-10 "
+        fail("there is no file or folder ", source,
+             " to read images from; give a folder with CIFAR-10 "
              "(`bash data/cifar10.sh`), a .npy file or the word shapes");
     if (source.ends_with(".bin")) return load_cifar_file(source, size);
     return load_npy(source, size);

@@ -1,5 +1,5 @@
-// Data sets: the official binary files of CIFAR-10 and CIFAR-100, a .npy file of images, or the built-in shapes. Files only: batches and
-// pictures are image.h's business.
+// Data sets: the official binary files of CIFAR-10 and CIFAR-100, a .npy file of images, or the built-in shapes. Files
+// only: batches and pictures are image.h's business.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -24,7 +24,8 @@ struct Dataset {
 // Everything else is one line that names the file, what is wrong and what to do.
 Dataset load_dataset(const std::string& source, int64_t size, uint64_t seed);
 
-// The source that is meant where none is given: the folder $CIFAR10_DIR, or else data/cifar-10-batches-bin. Fails for size 64, which has none.
+// The source that is meant where none is given: the folder $CIFAR10_DIR, or else data/cifar-10-batches-bin. Fails for
+// size 64, which has none.
 std::string default_data(int64_t size);
 
 // One aligned CelebA image, (218,178,3), cropped to the square x 15..163, y 40..188 and resized to out, (64,64,3), bit

@@ -2,43 +2,31 @@
 #include "engine/autograd.h"
 
 #include <algorithm>
-#include <atomic>
 
 namespace dualmcmc {
 
 struct Node {
     Tensor value;
-    Gradient grad;
-    bool wanted = false, by_images = false;
-    uint64_t number = 0;
+    Tensor grad;
+    bool requires_grad = false;
     std::vector<Var> inputs;
-    std::function<void(Gradient&)> backward;
+    std::function<void(const Tensor&)> backward;
 };
 
 namespace {
 thread_local std::vector<std::shared_ptr<Node>> tape;
 thread_local bool recording = true;
-std::atomic<uint64_t> results = 0;
 }  // namespace
-
-Tensor& Gradient::whole() {
-    if (!whole_.defined() && rows_) {
-        whole_ = rows_(0, count_);
-        rows_ = nullptr;
-    }
-    return whole_;
-}
 
 Var::Var(Tensor value) : node_(std::make_shared<Node>()) { node_->value = std::move(value); }
 
 const Tensor& Var::value() const { return node_->value; }
-const Tensor& Var::grad() const { return node_->grad.whole(); }
-uint64_t Var::number() const { return node_->number; }
+const Tensor& Var::grad() const { return node_->grad; }
 void Var::clear_grad() const { node_->grad = {}; }
-bool Var::wanted() const { return node_ && node_->wanted; }
+bool Var::requires_grad() const { return node_ && node_->requires_grad; }
 
 void Var::accumulate(Tensor gradient) const {
-    Tensor& total = node_->grad.whole();
+    Tensor& total = node_->grad;
     CHECK_EQ(gradient.size(), node_->value.size());
     if (!total.defined()) {
         total = gradient.reshaped(node_->value.shape());
@@ -52,33 +40,16 @@ void Var::accumulate(Tensor gradient) const {
 
 void Var::set_grad(Tensor gradient) const {
     CHECK_EQ(gradient.size(), node_->value.size());
-    node_->grad = Gradient(gradient.reshaped(node_->value.shape()));
+    node_->grad = gradient.reshaped(node_->value.shape());
 }
 
-void Var::accumulate_later(Gradient::Rows rows) const {
-    if (node_->by_images && !node_->grad.defined()) node_->grad = Gradient(std::move(rows), node_->value.dim(0));
-    else accumulate(rows(0, node_->value.dim(0)));
-}
-
-uint64_t fresh_number() { return ++results; }
-
-Var record_by_images(Tensor value, std::vector<Var> inputs, std::function<void(Gradient&)> backward) {
+Var record(Tensor value, std::vector<Var> inputs, std::function<void(const Tensor&)> backward) {
     Var out(std::move(value));
-    out.node_->number = fresh_number();
-    out.node_->by_images = true;
     if (recording) {
         out.node_->inputs = std::move(inputs);
         out.node_->backward = std::move(backward);
         tape.push_back(out.node_);
     }
-    return out;
-}
-
-Var record(Tensor value, std::vector<Var> inputs, std::function<void(const Tensor&)> backward) {
-    std::function<void(Gradient&)> of_whole;
-    if (recording) of_whole = [backward = std::move(backward)](Gradient& gradient) { backward(gradient.whole()); };
-    const Var out = record_by_images(std::move(value), std::move(inputs), std::move(of_whole));
-    out.node_->by_images = false;
     return out;
 }
 
@@ -89,38 +60,39 @@ struct EndOfWalk {
     ~EndOfWalk() {
         for (const auto& node : tape) {
             node->grad = {};
-            node->wanted = false;
+            node->requires_grad = false;
         }
         tape.clear();
-        for (const Var& leaf : wanted) leaf.node()->wanted = false;
+        for (const Var& leaf : wanted) leaf.node()->requires_grad = false;
     }
 };
 }  // namespace
 
-void backward(const Var& loss, const std::vector<Var>& wanted, Tensor seed) {
+void backward(const Var& loss, const std::vector<Var>& wanted, Tensor grad_output) {
     CHECK(recording);
     const EndOfWalk end{wanted};
-    for (const Var& leaf : wanted) leaf.node()->wanted = true;
+    for (const Var& leaf : wanted) leaf.node()->requires_grad = true;
     for (const auto& node : tape)
-        node->wanted = std::any_of(node->inputs.begin(), node->inputs.end(), [](const Var& input) { return input.wanted(); });
-    if (!seed.defined()) seed = Tensor::full(loss.shape(), 1);
-    if (loss.wanted()) loss.accumulate(seed);
+        node->requires_grad = std::any_of(node->inputs.begin(), node->inputs.end(),
+                                          [](const Var& input) { return input.requires_grad(); });
+    if (!grad_output.defined()) grad_output = Tensor::full(loss.shape(), 1);
+    if (loss.requires_grad()) loss.accumulate(grad_output);
     // From the end; what a node holds for its backward is freed as soon as it has been used.
     while (!tape.empty()) {
         const std::shared_ptr<Node> node = std::move(tape.back());
         tape.pop_back();
-        if (node->wanted && node->grad.defined()) node->backward(node->grad);
+        if (node->requires_grad && node->grad.defined()) node->backward(node->grad);
         node->grad = {};
         node->backward = nullptr;
         node->inputs.clear();
-        node->wanted = false;
+        node->requires_grad = false;
     }
 }
 
-bool taping() { return recording; }
+bool grad_enabled() { return recording; }
 
-NoTape::NoTape() : before_(recording) { recording = false; }
-NoTape::~NoTape() { recording = before_; }
+NoGrad::NoGrad() : before_(recording) { recording = false; }
+NoGrad::~NoGrad() { recording = before_; }
 
 int64_t tape_size() { return int64_t(tape.size()); }
 

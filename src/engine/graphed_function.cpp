@@ -7,33 +7,33 @@ namespace {
 bool graphs = true;
 }  // namespace
 
-NoGraphs::NoGraphs() : before_(graphs) { graphs = false; }
-NoGraphs::~NoGraphs() { graphs = before_; }
+DisableGraphs::DisableGraphs() : before_(graphs) { graphs = false; }
+DisableGraphs::~DisableGraphs() { graphs = before_; }
 
-Repeated::Repeated(Function function) : function_(std::move(function)), device_(backend()) {}
-Repeated::~Repeated() {
-    if (graph_) device_.release_graph(graph_);
+GraphedFunction::GraphedFunction(Function function) : function_(std::move(function)), device_(backend()) {}
+GraphedFunction::~GraphedFunction() {
+    if (graph_) device_.destroy_graph(graph_);
 }
 
-std::vector<Tensor> Repeated::operator()(const Tensor& x) {
-    if (!graphs || !device_.begin_graph || calls_++ == 0) return function_(x);
+std::vector<Tensor> GraphedFunction::operator()(const Tensor& x) {
+    if (!graphs || !device_.begin_capture || calls_++ == 0) return function_(x);
     if (!graph_) record(x);
     input_.copy_from(x);
     device_.launch_graph(graph_);
     return results_;
 }
 
-void Repeated::record(const Tensor& x) {
+void GraphedFunction::record(const Tensor& x) {
     input_ = Tensor(x.shape());
-    device_.begin_graph();
+    device_.begin_capture();
     try {
-        const PrivateMemory::Use use(memory_);
+        const PrivatePool::Use use(memory_);
         results_ = function_(input_);
     } catch (...) {
-        if (void* const partial = device_.end_graph()) device_.release_graph(partial);
+        if (void* const partial = device_.end_capture()) device_.destroy_graph(partial);
         throw;
     }
-    graph_ = device_.end_graph();
+    graph_ = device_.end_capture();
     if (!graph_) fail(device_.name, ": a chain's step could not be recorded as a graph");
 }
 

@@ -5,7 +5,7 @@
 
 namespace dualmcmc {
 
-// ---- layout ---------------------------------------------------------------------------------------------------------------------
+// ---- layout -------------------------------------------------------------------------------------
 
 Layout Layout::plain(const Shape& shape) {
     Layout out{shape, shape, {}};
@@ -19,7 +19,9 @@ Layout Layout::image(const Shape& s) {
 Layout Layout::conv(int64_t kernel, int64_t in, int64_t out) {
     return {{out, in, kernel, kernel}, {out, in, kernel, kernel}, {2, 3, 1, 0}};
 }
-Layout Layout::conv_rows(int64_t kernel, int64_t in) { return {{in * kernel * kernel}, {in, kernel, kernel}, {1, 2, 0}}; }
+Layout Layout::conv_rows(int64_t kernel, int64_t in) {
+    return {{in * kernel * kernel}, {in, kernel, kernel}, {1, 2, 0}};
+}
 Layout Layout::linear(int64_t in, int64_t out) { return {{out, in}, {out, in}, {1, 0}}; }
 Layout Layout::linear_to_image(int64_t in, int64_t channels, int64_t side) {
     return {{channels * side * side, in}, {channels, side, side, in}, {3, 1, 2, 0}};
@@ -73,13 +75,15 @@ std::vector<float> Layout::to_file(const std::vector<float>& memory) const {
     return out;
 }
 
-// ---- state ----------------------------------------------------------------------------------------------------------------------
+// ---- state --------------------------------------------------------------------------------------
 
-RandomKey State::next_key() const { return random_key(seed_, Stream::init, network_ << 16 | entries_.size()); }
+RandomKey ParameterStore::next_key() const {
+    return random_key(seed_, RngPurpose::init, network_ << 16 | entries_.size());
+}
 
-StateEntry& State::enter(const std::string& name, const Layout& layout, bool trained, Tensor value) {
-    StateEntry entry{name, layout, Var(value), trained, {}, {}, {}};
-    if (trained) {
+NamedTensor& ParameterStore::add(const std::string& name, const Layout& layout, bool trainable, Tensor value) {
+    NamedTensor entry{name, layout, Var(value), trainable, {}, {}, {}};
+    if (trainable) {
         entry.moment1 = Tensor::full(value.shape(), 0);
         entry.moment2 = Tensor::full(value.shape(), 0);
     }
@@ -87,77 +91,79 @@ StateEntry& State::enter(const std::string& name, const Layout& layout, bool tra
     return entries_.back();
 }
 
-Var State::normal(const std::string& name, const Layout& layout, float deviation) {
+Var ParameterStore::normal(const std::string& name, const Layout& layout, float deviation) {
     const Tensor value = Tensor::normal(layout.memory_shape(), next_key());
     backend().scale(value.data(), value.data(), deviation, value.size());
-    return enter(name, layout, true, value).value;
+    return add(name, layout, true, value).value;
 }
-Var State::uniform(const std::string& name, const Layout& layout, float bound) {
-    return enter(name, layout, true, Tensor::uniform(layout.memory_shape(), next_key(), -bound, bound)).value;
+Var ParameterStore::uniform(const std::string& name, const Layout& layout, float bound) {
+    return add(name, layout, true, Tensor::uniform(layout.memory_shape(), next_key(), -bound, bound)).value;
 }
-Var State::constant(const std::string& name, const Layout& layout, float value) {
-    return enter(name, layout, true, Tensor::full(layout.memory_shape(), value)).value;
+Var ParameterStore::constant(const std::string& name, const Layout& layout, float value) {
+    return add(name, layout, true, Tensor::full(layout.memory_shape(), value)).value;
 }
-Tensor State::buffer(const std::string& name, const Layout& layout, float value) {
-    return enter(name, layout, false, Tensor::full(layout.memory_shape(), value)).value.value();
+Tensor ParameterStore::buffer(const std::string& name, const Layout& layout, float value) {
+    return add(name, layout, false, Tensor::full(layout.memory_shape(), value)).value.value();
 }
-Tensor State::unit_vector(const std::string& name, const Layout& layout) {
+Tensor ParameterStore::unit_vector(const std::string& name, const Layout& layout) {
     const Tensor value = Tensor::normal(layout.memory_shape(), next_key());
-    backend().normalise(value.data(), 1e-12f, value.size());
-    return enter(name, layout, false, value).value.value();
+    backend().normalize_l2(value.data(), 1e-12f, value.size());
+    return add(name, layout, false, value).value.value();
 }
 
-std::vector<Var> State::parameters() const {
+std::vector<Var> ParameterStore::parameters() const {
     std::vector<Var> out;
-    for (const StateEntry& entry : entries_)
-        if (entry.trained) out.push_back(entry.value);
+    for (const NamedTensor& entry : entries_)
+        if (entry.trainable) out.push_back(entry.value);
     return out;
 }
 
-// ---- layers ---------------------------------------------------------------------------------------------------------------------
+// ---- layers -------------------------------------------------------------------------------------
 
 namespace {
 float xavier(int64_t in, int64_t out, int64_t kernel) { return std::sqrt(2.0f / float((in + out) * kernel * kernel)); }
 float inverse_root(int64_t fan_in) { return 1 / std::sqrt(float(fan_in)); }
 }  // namespace
 
-Conv::Conv(State& state, const std::string& name, int64_t in, int64_t out, int64_t kernel, int64_t stride_, int64_t padding_,
-           bool with_bias)
-    : weight(state.normal(name + ".weight", Layout::conv(kernel, in, out), xavier(in, out, kernel))),
-      stride(stride_), padding(padding_) {
+Conv::Conv(ParameterStore& state, const std::string& name, int64_t in, int64_t out, int64_t kernel, int64_t stride_,
+           int64_t padding_, bool with_bias)
+    : weight(state.normal(name + ".weight", Layout::conv(kernel, in, out), xavier(in, out, kernel))), stride(stride_),
+      padding(padding_) {
     if (with_bias) bias = state.uniform(name + ".bias", Layout::plain({out}), inverse_root(in * kernel * kernel));
 }
 
-NormalisedWeight spectral_conv(State& state, const std::string& name, int64_t in, int64_t out, int64_t kernel) {
-    NormalisedWeight w;
+SpectralNormWeight spectral_conv(ParameterStore& state, const std::string& name, int64_t in, int64_t out,
+                                 int64_t kernel) {
+    SpectralNormWeight w;
     w.w = state.normal(name + ".weight_orig", Layout::conv(kernel, in, out), xavier(in, out, kernel));
     w.u = state.unit_vector(name + ".weight_u", Layout::plain({out}));
     w.v = state.unit_vector(name + ".weight_v", Layout::conv_rows(kernel, in));
     return w;
 }
 
-NormalisedWeight spectral_linear(State& state, const std::string& name, int64_t in, int64_t out) {
-    NormalisedWeight w;
+SpectralNormWeight spectral_linear(ParameterStore& state, const std::string& name, int64_t in, int64_t out) {
+    SpectralNormWeight w;
     w.w = state.uniform(name + ".weight_orig", Layout::linear(in, out), inverse_root(in));
     w.u = state.unit_vector(name + ".weight_u", Layout::plain({out}));
     w.v = state.unit_vector(name + ".weight_v", Layout::plain({in}));
     return w;
 }
 
-void normalise(const std::vector<NormalisedWeight*>& weights) {
+void power_iteration(const std::vector<SpectralNormWeight*>& weights) {
     const std::vector<Var> results = spectral_norms([&] {
-        std::vector<Spectral> all;
-        for (const NormalisedWeight* weight : weights) all.push_back(*weight);
+        std::vector<SpectralNormInput> all;
+        for (const SpectralNormWeight* weight : weights) all.push_back(*weight);
         return all;
     }());
     for (size_t i = 0; i < weights.size(); ++i) weights[i]->weight = results[i];
 }
 
-Linear::Linear(State& state, const std::string& name, int64_t in, int64_t out)
+Linear::Linear(ParameterStore& state, const std::string& name, int64_t in, int64_t out)
     : weight(state.uniform(name + ".weight", Layout::linear(in, out), inverse_root(in))),
       bias(state.uniform(name + ".bias", Layout::plain({out}), inverse_root(in))) {}
 
-LinearToImage::LinearToImage(State& state, const std::string& name, int64_t in, int64_t channels_, int64_t side_)
+LinearToImage::LinearToImage(ParameterStore& state, const std::string& name, int64_t in, int64_t channels_,
+                             int64_t side_)
     : weight(state.uniform(name + ".weight", Layout::linear_to_image(in, channels_, side_), inverse_root(in))),
       bias(state.uniform(name + ".bias", Layout::bias_to_image(channels_, side_), inverse_root(in))),
       channels(channels_), side(side_) {}
@@ -167,54 +173,57 @@ Var LinearToImage::operator()(const Var& x) const {
     return reshape(linear(x, reshape(weight, {in, out}), reshape(bias, {out})), {x.dim(0), side, side, channels});
 }
 
-BatchNorm::BatchNorm(State& state, const std::string& name, int64_t channels)
+BatchNorm::BatchNorm(ParameterStore& state, const std::string& name, int64_t channels)
     : weight(state.normal(name + ".weight", Layout::plain({channels}), 1)),
       bias(state.constant(name + ".bias", Layout::plain({channels}), 0)),
       running_mean(state.buffer(name + ".running_mean", Layout::plain({channels}), 0)),
       running_var(state.buffer(name + ".running_var", Layout::plain({channels}), 1)) {
-    state.buffer(name + ".num_batches_tracked", Layout::plain({1}), 0);  // in the release's files; with a fixed momentum nobody reads it
+    state.buffer(name + ".num_batches_tracked", Layout::plain({1}),
+                 0);  // in the release's files; with a fixed momentum nobody reads it
 }
 
 Var BatchNorm::relu(const Var& x) const {
-    if (fixed) return fixed_norm_relu(x, weight.value(), bias.value(), running_mean, running_var);
+    if (use_running_stats) return batch_norm_inference_relu(x, weight.value(), bias.value(), running_mean, running_var);
     return batch_norm_relu(x, weight, bias, running_mean, running_var, momentum);
 }
 
 Var norm_relu_conv(const BatchNorm& norm, const Conv& conv, const Var& x, NormedConvOptions options) {
     CHECK_EQ(conv.stride, 1);
-    if (norm.fixed) {
+    if (norm.use_running_stats) {
         const Var h = norm.relu(x);
-        return conv(options.upsample ? upsample2(h) : h, options.upsample_skip ? upsample2(options.skip) : options.skip);
+        return conv(options.upsample ? upsample2(h) : h,
+                    options.upsample_residual ? upsample2(options.residual) : options.residual);
     }
     options.padding = conv.padding;
-    return batch_norm_relu_conv2d(x, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.momentum, conv.weight, conv.bias, options);
+    return batch_norm_relu_conv2d(x, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.momentum,
+                                  conv.weight, conv.bias, options);
 }
 
-// ---- optimiser ------------------------------------------------------------------------------------------------------------------
+// ---- optimiser ----------------------------------------------------------------------------------
 
-void adam_step(State& state, const AdamSettings& s, int64_t step) {
+void adam_step(ParameterStore& state, const AdamSettings& s, int64_t step) {
     const double correction1 = 1 - std::pow(s.beta1, double(step)), correction2 = 1 - std::pow(s.beta2, double(step));
-    for (StateEntry& entry : state.entries()) {
-        if (!entry.trained) continue;
+    for (NamedTensor& entry : state.entries()) {
+        if (!entry.trainable) continue;
         const Tensor& weight = entry.value.value();
         if (!entry.value.grad().defined()) fail("adam_step: parameter ", entry.name, " has no gradient");
         backend().adam_update(weight.data(), entry.moment1.data(), entry.moment2.data(), entry.value.grad().data(),
-                              float(s.learning_rate / correction1), s.beta1, s.beta2, float(1 / std::sqrt(correction2)), s.epsilon,
-                              s.weight_decay, weight.size());
+                              float(s.learning_rate / correction1), s.beta1, s.beta2, float(1 / std::sqrt(correction2)),
+                              s.epsilon, s.weight_decay, weight.size());
     }
 }
 
-void average_parameters(State& state, double keep) {
-    for (StateEntry& entry : state.entries()) {
-        if (!entry.trained) continue;
+void update_ema(ParameterStore& state, double keep) {
+    for (NamedTensor& entry : state.entries()) {
+        if (!entry.trainable) continue;
         const Tensor& value = entry.value.value();
-        if (!entry.average.defined()) entry.average = value.clone();
-        else backend().moving_average(entry.average.data(), value.data(), float(keep), value.size());
+        if (!entry.ema.defined()) entry.ema = value.clone();
+        else backend().ema_update(entry.ema.data(), value.data(), float(keep), value.size());
     }
 }
 
-void clear_gradients(State& state) {
-    for (StateEntry& entry : state.entries()) entry.value.clear_grad();
+void clear_gradients(ParameterStore& state) {
+    for (NamedTensor& entry : state.entries()) entry.value.clear_grad();
 }
 
 }  // namespace dualmcmc

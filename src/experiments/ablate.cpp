@@ -27,14 +27,17 @@ const std::vector<Row> table_5{{10, "encoder", 10, "14.78", "–", "0.861"},
 }  // namespace
 
 AblateCommand::AblateCommand(CLI::App& app)
-    : GridCommand(app, "ablate", "Tables 4 and 5 as short trainings: the z-chain's start and length, the x-chain's length", 0, 1000, {1}) {}
+    : GridCommand(app, "ablate",
+                  "Tables 4 and 5 as short trainings: the z-chain's start and length, the x-chain's length", 0, 1000,
+                  {1}) {}
 
 std::vector<Cell> AblateCommand::cells() const {
     std::vector<Cell> out;
     for (const auto* table : {&table_4, &table_5})
         for (const Row& r : *table)
             if (std::none_of(out.begin(), out.end(), [&](const Cell& known) { return known.name == r.cell(); }))
-                out.push_back({r.cell(), "dual",
+                out.push_back({r.cell(),
+                               "dual",
                                {{"steps-x", text(r.steps_x)}, {"start-z", r.start_z}, {"steps-z", text(r.steps_z)}}});
     return out;
 }
@@ -43,14 +46,19 @@ std::string AblateCommand::tables() const {
     std::string out;
     for (const auto* table : {&table_4, &table_5}) {
         const bool fourth = table == &table_4;
-        out += fourth ? "Table 4: the z-chain (k_x = 30)\n\n" : "\nTable 5: the x-chain (z-chain of 10 steps from the encoder)\n\n";
+        out += fourth ? "Table 4: the z-chain (k_x = 30)\n\n"
+                      : "\nTable 5: the x-chain (z-chain of 10 steps from the encoder)\n\n";
         out += heading({fourth ? "z starts at, k_z" : "k_x", "FID (paper)", "MSE (paper)", "s/iteration (paper)", "MSE",
-                        "SWD generator", "SWD revised", "cost", "s/iteration", "x-chain", "z-chain", "generator", "encoder", "EBM", "iterations", "returns"});
+                        "SWD generator", "SWD revised", "cost", "s/iteration", "x-chain", "z-chain", "generator",
+                        "encoder", "EBM", "iterations", "returns"});
         for (const Row& r : *table) {
-            const auto value = [&](std::optional<double> Result::*field, int decimals) { return over_seeds(r.cell(), field, decimals); };
-            out += row({fourth ? text(r.start_z, ", ", r.steps_z) : text(r.steps_x), r.fid, r.mse, r.seconds, value(&Result::mse, 4),
-                        value(&Result::swd_generator, 1), value(&Result::swd_revised, 1), value(&Result::processor, 3), value(&Result::seconds, 3),
-                        value(&Result::chain_x, 3), value(&Result::chain_z, 3), value(&Result::generator, 3), value(&Result::encoder, 3),
+            const auto value = [&](std::optional<double> Result::*field, int decimals) {
+                return over_seeds(r.cell(), field, decimals);
+            };
+            out += row({fourth ? text(r.start_z, ", ", r.steps_z) : text(r.steps_x), r.fid, r.mse, r.seconds,
+                        value(&Result::mse, 4), value(&Result::swd_generator, 1), value(&Result::swd_revised, 1),
+                        value(&Result::processor, 3), value(&Result::seconds, 3), value(&Result::chain_x, 3),
+                        value(&Result::chain_z, 3), value(&Result::generator, 3), value(&Result::encoder, 3),
                         value(&Result::ebm, 3), value(&Result::iterations, 0), value(&Result::returns, 0)});
         }
     }

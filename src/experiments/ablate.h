@@ -1,5 +1,5 @@
-// `dualmcmc ablate`: the paper's Tables 4 and 5 as a grid of short trainings: where the z-chain starts and how long it is, and how long the
-// x-chain is. The third row of Table 4's is also the k_x = 30 of Table 5, and is trained once.
+// `dualmcmc ablate`: the paper's Tables 4 and 5 as a grid of short trainings: where the z-chain starts and how long it
+// is, and how long the x-chain is. The third row of Table 4's is also the k_x = 30 of Table 5, and is trained once.
 #pragma once
 #include "experiments/grid.h"
 

@@ -13,10 +13,11 @@ namespace dualmcmc {
 
 PotentialFunction tempered_energy(Models& models, const Shape& point, double temperature) {
     return [&models, point, temperature](const Points& x) {
-        const KeepState keep(models);
+        const ScopedStateRestore keep(models);
         Shape shape{int64_t(x.size()) / element_count(point)};
         shape.insert(shape.end(), point.begin(), point.end());
-        const EnergyGradient e = energy_gradient(models.energy, Tensor::from_host(shape, std::vector<float>(x.begin(), x.end())));
+        const EnergyGradient e =
+            energy_gradient(models.ebm, Tensor::from_host(shape, std::vector<float>(x.begin(), x.end())));
         const std::vector<float> energy = e.energy.to_host(), gradient = e.gradient.to_host();
         Potential out{{energy.begin(), energy.end()}, {gradient.begin(), gradient.end()}};
         for (double& value : out.value) value /= temperature;
@@ -32,24 +33,34 @@ double bits_per_dimension(double potential, double log_z, int64_t dimension) {
 double log_cell(int64_t dimension) { return -double(dimension) * std::log(127.5); }
 
 AisCommand::AisCommand(CLI::App& app)
-    : Experiment(app, "ais", "bounds on log Z of the EBM and on the bits per dimension of test images", 100, "test images") {
+    : Experiment(app, "ais", "bounds on log Z of the EBM and on the bits per dimension of test images", 100,
+                 "test images") {
     command_->add_option("--chains", annealing_.chains, "chains in each direction")->capture_default_str();
-    command_->add_option("--temperatures", annealing_.temperatures, "between the uniform density and the EBM")->capture_default_str();
-    command_->add_option("--leapfrog", annealing_.leapfrog, "leapfrog steps of a move")->capture_default_str();
-    command_->add_option("--acceptance", annealing_.acceptance, "of the moves, which the pilot aims at")->capture_default_str();
-    command_->add_option("--reverse-from", reverse_from_, "where the reverse chains come from: ends of the forward ones, or test images")
+    command_->add_option("--temperatures", annealing_.temperatures, "between the uniform density and the EBM")
         ->capture_default_str();
-    command_->add_option("--settle", settle_, "moves under the EBM itself between the two directions")->capture_default_str();
+    command_->add_option("--leapfrog", annealing_.leapfrog, "leapfrog steps of a move")->capture_default_str();
+    command_->add_option("--acceptance", annealing_.acceptance, "of the moves, which the pilot aims at")
+        ->capture_default_str();
+    command_
+        ->add_option("--reverse-from", reverse_from_,
+                     "where the reverse chains come from: ends of the forward ones, or test images")
+        ->capture_default_str();
+    command_->add_option("--settle", settle_, "moves under the EBM itself between the two directions")
+        ->capture_default_str();
     command_->add_option("--temperature", temperature_, "T (default: the training's, (noise-x / step-size-x)^2)");
 }
 
 void AisCommand::check() const {
-    if (annealing_.chains < 2 || annealing_.chains > 65536) fail("--chains ", annealing_.chains, ": must be from 2 to 65536");
+    if (annealing_.chains < 2 || annealing_.chains > 65536)
+        fail("--chains ", annealing_.chains, ": must be from 2 to 65536");
     if (annealing_.temperatures < 1 || annealing_.temperatures > 10'000'000)
         fail("--temperatures ", annealing_.temperatures, ": must be from 1 to 10000000");
-    if (annealing_.leapfrog < 1 || annealing_.leapfrog > 65536) fail("--leapfrog ", annealing_.leapfrog, ": must be from 1 to 65536");
-    if (!(annealing_.acceptance > 0 && annealing_.acceptance < 1)) fail("--acceptance ", annealing_.acceptance, ": must be above 0 and below 1");
-    if (reverse_from_ != "ends" && reverse_from_ != "images") fail("--reverse-from ", reverse_from_, ": unknown; give ends or images");
+    if (annealing_.leapfrog < 1 || annealing_.leapfrog > 65536)
+        fail("--leapfrog ", annealing_.leapfrog, ": must be from 1 to 65536");
+    if (!(annealing_.acceptance > 0 && annealing_.acceptance < 1))
+        fail("--acceptance ", annealing_.acceptance, ": must be above 0 and below 1");
+    if (reverse_from_ != "ends" && reverse_from_ != "images")
+        fail("--reverse-from ", reverse_from_, ": unknown; give ends or images");
     if (settle_ < 0 || settle_ > 10'000'000) fail("--settle ", settle_, ": must be from 0 to 10000000");
     if (command_->count("--temperature") && !(temperature_ > 0 && std::isfinite(temperature_)))
         fail("--temperature ", temperature_, ": must be above 0");
@@ -58,7 +69,8 @@ void AisCommand::check() const {
 // Test images from `first` on, a batch of them.
 Points AisCommand::dequantised(int64_t first) const {
     const Tensor x = batch_of(test(), first);
-    const std::vector<float> u = Tensor::uniform(x.shape(), random_key(seed(), Stream::start_x, uint64_t(first)), 0, 1).to_host();
+    const std::vector<float> u =
+        Tensor::uniform(x.shape(), random_key(seed(), RngPurpose::start_x, uint64_t(first)), 0, 1).to_host();
     Points out;
     for (const float value : x.to_host()) out.push_back(double(value));
     for (size_t i = 0; i < out.size(); ++i) out[i] += (double(u[i]) - 0.5) / 127.5;
@@ -76,8 +88,8 @@ std::vector<double> AisCommand::image_potentials(const PotentialFunction& potent
 
 void AisCommand::say_run(const std::string& name, const LogZ& z, const std::vector<double>& acceptance) {
     say(text(name, ": log Z ", digits(z.mean), " +- ", z.error, " (mean log weight), ", digits(z.log_mean),
-             " (log mean weight); effective chains ", z.effective, " of ", annealing_.chains, "; acceptance ", mean_of(acceptance),
-             ", the least ", *std::min_element(acceptance.begin(), acceptance.end())));
+             " (log mean weight); effective chains ", z.effective, " of ", annealing_.chains, "; acceptance ",
+             mean_of(acceptance), ", the least ", *std::min_element(acceptance.begin(), acceptance.end())));
 }
 
 // Of exact samples of the EBM there are none: these, settled, stand for them.
@@ -97,23 +109,28 @@ void AisCommand::say_bits(const std::vector<double>& data, double lower, double 
     const double cells = log_cell(dimension) - *std::min_element(data.begin(), data.end());
     say(text("log Z is at least ", digits(cells), " by the cell of the test image of lowest energy alone"));
     const bool refuted = cells > upper;
-    if (refuted) say("that refutes the reverse run's bound: its chains are no samples of the EBM, and nothing bounds log Z from above");
+    if (refuted)
+        say("that refutes the reverse run's bound: its chains are no samples of the EBM, and nothing bounds log Z from "
+            "above");
     lower = std::max(lower, cells);
     if (refuted) upper = INFINITY;
     Csv bits({"image", "potential", "bits_lower", "bits_upper"});
     for (size_t i = 0; i < data.size(); ++i)
-        bits.row({double(i), data[i], bits_per_dimension(data[i], lower, dimension), bits_per_dimension(data[i], upper, dimension)});
+        bits.row({double(i), data[i], bits_per_dimension(data[i], lower, dimension),
+                  bits_per_dimension(data[i], upper, dimension)});
     bits.write(file("bits.csv"));
     say(text("bits per dimension of ", data.size(), " test images, dequantised (8: uniform): at least ",
-             bits_per_dimension(mean_of(data), lower, dimension), ", at most ", bits_per_dimension(mean_of(data), upper, dimension)));
+             bits_per_dimension(mean_of(data), lower, dimension), ", at most ",
+             bits_per_dimension(mean_of(data), upper, dimension)));
 }
 
 void AisCommand::measure() {
     const int64_t side = config_.model.image_size(), dimension = 3 * side * side;
     const double temperature = temperature_ > 0 ? temperature_ : double(config_.step.chain_x.temperature());
     annealing_.seed = seed();
-    say(text("annealing: ", annealing_.chains, " chains, ", annealing_.temperatures, " temperatures, moves of ", annealing_.leapfrog,
-             " leapfrog steps; from the uniform density on [-h, h]^", dimension, ", h = 256/255, to exp(-E/T) on it, T = ", temperature));
+    say(text("annealing: ", annealing_.chains, " chains, ", annealing_.temperatures, " temperatures, moves of ",
+             annealing_.leapfrog, " leapfrog steps; from the uniform density on [-h, h]^", dimension,
+             ", h = 256/255, to exp(-E/T) on it, T = ", temperature));
     const PotentialFunction potential = tempered_energy(*models_, {side, side, 3}, temperature);
     const std::vector<double> data = image_potentials(potential);
     const Annealing annealing({StartDensity::Kind::cube, dimension, image_cube}, potential, annealing_);
@@ -129,23 +146,26 @@ void AisCommand::measure() {
     Points samples = start;
     const double settled = annealing.move_on(samples, schedule.step.back(), settle_);
     const std::vector<double> before = potential(start).value, after = potential(samples).value;
-    say(text("E/T of the ", reverse_from_, " ", digits(mean_of(before)), ", after ", settle_, " moves under the EBM ", digits(mean_of(after)),
-             " (acceptance ", settled, "); of the test images ", digits(mean_of(data))));
+    say(text("E/T of the ", reverse_from_, " ", digits(mean_of(before)), ", after ", settle_, " moves under the EBM ",
+             digits(mean_of(after)), " (acceptance ", settled, "); of the test images ", digits(mean_of(data))));
     const Annealing::Run reverse = annealing.reverse(schedule, samples);
     const LogZ upper = log_z(reverse.log_weight, true);
-    say_run("reverse, an upper bound if it starts from samples of the EBM, which is not known", upper, reverse.acceptance);
+    say_run("reverse, an upper bound if it starts from samples of the EBM, which is not known", upper,
+            reverse.acceptance);
     if (std::min(*std::min_element(after.begin(), after.end()), *std::min_element(data.begin(), data.end())) < 0)
         say("E is below 0 at some images: without the cube's walls Z would be infinite, for E(lambda x) = lambda E(x)");
     say_bits(data, lower.mean, upper.mean);
 
-    Csv path({"k", "beta", "step", "acceptance_forward", "acceptance_reverse"}), table({"direction", "mean", "error", "log_mean", "effective_chains"});
+    Csv path({"k", "beta", "step", "acceptance_forward", "acceptance_reverse"}),
+        table({"direction", "mean", "error", "log_mean", "effective_chains"});
     for (size_t k = 1; k < schedule.beta.size(); ++k)
         path.row({double(k), schedule.beta[k], schedule.step[k], forward.acceptance[k - 1], reverse.acceptance[k - 1]});
     table.row("forward", {lower.mean, lower.error, lower.log_mean, lower.effective});
     table.row("reverse", {upper.mean, upper.error, upper.log_mean, upper.effective});
     table.write(file("ais.csv"));
     path.write(file("path.csv"));
-    const ImageSet ends = pictures(Tensor::from_host({annealing_.chains, side, side, 3}, std::vector<float>(samples.begin(), samples.end())));
+    const ImageSet ends = pictures(
+        Tensor::from_host({annealing_.chains, side, side, 3}, std::vector<float>(samples.begin(), samples.end())));
     const ImageSet shown = first_images(ends, 64);
     write_grid(file("settled.png"), {&shown}, 8, picture_scale(shown));
     say("settled.png: where the chains stand under the EBM itself");

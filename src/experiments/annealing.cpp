@@ -6,16 +6,16 @@
 #include <numbers>
 #include <numeric>
 
-#include "experiments/statistics.h"
 #include "engine/layers.h"
+#include "experiments/statistics.h"
 
 namespace dualmcmc {
 
 namespace {
 
 constexpr int64_t most_pilot_steps = 20000;
-constexpr int64_t pilot_moves = 2;         // at each temperature of the pilot
-constexpr int64_t moves_at_the_end = 40;   // of the pilot, under the target itself
+constexpr int64_t pilot_moves = 2;        // at each temperature of the pilot
+constexpr int64_t moves_at_the_end = 40;  // of the pilot, under the target itself
 constexpr double adaptation_rate = 0.3;
 
 // Runs that use random numbers; each move has a draw of its own.
@@ -74,11 +74,12 @@ void take_chain(ChainState& to, const ChainState& from, int64_t chain, int64_t d
 
 }  // namespace
 
-// ---- p_0 ------------------------------------------------------------------------------------------------------------------------
+// ---- p_0 ----------------------------------------------------------------------------------------
 
 Points StartDensity::draw(int64_t count, uint64_t seed, uint64_t step) const {
-    const RandomKey key = random_key(seed, Stream::sample_prior, step);
-    const Tensor x = kind == Kind::gaussian ? Tensor::normal({count, dimension}, key) : Tensor::uniform({count, dimension}, key, -1, 1);
+    const RandomKey key = random_key(seed, RngPurpose::sample_prior, step);
+    const Tensor x = kind == Kind::gaussian ? Tensor::normal({count, dimension}, key)
+                                            : Tensor::uniform({count, dimension}, key, -1, 1);
     Points out;
     for (const float value : x.to_host()) out.push_back(scale * double(value));
     return out;
@@ -90,12 +91,14 @@ Potential StartDensity::potential(const Points& x) const {
     if (kind == Kind::cube) return out;
     const double variance = scale * scale;
     const double constant = 0.5 * double(dimension) * std::log(2 * std::numbers::pi * variance);
-    for (int64_t i = 0; i < count; ++i) out.value[size_t(i)] = squares(x.data() + i * dimension, dimension) / (2 * variance) + constant;
+    for (int64_t i = 0; i < count; ++i)
+        out.value[size_t(i)] = squares(x.data() + i * dimension, dimension) / (2 * variance) + constant;
     for (size_t i = 0; i < x.size(); ++i) out.gradient[i] = x[i] / variance;
     return out;
 }
 
-// Without walls the flight would go on; it is periodic in 4 · scale, and the second half of a period runs the other way.
+// Without walls the flight would go on; it is periodic in 4 · scale, and the second half of a period runs the other
+// way.
 void StartDensity::reflect(double& position, double& momentum) const {
     if (kind == Kind::gaussian || std::abs(position) <= scale) return;
     double along = std::fmod(position + scale, 4 * scale);
@@ -107,7 +110,7 @@ void StartDensity::reflect(double& position, double& momentum) const {
     position = along - scale;
 }
 
-// ---- moves ----------------------------------------------------------------------------------------------------------------------
+// ---- moves --------------------------------------------------------------------------------------
 
 Annealing::Annealing(const StartDensity& start, const PotentialFunction& target, const AnnealingSettings& settings)
     : start_(start), target_(target), settings_(settings) {
@@ -123,8 +126,10 @@ ChainState Annealing::at(Points x) const {
 
 double Annealing::move(ChainState& state, double beta, double step, uint64_t draw) const {
     const int64_t dimension = start_.dimension, chains = int64_t(state.x.size()) / dimension;
-    const std::vector<float> normals = Tensor::normal({chains, dimension}, random_key(settings_.seed, Stream::sample_langevin, draw)).to_host();
-    const std::vector<float> uniforms = Tensor::uniform({chains + 1}, random_key(settings_.seed, Stream::shuffle, draw), 0, 1).to_host();
+    const std::vector<float> normals =
+        Tensor::normal({chains, dimension}, random_key(settings_.seed, RngPurpose::sample_langevin, draw)).to_host();
+    const std::vector<float> uniforms =
+        Tensor::uniform({chains + 1}, random_key(settings_.seed, RngPurpose::shuffle, draw), 0, 1).to_host();
     const double epsilon = step * (0.8 + 0.4 * double(uniforms[size_t(chains)]));
     Points momentum(normals.begin(), normals.end());
     auto energy = [&](const ChainState& s, int64_t chain) {
@@ -156,12 +161,13 @@ double Annealing::move(ChainState& state, double beta, double step, uint64_t dra
 double Annealing::move_on(Points& x, double step, int64_t count) const {
     ChainState state = at(std::move(x));
     double acceptance = 0;
-    for (int64_t i = 0; i < count; ++i) acceptance += move(state, 1, step, draw_number(target_phase, i)) / double(count);
+    for (int64_t i = 0; i < count; ++i)
+        acceptance += move(state, 1, step, draw_number(target_phase, i)) / double(count);
     x = std::move(state.x);
     return acceptance;
 }
 
-// ---- the path -------------------------------------------------------------------------------------------------------------------
+// ---- the path -----------------------------------------------------------------------------------
 
 Schedule Annealing::find_schedule() const {
     ChainState state = at(start_.draw(settings_.chains, settings_.seed, draw_number(pilot_phase, 0)));
@@ -178,12 +184,13 @@ Schedule Annealing::find_schedule() const {
         const double spread = std::sqrt(variance_of(log_ratio(state)));
         if (!std::isfinite(spread)) fail("annealing: an energy is not a number; the model cannot be used");
         if (int64_t(path.beta.size()) > most_pilot_steps)
-            fail("annealing: after ", most_pilot_steps, " pilot temperatures beta is ", path.beta.back(), "; give a higher --temperature");
+            fail("annealing: after ", most_pilot_steps, " pilot temperatures beta is ", path.beta.back(),
+                 "; give a higher --temperature");
         path.beta.push_back(std::min(1.0, path.beta.back() + 1 / spread));
         adapt(path.beta.back(), pilot_moves);
     }
-    // Chains that lag behind β have energy to lose, and take steps that those in equilibrium refuse; on the way back it is the other way
-    // round, and the steps that are found are short enough.
+    // Chains that lag behind β have energy to lose, and take steps that those in equilibrium refuse; on the way back it
+    // is the other way round, and the steps that are found are short enough.
     path.step.resize(path.beta.size());
     adapt(1, moves_at_the_end);
     for (size_t k = path.beta.size(); k-- > 0;) {
@@ -213,17 +220,20 @@ Annealing::Run Annealing::anneal(const Schedule& schedule, Points x, bool backwa
 }
 
 Annealing::Run Annealing::forward(const Schedule& schedule) const {
-    return anneal(schedule, start_.draw(settings_.chains, settings_.seed, draw_number(forward_phase, 0)), false, forward_phase);
+    return anneal(schedule, start_.draw(settings_.chains, settings_.seed, draw_number(forward_phase, 0)), false,
+                  forward_phase);
 }
 
-Annealing::Run Annealing::reverse(const Schedule& schedule, const Points& samples) const { return anneal(schedule, samples, true, reverse_phase); }
+Annealing::Run Annealing::reverse(const Schedule& schedule, const Points& samples) const {
+    return anneal(schedule, samples, true, reverse_phase);
+}
 
 LogZ log_z(const std::vector<double>& log_weight, bool reverse) {
     const double sign = reverse ? -1 : 1, count = double(log_weight.size());
     std::vector<double> once, twice;
     for (const double w : log_weight) once.push_back(sign * w), twice.push_back(2 * sign * w);
-    return {mean_of(log_weight), std::sqrt(variance_of(log_weight) / count), sign * (log_sum_exp(once) - std::log(count)),
-            std::exp(2 * log_sum_exp(once) - log_sum_exp(twice))};
+    return {mean_of(log_weight), std::sqrt(variance_of(log_weight) / count),
+            sign * (log_sum_exp(once) - std::log(count)), std::exp(2 * log_sum_exp(once) - log_sum_exp(twice))};
 }
 
 }  // namespace dualmcmc

@@ -1,15 +1,17 @@
-// log Z of an unnormalised density f = exp(-U) by annealed importance sampling (Neal 2001), forwards and backwards (Grosse, Ghahramani
-// and Adams 2015). Knows no network; works in double precision on the host and asks a function for U and ∇U.
+// log Z of an unnormalised density f = exp(-U) by annealed importance sampling (Neal 2001), forwards and backwards
+// (Grosse, Ghahramani and Adams 2015). Knows no network; works in double precision on the host and asks a function for
+// U and ∇U.
 //
 //   path      f_β = p_0^(1-β) f^β for 0 = β_0 < … < β_K = 1; p_0 is normalised, Z = ∫ f over p_0's support
 //   forward   x ~ p_0;   for k = 1 … K:  log w += (β_k - β_{k-1}) (log f - log p_0)(x),  then x moves under f_{β_k}
 //   reverse   x ~ f / Z; for k = K … 1:  x moves under f_{β_k},  then the same addition
 //
-//   E_forward w = Z and E_reverse 1/w = 1/Z, so by Jensen E_forward log w <= log Z <= E_reverse log w. The lower bound holds always,
-//   the upper one only for exact samples of f / Z. Both close as K grows, by about Λ² / (2K) where the moves mix well, Λ being the
-//   path's length in nats.
+//   E_forward w = Z and E_reverse 1/w = 1/Z, so by Jensen E_forward log w <= log Z <= E_reverse log w. The lower bound
+//   holds always, the upper one only for exact samples of f / Z. Both close as K grows, by about Λ² / (2K) where the
+//   moves mix well, Λ being the path's length in nats.
 //
-//   A move is Hamiltonian Monte Carlo: momentum p ~ N(0, I), leapfrog steps of ε, accepted with probability min(1, e^-ΔH).
+//   A move is Hamiltonian Monte Carlo: momentum p ~ N(0, I), leapfrog steps of ε, accepted with probability min(1,
+//   e^-ΔH).
 #pragma once
 #include <functional>
 #include <vector>
@@ -32,7 +34,7 @@ struct StartDensity {
     int64_t dimension;
     double scale;
     Points draw(int64_t count, uint64_t seed, uint64_t step) const;
-    Potential potential(const Points& x) const;           // -log p_0 and its gradient
+    Potential potential(const Points& x) const;              // -log p_0 and its gradient
     void reflect(double& position, double& momentum) const;  // free flight between the walls, folded back
 };
 
@@ -57,9 +59,9 @@ class Annealing {
 public:
     Annealing(const StartDensity& start, const PotentialFunction& target, const AnnealingSettings& settings);
 
-    // The pilot: chains go from p_0 to f while ε adapts to the acceptance, and β goes on by what changes log w by about one nat's
-    // deviation from chain to chain. The schedule is this path at K + 1 evenly spaced places. Its chains are thrown away: weighted
-    // runs use a fixed schedule, without which their moves would leave nothing invariant.
+    // The pilot: chains go from p_0 to f while ε adapts to the acceptance, and β goes on by what changes log w by about
+    // one nat's deviation from chain to chain. The schedule is this path at K + 1 evenly spaced places. Its chains are
+    // thrown away: weighted runs use a fixed schedule, without which their moves would leave nothing invariant.
     Schedule find_schedule() const;
 
     struct Run {
@@ -74,8 +76,8 @@ public:
     double move_on(Points& x, double step, int64_t count) const;
 
     ChainState at(Points x) const;
-    // One move of all chains under f_β, in place; returns the mean of min(1, e^-ΔH). ε varies by ±20 % from move to move, so that no
-    // trajectory closes on itself. `draw` numbers the random numbers.
+    // One move of all chains under f_β, in place; returns the mean of min(1, e^-ΔH). ε varies by ±20 % from move to
+    // move, so that no trajectory closes on itself. `draw` numbers the random numbers.
     double move(ChainState& state, double beta, double step, uint64_t draw) const;
 
 private:

@@ -13,7 +13,7 @@ public:
     int run();
 
 private:
-    Seconds iterate(Models& models, const Tensor& x);
+    StepTimings iterate(Models& models, const Tensor& x);
     CLI::App* command_;
     ModelSettings model_{"cifar10", 64, 64, 32, 128};
     StepSettings step_;

@@ -14,12 +14,14 @@ constexpr int64_t most_columns = 11;  // a chain of 30 steps is shown at every t
 // A chain's numbers by step, and the pictures of the steps that are shown, of its first images alone.
 class Film {
 public:
-    Film(int64_t steps, int64_t rows) : values_(size_t(steps) + 1), shown_(spaced_steps(steps, most_columns)), rows_(rows) {}
+    Film(int64_t steps, int64_t rows)
+        : values_(size_t(steps) + 1), shown_(spaced_steps(steps, most_columns)), rows_(rows) {}
 
     // The first values of a batch at step k; its pictures where they belong to the strips.
     void add(int64_t k, const Tensor& images, const std::vector<float>& values, int64_t wanted, bool first_batch) {
         values_[size_t(k)].insert(values_[size_t(k)].end(), values.begin(), values.begin() + wanted);
-        if (first_batch && std::find(shown_.begin(), shown_.end(), k) != shown_.end()) columns_.push_back(pictures(images.rows(0, rows_)));
+        if (first_batch && std::find(shown_.begin(), shown_.end(), k) != shown_.end())
+            columns_.push_back(pictures(images.slice_copy(0, rows_)));
     }
 
     void write_table(const std::string& path, const std::string& quantity) const {
@@ -56,8 +58,10 @@ private:
 }  // namespace
 
 ReviseCommand::ReviseCommand(CLI::App& app)
-    : Experiment(app, "revise", "strips of both chains, energy and MSE by step (Fig. 2)", 100, "samples, and test images, in the tables") {
-    command_->add_option("--strips", strips_, "rows of each picture, at most --count and --batch")->capture_default_str();
+    : Experiment(app, "revise", "strips of both chains, energy and MSE by step (Fig. 2)", 100,
+                 "samples, and test images, in the tables") {
+    command_->add_option("--strips", strips_, "rows of each picture, at most --count and --batch")
+        ->capture_default_str();
     use_chain_x();
     use_chain_z();
 }
@@ -75,15 +79,17 @@ void ReviseCommand::measure_x() {
     const int64_t steps = chain_x().steps, side = config_.model.image_size();
     Film film(steps, std::min({strips_, count_, batch_}));
     for (int64_t first = 0; first < count_; first += batch_) {
-        const StepNoise noise = philox_noise(seed(), uint64_t(first / batch_), {batch_, side, side, 3}, config_.model.latent);
-        watch_chain_x(*models_, generate(noise.prior), chain_x(), noise.langevin_x, [&](int64_t k, const Tensor& x, const Tensor& energy) {
-            film.add(k, x, energy.to_host(), std::min(batch_, count_ - first), first == 0);
-        });
+        const StepNoise noise =
+            philox_noise(seed(), uint64_t(first / batch_), {batch_, side, side, 3}, config_.model.latent);
+        watch_chain_x(*models_, generate(noise.prior), chain_x(), noise.langevin_x,
+                      [&](int64_t k, const Tensor& x, const Tensor& energy) {
+                          film.add(k, x, energy.to_host(), std::min(batch_, count_ - first), first == 0);
+                      });
     }
     film.write_table(file("x_chain.csv"), "energy");
     film.write_picture(file("x_chain.png"), nullptr);
-    say(text("x-chain, mean energy of ", count_, " samples: ", film.mean(0), " at g(z), ", film.mean(size_t(steps)), " after ", steps,
-             " steps; x_chain.png: steps ", film.steps_shown()));
+    say(text("x-chain, mean energy of ", count_, " samples: ", film.mean(0), " at g(z), ", film.mean(size_t(steps)),
+             " after ", steps, " steps; x_chain.png: steps ", film.steps_shown()));
 }
 
 void ReviseCommand::measure_z() {
@@ -96,17 +102,19 @@ void ReviseCommand::measure_z() {
         const StepNoise noise = philox_noise(seed(), uint64_t(first / batch_), x.shape(), config_.model.latent);
         watch_chain_z(*models_, encode(x, noise.reparametrise), x, config_.step.sigma, chain_z(), noise.langevin_z,
                       [&](int64_t k, const Tensor& image) {
-            const std::vector<float> reconstruction = image.to_host();
-            std::vector<float> errors;
-            for (int64_t i = 0; i < batch_; ++i)
-                errors.push_back(float(mean_squared_error(data.data() + i * values, reconstruction.data() + i * values, values)));
-            film.add(k, image, errors, std::min(batch_, count_ - first), first == 0);
-        });
+                          const std::vector<float> reconstruction = image.to_host();
+                          std::vector<float> errors;
+                          for (int64_t i = 0; i < batch_; ++i)
+                              errors.push_back(float(mean_squared_error(data.data() + i * values,
+                                                                        reconstruction.data() + i * values, values)));
+                          film.add(k, image, errors, std::min(batch_, count_ - first), first == 0);
+                      });
     }
     film.write_table(file("z_chain.csv"), "mse");
     film.write_picture(file("z_chain.png"), &test());
-    say(text("z-chain, mean mse of ", count_, " test images: ", film.mean(0), " at the encoder's z, ", film.mean(size_t(steps)), " after ",
-             steps, " steps; z_chain.png: steps ", film.steps_shown(), ", and the test image"));
+    say(text("z-chain, mean mse of ", count_, " test images: ", film.mean(0), " at the encoder's z, ",
+             film.mean(size_t(steps)), " after ", steps, " steps; z_chain.png: steps ", film.steps_shown(),
+             ", and the test image"));
 }
 
 }  // namespace dualmcmc

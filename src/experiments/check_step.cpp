@@ -14,7 +14,8 @@ namespace {
 // The file and its metadata as numbers.
 struct StepFile {
     explicit StepFile(const std::string& path_) : path(path_), file(read_safetensors(path_)) {
-        if (word("format") != "dual-mcmc-step-1") fail(path, ": its format is '", word("format"), "', not dual-mcmc-step-1");
+        if (word("format") != "dual-mcmc-step-1")
+            fail(path, ": its format is '", word("format"), "', not dual-mcmc-step-1");
     }
     std::string word(const std::string& key) const {
         const auto found = file.metadata.find(key);
@@ -25,7 +26,8 @@ struct StepFile {
         const std::string value = word(key);
         char* end = nullptr;
         const double parsed = std::strtod(value.c_str(), &end);
-        if (value.empty() || *end || !std::isfinite(parsed)) fail(path, ": metadata '", key, "' is '", value, "', not a number");
+        if (value.empty() || *end || !std::isfinite(parsed))
+            fail(path, ": metadata '", key, "' is '", value, "', not a number");
         return parsed;
     }
     int64_t count(const std::string& key, int64_t least) const {
@@ -34,7 +36,9 @@ struct StepFile {
             fail(path, ": metadata '", key, "' is ", word(key), "; expected a whole number of at least ", least);
         return int64_t(value);
     }
-    std::vector<float> values(const std::string& name, const Layout& layout) const { return stored_values(file, path, name, layout); }
+    std::vector<float> values(const std::string& name, const Layout& layout) const {
+        return stored_values(file, path, name, layout);
+    }
     Tensor tensor(const std::string& name, const Layout& layout) const {
         return Tensor::from_host(layout.memory_shape(), values(name, layout));
     }
@@ -46,7 +50,8 @@ struct StepFile {
         all.axes.insert(all.axes.begin(), 0);
         if (steps == 0) return [](int64_t) { return Tensor(); };
         const Tensor stacked = tensor(name, all);
-        return [stacked, one = layout.memory_shape()](int64_t step) { return stacked.rows(step, 1).reshaped(one); };
+        return
+            [stacked, one = layout.memory_shape()](int64_t step) { return stacked.slice_copy(step, 1).reshaped(one); };
     }
 
     std::string path;
@@ -69,13 +74,14 @@ ModelSettings model_settings(const StepFile& f) {
 
 StepSettings step_settings(const StepFile& f) {
     StepSettings s;
-    if (f.file.metadata.count("method")) apply_method(s, f.word("method"));  // an addition to the format: without it, dual
+    if (f.file.metadata.count("method"))
+        apply_method(s, f.word("method"));  // an addition to the format: without it, dual
     s.chain_x = {f.count("steps_x", 0), float(f.number("e_l_step_size")), float(f.number("e_n_step_size"))};
     s.chain_z = {f.count("steps_z", 0), float(f.number("l_step_size")), float(f.number("n_step_size"))};
     s.sigma = float(f.number("sig") / std::sqrt(2.0));  // the release's convention: ‖x - g‖² / sig², without the ½
     s.lambda_data = float(f.number("Gfactor"));
     s.lambda_ebm = float(f.number("Sfactor"));
-    s.lambda_prior = float(f.number("Ifactor"));
+    s.lambda_generated = float(f.number("Ifactor"));
     s.resample = f.count("resample", 0) != 0;
     s.adam_generator = {float(f.number("lrG")), float(f.number("wdG"))};
     s.adam_ebm = {float(f.number("lrE")), 0};
@@ -109,14 +115,15 @@ public:
     // What the method does not have must not be expected either.
     void output(const std::string& name, const Tensor& found, const Layout& layout) {
         if (!found.defined()) {
-            if (file_.file.tensors.count(name)) fail(file_.path, ": holds ", name, ", which this method does not compute");
+            if (file_.file.tensors.count(name))
+                fail(file_.path, ": holds ", name, ", which this method does not compute");
             return;
         }
         const std::vector<float> expected = file_.values(name, layout);
         add(name, relative_error(found.to_host(), expected, norm(expected)), tolerance_);
     }
     void scalar(const std::string& name, const Tensor& found) { output(name, found, Layout::plain({1})); }
-    void profile(const std::string& name, const std::vector<Tensor>& found) {
+    void trace(const std::string& name, const std::vector<Tensor>& found) {
         if (found.empty()) return;
         std::vector<float> values;
         for (const Tensor& value : found) values.push_back(value.item());
@@ -124,30 +131,31 @@ public:
         output(name, Tensor::from_host(layout.memory_shape(), values), layout);
     }
 
-    void gradients(const std::string& prefix, const State& state) {
+    void gradients(const std::string& prefix, const ParameterStore& state) {
         std::vector<std::vector<float>> expected;
         double largest = 0;
-        for (const StateEntry& entry : state.entries()) {
-            if (!entry.trained) continue;
+        for (const NamedTensor& entry : state.entries()) {
+            if (!entry.trainable) continue;
             expected.push_back(file_.values("grad." + prefix + entry.name, entry.layout));
             largest = std::max(largest, norm(expected.back()));
         }
         size_t next = 0;
-        for (const StateEntry& entry : state.entries()) {
-            if (!entry.trained) continue;
+        for (const NamedTensor& entry : state.entries()) {
+            if (!entry.trainable) continue;
             const std::vector<float>& reference = expected[next++];
             const double own = norm(reference), scale = own < 1e-5 * largest ? largest : own;
-            add("grad." + prefix + entry.name, relative_error(entry.value.grad().to_host(), reference, scale), tolerance_);
+            add("grad." + prefix + entry.name, relative_error(entry.value.grad().to_host(), reference, scale),
+                tolerance_);
         }
     }
 
-    void after(const std::string& prefix, const State& state, double learning_rate) {
+    void after(const std::string& prefix, const ParameterStore& state, double learning_rate) {
         int64_t far = 0, count = 0;
-        for (const StateEntry& entry : state.entries()) {
+        for (const NamedTensor& entry : state.entries()) {
             const std::string name = "after." + prefix + entry.name;
             const bool singular_vector = name.ends_with(".weight_u") || name.ends_with(".weight_v");
             if (singular_vector) output(name, entry.value.value(), entry.layout);
-            if (!entry.trained) continue;
+            if (!entry.trainable) continue;
             const std::vector<float> expected = file_.values(name, entry.layout), found = entry.value.value().to_host();
             for (size_t i = 0; i < found.size(); ++i)
                 far += !(std::abs(double(found[i]) - double(expected[i])) <= 0.02 * learning_rate);  // a NaN is far
@@ -167,7 +175,7 @@ private:
 }  // namespace
 
 std::vector<ReplayLine> replay_step(const std::string& path, double tolerance, bool fast) {
-    std::optional<DirectConvolutions> direct;
+    std::optional<ExactConvolutions> direct;
     if (!fast) direct.emplace();
     const StepFile file(path);
     const StepSettings settings = step_settings(file);
@@ -176,11 +184,17 @@ std::vector<ReplayLine> replay_step(const std::string& path, double tolerance, b
 
     const int64_t batch = file.count("batch", 1), side = models.settings.image_size();
     const Layout image = Layout::image({batch, side, side, 3}), latent = Layout::plain({batch, models.settings.latent});
-    StepNoise noise{file.tensor("noise.prior", latent), file.tensor("noise.reparam", latent),
+    StepNoise noise{file.tensor("noise.prior", latent),
+                    file.tensor("noise.reparam", latent),
                     file.noise("noise.langevin_x", settings.chain_x.steps, image),
-                    file.noise("noise.langevin_z", settings.chain_z.steps, latent), {}, {}, {}};
-    if (settings.resample) noise.langevin_x_resample = file.noise("noise.langevin_x_resample", settings.chain_x.steps, image);
-    if (settings.start_x == "noise") noise.start_x = [start = file.noise("noise.start_x", 1, image)] { return std::get<Tensor>(start(0)); };
+                    file.noise("noise.langevin_z", settings.chain_z.steps, latent),
+                    {},
+                    {},
+                    {}};
+    if (settings.resample)
+        noise.langevin_x_resample = file.noise("noise.langevin_x_resample", settings.chain_x.steps, image);
+    if (settings.start_x == "noise")
+        noise.start_x = [start = file.noise("noise.start_x", 1, image)] { return std::get<Tensor>(start(0)); };
     const StepResult out = dual_mcmc_step(models, file.tensor("batch.x", image), noise, settings, 1);
 
     Comparison compare(file, tolerance);
@@ -192,18 +206,18 @@ std::vector<ReplayLine> replay_step(const std::string& path, double tolerance, b
     compare.output("out.z_revised", out.z_revised, latent);
     compare.output("out.reconstruction", out.reconstruction, image);
     if (settings.resample) compare.output("out.x_resampled", out.x_resampled, image);
-    compare.profile("out.energy_profile", out.energy_profile);
-    compare.profile("out.sse_profile", out.sse_profile);
+    compare.trace("out.energy_profile", out.energy_trace);
+    compare.trace("out.sse_profile", out.sse_trace);
     compare.scalar("out.loss_recon", out.loss_recon);
     compare.scalar("out.loss_revise", out.loss_revise);
     compare.scalar("out.nll_posterior", out.nll_posterior);
-    compare.scalar("out.nll_prior", out.nll_prior);
+    compare.scalar("out.nll_prior", out.nll_generated);
     compare.scalar("out.energy_data", out.energy_data);
     compare.scalar("out.energy_model", out.energy_model);
-    if (settings.learn_ebm) compare.gradients("netE.", models.energy.state);
+    if (settings.learn_ebm) compare.gradients("netE.", models.ebm.state);
     if (settings.learn_generator) compare.gradients("netG.", models.generator.state);
     if (settings.learn_encoder) compare.gradients("netI.", models.encoder.state);
-    compare.after("netE.", models.energy.state, double(settings.adam_ebm.learning_rate));
+    compare.after("netE.", models.ebm.state, double(settings.adam_ebm.learning_rate));
     compare.after("netG.", models.generator.state, double(settings.adam_generator.learning_rate));
     compare.after("netI.", models.encoder.state, double(settings.adam_encoder.learning_rate));
     return compare.lines;

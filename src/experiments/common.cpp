@@ -7,32 +7,39 @@
 #include <filesystem>
 #include <numeric>
 
-#include "training/checkpoint.h"
-#include "experiments/report.h"
 #include "engine/graphed_function.h"
+#include "experiments/report.h"
+#include "training/checkpoint.h"
 #include "training/train.h"
 
 namespace dualmcmc {
 
 namespace fs = std::filesystem;
 
-// ---- the command ----------------------------------------------------------------------------------------------------------------
+// ---- the command --------------------------------------------------------------------------------
 
-void add_batch_norm_flags(CLI::App& command, BatchNormPolicy& policy) {
-    command.add_option("--batch-norm", policy.name, "the generator's batch norm: on each batch's statistics (batch, as in training), on "
-                       "training's running ones (running), or on those of many samples of the model as it is (recalibrated)")
+void add_batch_norm_flags(CLI::App& command, BatchNormMode& policy) {
+    command
+        .add_option(
+            "--batch-norm", policy.name,
+            "the generator's batch norm: on each batch's statistics (batch, as in training), on "
+            "training's running ones (running), or on those of many samples of the model as it is (recalibrated)")
         ->capture_default_str();
-    command.add_option("--batch-norm-batches", policy.batches, "batches of samples for recalibrated statistics")->capture_default_str();
+    command.add_option("--batch-norm-batches", policy.batches, "batches of samples for recalibrated statistics")
+        ->capture_default_str();
 }
 
-Experiment::Experiment(CLI::App& app, const std::string& name, const std::string& help, int64_t count, const std::string& counts)
+Experiment::Experiment(CLI::App& app, const std::string& name, const std::string& help, int64_t count,
+                       const std::string& counts)
     : command_(app.add_subcommand(name, help)), name_(name), count_(count) {
     command_->add_option("--model", model_, "a checkpoint, .safetensors")->required();
-    command_->add_option("--data", data_, "as in train (default: what the model was trained on); its test images are used");
+    command_->add_option("--data", data_,
+                         "as in train (default: what the model was trained on); its test images are used");
     command_->add_option("--count", count_, counts)->capture_default_str();
     command_->add_option("--out", out_, "folder for pictures and tables (default: " + name + " in the run's folder)");
     command_->add_option("--seed", seed_, "of the noise")->capture_default_str();
-    command_->add_option("--batch", batch_, "images that batch norm sees together (default: the model's sampler-batch, 100)");
+    command_->add_option("--batch", batch_,
+                         "images that batch norm sees together (default: the model's sampler-batch, 100)");
     add_batch_norm_flags(*command_, batch_norm_);
     command_->add_option("--device", device_, "as in train")->capture_default_str();
     command_->add_option("--threads", threads_, "CPU threads, 0 for all")->capture_default_str();
@@ -43,22 +50,25 @@ void Experiment::use_chain_x(std::optional<int64_t> long_steps) {
     long_steps_ = long_steps;
     if (long_steps) command_->add_option("--steps", *long_steps_, "x-chain: steps")->capture_default_str();
     else command_->add_option("--steps-x", flags_x_.steps, "x-chain: steps (default: the model's sampler-steps, 70)");
-    command_->add_option("--step-size-x", flags_x_.step_size, "x-chain: step (default: the model's sampler-step-size, 0.4)");
-    command_->add_option("--noise-x", flags_x_.noise, "x-chain: noise (default: the model's sampler-noise, 0.001)");
+    command_->add_option("--step-size-x", flags_x_.step_size,
+                         "x-chain: step (default: the model's sampler-step-size, 0.4)");
+    command_->add_option("--noise-x", flags_x_.noise_std, "x-chain: noise (default: the model's sampler-noise, 0.001)");
 }
 
 void Experiment::use_chain_z() {
     uses_z_ = true;
     command_->add_option("--steps-z", flags_z_.steps, "z-chain: steps (default: the model's)");
     command_->add_option("--step-size-z", flags_z_.step_size, "z-chain: step (default: the model's)");
-    command_->add_option("--noise-z", flags_z_.noise, "z-chain: noise (default: the model's)");
+    command_->add_option("--noise-z", flags_z_.noise_std, "z-chain: noise (default: the model's)");
     command_->add_option("--sigma", sigma_, "standard deviation of p(x|z) (default: the model's)");
 }
 
 void check_chain(const std::string& name, const ChainSettings& chain) {
     if (chain.steps < 0 || chain.steps > 65535) fail("--steps-", name, " ", chain.steps, ": must be from 0 to 65535");
-    if (!(chain.step_size > 0 && std::isfinite(chain.step_size))) fail("--step-size-", name, " ", chain.step_size, ": must be above 0");
-    if (!(chain.noise >= 0 && std::isfinite(chain.noise))) fail("--noise-", name, " ", chain.noise, ": must be at least 0");
+    if (!(chain.step_size > 0 && std::isfinite(chain.step_size)))
+        fail("--step-size-", name, " ", chain.step_size, ": must be above 0");
+    if (!(chain.noise_std >= 0 && std::isfinite(chain.noise_std)))
+        fail("--noise-", name, " ", chain.noise_std, ": must be at least 0");
 }
 
 bool Experiment::given(const std::string& flag) const {
@@ -74,10 +84,11 @@ void Experiment::check_flags() const {
         ChainSettings chain{1, 1, 1};  // what is not given is the model's, and good
         if (given(text("--steps-", name))) chain.steps = flags.steps;
         if (given(text("--step-size-", name))) chain.step_size = flags.step_size;
-        if (given(text("--noise-", name))) chain.noise = flags.noise;
+        if (given(text("--noise-", name))) chain.noise_std = flags.noise_std;
         check_chain(name, chain);
     }
-    if (long_steps_ && (*long_steps_ < 1 || *long_steps_ > 10'000'000)) fail("--steps ", *long_steps_, ": must be from 1 to 10000000");
+    if (long_steps_ && (*long_steps_ < 1 || *long_steps_ > 10'000'000))
+        fail("--steps ", *long_steps_, ": must be from 1 to 10000000");
     if (given("--sigma") && !(sigma_ > 0 && std::isfinite(sigma_))) fail("--sigma ", sigma_, ": must be above 0");
 }
 
@@ -85,27 +96,30 @@ void Experiment::lay_flags_over() {
     if (given("--steps-x")) config_.sampler.steps = flags_x_.steps;
     if (long_steps_) config_.sampler.steps = *long_steps_;
     if (given("--step-size-x")) config_.sampler.step_size = flags_x_.step_size;
-    if (given("--noise-x")) config_.sampler.noise = flags_x_.noise;
+    if (given("--noise-x")) config_.sampler.noise_std = flags_x_.noise_std;
     if (given("--steps-z")) config_.step.chain_z.steps = flags_z_.steps;
     if (given("--step-size-z")) config_.step.chain_z.step_size = flags_z_.step_size;
-    if (given("--noise-z")) config_.step.chain_z.noise = flags_z_.noise;
+    if (given("--noise-z")) config_.step.chain_z.noise_std = flags_z_.noise_std;
     if (given("--sigma")) config_.step.sigma = sigma_;
     if (!given("--batch")) batch_ = config_.sampler_batch;
     if (given("--data")) config_.data = data_;
     if (config_.data.empty())
-        fail("--data: ", model_, " does not say what it was trained on; give a folder with CIFAR-10, a .npy or the word shapes");
+        fail("--data: ", model_,
+             " does not say what it was trained on; give a folder with CIFAR-10, a .npy or the word shapes");
 }
 
 std::string chain_text(const ChainSettings& c) {
-    return text(c.steps, " steps of ", c.step_size, ", noise ", c.noise, ", temperature (noise/step)^2 = ", c.temperature());
+    return text(c.steps, " steps of ", c.step_size, ", noise ", c.noise_std,
+                ", temperature (noise/step)^2 = ", c.temperature());
 }
 
 void Experiment::say_settings(int64_t iteration) {
     const ModelSettings& m = config_.model;
-    say(text(name_, ": ", fs::path(model_).filename().string(), ", iteration ", iteration, "; ", m.architecture, ", widths ",
-             m.width_generator, "/", m.width_ebm, "/", m.width_encoder, " (generator/EBM/encoder), latent ", m.latent));
-    say(text("count ", count_, "; test images: ", test().name, ", ", test().count, " in all; batches of ", batch_,
-             ", ", batch_norm_.text(batch_), "; seed ", seed_));
+    say(text(name_, ": ", fs::path(model_).filename().string(), ", iteration ", iteration, "; ", m.architecture,
+             ", widths ", m.width_generator, "/", m.width_ebm, "/", m.width_encoder,
+             " (generator/EBM/encoder), latent ", m.latent));
+    say(text("count ", count_, "; test images: ", test().name, ", ", test().count, " in all; batches of ", batch_, ", ",
+             batch_norm_.text(batch_), "; seed ", seed_));
     if (const std::string note = untrained_note(config_); !note.empty()) say(note);
     if (uses_x_) say("x-chain: " + chain_text(chain_x()));
     if (uses_z_) say(text("z-chain: ", chain_text(chain_z()), ", sigma ", config_.step.sigma));
@@ -153,7 +167,7 @@ void write_summary(const std::string& out, const std::string& summary) {
     std::printf("report: %s\n", (fs::path(run) / "report.html").string().c_str());
 }
 
-// ---- the networks ---------------------------------------------------------------------------------------------------------------
+// ---- the networks -------------------------------------------------------------------------------
 
 Tensor image_batch(const ImageSet& set, int64_t first, int64_t batch) {
     std::vector<int64_t> indices(static_cast<size_t>(batch));
@@ -165,33 +179,34 @@ Tensor image_batch(const ImageSet& set, int64_t first, int64_t batch) {
 }
 
 Tensor Experiment::generate(const Tensor& z) {
-    NoTape no_tape;
+    NoGrad no_grad;
     return models_->generator(Var(z)).value();
 }
 
 Tensor Experiment::encode(const Tensor& x, const Tensor& epsilon) {
-    NoTape no_tape;
+    NoGrad no_grad;
     const auto [mu, logvar] = models_->encoder(Var(x));
     return reparametrise(mu, logvar, epsilon).value();
 }
 
-Tensor watch_chain_x(Models& models, const Tensor& x, const ChainSettings& chain, const NoiseFunction& noise, const WatchX& watch) {
-    const NoGraphs every_call_is_seen;
+Tensor watch_chain_x(Models& models, const Tensor& x, const ChainSettings& chain, const NoiseFunction& noise,
+                     const WatchX& watch) {
+    const DisableGraphs every_call_is_seen;
     int64_t k = 0;
     auto energy = [&](const Tensor& y) {
-        const EnergyGradient e = energy_gradient(models.energy, y);
+        const EnergyGradient e = energy_gradient(models.ebm, y);
         watch(k++, y, e.energy);
         return e;
     };
     const Tensor end = langevin_x(x, energy, chain, noise).end;
-    NoTape no_tape;
-    watch(k, end, models.energy(Var(end)).value());
+    NoGrad no_grad;
+    watch(k, end, models.ebm(Var(end)).value());
     return end;
 }
 
-Tensor watch_chain_z(Models& models, const Tensor& z, const Tensor& x, float sigma, const ChainSettings& chain, const NoiseFunction& noise,
-                     const WatchZ& watch) {
-    const NoGraphs every_call_is_seen;
+Tensor watch_chain_z(Models& models, const Tensor& z, const Tensor& x, float sigma, const ChainSettings& chain,
+                     const NoiseFunction& noise, const WatchZ& watch) {
+    const DisableGraphs every_call_is_seen;
     int64_t k = 0;
     auto generator = [&](const Var& latent) {
         const Var image = models.generator(latent);
@@ -199,12 +214,12 @@ Tensor watch_chain_z(Models& models, const Tensor& z, const Tensor& x, float sig
         return image;
     };
     const Tensor end = langevin_z(z, x, generator, sigma, chain, noise).end;
-    NoTape no_tape;
+    NoGrad no_grad;
     generator(Var(end));
     return end;
 }
 
-// ---- tables ---------------------------------------------------------------------------------------------------------------------
+// ---- tables -------------------------------------------------------------------------------------
 
 std::string digits(double value) {
     char buffer[32];
@@ -246,7 +261,7 @@ Spread spread_of(std::vector<float> values) {
             double(values[values.size() - 1 - tenth])};
 }
 
-// ---- pictures -------------------------------------------------------------------------------------------------------------------
+// ---- pictures -----------------------------------------------------------------------------------
 
 ImageSet strips(const std::vector<ImageSet>& columns, int64_t rows) {
     ImageSet out;

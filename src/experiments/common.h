@@ -2,8 +2,8 @@
 //
 //   dualmcmc NAME --model CHECKPOINT --data … --count N --out DIR --seed --batch --device --threads
 //
-// --out holds summary.txt (all that the command said), .csv and .png files; where it lies in a run's folder, the run's report.html is
-// written anew.
+// --out holds summary.txt (all that the command said), .csv and .png files; where it lies in a run's folder, the run's
+// report.html is written anew.
 #pragma once
 #include <CLI/CLI.hpp>
 
@@ -12,22 +12,22 @@
 #include <string>
 #include <vector>
 
-#include "training/config.h"
 #include "data/dataset.h"
 #include "formats/files.h"
+#include "training/config.h"
 #include "training/evaluation.h"
 
 namespace dualmcmc {
 
-// The images first … first + batch - 1 of a set as (batch,S,S,3), round again from its beginning at its end: batch norm always gets
-// whole batches, and whoever asked for fewer images leaves the rest out.
+// The images first … first + batch - 1 of a set as (batch,S,S,3), round again from its beginning at its end: batch norm
+// always gets whole batches, and whoever asked for fewer images leaves the rest out.
 Tensor image_batch(const ImageSet& set, int64_t first, int64_t batch);
 
 // Writes OUT/summary.txt; where OUT lies in a run's folder, that run's report.html anew.
 void write_summary(const std::string& out, const std::string& summary);
 
 // The flags of a batch-norm policy; `policy` is checked when it is set (set_batch_norm).
-void add_batch_norm_flags(CLI::App& command, BatchNormPolicy& policy);
+void add_batch_norm_flags(CLI::App& command, BatchNormMode& policy);
 
 // Fails where a chain's settings, of the flags --steps-NAME and so on, are impossible.
 void check_chain(const std::string& name, const ChainSettings& chain);
@@ -41,10 +41,12 @@ public:
 
 protected:
     // `count`: the default of --count, and what it counts.
-    Experiment(CLI::App& app, const std::string& name, const std::string& help, int64_t count, const std::string& counts);
+    Experiment(CLI::App& app, const std::string& name, const std::string& help, int64_t count,
+               const std::string& counts);
 
-    // Adds the flags of a chain and has its settings said. Defaults: the x-chain after training (sampler-*), the model's z-chain.
-    // `long_steps`: the x-chain's length is this, unless --steps says otherwise, and no business of the model's.
+    // Adds the flags of a chain and has its settings said. Defaults: the x-chain after training (sampler-*), the
+    // model's z-chain. `long_steps`: the x-chain's length is this, unless --steps says otherwise, and no business of
+    // the model's.
     void use_chain_x(std::optional<int64_t> long_steps = {});
     void use_chain_z();
 
@@ -72,7 +74,7 @@ protected:
     std::string name_, model_, data_, out_, device_ = "auto";
     int64_t count_, seed_ = 1, batch_ = 0;
     int threads_ = 0;
-    BatchNormPolicy batch_norm_;
+    BatchNormMode batch_norm_;
     Config config_;  // the checkpoint's, with the flags laid over it
     Dataset dataset_;
     std::optional<Models> models_;
@@ -94,14 +96,16 @@ std::string chain_text(const ChainSettings& chain);
 
 // The x-chain from `x`; `watch` sees each state x_k, k = 0 … steps, and its energies (B). Returns x_steps.
 using WatchX = std::function<void(int64_t k, const Tensor& x, const Tensor& energy)>;
-Tensor watch_chain_x(Models& models, const Tensor& x, const ChainSettings& chain, const NoiseFunction& noise, const WatchX& watch);
+Tensor watch_chain_x(Models& models, const Tensor& x, const ChainSettings& chain, const NoiseFunction& noise,
+                     const WatchX& watch);
 
 // The z-chain of the images x from `z`; `watch` sees g(z_k), k = 0 … steps. Returns z_steps.
 using WatchZ = std::function<void(int64_t k, const Tensor& image)>;
-Tensor watch_chain_z(Models& models, const Tensor& z, const Tensor& x, float sigma, const ChainSettings& chain, const NoiseFunction& noise,
-                     const WatchZ& watch);
+Tensor watch_chain_z(Models& models, const Tensor& z, const Tensor& x, float sigma, const ChainSettings& chain,
+                     const NoiseFunction& noise, const WatchZ& watch);
 
-// A table: a header and rows of numbers or texts, written complete or not at all. Texts with commas or quotes are quoted (RFC 4180).
+// A table: a header and rows of numbers or texts, written complete or not at all. Texts with commas or quotes are
+// quoted (RFC 4180).
 class Csv {
 public:
     explicit Csv(const std::vector<std::string>& header) { row(header); }

@@ -1,4 +1,5 @@
-// `dualmcmc compare`: the method and its relatives (`--method dual,vae`; default all), each trained for the same time, over several seeds.
+// `dualmcmc compare`: the method and its relatives (`--method dual,vae`; default all), each trained for the same time,
+// over several seeds.
 #pragma once
 #include "experiments/grid.h"
 

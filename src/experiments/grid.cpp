@@ -14,12 +14,12 @@
 #include <set>
 #include <tuple>
 
-#include "training/checkpoint.h"
 #include "experiments/common.h"
 #include "experiments/reconstruct.h"
 #include "experiments/report.h"
 #include "experiments/sliced_wasserstein.h"
 #include "formats/npy.h"
+#include "training/checkpoint.h"
 #include "training/evaluation.h"
 #include "training/train.h"
 
@@ -29,13 +29,14 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr int64_t picture_images = 10;    // of each kind in a cell's row of the picture
-constexpr int64_t inference_steps = 30;   // of z-chains from noise, where no encoder has learned
-constexpr int64_t looks = 2;              // at a training after its start: samples/, and distances in metrics.csv
-constexpr int timed_iterations = 3;       // of each cell to tell what it costs, after one that is not timed
+constexpr int64_t picture_images = 10;   // of each kind in a cell's row of the picture
+constexpr int64_t inference_steps = 30;  // of z-chains from noise, where no encoder has learned
+constexpr int64_t looks = 2;             // at a training after its start: samples/, and distances in metrics.csv
+constexpr int timed_iterations = 3;      // of each cell to tell what it costs, after one that is not timed
 
 // Settings that are flags of the grid itself.
-const std::vector<std::string> own_flags{"preset", "method", "data", "out", "seed", "device", "threads", "iterations", "minutes", "epochs"};
+const std::vector<std::string> own_flags{"preset", "method",  "data",       "out",     "seed",
+                                         "device", "threads", "iterations", "minutes", "epochs"};
 
 const std::vector<std::pair<const char*, std::optional<double> Result::*>> columns{
     {"seed", &Result::seed},
@@ -54,7 +55,7 @@ const std::vector<std::pair<const char*, std::optional<double> Result::*>> colum
     {"swd_generator", &Result::swd_generator},
     {"swd_revised", &Result::swd_revised}};
 
-// ---- tables on the disk ---------------------------------------------------------------------------------------------------------
+// ---- tables on the disk -------------------------------------------------------------------------
 
 void write_results(const std::string& path, const std::vector<Result>& results) {
     std::vector<std::string> cells{"cell"};
@@ -103,18 +104,18 @@ void check_same(const std::string& folder, const Config& wanted, const std::stri
     }
 }
 
-// ---- budget ---------------------------------------------------------------------------------------------------------------------
+// ---- budget -------------------------------------------------------------------------------------
 
 bool on_cpu() { return std::string(backend().name).starts_with("CPU"); }
 
-// Seconds of all the processor's threads in this program; on another device, by the clock.
+// StepTimings of all the processor's threads in this program; on another device, by the clock.
 double seconds_used() {
     if (on_cpu()) return double(std::clock()) / CLOCKS_PER_SEC;
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// What an iteration costs, for each of the settings: the least of a few iterations, taken in turn so that whatever else the machine does
-// meets all of them.
+// What an iteration costs, for each of the settings: the least of a few iterations, taken in turn so that whatever else
+// the machine does meets all of them.
 std::vector<double> iteration_costs(const std::vector<Config>& configs) {
     std::vector<Models> models;
     models.reserve(configs.size());
@@ -124,16 +125,17 @@ std::vector<double> iteration_costs(const std::vector<Config>& configs) {
         for (size_t i = 0; i < configs.size(); ++i) {
             const Config& c = configs[i];
             const Shape shape{c.batch, c.model.image_size(), c.model.image_size(), 3};
-            const Tensor x = Tensor::uniform(shape, random_key(1, Stream::start_x, uint64_t(round)), -1, 1);
+            const Tensor x = Tensor::uniform(shape, random_key(1, RngPurpose::start_x, uint64_t(round)), -1, 1);
             const double before = seconds_used();
             dual_mcmc_step(models[i], x, philox_noise(1, uint64_t(round), shape, c.model.latent), c.step, round + 1);
-            for (const auto& [prefix, state] : models[i].networks()) state->parameters().front().value().to_host();  // waits for the device
+            for (const auto& [prefix, state] : models[i].networks())
+                state->parameters().front().value().to_host();  // waits for the device
             if (round > 0) least[i] = std::min(least[i], seconds_used() - before);
         }
     return least;
 }
 
-// ---- measuring ------------------------------------------------------------------------------------------------------------------
+// ---- measuring ----------------------------------------------------------------------------------
 
 std::optional<double> median(const std::vector<std::map<std::string, std::string>>& rows, const std::string& column) {
     std::vector<double> values;
@@ -145,13 +147,15 @@ std::optional<double> median(const std::vector<std::map<std::string, std::string
 
 // The picture's images of one kind: white where a method has none, or fewer were drawn.
 ImageSet shown_images(const ImageSet& set, bool has_any) {
-    ImageSet out{picture_images, set.size, std::vector<uint8_t>(size_t(picture_images * set.size * set.size * 3), 255), ""};
+    ImageSet out{picture_images, set.size, std::vector<uint8_t>(size_t(picture_images * set.size * set.size * 3), 255),
+                 ""};
     const ImageSet some = first_images(set, picture_images);
     if (has_any) std::copy(some.pixels.begin(), some.pixels.end(), out.pixels.begin());
     return out;
 }
 
-// Measures the checkpoint of a run, completes what is known of it, and writes result.npy and result.csv into its folder.
+// Measures the checkpoint of a run, completes what is known of it, and writes result.npy and result.csv into its
+// folder.
 Result measure(Result r, const LoadedCheckpoint& checkpoint, const std::string& folder, int64_t count) {
     const Config& c = checkpoint.config;
     const uint64_t seed = uint64_t(c.seed);
@@ -159,7 +163,7 @@ Result measure(Result r, const LoadedCheckpoint& checkpoint, const std::string& 
     Models models(c.model, 0);
     load_checkpoint(checkpoint.file, checkpoint.path, models, false);
     r.seed = double(c.seed), r.count = double(count);
-    r.iterations = double(checkpoint.iteration), r.returns = double(checkpoint.returns);
+    r.iterations = double(checkpoint.iteration), r.returns = double(checkpoint.rollbacks);
     const auto metrics = read_rows(folder + "/metrics.csv");
     for (const auto& [name, field] : columns)  // these have the same names there
         if (std::string(name).starts_with("seconds")) r.*field = median(metrics, name);
@@ -197,29 +201,38 @@ std::optional<Inference> inference_of(const StepSettings& s) {
     return Inference{s.start_z == "encoder" && s.chain_z.steps == 0 ? "mean" : s.start_z, s.chain_z.steps};
 }
 
-// ---- flags and cells ------------------------------------------------------------------------------------------------------------
+// ---- flags and cells ----------------------------------------------------------------------------
 
-GridCommand::GridCommand(CLI::App& app, const std::string& name, const std::string& help, double minutes, int64_t iterations,
-                         const std::vector<int64_t>& seeds)
-    : command_(app.add_subcommand(name, help)), name_(name), out_("runs/" + name), minutes_(minutes), iterations_(iterations), seeds_(seeds) {
-    const std::string standard = minutes > 0 ? text("; default: ", minutes, " minutes") : text("; default: ", iterations, " iterations");
+GridCommand::GridCommand(CLI::App& app, const std::string& name, const std::string& help, double minutes,
+                         int64_t iterations, const std::vector<int64_t>& seeds)
+    : command_(app.add_subcommand(name, help)), name_(name), out_("runs/" + name), minutes_(minutes),
+      iterations_(iterations), seeds_(seeds) {
+    const std::string standard =
+        minutes > 0 ? text("; default: ", minutes, " minutes") : text("; default: ", iterations, " iterations");
     command_->add_option("--preset", preset_, "as in train")->capture_default_str();
     command_->add_option("--data", data_, "as in train; its test images are measured on");
-    command_->add_option("--set", sets_, "NAME=VALUE, a setting of train's for all cells; CELL:NAME=VALUE for one; several times");
-    auto* time = command_->add_option("--minutes", minutes_, "of processor time a training, on each of --threads threads, as iterations that "
-                                                             "are fixed before" + standard);
+    command_->add_option("--set", sets_,
+                         "NAME=VALUE, a setting of train's for all cells; CELL:NAME=VALUE for one; several times");
+    auto* time = command_->add_option("--minutes", minutes_,
+                                      "of processor time a training, on each of --threads threads, as iterations that "
+                                      "are fixed before" +
+                                          standard);
     auto* number = command_->add_option("--iterations", iterations_, "of each training, instead");
     time->excludes(number);
-    command_->add_option("--seeds", seeds_, "a training of each cell for each of these, joined by commas")->delimiter(',')->capture_default_str();
+    command_->add_option("--seeds", seeds_, "a training of each cell for each of these, joined by commas")
+        ->delimiter(',')
+        ->capture_default_str();
     command_->add_option("--count", count_, "images that the finished networks are measured on")->capture_default_str();
-    command_->add_option("--out", out_, "folder of the grid; what is in it already is not done again")->capture_default_str();
+    command_->add_option("--out", out_, "folder of the grid; what is in it already is not done again")
+        ->capture_default_str();
     command_->add_option("--device", device_, "as in train")->capture_default_str();
     command_->add_option("--threads", threads_, "CPU threads, 0 for all")->capture_default_str();
 }
 
 void GridCommand::check_flags() const {
     if (command_->count("--iterations") && iterations_ < 1) fail("--iterations ", iterations_, ": must be at least 1");
-    if (command_->count("--minutes") && !(minutes_ > 0 && std::isfinite(minutes_))) fail("--minutes ", minutes_, ": must be above 0");
+    if (command_->count("--minutes") && !(minutes_ > 0 && std::isfinite(minutes_)))
+        fail("--minutes ", minutes_, ": must be above 0");
     if (count_ < 1) fail("--count ", count_, ": must be at least 1");
     std::set<int64_t> seen;
     for (const int64_t seed : seeds_) {
@@ -276,7 +289,8 @@ void GridCommand::check_sets(const std::vector<Training>& cells) const {
     for (const std::string& set : sets_) {
         const Override o(set);
         if (std::find(own_flags.begin(), own_flags.end(), o.name) != own_flags.end())
-            fail("--set ", set, ": the grid sees to ", o.name, " itself; 'dualmcmc ", name_, " --help' lists its flags");
+            fail("--set ", set, ": the grid sees to ", o.name, " itself; 'dualmcmc ", name_,
+                 " --help' lists its flags");
         Config wanted;
         set_setting(wanted, o.name, o.value);
         const std::string value = config_to_map(wanted).at(o.name);
@@ -288,17 +302,21 @@ void GridCommand::check_sets(const std::vector<Training>& cells) const {
             used |= (o.cell.empty() || t.cell.name == o.cell) && config_to_map(t.config).at(o.name) == value;
         }
         if (!named) fail("--set ", set, ": there is no cell ", o.cell, "; the cells are ", names);
-        if (!used) fail("--set ", set, ": the cells have a ", o.name, " of their own; give CELL:", o.name, "=VALUE, CELL one of ", names);
+        if (!used)
+            fail("--set ", set, ": the cells have a ", o.name, " of their own; give CELL:", o.name,
+                 "=VALUE, CELL one of ", names);
     }
 }
 
-// Fixes each cell's iterations. What one costs is timed once, so that seeds, and a grid that goes on another day, have the same.
+// Fixes each cell's iterations. What one costs is timed once, so that seeds, and a grid that goes on another day, have
+// the same.
 void GridCommand::plan(std::vector<Training>& cells) const {
     const std::string path = out_ + "/budget.csv";
     const double minutes = iterations_ > 0 ? 0 : minutes_;
     std::map<std::string, std::pair<double, int64_t>> costs;  // by cell: seconds, iterations
     for (const auto& row : read_rows(path))
-        if (std::stod(row.at("minutes")) == minutes) costs[row.at("cell")] = {std::stod(row.at("seconds")), std::stoll(row.at("iterations"))};
+        if (std::stod(row.at("minutes")) == minutes)
+            costs[row.at("cell")] = {std::stod(row.at("seconds")), std::stoll(row.at("iterations"))};
     std::vector<Config> unknown;
     std::vector<std::string> names;
     for (const Training& t : cells)
@@ -319,11 +337,12 @@ void GridCommand::plan(std::vector<Training>& cells) const {
             const Override o(set);
             return o.name == "sample-every" && (o.cell.empty() || o.cell == t.cell.name);
         };
-        if (std::none_of(sets_.begin(), sets_.end(), sets_looks)) t.config.sample_every = (t.config.iterations + looks - 1) / looks;
+        if (std::none_of(sets_.begin(), sets_.end(), sets_looks))
+            t.config.eval_every = (t.config.iterations + looks - 1) / looks;
     }
 }
 
-// ---- the run --------------------------------------------------------------------------------------------------------------------
+// ---- the run ------------------------------------------------------------------------------------
 
 // False where the user interrupted it.
 bool GridCommand::train_and_measure(const Training& training) {
@@ -342,7 +361,9 @@ bool GridCommand::train_and_measure(const Training& training) {
                 resume ? text(", going on from ", resume->iteration).c_str() : "");
     bool gave_up = false;
     try {
-        const auto distance = [](const ImageSet& images, const ImageSet& real, uint64_t seed) { return sliced_wasserstein(images, real, seed).mean; };
+        const auto distance = [](const ImageSet& images, const ImageSet& real, uint64_t seed) {
+            return sliced_wasserstein(images, real, seed).mean;
+        };
         const bool finished = resume && resume->iteration >= c.iterations;
         if (!finished && !train(c, resume, {distance, {}})) return false;
     } catch (const Diverged& error) {
@@ -365,9 +386,11 @@ void GridCommand::write() const {
     for (const Result& result : results_) {
         if (result.seed != double(seeds_[0])) continue;
         NpyImages images(text(out_, "/", result.cell, "-", seeds_[0], "/result.npy"));
-        ImageSet shown{picture_images, images.width, std::vector<uint8_t>(size_t(picture_images * images.width * images.width * 3)), ""};
+        ImageSet shown{picture_images, images.width,
+                       std::vector<uint8_t>(size_t(picture_images * images.width * images.width * 3)), ""};
         for (ImageSet* kind : {&generated, &revised}) {
-            for (int64_t i = 0; i < picture_images; ++i) images.read_next(shown.pixels.data() + i * images.width * images.width * 3);
+            for (int64_t i = 0; i < picture_images; ++i)
+                images.read_next(shown.pixels.data() + i * images.width * images.width * 3);
             append_images(*kind, shown);
         }
     }
@@ -385,18 +408,26 @@ void GridCommand::say_settings(const Config& c, const Dataset& data) {
     std::string seeds;
     for (const int64_t seed : seeds_) seeds += text(seeds.empty() ? "" : ", ", seed);
     if (seeds_.size() > 1) seeds += ": mean (least–largest) of each number";
-    say(text(name_, ": preset ", preset_, " on ", c.data, "; ", m.architecture, ", widths ", m.width_generator, "/", m.width_ebm, "/",
-             m.width_encoder, " (generator/EBM/encoder), latent ", m.latent, ", batch ", c.batch, "; seeds ", seeds));
+    say(text(name_, ": preset ", preset_, " on ", c.data, "; ", m.architecture, ", widths ", m.width_generator, "/",
+             m.width_ebm, "/", m.width_encoder, " (generator/EBM/encoder), latent ", m.latent, ", batch ", c.batch,
+             "; seeds ", seeds));
     for (const std::string& set : sets_) say("set " + set);
-    const std::string time = on_cpu() ? text("processor time (threads: ", omp_get_max_threads(), ")") : "the device's time";
+    const std::string time =
+        on_cpu() ? text("processor time (threads: ", omp_get_max_threads(), ")") : "the device's time";
     if (iterations_ > 0) say(text("budget: ", iterations_, " iterations for each training"));
-    else say(text("budget: ", minutes_, " minutes of ", time, " for each training, as iterations that are fixed before (budget.csv): other "
-                  "programs on the machine take nothing from a training, and looks at it are not counted"));
-    say(text("cost: seconds of ", time, " an iteration, timed for all cells in turn before all training, the least of ", timed_iterations));
+    else
+        say(text("budget: ", minutes_, " minutes of ", time,
+                 " for each training, as iterations that are fixed before (budget.csv): other "
+                 "programs on the machine take nothing from a training, and looks at it are not counted"));
+    say(text("cost: seconds of ", time, " an iteration, timed for all cells in turn before all training, the least of ",
+             timed_iterations));
     const double floor = sliced_wasserstein(first_images(data.train, count_), test_, uint64_t(c.seed)).mean;
-    say(text("measured on ", count_, " held-out images (", test_.name, "): MSE per pixel and channel in [-1, 1] after the training's own z-chain"));
-    say(text("(the encoder's mean where there is none; from noise, ", inference_steps, " steps at least, where there is no encoder); sliced"));
-    say(text("Wasserstein distances (SWD) x 1e3, as many training images being ", fixed(floor, 1), " from the held-out ones; s/iteration"));
+    say(text("measured on ", count_, " held-out images (", test_.name,
+             "): MSE per pixel and channel in [-1, 1] after the training's own z-chain"));
+    say(text("(the encoder's mean where there is none; from noise, ", inference_steps,
+             " steps at least, where there is no encoder); sliced"));
+    say(text("Wasserstein distances (SWD) x 1e3, as many training images being ", fixed(floor, 1),
+             " from the held-out ones; s/iteration"));
     say("and its parts: medians by the clock");
 }
 
@@ -432,7 +463,7 @@ int GridCommand::run() {
     return 0;
 }
 
-// ---- tables ---------------------------------------------------------------------------------------------------------------------
+// ---- tables -------------------------------------------------------------------------------------
 
 std::string GridCommand::over_seeds(const std::string& cell, std::optional<double> Result::*field, int decimals) const {
     std::vector<double> values;
@@ -440,7 +471,8 @@ std::string GridCommand::over_seeds(const std::string& cell, std::optional<doubl
         if (result.cell == cell && result.*field) values.push_back(*(result.*field));
     if (values.empty()) return "–";
     const auto [least, largest] = std::minmax_element(values.begin(), values.end());
-    const std::string mean = fixed(std::accumulate(values.begin(), values.end(), 0.0) / double(values.size()), decimals);
+    const std::string mean =
+        fixed(std::accumulate(values.begin(), values.end(), 0.0) / double(values.size()), decimals);
     const std::string low = fixed(*least, decimals), high = fixed(*largest, decimals);
     return low == high ? mean : text(mean, " (", low, "–", high, ")");
 }
@@ -451,6 +483,8 @@ std::string GridCommand::row(const std::vector<std::string>& texts) {
     return out + "\n";
 }
 
-std::string GridCommand::heading(const std::vector<std::string>& texts) { return row(texts) + row(std::vector<std::string>(texts.size(), "---")); }
+std::string GridCommand::heading(const std::vector<std::string>& texts) {
+    return row(texts) + row(std::vector<std::string>(texts.size(), "---"));
+}
 
 }  // namespace dualmcmc

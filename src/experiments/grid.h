@@ -1,11 +1,14 @@
 // A grid of short trainings, each measured in the same way: what `ablate` and `compare` share.
 //
-//   dualmcmc NAME --preset … --data … --set NAME=VALUE … --minutes M | --iterations N --seeds 1,2,3 --count N --out DIR --device --threads
+//   dualmcmc NAME --preset … --data … --set NAME=VALUE … --minutes M | --iterations N --seeds 1,2,3 --count N --out DIR
+//   --device --threads
 //
-// A cell is a name and what distinguishes it; it is trained once for each seed, in a run's folder of its own, and then measured on held-out
-// images with that seed: the numbers of `reconstruct`, and of the sliced Wasserstein distance of what `sample` draws.
+// A cell is a name and what distinguishes it; it is trained once for each seed, in a run's folder of its own, and then
+// measured on held-out images with that seed: the numbers of `reconstruct`, and of the sliced Wasserstein distance of
+// what `sample` draws.
 //
-//   OUT/CELL-SEED/   a run as `train` leaves it (config.txt, metrics.csv, samples/, checkpoints/, report.html), and what was measured of it:
+//   OUT/CELL-SEED/   a run as `train` leaves it (config.txt, metrics.csv, samples/, checkpoints/, report.html), and
+//   what was measured of it:
 //                    result.csv, result.npy (the generator's and the EBM-revised samples of the picture)
 //   OUT/budget.csv   what an iteration of each cell costs, and how many there are
 //   OUT/NAME.csv     all results, a row for each cell and seed
@@ -21,8 +24,8 @@
 #include <string>
 #include <vector>
 
-#include "training/config.h"
 #include "data/dataset.h"
+#include "training/config.h"
 
 namespace dualmcmc {
 
@@ -34,13 +37,13 @@ struct Cell {
 // What was measured of one cell and seed; absent where its method has no such thing.
 struct Result {
     std::string cell;
-    std::optional<double> seed, count;           // of the images that were measured on
-    std::optional<double> iterations, returns;   // done; returns to a checkpoint after a divergence
-    std::optional<double> gave_up;               // 1 where it diverged again and again, and what was measured is its last checkpoint
-    std::optional<double> processor;             // seconds of processor time that an iteration costs, timed before all training
-    std::optional<double> seconds;               // an iteration by the clock on the wall, median; the next ones are its parts
+    std::optional<double> seed, count;          // of the images that were measured on
+    std::optional<double> iterations, returns;  // done; returns to a checkpoint after a divergence
+    std::optional<double> gave_up;  // 1 where it diverged again and again, and what was measured is its last checkpoint
+    std::optional<double> processor;  // seconds of processor time that an iteration costs, timed before all training
+    std::optional<double> seconds;    // an iteration by the clock on the wall, median; the next ones are its parts
     std::optional<double> chain_x, chain_z, generator, encoder, ebm;
-    std::optional<double> mse;                   // of reconstructed test images, per pixel and channel
+    std::optional<double> mse;  // of reconstructed test images, per pixel and channel
     std::optional<double> swd_generator, swd_revised;
 };
 
@@ -89,7 +92,7 @@ private:
     int64_t iterations_, count_ = 1000;
     std::vector<int64_t> seeds_;
     int threads_ = 0;
-    ImageSet test_;             // of the first seed
+    ImageSet test_;  // of the first seed
     std::vector<Result> results_;
 };
 
@@ -98,8 +101,10 @@ private:
 // Iterations that `minutes` of processor time on each of `threads` threads are enough for.
 int64_t iterations_in(double minutes, int64_t threads, double processor_seconds);
 
-// Where the z-chain that reconstructs an image starts, and its steps, by what the method learns: as in training where there is an encoder
-// ("mean" where no chain follows); from noise, 30 steps at least, where there is only a generator; nothing where there is none.
+// Where the z-chain that reconstructs an image starts, and its steps, by what the method learns: as in training where
+// there is an encoder
+// ("mean" where no chain follows); from noise, 30 steps at least, where there is only a generator; nothing where there
+// is none.
 struct Inference {
     std::string start;
     int64_t steps;

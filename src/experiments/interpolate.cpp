@@ -1,5 +1,6 @@
-// Interpolated latents, and what the generator and the EBM make of them. Batch norm works on the batch's statistics, and the middles of
-// lines are shorter than samples: so each pass holds one point of every row, filled up with the latents of the rows' ends.
+// Interpolated latents, and what the generator and the EBM make of them. Batch norm works on the batch's statistics,
+// and the middles of lines are shorter than samples: so each pass holds one point of every row, filled up with the
+// latents of the rows' ends.
 #include "experiments/interpolate.h"
 
 #include <algorithm>
@@ -9,7 +10,8 @@
 
 namespace dualmcmc {
 
-std::vector<float> interpolate_latent(const std::vector<float>& a, const std::vector<float>& b, double t, bool spherical) {
+std::vector<float> interpolate_latent(const std::vector<float>& a, const std::vector<float>& b, double t,
+                                      bool spherical) {
     CHECK_EQ(a.size(), b.size());
     double aa = 0, bb = 0, ab = 0;
     for (size_t i = 0; i < a.size(); ++i) {
@@ -30,8 +32,8 @@ std::vector<float> interpolate_latent(const std::vector<float>& a, const std::ve
 }
 
 InterpolateCommand::InterpolateCommand(CLI::App& app)
-    : Experiment(app, "interpolate", "rows of images between samples, and between reconstructed test images (Fig. 4)", 8,
-                 "rows of each picture") {
+    : Experiment(app, "interpolate", "rows of images between samples, and between reconstructed test images (Fig. 4)",
+                 8, "rows of each picture") {
     command_->add_option("--points", points_, "images in a row, its ends among them")->capture_default_str();
     command_->add_flag("--spherical", spherical_, "along great circles instead of lines");
     use_chain_z();
@@ -47,9 +49,9 @@ std::vector<float> InterpolateCommand::infer_latents(int64_t images) {
     for (int64_t first = 0; first < images; first += batch_) {
         const Tensor x = batch_of(test(), first);
         const StepNoise noise = philox_noise(seed(), uint64_t(first / batch_), x.shape(), config_.model.latent);
-        const std::vector<float> z =
-            watch_chain_z(*models_, encode(x, noise.reparametrise), x, config_.step.sigma, chain_z(), noise.langevin_z,
-                          [](int64_t, const Tensor&) {}).to_host();
+        const std::vector<float> z = watch_chain_z(*models_, encode(x, noise.reparametrise), x, config_.step.sigma,
+                                                   chain_z(), noise.langevin_z, [](int64_t, const Tensor&) {})
+                                         .to_host();
         out.insert(out.end(), z.begin(), z.end());
     }
     out.resize(size_t(images * config_.model.latent));
@@ -70,12 +72,13 @@ InterpolateCommand::Path InterpolateCommand::walk(const std::vector<float>& late
             for (int64_t i = 0; i < batch_; ++i) {
                 const int64_t row = pass * batch_ + i;
                 const std::vector<float> point =
-                    row < count_ ? interpolate_latent(latent(2 * row), latent(2 * row + 1), t, spherical_) : latent((row - count_) % ends);
+                    row < count_ ? interpolate_latent(latent(2 * row), latent(2 * row + 1), t, spherical_)
+                                 : latent((row - count_) % ends);
                 z.insert(z.end(), point.begin(), point.end());
             }
             const Tensor x = generate(Tensor::from_host({batch_, d}, z));
-            NoTape no_tape;
-            const std::vector<float> pixels = x.to_host(), energy = models_->energy.energy(Var(x)).value().to_host();
+            NoGrad no_grad;
+            const std::vector<float> pixels = x.to_host(), energy = models_->ebm.energy(Var(x)).value().to_host();
             images.insert(images.end(), pixels.begin(), pixels.end());
             energies.insert(energies.end(), energy.begin(), energy.end());
         }
@@ -84,7 +87,9 @@ InterpolateCommand::Path InterpolateCommand::walk(const std::vector<float>& late
         energies.resize(size_t(count_));
         path.columns.push_back(from_floats(images.data(), count_, side));
         path.energy.push_back(spread_of(energies).mean);
-        path.change.push_back(p == 0 ? std::nan("") : std::sqrt(mean_squared_error(images.data(), before.data(), int64_t(images.size()))));
+        path.change.push_back(
+            p == 0 ? std::nan("")
+                   : std::sqrt(mean_squared_error(images.data(), before.data(), int64_t(images.size()))));
         before = std::move(images);
     }
     return path;
@@ -95,10 +100,11 @@ void InterpolateCommand::measure() {
              " points a row; each batch is filled up with latents of the rows' ends; energies at temperature ",
              config_.step.chain_x.temperature()));
     {
-        NoTape no_tape;
-        models_->energy.normalise_weights();
+        NoGrad no_grad;
+        models_->ebm.power_iteration();
     }
-    const Tensor prior = Tensor::normal({2 * count_, config_.model.latent}, random_key(seed(), Stream::sample_prior, 0));
+    const Tensor prior =
+        Tensor::normal({2 * count_, config_.model.latent}, random_key(seed(), RngPurpose::sample_prior, 0));
     const Path samples = walk(prior.to_host()), inferred = walk(infer_latents(2 * count_));
 
     const ImageSet between_samples = strips(samples.columns, count_);
@@ -119,13 +125,14 @@ void InterpolateCommand::measure() {
 
     Csv csv({"t", "energy_samples", "energy_reconstructions", "change_samples", "change_reconstructions"});
     for (int64_t p = 0; p < points_; ++p)
-        csv.row({double(p) / double(points_ - 1), samples.energy[size_t(p)], inferred.energy[size_t(p)], samples.change[size_t(p)],
-                 inferred.change[size_t(p)]});
+        csv.row({double(p) / double(points_ - 1), samples.energy[size_t(p)], inferred.energy[size_t(p)],
+                 samples.change[size_t(p)], inferred.change[size_t(p)]});
     csv.write(file("interpolate.csv"));
     auto line = [&](const char* name, const Path& path) {
         const auto [least, most] = std::minmax_element(path.change.begin() + 1, path.change.end());
-        say(text(name, ": mean energy ", path.energy.front(), " at the start, ", path.energy[size_t(points_ / 2)], " in the middle, ",
-                 path.energy.back(), " at the end; RMS change of a pixel from point to point ", *least, " to ", *most));
+        say(text(name, ": mean energy ", path.energy.front(), " at the start, ", path.energy[size_t(points_ / 2)],
+                 " in the middle, ", path.energy.back(), " at the end; RMS change of a pixel from point to point ",
+                 *least, " to ", *most));
     };
     line("between samples (samples.png)", samples);
     line("between test images (reconstructions.png; the images themselves left and right)", inferred);

@@ -1,5 +1,5 @@
-// `dualmcmc interpolate`: Fig. 4, the generator along lines (or great circles) between latents: of samples, z ~ p(z), and of test images,
-// inferred by the encoder and the z-chain.
+// `dualmcmc interpolate`: Fig. 4, the generator along lines (or great circles) between latents: of samples, z ~ p(z),
+// and of test images, inferred by the encoder and the z-chain.
 #pragma once
 #include "experiments/common.h"
 
@@ -16,8 +16,9 @@ protected:
 
 private:
     struct Path {
-        std::vector<ImageSet> columns;       // by point
-        std::vector<double> energy, change;  // by point: mean energy; RMS change per pixel from the point before (none: NaN)
+        std::vector<ImageSet> columns;  // by point
+        std::vector<double> energy,
+            change;  // by point: mean energy; RMS change per pixel from the point before (none: NaN)
     };
     std::vector<float> infer_latents(int64_t images);
     Path walk(const std::vector<float>& latents);
@@ -25,8 +26,10 @@ private:
     bool spherical_ = false;
 };
 
-// The point at t in [0, 1] between a and b: (1 - t) a + t b; or, spherical, along the great circle (Shoemake 1985), with the length
-// carried linearly: a latent of N(0, I) in d dimensions lies near the sphere of radius √d, the middle of a line does not.
-std::vector<float> interpolate_latent(const std::vector<float>& a, const std::vector<float>& b, double t, bool spherical);
+// The point at t in [0, 1] between a and b: (1 - t) a + t b; or, spherical, along the great circle (Shoemake 1985),
+// with the length carried linearly: a latent of N(0, I) in d dimensions lies near the sphere of radius √d, the middle
+// of a line does not.
+std::vector<float> interpolate_latent(const std::vector<float>& a, const std::vector<float>& b, double t,
+                                      bool spherical);
 
 }  // namespace dualmcmc

@@ -1,5 +1,5 @@
-// One long x-chain for each start. It goes on step by step, not by langevin_x's own loop, so that a chain that leaves the numbers can
-// be stopped and what it did before be written.
+// One long x-chain for each start. It goes on step by step, not by langevin_x's own loop, so that a chain that leaves
+// the numbers can be stopped and what it did before be written.
 #include "experiments/longrun.h"
 
 #include <algorithm>
@@ -14,7 +14,8 @@ namespace {
 
 constexpr int64_t least_draws = 8;  // what the effective sample size needs
 
-// How far a state is from images: root mean square of its numbers, share of them outside [-1, 1], RMS distance from the start.
+// How far a state is from images: root mean square of its numbers, share of them outside [-1, 1], RMS distance from the
+// start.
 struct Drift {
     double rms = 0, outside = 0, moved = 0;
 };
@@ -36,17 +37,21 @@ bool all_finite(const std::vector<float>& values) {
 }  // namespace
 
 LongrunCommand::LongrunCommand(CLI::App& app)
-    : Experiment(app, "longrun", "does the x-chain stay on images: energies, pictures, R-hat, sample size over thousands of steps", 16,
+    : Experiment(app, "longrun",
+                 "does the x-chain stay on images: energies, pictures, R-hat, sample size over thousands of steps", 16,
                  "chains") {
     use_chain_x(4096);
-    command_->add_option("--warmup", warmup_, "steps left out of R-hat and the effective sample size (default: the first half)");
+    command_->add_option("--warmup", warmup_,
+                         "steps left out of R-hat and the effective sample size (default: the first half)");
 }
 
 void LongrunCommand::check() const {
-    if (command_->count("--warmup") && (warmup_ < 0 || warmup_ > 10'000'000)) fail("--warmup ", warmup_, ": must be from 0 to 10000000");
+    if (command_->count("--warmup") && (warmup_ < 0 || warmup_ > 10'000'000))
+        fail("--warmup ", warmup_, ": must be from 0 to 10000000");
     const int64_t steps = command_->get_option("--steps")->as<int64_t>();
     if (warmup_ >= 0 && steps - warmup_ < least_draws)
-        fail("--warmup ", warmup_, ": leaves less than ", least_draws, " of the ", steps, " steps; lower it or give more --steps");
+        fail("--warmup ", warmup_, ": leaves less than ", least_draws, " of the ", steps,
+             " steps; lower it or give more --steps");
 }
 
 // g(z), z ~ p(z), one for each chain.
@@ -54,7 +59,7 @@ Tensor LongrunCommand::starts() {
     std::vector<float> images;
     const int64_t side = config_.model.image_size();
     for (int64_t first = 0; first < count_; first += batch_) {
-        const RandomKey key = random_key(seed(), Stream::sample_prior, uint64_t(first / batch_) << 16);
+        const RandomKey key = random_key(seed(), RngPurpose::sample_prior, uint64_t(first / batch_) << 16);
         const Tensor z = Tensor::normal({batch_, config_.model.latent}, key);
         const std::vector<float> batch = generate(z).to_host();
         images.insert(images.end(), batch.begin(), batch.end());
@@ -65,8 +70,8 @@ Tensor LongrunCommand::starts() {
 
 // What the chains' energies are to be compared with: the mean over a batch of test images.
 double LongrunCommand::data_energy() {
-    NoTape no_tape;
-    return spread_of(models_->energy(Var(batch_of(test(), 0))).value().to_host()).mean;
+    NoGrad no_grad;
+    return spread_of(models_->ebm(Var(batch_of(test(), 0))).value().to_host()).mean;
 }
 
 void LongrunCommand::measure() {
@@ -84,7 +89,7 @@ void LongrunCommand::measure() {
     std::vector<ImageSet> columns;
     say(text("energies at temperature ", chain_x().temperature(), "; the mean of ", batch_, " test images is ", data));
     for (int64_t k = 0; k <= steps; ++k) {
-        const EnergyGradient e = energy_gradient(models_->energy, x);
+        const EnergyGradient e = energy_gradient(models_->ebm, x);
         const std::vector<float> energy = e.energy.to_host();
         if (!all_finite(energy)) {
             say(text("stopped: after ", k, " steps the energy is not a number"));
@@ -100,13 +105,15 @@ void LongrunCommand::measure() {
             const Drift d = drift_of(x.to_host(), start);
             drifts.row({double(k), d.rms, d.outside, d.moved});
             columns.push_back(pictures(x));
-            say(text("step ", k, ": mean energy ", spread_of(energy).mean, ", RMS of the pixels ", d.rms, ", outside [-1, 1] ",
-                     100 * d.outside, "%, RMS distance from the start ", d.moved));
+            say(text("step ", k, ": mean energy ", spread_of(energy).mean, ", RMS of the pixels ", d.rms,
+                     ", outside [-1, 1] ", 100 * d.outside, "%, RMS distance from the start ", d.moved));
         }
         if (k == steps) break;
-        const ChainSettings one{1, chain_x().step_size, chain_x().noise};
-        const auto noise = [&](int64_t) { return random_key(seed(), Stream::sample_langevin, uint64_t(k)); };
-        x = langevin_x(x, [&](const Tensor&) { return e; }, one, noise).end;
+        const ChainSettings one{1, chain_x().step_size, chain_x().noise_std};
+        const auto noise = [&](int64_t) { return random_key(seed(), RngPurpose::sample_langevin, uint64_t(k)); };
+        x = langevin_x(
+                x, [&](const Tensor&) { return e; }, one, noise)
+                .end;
     }
     trace.write(file("energy.csv"));
     drifts.write(file("drift.csv"));
@@ -121,15 +128,15 @@ void LongrunCommand::measure() {
 void LongrunCommand::say_mixing(const std::vector<std::vector<double>>& energies, Csv& table) {
     const int64_t all = int64_t(energies[0].size()) - 1, warmup = warmup_ < 0 ? all / 2 : warmup_, draws = all - warmup;
     if (draws < least_draws) {
-        say(text("R-hat and effective sample size: need ", least_draws, " steps after the warm-up of ", warmup, ", there are ",
-                 std::max<int64_t>(0, draws)));
+        say(text("R-hat and effective sample size: need ", least_draws, " steps after the warm-up of ", warmup,
+                 ", there are ", std::max<int64_t>(0, draws)));
         return;
     }
     Chains kept;
     for (const auto& chain : energies) kept.emplace_back(chain.begin() + warmup + 1, chain.end());
     const double rhat = split_rhat(kept), ess = effective_sample_size(kept);
-    say(text("energy over ", kept.size(), " chains, steps ", warmup + 1, " to ", all, ": split R-hat ", rhat, ", effective sample size ",
-             ess, " of ", draws * int64_t(kept.size())));
+    say(text("energy over ", kept.size(), " chains, steps ", warmup + 1, " to ", all, ": split R-hat ", rhat,
+             ", effective sample size ", ess, " of ", draws * int64_t(kept.size())));
     table.row("split R-hat", {rhat});
     table.row("effective sample size", {ess});
     table.row("draws", {double(draws * int64_t(kept.size()))});

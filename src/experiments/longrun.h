@@ -1,5 +1,5 @@
-// `dualmcmc longrun`: does the x-chain stay on images for thousands of steps: the energy of each chain by step, pictures at powers of
-// two, and split-R̂ and effective sample size of the energy (statistics.h).
+// `dualmcmc longrun`: does the x-chain stay on images for thousands of steps: the energy of each chain by step,
+// pictures at powers of two, and split-R̂ and effective sample size of the energy (statistics.h).
 #pragma once
 #include "experiments/common.h"
 

@@ -1,5 +1,5 @@
-// Energies of sets of images. All sets are 8-bit images, and the EBM's weights W / σ are the same for all: one power iteration at the
-// start, as before any pass.
+// Energies of sets of images. All sets are 8-bit images, and the EBM's weights W / σ are the same for all: one power
+// iteration at the start, as before any pass.
 #include "experiments/ood.h"
 
 #include <algorithm>
@@ -49,10 +49,13 @@ ImageSet means_of_two(const ImageSet& images) {
 
 OodCommand::OodCommand(CLI::App& app)
     : Experiment(app, "ood", "AUROC of the energy: test images against other sets", 1000, "images of each set") {
-    command_->add_option("--against", against_,
-                         "further sets: a .npy of uint8 (N,H,W,3), a folder with CIFAR-10 or CIFAR-100 (its test images), or one of their .bin "
-                         "files; may be given again. SVHN's test_32x32.mat becomes a .npy by: python3 -c \"import numpy, scipy.io; "
-                         "numpy.save('svhn.npy', scipy.io.loadmat('test_32x32.mat')['X'].transpose(3, 0, 1, 2).copy('C'))\"")
+    command_
+        ->add_option(
+            "--against", against_,
+            "further sets: a .npy of uint8 (N,H,W,3), a folder with CIFAR-10 or CIFAR-100 (its test images), or one of "
+            "their .bin "
+            "files; may be given again. SVHN's test_32x32.mat becomes a .npy by: python3 -c \"import numpy, scipy.io; "
+            "numpy.save('svhn.npy', scipy.io.loadmat('test_32x32.mat')['X'].transpose(3, 0, 1, 2).copy('C'))\"")
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
 }
 
@@ -67,7 +70,8 @@ std::vector<ImageSet> OodCommand::other_sets() const {
     if (config_.data != "shapes") add("shapes", load_dataset("shapes", size, seed()).train);
     add("training images", dataset_.train);
     for (const std::string& path : against_) {
-        // Nothing was trained on these: a file that is split in training and held-out images counts as a whole, from its beginning.
+        // Nothing was trained on these: a file that is split in training and held-out images counts as a whole, from
+        // its beginning.
         const Dataset data = load_dataset(path, size, seed());
         const ImageSet& set = std::filesystem::is_directory(path) ? data.held_out : data.train;
         add(set.name, set);
@@ -78,20 +82,21 @@ std::vector<ImageSet> OodCommand::other_sets() const {
 std::vector<float> OodCommand::energies(const ImageSet& set) {
     std::vector<float> out;
     for (int64_t first = 0; first < set.count; first += batch_) {
-        NoTape no_tape;
-        const std::vector<float> batch = models_->energy.energy(Var(batch_of(set, first))).value().to_host();
+        NoGrad no_grad;
+        const std::vector<float> batch = models_->ebm.energy(Var(batch_of(set, first))).value().to_host();
         out.insert(out.end(), batch.begin(), batch.begin() + std::min(batch_, set.count - first));
     }
     for (const float energy : out)
-        if (!std::isfinite(energy)) fail("ood: an energy of the set '", set.name, "' is not a number; the model cannot be used");
+        if (!std::isfinite(energy))
+            fail("ood: an energy of the set '", set.name, "' is not a number; the model cannot be used");
     return out;
 }
 
 void OodCommand::measure() {
     const std::vector<ImageSet> sets = other_sets();
     {
-        NoTape no_tape;
-        models_->energy.normalise_weights();
+        NoGrad no_grad;
+        models_->ebm.power_iteration();
     }
     say(text("score: the energy E, lower on data; AUROC = P(E_other > E_test) + 1/2 P(equal); energies at temperature ",
              config_.step.chain_x.temperature()));
@@ -105,7 +110,8 @@ void OodCommand::measure() {
         table.row(set.name, {double(e.size()), area, s.mean, s.low, s.high});
         for (size_t i = 0; i < e.size(); ++i) all.row(set.name, {double(i), double(e[i])});
         char line[200];
-        std::snprintf(line, sizeof line, "%-28s %6zu images: AUROC %.4f, energy %.5g (a tenth below %.5g, a tenth above %.5g)",
+        std::snprintf(line, sizeof line,
+                      "%-28s %6zu images: AUROC %.4f, energy %.5g (a tenth below %.5g, a tenth above %.5g)",
                       set.name.c_str(), e.size(), area, s.mean, s.low, s.high);
         say(line);
     };

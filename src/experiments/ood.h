@@ -1,5 +1,6 @@
-// `dualmcmc ood`: does the energy tell test images from others: AUROC against noise, constant images, means of two test images, shapes,
-// training images and given files. Data has the lower energy: the score is E, AUROC = P(E_other > E_test) + ½ P(E_other = E_test).
+// `dualmcmc ood`: does the energy tell test images from others: AUROC against noise, constant images, means of two test
+// images, shapes, training images and given files. Data has the lower energy: the score is E, AUROC = P(E_other >
+// E_test) + ½ P(E_other = E_test).
 #pragma once
 #include "experiments/common.h"
 

@@ -12,7 +12,7 @@ constexpr double pi = std::numbers::pi;
 double square(double x) { return x * x; }
 }  // namespace
 
-// ---- grid -----------------------------------------------------------------------------------------------------------------------
+// ---- grid ---------------------------------------------------------------------------------------
 
 Tensor grid_points(const Grid& grid) {
     std::vector<float> values;
@@ -39,15 +39,16 @@ Tensor sample_field(const Grid& grid, const Field& density, int64_t count, Rando
     for (size_t i = 0; i < u.size(); i += 3) {
         const auto chosen = std::lower_bound(mass.begin(), mass.end(), double(u[i]) * mass.back());
         const Point centre = grid.centre(std::min(grid.size() - 1, int64_t(chosen - mass.begin())));
-        for (size_t axis = 0; axis < 2; ++axis) points.push_back(float(centre[axis] + (double(u[i + 1 + axis]) - 0.5) * grid.step()));
+        for (size_t axis = 0; axis < 2; ++axis)
+            points.push_back(float(centre[axis] + (double(u[i + 1 + axis]) - 0.5) * grid.step()));
     }
     return Tensor::from_host({count, 2}, points);
 }
 
 namespace {
 
-// exp(-½ (x / deviation)²) / (sqrt(2π) deviation) at x = first, first + step, …, by e^-(x+h)²/2 = e^-x²/2 · e^-(xh + h²/2), whose last factor
-// is itself multiplied by e^-h² from place to place: two exponentials for all.
+// exp(-½ (x / deviation)²) / (sqrt(2π) deviation) at x = first, first + step, …, by e^-(x+h)²/2 = e^-x²/2 · e^-(xh +
+// h²/2), whose last factor is itself multiplied by e^-h² from place to place: two exponentials for all.
 void gaussian_row(double* out, int64_t count, double first, double step, double deviation) {
     const double x = first / deviation, h = step / deviation, shrink = std::exp(-h * h);
     double value = std::exp(-0.5 * x * x) / (std::sqrt(2 * pi) * deviation), ratio = std::exp(-h * (x + 0.5 * h));
@@ -90,21 +91,25 @@ double kl_divergence(const Grid& grid, const Field& p, const Field& q, double fl
     return total;
 }
 
-// ---- data sets --------------------------------------------------------------------------------------------------------------------
+// ---- data sets ----------------------------------------------------------------------------------
 
 namespace {
 
 // Makes (count, 2) points from uniforms u and normals e, `per_point` of each a point.
-Tensor make_points(int64_t count, uint64_t seed, uint64_t step, int64_t per_point, const std::function<Point(const float* u, const float* e)>& make) {
-    const auto u = Tensor::uniform({count, per_point}, random_key(seed, Stream::shuffle, step), 0, 1).to_host();
-    const auto e = Tensor::normal({count, per_point}, random_key(seed, Stream::flip, step)).to_host();
+Tensor make_points(int64_t count, uint64_t seed, uint64_t step, int64_t per_point,
+                   const std::function<Point(const float* u, const float* e)>& make) {
+    const auto u = Tensor::uniform({count, per_point}, random_key(seed, RngPurpose::shuffle, step), 0, 1).to_host();
+    const auto e = Tensor::normal({count, per_point}, random_key(seed, RngPurpose::flip, step)).to_host();
     std::vector<float> values;
     for (int64_t i = 0; i < count; ++i)
-        for (const double coordinate : make(u.data() + i * per_point, e.data() + i * per_point)) values.push_back(float(coordinate));
+        for (const double coordinate : make(u.data() + i * per_point, e.data() + i * per_point))
+            values.push_back(float(coordinate));
     return Tensor::from_host({count, 2}, values);
 }
 
-int64_t choose(float u, int64_t count) { return std::min(count - 1, int64_t(double(u) * double(count))); }  // u is in (0, 1]
+int64_t choose(float u, int64_t count) {
+    return std::min(count - 1, int64_t(double(u) * double(count)));
+}  // u is in (0, 1]
 
 // A formula for the density at a point, evaluated at the centres of cells.
 std::function<Field(const Grid&)> by_formula(const std::function<double(const Point&)>& density) {
@@ -121,13 +126,17 @@ PlaneData gaussians25() {
         double along[2] = {0, 0};  // the mixture is a product of two
         for (int axis = 0; axis < 2; ++axis)
             for (int mean = -2; mean <= 2; ++mean)
-                along[axis] += std::exp(-0.5 * square((p[size_t(axis)] - mean) / deviation)) / (5 * std::sqrt(2 * pi) * deviation);
+                along[axis] +=
+                    std::exp(-0.5 * square((p[size_t(axis)] - mean) / deviation)) / (5 * std::sqrt(2 * pi) * deviation);
         return along[0] * along[1];
     };
     const auto make = [](const float* u, const float* e) -> Point {
-        return {double(choose(u[0], 5)) - 2 + deviation * double(e[0]), double(choose(u[1], 5)) - 2 + deviation * double(e[1])};
+        return {double(choose(u[0], 5)) - 2 + deviation * double(e[0]),
+                double(choose(u[1], 5)) - 2 + deviation * double(e[1])};
     };
-    return {"gaussians25", [make](int64_t n, uint64_t seed, uint64_t step) { return make_points(n, seed, step, 2, make); }, by_formula(density)};
+    return {"gaussians25",
+            [make](int64_t n, uint64_t seed, uint64_t step) { return make_points(n, seed, step, 2, make); },
+            by_formula(density)};
 }
 
 PlaneData rings() {
@@ -138,14 +147,17 @@ PlaneData rings() {
         double total = 0;
         for (int64_t ring = 1; ring <= count; ++ring)
             for (const double signed_r : {r, -r})
-                total += std::exp(-0.5 * square((signed_r - spacing * double(ring)) / deviation)) / (std::sqrt(2 * pi) * deviation);
+                total += std::exp(-0.5 * square((signed_r - spacing * double(ring)) / deviation)) /
+                         (std::sqrt(2 * pi) * deviation);
         return total / (double(count) * 2 * pi * r);
     };
     const auto make = [](const float* u, const float* e) -> Point {
-        const double r = spacing * double(choose(u[0], count) + 1) + deviation * double(e[0]), angle = 2 * pi * double(u[1]);
+        const double r = spacing * double(choose(u[0], count) + 1) + deviation * double(e[0]),
+                     angle = 2 * pi * double(u[1]);
         return {r * std::cos(angle), r * std::sin(angle)};
     };
-    return {"rings", [make](int64_t n, uint64_t seed, uint64_t step) { return make_points(n, seed, step, 2, make); }, by_formula(density)};
+    return {"rings", [make](int64_t n, uint64_t seed, uint64_t step) { return make_points(n, seed, step, 2, make); },
+            by_formula(density)};
 }
 
 PlaneData checkerboard() {
@@ -157,7 +169,9 @@ PlaneData checkerboard() {
         const int64_t row = choose(u[0], 4), column = 2 * choose(u[1], 2) + row % 2;
         return {double(column) - 2 + double(u[2]), double(row) - 2 + double(u[3])};
     };
-    return {"checkerboard", [make](int64_t n, uint64_t seed, uint64_t step) { return make_points(n, seed, step, 4, make); }, by_formula(density)};
+    return {"checkerboard",
+            [make](int64_t n, uint64_t seed, uint64_t step) { return make_points(n, seed, step, 4, make); },
+            by_formula(density)};
 }
 
 // The point of the upper (which = 0) or the lower half circle at t in [0, 1].
@@ -173,20 +187,23 @@ PlaneData moons() {
         constexpr int64_t parts = 4000;
         Field out(size_t(grid.size()), 0);
         for (int64_t which = 0; which < 2; ++which)
-            for (int64_t i = 0; i < parts; ++i) deposit(grid, out, moon(which, (double(i) + 0.5) / parts), deviation, 0.5 / parts);
+            for (int64_t i = 0; i < parts; ++i)
+                deposit(grid, out, moon(which, (double(i) + 0.5) / parts), deviation, 0.5 / parts);
         return out;
     };
     const auto make = [](const float* u, const float* e) -> Point {
         const Point p = moon(choose(u[0], 2), double(u[1]));
         return {p[0] + deviation * double(e[0]), p[1] + deviation * double(e[1])};
     };
-    return {"moons", [make](int64_t n, uint64_t seed, uint64_t step) { return make_points(n, seed, step, 2, make); }, density};
+    return {"moons", [make](int64_t n, uint64_t seed, uint64_t step) { return make_points(n, seed, step, 2, make); },
+            density};
 }
 
 // A point along (a) and across (b) an arm, both N(0, 1), turned the more the further out it lies.
 Point pinwheel_arm(int64_t arm, double a, double b) {
     const double along = 1 + 0.3 * a, across = 0.05 * b, angle = 2 * pi * double(arm) / 5 + 0.25 * std::exp(along);
-    return {1.6 * (along * std::cos(angle) - across * std::sin(angle)), 1.6 * (along * std::sin(angle) + across * std::cos(angle))};
+    return {1.6 * (along * std::cos(angle) - across * std::sin(angle)),
+            1.6 * (along * std::sin(angle) + across * std::cos(angle))};
 }
 
 PlaneData pinwheel() {
@@ -199,7 +216,8 @@ PlaneData pinwheel() {
             for (int64_t i = -half_a; i <= half_a; ++i)
                 for (int64_t j = -half_b; j <= half_b; ++j) {
                     const double a = step_a * double(i), b = step_b * double(j);
-                    deposit(grid, out, pinwheel_arm(arm, a, b), deviation, std::exp(-0.5 * (a * a + b * b)) / (2 * pi) * step_a * step_b / 5);
+                    deposit(grid, out, pinwheel_arm(arm, a, b), deviation,
+                            std::exp(-0.5 * (a * a + b * b)) / (2 * pi) * step_a * step_b / 5);
                 }
         return out;
     };
@@ -207,7 +225,8 @@ PlaneData pinwheel() {
         const Point p = pinwheel_arm(choose(u[0], 5), double(e[0]), double(e[1]));
         return {p[0] + deviation * double(e[2]), p[1] + deviation * double(e[3])};
     };
-    return {"pinwheel", [make](int64_t n, uint64_t seed, uint64_t step) { return make_points(n, seed, step, 4, make); }, density};
+    return {"pinwheel", [make](int64_t n, uint64_t seed, uint64_t step) { return make_points(n, seed, step, 4, make); },
+            density};
 }
 
 }  // namespace

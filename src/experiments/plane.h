@@ -35,8 +35,8 @@ Tensor sample_field(const Grid& grid, const Field& density, int64_t count, Rando
 // Adds weight · N(centre, deviation² I) to a field, cut off at 6 deviations. The deviation should not be below a cell.
 void deposit(const Grid& grid, Field& field, const Point& centre, double deviation, double weight);
 
-// KL(p ‖ q) in nats, by the sum over cells. So that it is finite where q has nothing, both densities are first mixed with
-// `floor` of the uniform one.
+// KL(p ‖ q) in nats, by the sum over cells. So that it is finite where q has nothing, both densities are first mixed
+// with `floor` of the uniform one.
 double kl_divergence(const Grid& grid, const Field& p, const Field& q, double floor = 1e-4);
 
 // A data set: points and their density.

@@ -23,7 +23,8 @@ std::string name_of(int64_t index) {
     return name;
 }
 
-// Whether the file is there and ends as every PNG does, with the type and checksum of its last chunk: a power cut may leave an empty one.
+// Whether the file is there and ends as every PNG does, with the type and checksum of its last chunk: a power cut may
+// leave an empty one.
 bool is_whole(const std::string& path) {
     char end[8] = {};
     std::ifstream in(path, std::ios::binary);
@@ -41,7 +42,8 @@ PngFolder::PngFolder(const std::string& path, int64_t count) : path_(path), coun
         const bool ours = !number.empty() && number.size() <= 15 && std::stoll(number) < count;
         if (ours && name == name_of(std::stoll(number))) continue;
         if (!ours || name != name_of(std::stoll(number)) + ".tmp")
-            fail("--out: ", path, " holds ", name, ", which is none of ", count, " images 000000.png … and would be counted with them; "
+            fail("--out: ", path, " holds ", name, ", which is none of ", count,
+                 " images 000000.png … and would be counted with them; "
                  "empty the folder or give another --out");
         fs::remove(entry.path());  // a file that a killed run was writing
     }
@@ -69,7 +71,9 @@ void PngFolder::check() const {
     const auto there = std::distance(fs::directory_iterator(path_), fs::directory_iterator());
     for (int64_t i = 0; i < count_; ++i)
         if (!is_whole(file(i))) fail(file(i), " is missing or not whole; the same command goes on from there");
-    if (there != count_) fail(path_, " holds ", there, " files where ", count_, " images were written; empty the folder and start again");
+    if (there != count_)
+        fail(path_, " holds ", there, " files where ", count_,
+             " images were written; empty the folder and start again");
 }
 
 }  // namespace dualmcmc

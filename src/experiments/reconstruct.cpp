@@ -1,5 +1,5 @@
-// Each image goes through three passes: g(μ(x)); the z-chain from z ~ q(z|x); the z-chain from z ~ p(z). What the networks return is
-// compared as it is, not rounded to 8 bits.
+// Each image goes through three passes: g(μ(x)); the z-chain from z ~ q(z|x); the z-chain from z ~ p(z). What the
+// networks return is compared as it is, not rounded to 8 bits.
 #include "experiments/reconstruct.h"
 
 #include <algorithm>
@@ -11,7 +11,8 @@ namespace dualmcmc {
 
 namespace {
 
-constexpr int64_t least_steps = 30;     // the chains go on to here at least, so that the curve and the rows for 10, 20, 30 are there
+constexpr int64_t least_steps =
+    30;  // the chains go on to here at least, so that the curve and the rows for 10, 20, 30 are there
 constexpr int64_t picture_images = 64;  // in each panel of the picture
 
 // Means over images of the three measures.
@@ -42,7 +43,7 @@ private:
     int64_t images_ = 0;
 };
 
-ImageSet first_of(const Tensor& x, int64_t count) { return pictures(x.rows(0, count)); }
+ImageSet first_of(const Tensor& x, int64_t count) { return pictures(x.slice_copy(0, count)); }
 
 // Where the z-chains of batch `draw`, the images x, start, and their noise.
 struct Start {
@@ -52,7 +53,7 @@ struct Start {
 Start start_of(Models& models, const std::string& start, const Tensor& x, uint64_t seed, uint64_t draw) {
     const StepNoise noise = philox_noise(seed, 2 * draw + (start == "noise"), x.shape(), models.settings.latent);
     if (start == "noise") return {noise.prior, noise.langevin_z};
-    NoTape no_tape;
+    NoGrad no_grad;
     const auto [mu, logvar] = models.encoder(Var(x));
     return {start == "mean" ? mu.value() : reparametrise(mu, logvar, noise.reparametrise).value(), noise.langevin_z};
 }
@@ -66,31 +67,38 @@ double reconstruction_mse(Models& models, const ImageSet& set, int64_t count, in
         const Tensor x = image_batch(set, first, batch);
         const Start from = start_of(models, start, x, seed, uint64_t(first / batch));
         const Tensor z = langevin_z(from.z, x, models.generator, settings.sigma, settings.chain_z, from.noise).end;
-        NoTape no_tape;
+        NoGrad no_grad;
         const std::vector<float> a = x.to_host(), b = models.generator(Var(z)).value().to_host();
         const int64_t values = set.size * set.size * 3;
-        for (int64_t i = 0; i < std::min(batch, count - first); ++i) sum += mean_squared_error(a.data() + i * values, b.data() + i * values, values);
+        for (int64_t i = 0; i < std::min(batch, count - first); ++i)
+            sum += mean_squared_error(a.data() + i * values, b.data() + i * values, values);
     }
     return sum / double(count);
 }
 
 ReconstructCommand::ReconstructCommand(CLI::App& app)
-    : Experiment(app, "reconstruct", "MSE, PSNR and SSIM of reconstructed test images (Table 3, Fig. 3)", 1000, "test images") {
+    : Experiment(app, "reconstruct", "MSE, PSNR and SSIM of reconstructed test images (Table 3, Fig. 3)", 1000,
+                 "test images") {
     use_chain_z();
 }
 
 void ReconstructCommand::measure() {
-    const ChainSettings chain{std::max(chain_z().steps, least_steps), chain_z().step_size, chain_z().noise};
-    say(text("mse: mean of squared differences per pixel and channel in [-1, 1]; psnr: 10 log10(4 / mse) of each image, in dB, their mean; "
-             "ssim: Gaussian window 11x11, sigma 1.5, K1 0.01, K2 0.03, range 2, windows inside the image, mean over channels"));
+    const ChainSettings chain{std::max(chain_z().steps, least_steps), chain_z().step_size, chain_z().noise_std};
+    say(
+        text("mse: mean of squared differences per pixel and channel in [-1, 1]; psnr: 10 log10(4 / mse) of each "
+             "image, in dB, their mean; "
+             "ssim: Gaussian window 11x11, sigma 1.5, K1 0.01, K2 0.03, range 2, windows inside the image, mean over "
+             "channels"));
     Quality mean;
     std::vector<Quality> encoder(size_t(chain.steps) + 1), noise(size_t(chain.steps) + 1);
     ImageSet data, start, revised;
     for (int64_t first = 0; first < count_; first += batch_) {
-        const int64_t wanted = std::min(batch_, count_ - first), shown = std::clamp<int64_t>(picture_images - first, 0, wanted);
+        const int64_t wanted = std::min(batch_, count_ - first),
+                      shown = std::clamp<int64_t>(picture_images - first, 0, wanted);
         const Tensor x = batch_of(test(), first);
         const uint64_t draw = uint64_t(first / batch_);
-        const Start from_encoder = start_of(*models_, "encoder", x, seed(), draw), from_noise = start_of(*models_, "noise", x, seed(), draw);
+        const Start from_encoder = start_of(*models_, "encoder", x, seed(), draw),
+                    from_noise = start_of(*models_, "noise", x, seed(), draw);
         mean.add(x, generate(start_of(*models_, "mean", x, seed(), draw).z), wanted);
         watch_chain_z(*models_, from_encoder.z, x, config_.step.sigma, chain, from_encoder.noise,
                       [&](int64_t k, const Tensor& image) {
@@ -108,8 +116,8 @@ void ReconstructCommand::measure() {
     auto row = [&](const std::string& name, int64_t steps, const Quality& q) {
         table.row(name, {double(steps), q.mse(), q.psnr_mean(), q.ssim()});
         char line[120];
-        std::snprintf(line, sizeof line, "%-12s %3lld steps: mse %.4f  psnr %.2f dB  ssim %.4f", name.c_str(), (long long)steps, q.mse(),
-                      q.psnr_mean(), q.ssim());
+        std::snprintf(line, sizeof line, "%-12s %3lld steps: mse %.4f  psnr %.2f dB  ssim %.4f", name.c_str(),
+                      (long long)steps, q.mse(), q.psnr_mean(), q.ssim());
         say(line);
     };
     row("encoder mean", 0, mean);

@@ -11,25 +11,36 @@
 #include <map>
 #include <optional>
 
-#include "training/config.h"
 #include "formats/files.h"
+#include "training/config.h"
 
 namespace dualmcmc {
 
 namespace fs = std::filesystem;
 
-// ---- text -----------------------------------------------------------------------------------------------------------------------
+// ---- text ---------------------------------------------------------------------------------------
 
 std::string escape_html(const std::string& text) {
     std::string out;
     for (const char c : text) {
         switch (c) {
-            case '&': out += "&amp;"; break;
-            case '<': out += "&lt;"; break;
-            case '>': out += "&gt;"; break;
-            case '"': out += "&quot;"; break;
-            case '\'': out += "&#39;"; break;
-            default: out += c;
+            case '&':
+                out += "&amp;";
+                break;
+            case '<':
+                out += "&lt;";
+                break;
+            case '>':
+                out += "&gt;";
+                break;
+            case '"':
+                out += "&quot;";
+                break;
+            case '\'':
+                out += "&#39;";
+                break;
+            default:
+                out += c;
         }
     }
     return out;
@@ -111,16 +122,19 @@ std::vector<double> column(const CsvTable& table, size_t index) {
     return out;
 }
 
-// ---- plots ----------------------------------------------------------------------------------------------------------------------
+// ---- plots --------------------------------------------------------------------------------------
 
 constexpr size_t most_points = 300, most_curves = 12;
-constexpr double plot_width = 400, plot_height = 230, left = 52, right = 10, top = 8, bottom = 34;  // in SVG units, a phone's pixels
+constexpr double plot_width = 400, plot_height = 230, left = 52, right = 10, top = 8,
+                 bottom = 34;  // in SVG units, a phone's pixels
 // Okabe and Ito's colours, which colour-blind people tell apart; dashes tell them apart in black and white.
-constexpr const char* colours[] = {"#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#777777"};
+constexpr const char* colours[] = {"#0072B2", "#D55E00", "#009E73", "#CC79A7",
+                                   "#E69F00", "#56B4E9", "#000000", "#777777"};
 constexpr const char* dashes[] = {"none", "6 3", "2 2", "9 3 2 3"};
 
 std::string stroke(size_t curve) {
-    return text("stroke=\"", colours[curve % std::size(colours)], "\" stroke-dasharray=\"", dashes[curve % std::size(dashes)], "\"");
+    return text("stroke=\"", colours[curve % std::size(colours)], "\" stroke-dasharray=\"",
+                dashes[curve % std::size(dashes)], "\"");
 }
 
 // Means of `per` neighbours each, of those that are numbers.
@@ -148,14 +162,16 @@ struct Axis {
     }
 };
 
-// Ticks at multiples of 1, 2 or 5 times a power of ten; or at these numbers themselves, or powers of ten alone, on a logarithmic axis.
+// Ticks at multiples of 1, 2 or 5 times a power of ten; or at these numbers themselves, or powers of ten alone, on a
+// logarithmic axis.
 Axis make_axis(double low, double high, bool may_be_logarithmic) {
     Axis axis{low, high, may_be_logarithmic && low > 0 && high / low >= 15, {}};
     if (axis.logarithmic) {
         const bool decades = high / low > 1e3;
         for (double power = std::pow(10, std::floor(std::log10(low))); power <= high; power *= 10)
             for (const double factor : {1.0, 2.0, 5.0})
-                if (power * factor >= low && power * factor <= high && (factor == 1 || !decades)) axis.ticks.push_back(power * factor);
+                if (power * factor >= low && power * factor <= high && (factor == 1 || !decades))
+                    axis.ticks.push_back(power * factor);
         return axis;
     }
     if (!(high > low)) {
@@ -186,69 +202,81 @@ std::string axes_svg(const Axis& x, const Axis& y, const std::string& x_name) {
     std::string out;
     for (const double tick : y.ticks) {
         const double at = top + height * (1 - y.place(tick));
-        out += text("<line class=\"grid\" x1=\"", left, "\" x2=\"", left + width, "\" y1=\"", at, "\" y2=\"", at, "\"/><text x=\"",
-                    left - 5, "\" y=\"", at + 4, "\" text-anchor=\"end\">", short_number(tick), "</text>");
+        out += text("<line class=\"grid\" x1=\"", left, "\" x2=\"", left + width, "\" y1=\"", at, "\" y2=\"", at,
+                    "\"/><text x=\"", left - 5, "\" y=\"", at + 4, "\" text-anchor=\"end\">", short_number(tick),
+                    "</text>");
     }
     for (const double tick : x.ticks) {
         const double at = left + width * x.place(tick);
-        out += text("<line class=\"axis\" x1=\"", at, "\" x2=\"", at, "\" y1=\"", top + height, "\" y2=\"", top + height + 4,
-                    "\"/><text x=\"", at, "\" y=\"", top + height + 15, "\" text-anchor=\"middle\">", short_number(tick), "</text>");
+        out += text("<line class=\"axis\" x1=\"", at, "\" x2=\"", at, "\" y1=\"", top + height, "\" y2=\"",
+                    top + height + 4, "\"/><text x=\"", at, "\" y=\"", top + height + 15, "\" text-anchor=\"middle\">",
+                    short_number(tick), "</text>");
     }
-    out += text("<line class=\"axis\" x1=\"", left, "\" x2=\"", left + width, "\" y1=\"", top + height, "\" y2=\"", top + height, "\"/>");
-    return out + text("<text x=\"", left + width / 2, "\" y=\"", plot_height - 4, "\" text-anchor=\"middle\">", escape_html(x_name),
-                      "</text>");
+    out += text("<line class=\"axis\" x1=\"", left, "\" x2=\"", left + width, "\" y1=\"", top + height, "\" y2=\"",
+                top + height, "\"/>");
+    return out + text("<text x=\"", left + width / 2, "\" y=\"", plot_height - 4, "\" text-anchor=\"middle\">",
+                      escape_html(x_name), "</text>");
 }
 
-std::string curve_svg(const Axis& x_axis, const Axis& y_axis, const std::vector<double>& x, const std::vector<double>& y, size_t index) {
+std::string curve_svg(const Axis& x_axis, const Axis& y_axis, const std::vector<double>& x,
+                      const std::vector<double>& y, size_t index) {
     const double width = plot_width - left - right, height = plot_height - top - bottom;
     std::string points, dots;
     size_t count = 0;
     for (size_t i = 0; i < y.size(); ++i) {
         if (!std::isfinite(y[i]) || !std::isfinite(x[i])) continue;
         char place[48];
-        std::snprintf(place, sizeof place, "%.1f,%.1f ", left + width * x_axis.place(x[i]), top + height * (1 - y_axis.place(y[i])));
+        std::snprintf(place, sizeof place, "%.1f,%.1f ", left + width * x_axis.place(x[i]),
+                      top + height * (1 - y_axis.place(y[i])));
         points += place;
         const std::string at = place;
-        dots += text("<circle cx=\"", at.substr(0, at.find(',')), "\" cy=\"", at.substr(at.find(',') + 1, at.size() - at.find(',') - 2),
-                     "\" r=\"2\" fill=\"", colours[index % std::size(colours)], "\"/>");
+        dots += text("<circle cx=\"", at.substr(0, at.find(',')), "\" cy=\"",
+                     at.substr(at.find(',') + 1, at.size() - at.find(',') - 2), "\" r=\"2\" fill=\"",
+                     colours[index % std::size(colours)], "\"/>");
         ++count;
     }
-    return text("<polyline fill=\"none\" stroke-width=\"1.6\" ", stroke(index), " points=\"", points, "\"/>", count <= 40 ? dots : "");
+    return text("<polyline fill=\"none\" stroke-width=\"1.6\" ", stroke(index), " points=\"", points, "\"/>",
+                count <= 40 ? dots : "");
 }
 
 }  // namespace
 
-std::string plot(const std::string& title, const std::string& x_name, const std::vector<double>& x, const std::vector<Curve>& curves) {
-    const size_t per = std::max<size_t>(1, (x.size() + most_points - 1) / most_points), shown = std::min(most_curves, curves.size());
+std::string plot(const std::string& title, const std::string& x_name, const std::vector<double>& x,
+                 const std::vector<Curve>& curves) {
+    const size_t per = std::max<size_t>(1, (x.size() + most_points - 1) / most_points),
+                 shown = std::min(most_curves, curves.size());
     const std::vector<double> places = thinned(x, per);
     std::vector<std::vector<double>> lines;
     for (size_t c = 0; c < shown; ++c) lines.push_back(thinned(curves[c].y, per));
     const auto x_range = range_of({places}), y_range = range_of(lines);
     if (!x_range || !y_range) return "";
-    const Axis x_axis = make_axis(x_range->first, x_range->second, false), y_axis = make_axis(y_range->first, y_range->second, true);
+    const Axis x_axis = make_axis(x_range->first, x_range->second, false),
+               y_axis = make_axis(y_range->first, y_range->second, true);
 
     std::string svg = axes_svg(x_axis, y_axis, x_name), legend;
     for (size_t c = 0; c < shown; ++c) {
         svg += curve_svg(x_axis, y_axis, places, lines[c], c);
-        legend += text("<span><svg class=\"key\" viewBox=\"0 0 24 8\"><line x1=\"0\" x2=\"24\" y1=\"4\" y2=\"4\" stroke-width=\"2.5\" ",
-                       stroke(c), "/></svg>", escape_html(curves[c].name), "</span> ");
+        legend += text(
+            "<span><svg class=\"key\" viewBox=\"0 0 24 8\"><line x1=\"0\" x2=\"24\" y1=\"4\" y2=\"4\" "
+            "stroke-width=\"2.5\" ",
+            stroke(c), "/></svg>", escape_html(curves[c].name), "</span> ");
     }
     if (shown < curves.size()) legend += text("<span>the first ", shown, " of ", curves.size(), "</span>");
     std::string note;
     if (per > 1) note += text(" (means of ", per, ")");
     if (y_axis.logarithmic) note += " (logarithmic)";
-    return text("<figure class=\"plot\"><figcaption>", escape_html(title), note, "</figcaption><svg viewBox=\"0 0 ", plot_width, " ",
-                plot_height, "\" role=\"img\" aria-label=\"", escape_html(title), "\">", svg, "</svg><div class=\"legend\">", legend,
-                "</div></figure>\n");
+    return text("<figure class=\"plot\"><figcaption>", escape_html(title), note, "</figcaption><svg viewBox=\"0 0 ",
+                plot_width, " ", plot_height, "\" role=\"img\" aria-label=\"", escape_html(title), "\">", svg,
+                "</svg><div class=\"legend\">", legend, "</div></figure>\n");
 }
 
-// ---- sections -------------------------------------------------------------------------------------------------------------------
+// ---- sections -----------------------------------------------------------------------------------
 
 namespace {
 
-constexpr size_t most_rows = 40;       // longer tables of texts are only named
-constexpr size_t most_pictures = 40;   // of more, as in a folder of samples, only their number is said
-constexpr uint32_t wide_picture = 800; // pixels; a phone scrolls these rather than shrink them
+constexpr size_t most_rows = 40;        // longer tables of texts are only named
+constexpr size_t most_pictures = 40;    // of more, as in a folder of samples, only their number is said
+constexpr uint32_t wide_picture = 800;  // pixels; a phone scrolls these rather than shrink them
 
 constexpr const char* style = R"(
 :root{color-scheme:light}
@@ -284,8 +312,9 @@ bool is_wide(const std::string& png) {
 
 std::string image(const std::string& path, const std::string& caption) {
     const std::string png = read_file(path);
-    return text("<figure><figcaption>", escape_html(caption), "</figcaption><div", is_wide(png) ? " class=\"wide\"" : "", "><img alt=\"",
-                escape_html(caption), "\" src=\"data:image/png;base64,", base64(png), "\"></div></figure>\n");
+    return text("<figure><figcaption>", escape_html(caption), "</figcaption><div",
+                is_wide(png) ? " class=\"wide\"" : "", "><img alt=\"", escape_html(caption),
+                "\" src=\"data:image/png;base64,", base64(png), "\"></div></figure>\n");
 }
 
 std::string table_html(const CsvTable& table) {
@@ -296,15 +325,16 @@ std::string table_html(const CsvTable& table) {
         out += "<tr>";
         for (const std::string& cell : row) {
             const std::optional<double> value = cell.empty() ? std::nullopt : number(cell);
-            out += value ? "<td class=\"number\">" + short_number(*value) + "</td>" : "<td>" + escape_html(cell) + "</td>";
+            out +=
+                value ? "<td class=\"number\">" + short_number(*value) + "</td>" : "<td>" + escape_html(cell) + "</td>";
         }
         out += "</tr>";
     }
     return out + "</table></div>\n";
 }
 
-// A table of numbers becomes plots over its first column, one for each quantity: mse_encoder and mse_noise share one, named mse.
-// Any other table is shown as it is, where it is not too long.
+// A table of numbers becomes plots over its first column, one for each quantity: mse_encoder and mse_noise share one,
+// named mse. Any other table is shown as it is, where it is not too long.
 struct CsvHtml {
     std::string plots, table;
 };
@@ -317,18 +347,21 @@ CsvHtml csv_html(const std::string& path) {
     for (size_t c = 1; c < table.header.size() && numbers; ++c) {
         const std::string& whole = table.header[c];
         const size_t split = whole.find('_');
-        const std::string quantity = whole.substr(0, split), rest = split == std::string::npos ? whole : whole.substr(split + 1);
+        const std::string quantity = whole.substr(0, split),
+                          rest = split == std::string::npos ? whole : whole.substr(split + 1);
         auto found = std::find_if(plots.begin(), plots.end(), [&](const auto& p) { return p.first == quantity; });
         if (found == plots.end()) found = plots.insert(plots.end(), {quantity, {}});
         found->second.push_back({replace_underscores(rest), column(table, c)});
         numbers = !found->second.back().y.empty();
     }
     if (!numbers) {
-        if (table.rows.size() > most_rows) return {"", text("<p>", escape_html(name), ": a table of ", table.rows.size(), " rows</p>\n")};
+        if (table.rows.size() > most_rows)
+            return {"", text("<p>", escape_html(name), ": a table of ", table.rows.size(), " rows</p>\n")};
         return {"", text("<h3>", escape_html(name), "</h3>", table_html(table))};
     }
     CsvHtml out;
-    for (const auto& [quantity, curves] : plots) out.plots += plot(quantity + " (" + name + ")", table.header[0], x, curves);
+    for (const auto& [quantity, curves] : plots)
+        out.plots += plot(quantity + " (" + name + ")", table.header[0], x, curves);
     return out;
 }
 
@@ -336,7 +369,8 @@ std::vector<std::string> files_in(const std::string& folder, const std::string& 
     std::vector<std::string> out;
     std::error_code error;
     for (const auto& entry : fs::directory_iterator(folder, error))
-        if (entry.is_regular_file(error) && entry.path().filename().string().ends_with(ending)) out.push_back(entry.path().string());
+        if (entry.is_regular_file(error) && entry.path().filename().string().ends_with(ending))
+            out.push_back(entry.path().string());
     std::sort(out.begin(), out.end(), [](const std::string& a, const std::string& b) {
         return a.size() != b.size() ? a.size() < b.size() : a < b;  // iteration-1000000 after iteration-999999
     });
@@ -345,10 +379,12 @@ std::vector<std::string> files_in(const std::string& folder, const std::string& 
 
 std::string experiment_html(const std::string& folder) {
     std::string out = text("<h2>", escape_html(fs::path(folder).filename().string()), "</h2>\n");
-    if (fs::exists(folder + "/summary.txt")) out += "<pre>" + escape_html(read_file(folder + "/summary.txt")) + "</pre>\n";
+    if (fs::exists(folder + "/summary.txt"))
+        out += "<pre>" + escape_html(read_file(folder + "/summary.txt")) + "</pre>\n";
     const std::vector<std::string> pictures = files_in(folder, ".png");
     if (pictures.size() > most_pictures) out += text("<p>", pictures.size(), " pictures</p>\n");
-    else for (const std::string& path : pictures) out += image(path, fs::path(path).filename().string());
+    else
+        for (const std::string& path : pictures) out += image(path, fs::path(path).filename().string());
     std::string plots, tables;
     for (const std::string& path : files_in(folder, ".csv")) {
         const CsvHtml html = csv_html(path);
@@ -364,7 +400,8 @@ std::vector<std::string> experiments_in(const std::string& run) {
     std::error_code error;
     for (const auto& entry : fs::directory_iterator(run, error)) {
         const std::string name = entry.path().filename().string();
-        const bool known = name == "samples" || name == "checkpoints" || std::find(names.begin(), names.end(), name) != names.end();
+        const bool known =
+            name == "samples" || name == "checkpoints" || std::find(names.begin(), names.end(), name) != names.end();
         if (!known && entry.is_directory(error)) others.push_back(name);
     }
     std::sort(others.begin(), others.end());
@@ -403,7 +440,8 @@ public:
     double mean_of_last(const std::string& name) const {
         const std::vector<double>& values = (*this)[name];
         double sum = 0, count = 0;
-        for (size_t i = values.size() - std::min<size_t>(50, values.size()); i < values.size(); ++i) sum += values[i], ++count;
+        for (size_t i = values.size() - std::min<size_t>(50, values.size()); i < values.size(); ++i)
+            sum += values[i], ++count;
         return count > 0 ? sum / count : missing;
     }
 
@@ -413,8 +451,10 @@ private:
 
 // Each part of an iteration as its share of their sum.
 std::string time_shares(const Metrics& metrics) {
-    const std::pair<const char*, const char*> parts[] = {{"seconds_chain_x", "x-chain"}, {"seconds_chain_z", "z-chain"},
-                                                         {"seconds_generator", "generator"}, {"seconds_encoder", "encoder"},
+    const std::pair<const char*, const char*> parts[] = {{"seconds_chain_x", "x-chain"},
+                                                         {"seconds_chain_z", "z-chain"},
+                                                         {"seconds_generator", "generator"},
+                                                         {"seconds_encoder", "encoder"},
                                                          {"seconds_ebm", "EBM"}};
     const std::vector<double>& iterations = metrics["iteration"];
     std::vector<Curve> curves;
@@ -449,8 +489,8 @@ std::string headline(const Metrics& metrics, const std::string& temperature) {
                            short_number(metrics.mean_of_last("mse")), " per pixel, energy gap ",
                            short_number(metrics.mean_of_last("energy_gap")), temperature);
     if (std::isfinite(metrics.last("swd_generator")))
-        out += text("; sliced Wasserstein distance (x 1e3) ", short_number(metrics.last("swd_generator")), " generator, ",
-                    short_number(metrics.last("swd_revised")), " EBM-revised");
+        out += text("; sliced Wasserstein distance (x 1e3) ", short_number(metrics.last("swd_generator")),
+                    " generator, ", short_number(metrics.last("swd_revised")), " EBM-revised");
     return out + ".</p>\n";
 }
 
@@ -472,8 +512,9 @@ namespace {
 void write_page(const std::string& folder, const std::string& title, const std::string& body) {
     write_file(folder + "/report.html",
                text("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
-                    "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>", escape_html(title),
-                    "</title><style>", style, "</style></head><body>\n<h1>", escape_html(title), "</h1>\n", body, "</body></html>\n"));
+                    "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>",
+                    escape_html(title), "</title><style>", style, "</style></head><body>\n<h1>", escape_html(title),
+                    "</h1>\n", body, "</body></html>\n"));
 }
 
 }  // namespace
@@ -493,7 +534,8 @@ void write_report(const std::string& run) {
                       title = text("dualmcmc: ", name, ", preset ", config.preset);
     const Metrics metrics(fs::exists(run + "/metrics.csv") ? parse_csv(read_file(run + "/metrics.csv")) : CsvTable());
 
-    std::string page = headline(metrics, temperature) + "<h2>Training</h2>\n" + curves_html(metrics, temperature) + newest_pictures(run);
+    std::string page = headline(metrics, temperature) + "<h2>Training</h2>\n" + curves_html(metrics, temperature) +
+                       newest_pictures(run);
     for (const std::string& folder : experiments_in(run)) page += experiment_html(folder);
     page += "<h2>Configuration</h2>\n<div class=\"settings\">";
     for (const auto& [setting, value] : settings)

@@ -1,5 +1,6 @@
-// report.html: what a run's folder holds, on one page that needs no network: curves of metrics.csv as SVG, the newest grids, a section
-// for each experiment (summary.txt, *.csv, *.png), the configuration. Everything is embedded; every text is escaped.
+// report.html: what a run's folder holds, on one page that needs no network: curves of metrics.csv as SVG, the newest
+// grids, a section for each experiment (summary.txt, *.csv, *.png), the configuration. Everything is embedded; every
+// text is escaped.
 //
 // `dualmcmc report RUN_DIR` writes it; so do training, after each checkpoint, and the experiments.
 #pragma once
@@ -10,8 +11,8 @@
 
 namespace dualmcmc {
 
-// Writes RUN/report.html, complete or not at all; of a folder that is no run but holds a grid's summary.txt, the page of that section
-// alone. Fails where there is neither.
+// Writes RUN/report.html, complete or not at all; of a folder that is no run but holds a grid's summary.txt, the page
+// of that section alone. Fails where there is neither.
 void write_report(const std::string& run);
 
 class ReportCommand {
@@ -33,8 +34,8 @@ std::string escape_html(const std::string& text);
 // RFC 4648, with padding.
 std::string base64(const std::string& bytes);
 
-// A .csv's header and its rows; quoted cells as RFC 4180. Rows that have not as many cells as the header (the last one, perhaps,
-// of a file that is still being written) are left out.
+// A .csv's header and its rows; quoted cells as RFC 4180. Rows that have not as many cells as the header (the last one,
+// perhaps, of a file that is still being written) are left out.
 struct CsvTable {
     std::vector<std::string> header;
     std::vector<std::vector<std::string>> rows;
@@ -46,8 +47,9 @@ struct Curve {
     std::string name;
     std::vector<double> y;
 };
-// A figure with an SVG of the curves over x and a legend. More than 300 points become means of neighbours. The vertical axis is
-// logarithmic where all values are positive and span a factor of 15. Empty where no curve has a value.
-std::string plot(const std::string& title, const std::string& x_name, const std::vector<double>& x, const std::vector<Curve>& curves);
+// A figure with an SVG of the curves over x and a legend. More than 300 points become means of neighbours. The vertical
+// axis is logarithmic where all values are positive and span a factor of 15. Empty where no curve has a value.
+std::string plot(const std::string& title, const std::string& x_name, const std::vector<double>& x,
+                 const std::vector<Curve>& curves);
 
 }  // namespace dualmcmc

@@ -10,10 +10,10 @@
 #include <functional>
 #include <string_view>
 
-#include "training/checkpoint.h"
 #include "experiments/sliced_wasserstein.h"
 #include "formats/files.h"
 #include "hash.h"
+#include "training/checkpoint.h"
 #include "training/progress.h"
 
 namespace dualmcmc {
@@ -35,8 +35,9 @@ public:
         if (done < total_ && now - shown_ < std::chrono::milliseconds(terminal ? 200 : 5000)) return;
         shown_ = now;
         const double rate = double(done - begin_) / std::max(1e-9, std::chrono::duration<double>(now - began_).count());
-        std::fprintf(stderr, "%s%lld/%lld  %.3g images/s  ETA %s%s", terminal ? "\r\033[K" : "", (long long)done, (long long)total_, rate,
-                     duration(double(total_ - done) / rate).c_str(), terminal && done < total_ ? "" : "\n");
+        std::fprintf(stderr, "%s%lld/%lld  %.3g images/s  ETA %s%s", terminal ? "\r\033[K" : "", (long long)done,
+                     (long long)total_, rate, duration(double(total_ - done) / rate).c_str(),
+                     terminal && done < total_ ? "" : "\n");
     }
 
 private:
@@ -54,23 +55,31 @@ uint64_t contents_of(const SafetensorsFile& file) {
 
 }  // namespace
 
-// ---- sample ---------------------------------------------------------------------------------------------------------------------
+// ---- sample -------------------------------------------------------------------------------------
 
 SampleCommand::SampleCommand(CLI::App& app)
-    : command_(app.add_subcommand("sample", "images from a checkpoint, generator and EBM-revised, for FID and IS as folders of PNGs")) {
-    command_->add_option("--model", model_, "a checkpoint, .safetensors; its moving average of the generator is used where it has one")
+    : command_(app.add_subcommand(
+          "sample", "images from a checkpoint, generator and EBM-revised, for FID and IS as folders of PNGs")) {
+    command_
+        ->add_option("--model", model_,
+                     "a checkpoint, .safetensors; its moving average of the generator is used where it has one")
         ->required();
-    command_->add_option("--count", count_, "images; the same command again with a larger count goes on")->capture_default_str();
+    command_->add_option("--count", count_, "images; the same command again with a larger count goes on")
+        ->capture_default_str();
     command_->add_option("--kind", kind_, "generator, revised (by the EBM's x-chain) or both")
-        ->check(CLI::IsMember({"generator", "revised", "both"}))->capture_default_str();
-    command_->add_option("--out", out_, "folder for the pictures: generator/ and revised/, 000000.png and so on")->capture_default_str();
+        ->check(CLI::IsMember({"generator", "revised", "both"}))
+        ->capture_default_str();
+    command_->add_option("--out", out_, "folder for the pictures: generator/ and revised/, 000000.png and so on")
+        ->capture_default_str();
     command_->add_option("--seed", seed_, "of the samples")->capture_default_str();
     command_->add_option("--batch", batch_, "images sampled together (default: the model's sampler-batch, 100)");
     add_batch_norm_flags(*command_, batch_norm_);
     command_->add_option("--steps-x", chain_.steps, "x-chain: steps (default: the model's sampler-steps, 70)");
-    command_->add_option("--step-size-x", chain_.step_size, "x-chain: step (default: the model's sampler-step-size, 0.4)");
-    command_->add_option("--noise-x", chain_.noise, "x-chain: noise (default: the model's sampler-noise, 0.001)");
-    command_->add_option("--data", data_, "as in train, for the sliced Wasserstein distance to its test images (default: the model's)");
+    command_->add_option("--step-size-x", chain_.step_size,
+                         "x-chain: step (default: the model's sampler-step-size, 0.4)");
+    command_->add_option("--noise-x", chain_.noise_std, "x-chain: noise (default: the model's sampler-noise, 0.001)");
+    command_->add_option("--data", data_,
+                         "as in train, for the sliced Wasserstein distance to its test images (default: the model's)");
     command_->add_flag("--npy", npy_, "a .npy of uint8 (N,S,S,3) for each kind, instead of a folder of PNGs");
     command_->add_option("--device", device_, "as in train")->capture_default_str();
     command_->add_option("--precision", precision_, "as in train")->capture_default_str();
@@ -81,7 +90,7 @@ void SampleCommand::lay_flags_over(const Config& trained) {
     config_ = trained;
     if (command_->count("--steps-x")) config_.sampler.steps = chain_.steps;
     if (command_->count("--step-size-x")) config_.sampler.step_size = chain_.step_size;
-    if (command_->count("--noise-x")) config_.sampler.noise = chain_.noise;
+    if (command_->count("--noise-x")) config_.sampler.noise_std = chain_.noise_std;
     if (command_->count("--batch")) config_.sampler_batch = batch_;
     if (command_->count("--data")) config_.data = data_;
     check_chain("x", config_.sampler);
@@ -107,10 +116,10 @@ std::string SampleCommand::settings(const LoadedCheckpoint& checkpoint) const {
                                       [](const auto& tensor) { return tensor.first.starts_with("ema."); });
     char contents[32];
     std::snprintf(contents, sizeof contents, "%016llx", (unsigned long long)contents_of(checkpoint.file));
-    return text(fs::path(model_).filename().string(), ", iteration ", checkpoint.iteration, ", contents ", contents, "; generator's ",
-                averaged ? text("moving average (ema ", config_.ema, ")") : "parameters as they are", "; seed ", seed_, "\nbatches of ",
-                config_.sampler_batch, ", ", batch_norm_.text(config_.sampler_batch), "\nx-chain from ", config_.step.start_x, ": ",
-                chain_text(chain), "\n");
+    return text(fs::path(model_).filename().string(), ", iteration ", checkpoint.iteration, ", contents ", contents,
+                "; generator's ", averaged ? text("moving average (ema ", config_.ema, ")") : "parameters as they are",
+                "; seed ", seed_, "\nbatches of ", config_.sampler_batch, ", ", batch_norm_.text(config_.sampler_batch),
+                "\nx-chain from ", config_.step.start_x, ": ", chain_text(chain), "\n");
 }
 
 // Refuses a folder that holds images of other settings.
@@ -118,14 +127,16 @@ void SampleCommand::open_outputs(const std::string& settings) {
     make_folder(out_);
     const std::string note = out_ + "/samples.txt";
     if (fs::exists(note) && read_file(note) != settings)
-        fail("--out: ", out_, " holds images made with other settings, which its samples.txt names; delete it or give another --out");
+        fail("--out: ", out_,
+             " holds images made with other settings, which its samples.txt names; delete it or give another --out");
     for (const char* name : {"generator", "revised"}) {
         if (!has(name)) continue;
         Output output{name, nullptr, nullptr};
         if (npy_) output.array = std::make_unique<NpyWriter>(out_ + "/" + name + ".npy");
         else output.folder = std::make_unique<PngFolder>(out_ + "/" + name, count_);
         if (output.folder && output.folder->complete() > 0 && !fs::exists(note))
-            fail("--out: ", out_, "/", name, " holds images, and no samples.txt says of what; delete it or give another --out");
+            fail("--out: ", out_, "/", name,
+                 " holds images, and no samples.txt says of what; delete it or give another --out");
         outputs_.push_back(std::move(output));
     }
     write_file(note, settings);
@@ -148,7 +159,8 @@ int64_t SampleCommand::there() const {
 
 // Returns false where the user interrupted it.
 bool SampleCommand::draw(Models& models) {
-    const int64_t batch = config_.sampler_batch, before = there(), begin = before == count_ ? count_ : before / batch * batch;
+    const int64_t batch = config_.sampler_batch, before = there(),
+                  begin = before == count_ ? count_ : before / batch * batch;
     if (before > 0) std::printf("%lld of %lld images are there already\n", (long long)before, (long long)count_);
     const SignalGuard signals;
     Counter counter(begin, count_);
@@ -156,8 +168,8 @@ bool SampleCommand::draw(Models& models) {
     int64_t done = begin;
     try {
         while (done < count_ && !signals.interrupted()) {
-            const Samples samples =
-                draw_batch(models, done / batch, batch, config_.step.start_x, config_.sampler, uint64_t(seed_), has("revised"));
+            const Samples samples = draw_batch(models, done / batch, batch, config_.step.start_x, config_.sampler,
+                                               uint64_t(seed_), has("revised"));
             write(done, samples);
             if (done - begin < distance_images) {
                 append_images(kept.generated, first_images(samples.generated, count_ - done));
@@ -167,7 +179,8 @@ bool SampleCommand::draw(Models& models) {
             counter.show(done);
         }
     } catch (const std::exception& error) {
-        fail(error.what(), npy_ ? "" : text(" (", done, " of ", count_, " images are whole: the same command goes on from there)"));
+        fail(error.what(),
+             npy_ ? "" : text(" (", done, " of ", count_, " images are whole: the same command goes on from there)"));
     }
     if (begin == 0 && done > 0) write_picture(kept);
     for (const Output& output : outputs_)
@@ -182,7 +195,8 @@ bool SampleCommand::draw(Models& models) {
 }
 
 void SampleCommand::write_picture(const Samples& samples) const {
-    const ImageSet generator = first_images(samples.generated, picture_images), revised = first_images(samples.revised, picture_images);
+    const ImageSet generator = first_images(samples.generated, picture_images),
+                   revised = first_images(samples.revised, picture_images);
     std::vector<const ImageSet*> panels{&generator};
     if (revised.count > 0) panels.push_back(&revised);
     write_grid(out_ + "/samples.png", panels, 10, 64 / generator.size);
@@ -192,7 +206,8 @@ void SampleCommand::write_picture(const Samples& samples) const {
 void SampleCommand::finish(const Samples& kept) {
     for (const Output& output : outputs_) {
         if (output.folder) output.folder->check();
-        std::printf("%s/%s%s: %lld images\n", out_.c_str(), output.name.c_str(), output.folder ? "" : ".npy", (long long)count_);
+        std::printf("%s/%s%s: %lld images\n", out_.c_str(), output.name.c_str(), output.folder ? "" : ".npy",
+                    (long long)count_);
     }
     const int64_t images = std::min({kept.generated.count, real_.count, distance_images});
     if (images == 0) return;
@@ -200,7 +215,8 @@ void SampleCommand::finish(const Samples& kept) {
     std::string line = text("sliced Wasserstein distance (x 1e3, ", images, " images against ", real.name, "):");
     for (const Output& output : outputs_) {
         const bool generator = output.name == "generator";
-        const double distance = sliced_wasserstein(generator ? kept.generated : kept.revised, real, uint64_t(seed_)).mean;
+        const double distance =
+            sliced_wasserstein(generator ? kept.generated : kept.revised, real, uint64_t(seed_)).mean;
         char number[48];
         std::snprintf(number, sizeof number, " %s %.1f", generator ? "generator" : "EBM-revised", distance);
         line += (&output == &outputs_.front() ? "" : ",") + std::string(number);
@@ -226,16 +242,19 @@ int SampleCommand::run() {
     return draw(models) ? 0 : 130;
 }
 
-// ---- export ---------------------------------------------------------------------------------------------------------------------
+// ---- export -------------------------------------------------------------------------------------
 
 ExportCommand::ExportCommand(CLI::App& app)
     : command_(app.add_subcommand("export", "a data set's images as a folder of PNGs, as FID and IS want them")) {
     command_->add_option("--data", data_, "as in train")->required();
-    command_->add_option("--split", split_, "train or test")->check(CLI::IsMember({"train", "test"}))->capture_default_str();
+    command_->add_option("--split", split_, "train or test")
+        ->check(CLI::IsMember({"train", "test"}))
+        ->capture_default_str();
     command_->add_option("--count", count_, "the first so many images (default: all)");
     command_->add_option("--out", out_, "folder for the pictures: 000000.png and so on")->capture_default_str();
     command_->add_option("--architecture", architecture_, "cifar10 (32x32 images) or celeba64 (64x64)")
-        ->check(CLI::IsMember({"cifar10", "celeba64"}))->capture_default_str();
+        ->check(CLI::IsMember({"cifar10", "celeba64"}))
+        ->capture_default_str();
     command_->add_option("--seed", seed_, "of shapes")->capture_default_str();
 }
 

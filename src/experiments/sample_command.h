@@ -1,5 +1,6 @@
-// `dualmcmc sample`: images from a checkpoint, as folders of PNGs that programs for FID and IS read, batch by batch; what an interrupted
-// run has written is gone on from. `dualmcmc export`: a data set's own images in the same form, the other side of the FID.
+// `dualmcmc sample`: images from a checkpoint, as folders of PNGs that programs for FID and IS read, batch by batch;
+// what an interrupted run has written is gone on from. `dualmcmc export`: a data set's own images in the same form, the
+// other side of the FID.
 #pragma once
 #include <CLI/CLI.hpp>
 
@@ -38,7 +39,7 @@ private:
     int threads_ = 0;
     bool npy_ = false;
     ChainSettings chain_{};
-    BatchNormPolicy batch_norm_;
+    BatchNormMode batch_norm_;
     Config config_;  // the checkpoint's, with the flags laid over it
     ImageSet real_;  // test images, for the distance; none where they cannot be had
     // Where each kind goes; one of the two.

@@ -8,8 +8,8 @@
 #include <numeric>
 
 #include "check.h"
-#include "hash.h"
 #include "engine/tensor.h"
+#include "hash.h"
 
 namespace dualmcmc {
 namespace {
@@ -50,8 +50,7 @@ std::vector<float> up(const std::vector<float>& in, int64_t size) {
     std::vector<float> sparse(static_cast<size_t>(size * size * 3), 0.0f);
     for (int64_t y = 0; y < half; ++y)
         for (int64_t x = 0; x < half; ++x)
-            for (int64_t c = 0; c < 3; ++c)
-                sparse[(2 * y * size + 2 * x) * 3 + c] = 4 * in[(y * half + x) * 3 + c];
+            for (int64_t c = 0; c < 3; ++c) sparse[(2 * y * size + 2 * x) * 3 + c] = 4 * in[(y * half + x) * 3 + c];
     return blur(sparse, size);
 }
 
@@ -109,7 +108,9 @@ constexpr int64_t group = 64;
 std::vector<float> project(const Tensor& patches, const Tensor& directions) {
     const int64_t count = patches.dim(0);
     Tensor product({count, group});
-    backend().conv2d_direct(product.data(), patches.data(), directions.data(), nullptr, nullptr, {count, 1, 1, patch_values, group, 1, 1, 0});
+    const ExactConvolutions exact;
+    backend().conv2d(product.data(), patches.data(), directions.data(), nullptr, nullptr,
+                     {count, 1, 1, patch_values, group, 1, 1, 0});
     const std::vector<float> by_patch = product.to_host();
     std::vector<float> by_direction(by_patch.size());
 #pragma omp parallel for schedule(static)
@@ -140,7 +141,8 @@ void radix_sort(float* values, int64_t count, std::vector<uint32_t>& buffer) {
 
 // The mean |difference| of the sorted projections on each of the directions first ... first + wanted - 1 (at most
 // `group` of them), to distances.
-void group_distances(const Tensor& a, const Tensor& b, uint64_t seed, int64_t level, int64_t first, int64_t wanted, double* distances) {
+void group_distances(const Tensor& a, const Tensor& b, uint64_t seed, int64_t level, int64_t first, int64_t wanted,
+                     double* distances) {
     std::vector<float> values(patch_values * group);
     for (int64_t d = 0; d < group; ++d) {
         const auto direction = projection_direction(seed, level, first + d);

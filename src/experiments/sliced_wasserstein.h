@@ -1,7 +1,8 @@
 // The sliced Wasserstein distance between two sets of images (Karras et al. 2018, "Progressive growing of GANs",
-// section 5, and their metrics/sliced_wasserstein.py): small where the sets look alike at every scale. For each level of
-// a Laplacian pyramid, from the full side down to 16: 128 patches of 7x7x3 from every image, each colour channel brought
-// to mean 0 and variance 1 over the set, projected on 512 random directions, sorted; 1000 times the mean |difference|.
+// section 5, and their metrics/sliced_wasserstein.py): small where the sets look alike at every scale. For each level
+// of a Laplacian pyramid, from the full side down to 16: 128 patches of 7x7x3 from every image, each colour channel
+// brought to mean 0 and variance 1 over the set, projected on 512 random directions, sorted; 1000 times the mean
+// |difference|.
 //
 // One thing differs from their program: both sets take their patches at the same (random) places, which makes the
 // distance of a set to itself 0 and the distance symmetric. This is not the FID: it needs no trained network.

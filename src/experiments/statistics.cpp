@@ -19,7 +19,7 @@ double mean_squared_error(const float* a, const float* b, int64_t n) {
 
 double psnr(double mse) { return 10 * std::log10(4 / mse); }
 
-// ---- structural similarity ------------------------------------------------------------------------------------------------------
+// ---- structural similarity ----------------------------------------------------------------------
 
 namespace {
 
@@ -28,7 +28,8 @@ constexpr int64_t window = 11;
 const std::array<double, window>& gaussian() {
     static const auto weights = [] {
         std::array<double, window> w{};
-        for (int64_t i = 0; i < window; ++i) w[size_t(i)] = std::exp(-0.5 * double((i - window / 2) * (i - window / 2)) / (1.5 * 1.5));
+        for (int64_t i = 0; i < window; ++i)
+            w[size_t(i)] = std::exp(-0.5 * double((i - window / 2) * (i - window / 2)) / (1.5 * 1.5));
         const double sum = std::accumulate(w.begin(), w.end(), 0.0);
         for (double& value : w) value /= sum;
         return w;
@@ -36,13 +37,15 @@ const std::array<double, window>& gaussian() {
     return weights;
 }
 
-// The windows' weighted means of an image of one channel, (side, side) -> (side - 10, side - 10): first along rows, then columns.
+// The windows' weighted means of an image of one channel, (side, side) -> (side - 10, side - 10): first along rows,
+// then columns.
 std::vector<double> window_means(const std::vector<double>& in, int64_t side) {
     const int64_t places = side - window + 1;
     std::vector<double> narrow(size_t(side * places), 0.0), out(size_t(places * places), 0.0);
     for (int64_t y = 0; y < side; ++y)
         for (int64_t k = 0; k < window; ++k)
-            for (int64_t x = 0; x < places; ++x) narrow[size_t(y * places + x)] += gaussian()[size_t(k)] * in[size_t(y * side + x + k)];
+            for (int64_t x = 0; x < places; ++x)
+                narrow[size_t(y * places + x)] += gaussian()[size_t(k)] * in[size_t(y * side + x + k)];
     for (int64_t y = 0; y < places; ++y)
         for (int64_t k = 0; k < window; ++k)
             for (int64_t x = 0; x < places; ++x)
@@ -67,18 +70,20 @@ double structural_similarity(const float* a, const float* b, int64_t side) {
             vv[i] = v[i] * v[i];
             uv[i] = u[i] * v[i];
         }
-        const auto mu = window_means(u, side), mv = window_means(v, side), muu = window_means(uu, side), mvv = window_means(vv, side),
-                   muv = window_means(uv, side);
+        const auto mu = window_means(u, side), mv = window_means(v, side), muu = window_means(uu, side),
+                   mvv = window_means(vv, side), muv = window_means(uv, side);
         for (size_t i = 0; i < mu.size(); ++i) {
-            const double variances = muu[i] - mu[i] * mu[i] + mvv[i] - mv[i] * mv[i], covariance = muv[i] - mu[i] * mv[i];
-            sum += (2 * mu[i] * mv[i] + c1) * (2 * covariance + c2) / ((mu[i] * mu[i] + mv[i] * mv[i] + c1) * (variances + c2));
+            const double variances = muu[i] - mu[i] * mu[i] + mvv[i] - mv[i] * mv[i],
+                         covariance = muv[i] - mu[i] * mv[i];
+            sum += (2 * mu[i] * mv[i] + c1) * (2 * covariance + c2) /
+                   ((mu[i] * mu[i] + mv[i] * mv[i] + c1) * (variances + c2));
         }
         count += mu.size();
     }
     return sum / double(count);
 }
 
-// ---- area under the ROC curve ---------------------------------------------------------------------------------------------------
+// ---- area under the ROC curve -------------------------------------------------------------------
 
 double auroc(const std::vector<float>& low, const std::vector<float>& high) {
     CHECK(!low.empty() && !high.empty());
@@ -87,8 +92,9 @@ double auroc(const std::vector<float>& low, const std::vector<float>& high) {
     for (const float score : high) all.emplace_back(score, true);
     for (const auto& [score, is_high] : all) CHECK(!std::isnan(score));
     std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-    int64_t twice_wins = 0;  // 2 × (pairs with h > l) + (pairs with h = l): whole numbers, so nothing is rounded before the division
-    int64_t lower = 0;       // how many of `low` lie below the present group of equal scores
+    int64_t twice_wins =
+        0;  // 2 × (pairs with h > l) + (pairs with h = l): whole numbers, so nothing is rounded before the division
+    int64_t lower = 0;  // how many of `low` lie below the present group of equal scores
     for (size_t begin = 0; begin < all.size();) {
         size_t end = begin;
         int64_t tied[2] = {0, 0};
@@ -100,9 +106,11 @@ double auroc(const std::vector<float>& low, const std::vector<float>& high) {
     return double(twice_wins) / (2 * double(low.size()) * double(high.size()));
 }
 
-// ---- chains ---------------------------------------------------------------------------------------------------------------------
+// ---- chains -------------------------------------------------------------------------------------
 
-double mean_of(const std::vector<double>& values) { return std::accumulate(values.begin(), values.end(), 0.0) / double(values.size()); }
+double mean_of(const std::vector<double>& values) {
+    return std::accumulate(values.begin(), values.end(), 0.0) / double(values.size());
+}
 
 double variance_of(const std::vector<double>& values) {
     const double mean = mean_of(values);
@@ -161,7 +169,8 @@ double effective_sample_size(const Chains& chains) {
     auto correlation = [&](size_t lag) {
         double covariance = 0;
         for (const std::vector<double>& chain : centred)
-            covariance += std::inner_product(chain.begin(), chain.end() - std::ptrdiff_t(lag), chain.begin() + std::ptrdiff_t(lag), 0.0);
+            covariance += std::inner_product(chain.begin(), chain.end() - std::ptrdiff_t(lag),
+                                             chain.begin() + std::ptrdiff_t(lag), 0.0);
         covariance /= double(draws) * double(centred.size());
         return 1 - (v.within - covariance) / v.plus;
     };

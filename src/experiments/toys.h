@@ -1,13 +1,14 @@
-// `dualmcmc toys`: the method and its relatives on densities of the plane, where everything that they approximate can be computed:
-// the normaliser of the EBM, the generator's marginal density, the encoder's posterior, and what the chains make of them.
+// `dualmcmc toys`: the method and its relatives on densities of the plane, where everything that they approximate can
+// be computed: the normaliser of the EBM, the generator's marginal density, the encoder's posterior, and what the
+// chains make of them.
 #pragma once
 #include <CLI/CLI.hpp>
 
 #include <optional>
 
-#include "method/dual_mcmc.h"
 #include "experiments/annealing.h"
 #include "experiments/plane.h"
+#include "method/dual_mcmc.h"
 
 namespace dualmcmc {
 
@@ -25,12 +26,13 @@ struct PlaneTruth {
 // Fields for pictures; empty where a method has no such model.
 struct PlaneFields {
     Grid grid, latent_grid;
-    Field data, ebm, generator, revised;           // on `grid`; revised: the x-chain's end
-    Field posterior, latent_start, latent_revised;  // on `latent_grid`, of one data point: p_θ(z|x), the z-chain's start and end
+    Field data, ebm, generator, revised;  // on `grid`; revised: the x-chain's end
+    Field posterior, latent_start,
+        latent_revised;  // on `latent_grid`, of one data point: p_θ(z|x), the z-chain's start and end
 };
 
-// Everything about trained models on `data`, by sums over grids: nothing is estimated from samples. A chain's density is carried through
-// its steps exactly: each cell's mass moves by the drift and spreads as the step's Gaussian noise.
+// Everything about trained models on `data`, by sums over grids: nothing is estimated from samples. A chain's density
+// is carried through its steps exactly: each cell's mass moves by the drift and spreads as the step's Gaussian noise.
 PlaneTruth plane_truth(Models& models, const StepSettings& settings, const PlaneData& data, PlaneFields& fields);
 
 // What annealed importance sampling says of log_z; its reverse run starts from points drawn from the grid's density.
@@ -50,7 +52,8 @@ struct ToyRun {
     PlaneFields fields;                                   // at the end, as log_z
     std::optional<PlaneLogZ> log_z;
 };
-ToyRun train_toy(const std::string& data, const std::string& method, int64_t iterations, int64_t evaluations, uint64_t seed);
+ToyRun train_toy(const std::string& data, const std::string& method, int64_t iterations, int64_t evaluations,
+                 uint64_t seed);
 
 class ToysCommand {
 public:

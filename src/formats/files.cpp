@@ -1,13 +1,13 @@
 // Whole files: see files.h.
 #include "formats/files.h"
 
-#include <cerrno>
-#include <cstring>
 #include <fcntl.h>
-#include <filesystem>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
 
 #include "check.h"
 
@@ -70,10 +70,12 @@ void make_folder(const std::string& path) {
     std::error_code error;
     std::filesystem::create_directories(path, error);
     if (error) fail("--out: cannot make the folder ", path, ": ", error.message());
-    if (access(path.c_str(), W_OK | X_OK) != 0) fail("--out: nothing can be written in ", path, ": ", std::strerror(errno));
+    if (access(path.c_str(), W_OK | X_OK) != 0)
+        fail("--out: nothing can be written in ", path, ": ", std::strerror(errno));
 }
 
-FolderLock::FolderLock(const std::string& path, const std::string& who) : descriptor_(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+FolderLock::FolderLock(const std::string& path, const std::string& who)
+    : descriptor_(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
     if (descriptor_ < 0 || flock(descriptor_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return;
     close(descriptor_);
     fail("--out ", path, ": ", who, " there now; wait for its end, or give another --out");

@@ -42,8 +42,8 @@ public:
     void write(const void* from, int64_t bytes);
     // Goes back to the beginning, to write over what stands there.
     void rewind();
-    // `durable`: waits until the bytes are on the disk, some milliseconds. Without, a power cut may leave an empty file: for files by the
-    // thousand, whose reader can tell.
+    // `durable`: waits until the bytes are on the disk, some milliseconds. Without, a power cut may leave an empty
+    // file: for files by the thousand, whose reader can tell.
     void commit(bool durable = true);
 
 private:
@@ -53,11 +53,12 @@ private:
     bool committed_ = false;
 };
 
-// Makes the folder that --out names, and those above it, where they are missing; fails where that cannot be, or where nothing can be
-// written there.
+// Makes the folder that --out names, and those above it, where they are missing; fails where that cannot be, or where
+// nothing can be written there.
 void make_folder(const std::string& path);
 
-// While one lives, no other program can hold the same folder; fails where one does. Where the file system knows no locks, all may.
+// While one lives, no other program can hold the same folder; fails where one does. Where the file system knows no
+// locks, all may.
 class FolderLock {
 public:
     // `who`: what the other is doing, for the message.

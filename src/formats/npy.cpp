@@ -16,8 +16,7 @@ std::string read_header(InputFile& input, const std::string& path) {
     unsigned char start[8] = {}, length[4] = {};
     if (input.size() < 10) fail(path, " is not a .npy file: it has only ", input.size(), " bytes");
     input.read(start, 8);
-    if (std::memcmp(start, "\x93NUMPY", 6) != 0)
-        fail(path, " is not a .npy file: it does not begin with \\x93NUMPY");
+    if (std::memcmp(start, "\x93NUMPY", 6) != 0) fail(path, " is not a .npy file: it does not begin with \\x93NUMPY");
     const int version = start[6];
     if (version < 1 || version > 3) fail(path, " is a .npy file of version ", version, "; versions 1 to 3 can be read");
     input.read(length, version == 1 ? 2 : 4);

@@ -22,7 +22,8 @@ private:
     InputFile input_;
 };
 
-// Writes such a file image by image: images must not all be held at once. It appears with commit(), complete or not at all.
+// Writes such a file image by image: images must not all be held at once. It appears with commit(), complete or not at
+// all.
 class NpyWriter {
 public:
     explicit NpyWriter(const std::string& path);

@@ -47,10 +47,8 @@ public:
 
     void read(std::map<std::string, std::string>& metadata, std::vector<Entry>& entries) {
         object([&](const std::string& name) {
-            if (name == "__metadata__")
-                object([&](const std::string& key) { metadata[key] = string(); });
-            else
-                entries.push_back(entry(name));
+            if (name == "__metadata__") object([&](const std::string& key) { metadata[key] = string(); });
+            else entries.push_back(entry(name));
         });
         skip_space();
         if (at_ != json_.size()) bad("text behind the end of the object");
@@ -154,7 +152,8 @@ private:
         else bad("unknown escape");
     }
 
-    // Behind a \u, which is already read: the code point that four hex digits name, or that they and a second \u, a surrogate pair, name.
+    // Behind a \u, which is already read: the code point that four hex digits name, or that they and a second \u, a
+    // surrogate pair, name.
     uint32_t code_point() {
         const uint32_t high = hex4();
         if (high < 0xD800 || high > 0xDFFF) return high;

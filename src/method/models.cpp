@@ -1,5 +1,6 @@
-// The networks, layer by layer, as in section 5 of paper.md. Two identities, both exact, save work: a 1×1 convolution commutes with
-// average pooling and with bilinear upsampling (whose weights sum to 1, so a bias passes too), and is done at the lower resolution.
+// The networks, layer by layer, as in section 5 of paper.md. Two identities, both exact, save work: a 1×1 convolution
+// commutes with average pooling and with bilinear upsampling (whose weights sum to 1, so a bias passes too), and is
+// done at the lower resolution.
 #include "method/models.h"
 
 namespace dualmcmc {
@@ -21,27 +22,29 @@ void check_settings(const ModelSettings& s) {
     }
 }
 
-// ---- points of the plane --------------------------------------------------------------------------------------------------------
+// ---- points of the plane ------------------------------------------------------------------------
 
 namespace {
 bool is_toy(const ModelSettings& settings) { return settings.architecture == "toy2d"; }
 constexpr float toy_scale = 4;  // the sets' details are about a quarter of a unit
 }  // namespace
 
-Perceptron::Perceptron(State& state, const std::string& name, int64_t in, int64_t width, int64_t out) {
+Mlp::Mlp(ParameterStore& state, const std::string& name, int64_t in, int64_t width, int64_t out) {
     const int64_t sizes[] = {in, width, width, width, out};
-    for (int layer = 0; layer < 4; ++layer) layers.emplace_back(state, name + "." + std::to_string(layer), sizes[layer], sizes[layer + 1]);
+    for (int layer = 0; layer < 4; ++layer)
+        layers.emplace_back(state, name + "." + std::to_string(layer), sizes[layer], sizes[layer + 1]);
 }
 
-Var Perceptron::operator()(const Var& x) const {
+Var Mlp::operator()(const Var& x) const {
     Var h = layers[0](x);
     for (size_t layer = 1; layer < layers.size(); ++layer) h = layers[layer](swish(h));
     return h;
 }
 
-// ---- energy-based model ---------------------------------------------------------------------------------------------------------
+// ---- energy-based model -------------------------------------------------------------------------
 
-EnergyBlock::EnergyBlock(State& state, const std::string& name, int64_t in, int64_t out, bool first_, bool down_)
+EnergyBlock::EnergyBlock(ParameterStore& state, const std::string& name, int64_t in, int64_t out, bool first_,
+                         bool down_)
     : first(first_), down(down_), conv1(spectral_conv(state, name + ".conv1", in, out, 3)),
       conv2(spectral_conv(state, name + ".conv2", out, out, 3)) {
     if (down) shortcut = spectral_conv(state, name + ".sc", in, out, 1);
@@ -49,9 +52,9 @@ EnergyBlock::EnergyBlock(State& state, const std::string& name, int64_t in, int6
 
 Var EnergyBlock::operator()(const Var& x) const {
     const Var h = conv2d(x, conv1.weight, Var(), {.padding = 1, .relu = !first});
-    if (!down) return conv2d(h, conv2.weight, Var(), {.padding = 1, .relu = true, .skip = x});
-    const Var skip = conv2d(avg_pool2(x), shortcut.weight, Var(), {});
-    return conv2d(h, conv2.weight, Var(), {.padding = 1, .relu = true, .pool = true, .skip = skip});
+    if (!down) return conv2d(h, conv2.weight, Var(), {.padding = 1, .relu = true, .residual = x});
+    const Var residual = conv2d(avg_pool2(x), shortcut.weight, Var(), {});
+    return conv2d(h, conv2.weight, Var(), {.padding = 1, .relu = true, .pool = true, .residual = residual});
 }
 
 EnergyModel::EnergyModel(const ModelSettings& settings, uint64_t seed) : state(seed, 0) {
@@ -74,15 +77,15 @@ EnergyModel::EnergyModel(const ModelSettings& settings, uint64_t seed) : state(s
     }
 }
 
-void EnergyModel::normalise_weights() {
+void EnergyModel::power_iteration() {
     if (!toy_.empty()) return;
-    std::vector<NormalisedWeight*> weights;
+    std::vector<SpectralNormWeight*> weights;
     for (EnergyBlock& block : blocks_) {
         weights.insert(weights.end(), {&block.conv1, &block.conv2});
         if (block.down) weights.push_back(&block.shortcut);
     }
     weights.push_back(&linear_);
-    normalise(weights);
+    dualmcmc::power_iteration(weights);
 }
 
 Var EnergyModel::energy(const Var& x) const {
@@ -94,19 +97,20 @@ Var EnergyModel::energy(const Var& x) const {
 }
 
 Var EnergyModel::operator()(const Var& x) {
-    normalise_weights();
+    power_iteration();
     return energy(x);
 }
 
-// ---- generator ------------------------------------------------------------------------------------------------------------------
+// ---- generator ----------------------------------------------------------------------------------
 
-GeneratorBlock::GeneratorBlock(State& state, const std::string& name, int64_t in, int64_t out)
-    : norm1(state, name + ".bn_1", in), norm2(state, name + ".bn_2", out), conv1(state, name + ".conv1", in, out, 3, 1, 1, true),
-      conv2(state, name + ".conv2", out, out, 3, 1, 1, true), shortcut(state, name + ".sc", in, out, 1, 1, 0, true) {}
+GeneratorBlock::GeneratorBlock(ParameterStore& state, const std::string& name, int64_t in, int64_t out)
+    : norm1(state, name + ".bn_1", in), norm2(state, name + ".bn_2", out),
+      conv1(state, name + ".conv1", in, out, 3, 1, 1, true), conv2(state, name + ".conv2", out, out, 3, 1, 1, true),
+      shortcut(state, name + ".sc", in, out, 1, 1, 0, true) {}
 
 Var GeneratorBlock::operator()(const Var& x) const {
     const Var h = norm_relu_conv(norm1, conv1, x, {.upsample = true});
-    return norm_relu_conv(norm2, conv2, h, {.skip = shortcut(x), .upsample_skip = true});
+    return norm_relu_conv(norm2, conv2, h, {.residual = shortcut(x), .upsample_residual = true});
 }
 
 Generator::Generator(const ModelSettings& settings, uint64_t seed) : state(seed, 1) {
@@ -144,7 +148,7 @@ std::vector<std::pair<BatchNorm*, int64_t>> Generator::norms() {
     return out;
 }
 
-// ---- encoder --------------------------------------------------------------------------------------------------------------------
+// ---- encoder ------------------------------------------------------------------------------------
 
 Encoder::Encoder(const ModelSettings& settings, uint64_t seed) : state(seed, 2) {
     const int64_t n = settings.width_encoder, d = settings.latent;
@@ -170,13 +174,13 @@ std::pair<Var, Var> Encoder::operator()(const Var& x) const {
     return {reshape(heads_[0](h), latent), reshape(heads_[1](h), latent)};
 }
 
-// ---- the three together ---------------------------------------------------------------------------------------------------------
+// ---- the three together -------------------------------------------------------------------------
 
 Models::Models(const ModelSettings& settings_, uint64_t seed)
-    : settings(settings_), energy(settings, seed), generator(settings, seed), encoder(settings, seed) {}
+    : settings(settings_), ebm(settings, seed), generator(settings, seed), encoder(settings, seed) {}
 
 std::vector<Models::Named> Models::networks() {
-    return {{"netE.", &energy.state}, {"netG.", &generator.state}, {"netI.", &encoder.state}};
+    return {{"netE.", &ebm.state}, {"netG.", &generator.state}, {"netI.", &encoder.state}};
 }
 
 }  // namespace dualmcmc

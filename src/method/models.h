@@ -1,5 +1,5 @@
-// The three networks of the method, in both architectures and at any width (paper.md, section 5); and as small perceptrons for points
-// of the plane, where what they learn can be compared with the truth.
+// The three networks of the method, in both architectures and at any width (paper.md, section 5); and as small
+// perceptrons for points of the plane, where what they learn can be compared with the truth.
 //
 //   EnergyModel   E_α(x) = -f_α(x), one scalar an image (Eq. 1)          x (B, S, S, 3) -> (B)
 //   Generator     g_θ(z), the mean of p_θ(x|z) (Eq. 4)                   z (B, d) -> (B, S, S, 3) in [-1, 1]
@@ -22,19 +22,20 @@ struct ModelSettings {
 // Fails, naming the flag, where no network can be built from these.
 void check_settings(const ModelSettings& settings);
 
-// (B, in) -> (B, out) through three hidden layers of `width` with swish, x sigmoid(x), which is smooth: its gradient is a chain's drift.
-struct Perceptron {
-    Perceptron(State& state, const std::string& name, int64_t in, int64_t width, int64_t out);
+// (B, in) -> (B, out) through three hidden layers of `width` with swish, x sigmoid(x), which is smooth: its gradient is
+// a chain's drift.
+struct Mlp {
+    Mlp(ParameterStore& state, const std::string& name, int64_t in, int64_t width, int64_t out);
     Var operator()(const Var& x) const;
     std::vector<Linear> layers;
 };
 
 // A residual block of the EBM, without biases; every weight is under spectral normalisation.
 struct EnergyBlock {
-    EnergyBlock(State& state, const std::string& name, int64_t in, int64_t out, bool first, bool down);
+    EnergyBlock(ParameterStore& state, const std::string& name, int64_t in, int64_t out, bool first, bool down);
     Var operator()(const Var& x) const;
     bool first, down;  // the start block has no ReLU before its first convolution
-    NormalisedWeight conv1, conv2, shortcut;
+    SpectralNormWeight conv1, conv2, shortcut;
 };
 
 class EnergyModel {
@@ -42,22 +43,22 @@ public:
     EnergyModel(const ModelSettings& settings, uint64_t seed);
 
     // One power iteration on every weight; sets the weights W / σ that energy() uses until the next call.
-    void normalise_weights();
-    // E_α(x) (B) at the weights of the last normalise_weights().
+    void power_iteration();
+    // E_α(x) (B) at the weights of the last power_iteration().
     Var energy(const Var& x) const;
     // A pass of the release: a power iteration, then the energies.
     Var operator()(const Var& x);
 
-    State state;
+    ParameterStore state;
 
 private:
     std::vector<EnergyBlock> blocks_;
-    NormalisedWeight linear_;
-    std::vector<Perceptron> toy_;  // toy2d: this one instead, without spectral normalisation
+    SpectralNormWeight linear_;
+    std::vector<Mlp> toy_;  // toy2d: this one instead, without spectral normalisation
 };
 
 struct GeneratorBlock {
-    GeneratorBlock(State& state, const std::string& name, int64_t in, int64_t out);
+    GeneratorBlock(ParameterStore& state, const std::string& name, int64_t in, int64_t out);
     Var operator()(const Var& x) const;
     BatchNorm norm1, norm2;
     Conv conv1, conv2, shortcut;
@@ -70,14 +71,15 @@ public:
     // Its batch norms, with the side of the images that each sees.
     std::vector<std::pair<BatchNorm*, int64_t>> norms();
 
-    State state;
+    ParameterStore state;
 
 private:
     std::vector<LinearToImage> linear_;
     std::vector<GeneratorBlock> blocks_;
-    std::vector<BatchNorm> last_norm_;  // these, like linear_, are one each; in vectors because toy2d has none, but toy_
+    std::vector<BatchNorm>
+        last_norm_;  // these, like linear_, are one each; in vectors because toy2d has none, but toy_
     std::vector<Conv> last_conv_;
-    std::vector<Perceptron> toy_;
+    std::vector<Mlp> toy_;
 };
 
 class Encoder {
@@ -85,22 +87,25 @@ public:
     Encoder(const ModelSettings& settings, uint64_t seed);
     std::pair<Var, Var> operator()(const Var& x) const;  // μ, log-variance
 
-    State state;
+    ParameterStore state;
 
 private:
     std::vector<Conv> convs_, heads_;  // heads: μ, log-variance
-    std::vector<Perceptron> toy_;      // toy2d: μ, log-variance
+    std::vector<Mlp> toy_;             // toy2d: μ, log-variance
 };
 
 // The three together. Tensors are named netE.*, netG.*, netI.* in files.
 struct Models {
     Models(const ModelSettings& settings, uint64_t seed);
     ModelSettings settings;
-    EnergyModel energy;
+    EnergyModel ebm;
     Generator generator;
     Encoder encoder;
 
-    struct Named { const char* prefix; State* state; };
+    struct Named {
+        const char* prefix;
+        ParameterStore* state;
+    };
     std::vector<Named> networks();
 };
 

@@ -22,9 +22,10 @@ Config preset_config(const std::string& name) {
         return c;
     }
     if (name == "cifar10-small" || name == "demo") {
-        // Small networks and short runs: larger learning rates; a larger step of the x-chain, since an EBM under spectral
-        // normalisation that has seen little training has a small gradient; less weight on what such an EBM revises: at the release's
-        // 50 the generator learned from it rather than from the data; and a moving average, for samples.
+        // Small networks and short runs: larger learning rates; a larger step of the x-chain, since an EBM under
+        // spectral normalisation that has seen little training has a small gradient; less weight on what such an EBM
+        // revises: at the release's 50 the generator learned from it rather than from the data; and a moving average,
+        // for samples.
         c.model = {"cifar10", 64, 32, 32, 128};
         c.batch = 32;
         c.step.chain_x = {15, 4, 0.002f};
@@ -36,9 +37,10 @@ Config preset_config(const std::string& name) {
         c.lr_decay = 0.87;
         c.ema = 0.998;
         c.sampler = {20, 4, 0.002f};
-        c.sample_every = c.checkpoint_every = 500;
+        c.eval_every = c.checkpoint_every = 500;
         c.minutes = 60;
-        if (name == "demo") {  // a minute or three; after some more epochs at these rates the EBM outgrows the generator
+        if (name ==
+            "demo") {  // a minute or three; after some more epochs at these rates the EBM outgrows the generator
             c.data = "shapes";
             c.model = {"cifar10", 16, 16, 8, 32};
             c.step.chain_x.steps = 10;
@@ -46,7 +48,7 @@ Config preset_config(const std::string& name) {
             c.step.adam_ebm.learning_rate = 5e-4f;
             c.lr_decay = 0.6;
             c.ema = 0.99;
-            c.sample_every = 1000;
+            c.eval_every = 1000;
             c.epochs = 3;
             c.minutes = 2.75;
         }
@@ -60,7 +62,8 @@ namespace {
 template <class Number>
 std::string number_to_text(Number value) {
     char buffer[64];
-    return {buffer, std::to_chars(buffer, buffer + sizeof buffer, value).ptr};  // the shortest text that reads back the same
+    return {buffer,
+            std::to_chars(buffer, buffer + sizeof buffer, value).ptr};  // the shortest text that reads back the same
 }
 
 std::string to_text(const std::string& value) { return value; }
@@ -103,7 +106,8 @@ std::map<std::string, std::string> config_to_map(const Config& config) {
 }
 
 std::string config_to_text(const Config& config) {
-    std::string out = "# dualmcmc: the complete configuration of this run. Run it again: dualmcmc train --config FILE --out DIR\n";
+    std::string out =
+        "# dualmcmc: the complete configuration of this run. Run it again: dualmcmc train --config FILE --out DIR\n";
     for_each_setting(config, [&](const char* flag, const auto& field, const char* help) {
         out += text("\n# ", help, "\n", flag, " = ", to_text(field), "\n");
     });
@@ -141,15 +145,19 @@ std::vector<std::pair<std::string, std::string>> read_config(const std::string& 
 
 std::string untrained_note(const Config& c) {
     std::string names;
-    for (const auto& [learned, name] : {std::pair(c.step.learn_ebm, "EBM"), {c.step.learn_generator, "generator"}, {c.step.learn_encoder, "encoder"}})
+    for (const auto& [learned, name] :
+         {std::pair(c.step.learn_ebm, "EBM"), {c.step.learn_generator, "generator"}, {c.step.learn_encoder, "encoder"}})
         if (!learned) names += text(names.empty() ? "" : " and ", name);
-    return names.empty() ? "" : text("note: --method ", c.method, " trains no ", names, ": what is said of it is said of random weights");
+    return names.empty() ? ""
+                         : text("note: --method ", c.method, " trains no ", names,
+                                ": what is said of it is said of random weights");
 }
 
 void check_config(const Config& c) {
     check_settings(c.model);
     auto at_least = [](const char* flag, auto value, auto least) {
-        if (!(value >= least) || !std::isfinite(double(value))) fail("--", flag, " ", value, ": must be a number of at least ", least);
+        if (!(value >= least) || !std::isfinite(double(value)))
+            fail("--", flag, " ", value, ": must be a number of at least ", least);
     };
     auto positive = [](const char* flag, auto value) {
         if (!(value > 0) || !std::isfinite(double(value))) fail("--", flag, " ", value, ": must be above 0");
@@ -161,24 +169,29 @@ void check_config(const Config& c) {
     at_least("minutes", c.minutes, 0);
     if (c.epochs == 0 && c.iterations == 0) fail("--epochs 0 and --iterations 0: nothing to do; give one of them");
     for (const auto& [name, chain] : {std::pair("x", c.step.chain_x), std::pair("z", c.step.chain_z)}) {
-        if (chain.steps < 0 || chain.steps > 65535) fail("--steps-", name, " ", chain.steps, ": must be from 0 to 65535");
+        if (chain.steps < 0 || chain.steps > 65535)
+            fail("--steps-", name, " ", chain.steps, ": must be from 0 to 65535");
         positive(name[0] == 'x' ? "step-size-x" : "step-size-z", chain.step_size);
-        at_least(name[0] == 'x' ? "noise-x" : "noise-z", chain.noise, 0);
+        at_least(name[0] == 'x' ? "noise-x" : "noise-z", chain.noise_std, 0);
     }
     // The EBM's loss is divided by the temperature.
-    positive("noise-x", c.step.chain_x.noise);
-    if (c.step.start_x != "generator" && c.step.start_x != "noise") fail("--start-x ", c.step.start_x, ": unknown; give generator or noise");
+    positive("noise-x", c.step.chain_x.noise_std);
+    if (c.step.start_x != "generator" && c.step.start_x != "noise")
+        fail("--start-x ", c.step.start_x, ": unknown; give generator or noise");
     if (c.step.start_z != "encoder" && c.step.start_z != "noise" && c.step.start_z != "persistent")
         fail("--start-z ", c.step.start_z, ": unknown; give encoder, noise or persistent");
-    if (c.step.start_z == "persistent" && c.flip) fail("--start-z persistent: a mirrored image has other latents; leave --flip out");
+    if (c.step.start_z == "persistent" && c.flip)
+        fail("--start-z persistent: a mirrored image has other latents; leave --flip out");
     if (!c.step.learn_ebm && !c.step.learn_generator && !c.step.learn_encoder)
         fail("--no-learn-ebm, --no-learn-generator and --no-learn-encoder together: nothing would learn");
-    if (c.step.amortised && !(c.step.learn_generator && c.step.learn_encoder))
-        fail("--amortised: generator and encoder learn together; leave --no-learn-generator and --no-learn-encoder out");
+    if (c.step.joint_elbo && !(c.step.learn_generator && c.step.learn_encoder))
+        fail(
+            "--joint_elbo: generator and encoder learn together; leave --no-learn-generator and --no-learn-encoder "
+            "out");
     positive("sigma", c.step.sigma);
     at_least("lambda-data", c.step.lambda_data, 0);
     at_least("lambda-ebm", c.step.lambda_ebm, 0);
-    at_least("lambda-prior", c.step.lambda_prior, 0);
+    at_least("lambda-prior", c.step.lambda_generated, 0);
     at_least("lr-generator", c.step.adam_generator.learning_rate, 0);
     at_least("lr-ebm", c.step.adam_ebm.learning_rate, 0);
     at_least("lr-encoder", c.step.adam_encoder.learning_rate, 0);
@@ -187,16 +200,18 @@ void check_config(const Config& c) {
     at_least("decay-encoder", c.step.adam_encoder.weight_decay, 0);
     positive("lr-decay", c.lr_decay);
     if (!(c.ema >= 0 && c.ema < 1)) fail("--ema ", c.ema, ": must be at least 0 and below 1");
-    positive("guard", c.guard);
-    if (!(c.return_lr_factor > 0 && c.return_lr_factor <= 1)) fail("--return-lr-factor ", c.return_lr_factor, ": must be above 0 and at most 1");
-    if (c.sampler.steps < 0 || c.sampler.steps > 65535) fail("--sampler-steps ", c.sampler.steps, ": must be from 0 to 65535");
+    positive("guard", c.max_energy_gap);
+    if (!(c.rollback_lr_factor > 0 && c.rollback_lr_factor <= 1))
+        fail("--return-lr-factor ", c.rollback_lr_factor, ": must be above 0 and at most 1");
+    if (c.sampler.steps < 0 || c.sampler.steps > 65535)
+        fail("--sampler-steps ", c.sampler.steps, ": must be from 0 to 65535");
     positive("sampler-step-size", c.sampler.step_size);
-    at_least("sampler-noise", c.sampler.noise, 0);
+    at_least("sampler-noise", c.sampler.noise_std, 0);
     at_least("sampler-batch", c.sampler_batch, 1);
     at_least("log-every", c.log_every, 1);
-    at_least("sample-every", c.sample_every, 1);
+    at_least("sample-every", c.eval_every, 1);
     at_least("checkpoint-every", c.checkpoint_every, 1);
-    at_least("keep", c.keep, 1);
+    at_least("keep", c.keep_checkpoints, 1);
 }
 
 }  // namespace dualmcmc

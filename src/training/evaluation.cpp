@@ -5,26 +5,26 @@
 
 namespace dualmcmc {
 
-KeepState::KeepState(Models& models) : models_(models) {
+ScopedStateRestore::ScopedStateRestore(Models& models) : models_(models) {
     for (const auto& [prefix, state] : models.networks())
-        for (const StateEntry& entry : state->entries())
-            if (!entry.trained) saved_.emplace_back(entry.value.value(), entry.value.value().clone());
+        for (const NamedTensor& entry : state->entries())
+            if (!entry.trainable) saved_.emplace_back(entry.value.value(), entry.value.value().clone());
 }
 
-void KeepState::use_averages() {
+void ScopedStateRestore::use_averages() {
     for (const auto& [prefix, state] : models_.networks())
-        for (const StateEntry& entry : state->entries())
-            if (entry.average.defined()) {
+        for (const NamedTensor& entry : state->entries())
+            if (entry.ema.defined()) {
                 saved_.emplace_back(entry.value.value(), entry.value.value().clone());
-                entry.value.value().copy_from(entry.average);
+                entry.value.value().copy_from(entry.ema);
             }
 }
 
-KeepState::~KeepState() {
+ScopedStateRestore::~ScopedStateRestore() {
     for (const auto& [in_use, copy] : saved_) in_use.copy_from(copy);
 }
 
-std::string BatchNormPolicy::text(int64_t batch) const {
+std::string BatchNormMode::text(int64_t batch) const {
     if (name == "batch") return "batch norm on each batch's statistics";
     if (name == "running") return "batch norm on the running statistics of training";
     return dualmcmc::text("batch norm on the statistics of ", batches, " batches of ", batch, " samples");
@@ -50,14 +50,16 @@ struct Pooled {
     }
 };
 
-// Sets the running statistics to those of all pixels of all batches together; variances are the unbiased ones, as PyTorch's are.
+// Sets the running statistics to those of all pixels of all batches together; variances are the unbiased ones, as
+// PyTorch's are.
 void recalibrate(Models& models, int64_t batches, int64_t batch, uint64_t seed) {
     const auto norms = models.generator.norms();
     std::vector<Pooled> pooled(norms.size());
     for (const auto& [norm, side] : norms) norm->momentum = 1;  // each pass leaves its own statistics behind
     for (int64_t b = 0; b < batches; ++b) {
-        const RandomKey key = random_key(seed, Stream::sample_prior, uint64_t{1} << 55 | uint64_t(b));  // beyond those of any sample
-        NoTape no_tape;
+        const RandomKey key =
+            random_key(seed, RngPurpose::sample_prior, uint64_t{1} << 55 | uint64_t(b));  // beyond those of any sample
+        NoGrad no_grad;
         models.generator(Var(Tensor::normal({batch, models.settings.latent}, key)));
         for (size_t i = 0; i < norms.size(); ++i) {
             const auto& [norm, side] = norms[i];
@@ -76,37 +78,42 @@ void recalibrate(Models& models, int64_t batches, int64_t batch, uint64_t seed) 
 
 }  // namespace
 
-void set_batch_norm(Models& models, const BatchNormPolicy& policy, int64_t batch, uint64_t seed) {
+void set_batch_norm(Models& models, const BatchNormMode& policy, int64_t batch, uint64_t seed) {
     if (policy.name != "batch" && policy.name != "running" && policy.name != "recalibrated")
         fail("--batch-norm ", policy.name, ": unknown; give batch, running or recalibrated");
     if (policy.batches < 1) fail("--batch-norm-batches ", policy.batches, ": must be at least 1");
-    for (const auto& [norm, side] : models.generator.norms()) norm->fixed = false;
+    for (const auto& [norm, side] : models.generator.norms()) norm->use_running_stats = false;
     if (policy.name == "recalibrated") recalibrate(models, policy.batches, batch, seed);
-    for (const auto& [norm, side] : models.generator.norms()) norm->fixed = policy.name != "batch";
+    for (const auto& [norm, side] : models.generator.norms()) norm->use_running_stats = policy.name != "batch";
 }
 
 ImageSet pictures(const Tensor& x) { return from_floats(x.to_host().data(), x.dim(0), x.dim(1)); }
 
-Samples draw_batch(Models& models, int64_t index, int64_t batch, const std::string& start, const ChainSettings& chain, uint64_t seed,
-                   bool revise) {
-    const KeepState keep(models);  // each batch finds the spectral norms as they were, and so depends on no other
+Samples draw_batch(Models& models, int64_t index, int64_t batch, const std::string& start, const ChainSettings& chain,
+                   uint64_t seed, bool revise) {
+    const ScopedStateRestore keep(
+        models);  // each batch finds the spectral norms as they were, and so depends on no other
     const uint64_t step = uint64_t(index) << 16;
     Tensor x;
     if (start == "noise") {
         const int64_t side = models.settings.image_size();
-        x = Tensor::uniform({batch, side, side, 3}, random_key(seed, Stream::start_x, step), -1, 1);
+        x = Tensor::uniform({batch, side, side, 3}, random_key(seed, RngPurpose::start_x, step), -1, 1);
     } else {
-        NoTape no_tape;
-        const Tensor z = Tensor::normal({batch, models.settings.latent}, random_key(seed, Stream::sample_prior, step));
+        NoGrad no_grad;
+        const Tensor z =
+            Tensor::normal({batch, models.settings.latent}, random_key(seed, RngPurpose::sample_prior, step));
         x = models.generator(Var(z)).value();
     }
     if (!revise) return {pictures(x), {}};
-    const NoiseFunction noise = [&](int64_t k) { return random_key(seed, Stream::sample_langevin, step + uint64_t(k)); };
-    const EnergyFunction energy = [&](const Tensor& y) { return energy_gradient(models.energy, y); };
+    const NoiseFunction noise = [&](int64_t k) {
+        return random_key(seed, RngPurpose::sample_langevin, step + uint64_t(k));
+    };
+    const EnergyFunction energy = [&](const Tensor& y) { return energy_gradient(models.ebm, y); };
     return {pictures(x), pictures(langevin_x(x, energy, chain, noise).end)};
 }
 
-Samples draw_samples(Models& models, int64_t count, int64_t batch, const std::string& start, const ChainSettings& chain, uint64_t seed) {
+Samples draw_samples(Models& models, int64_t count, int64_t batch, const std::string& start, const ChainSettings& chain,
+                     uint64_t seed) {
     Samples out;
     for (int64_t first = 0; first < count; first += batch) {
         const Samples more = draw_batch(models, first / batch, batch, start, chain, seed);
@@ -126,12 +133,12 @@ Reconstructions reconstruct(Models& models, const ImageSet& data, const StepSett
 
     const StepNoise noise = philox_noise(seed, 0, shape, models.settings.latent);
     auto generate = [&](const Tensor& z) {
-        NoTape no_tape;
+        NoGrad no_grad;
         return models.generator(Var(z)).value();
     };
     Tensor z;
     {
-        NoTape no_tape;
+        NoGrad no_grad;
         const auto [mu, logvar] = models.encoder(Var(x));
         z = reparametrise(mu, logvar, noise.reparametrise).value();
     }

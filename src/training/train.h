@@ -1,4 +1,5 @@
-// A training run: data in, iterations, metrics, pictures, checkpoints; resuming, interruption, and the return from a divergence.
+// A training run: data in, iterations, metrics, pictures, checkpoints; resuming, interruption, and the return from a
+// divergence.
 //
 // A run's folder:  config.txt  metrics.csv  samples/*.png  checkpoints/iteration-NNNNNN.safetensors
 #pragma once
@@ -7,9 +8,9 @@
 #include <stdexcept>
 #include <string>
 
-#include "training/config.h"
 #include "data/images.h"
 #include "formats/safetensors.h"
+#include "training/config.h"
 
 namespace dualmcmc {
 
@@ -19,7 +20,7 @@ struct LoadedCheckpoint {
     SafetensorsFile file;
     Config config;
     int64_t iteration = 0;  // iterations done
-    int64_t returns = 0;    // returns from a divergence so far: each moves the run to a fresh noise stream
+    int64_t rollbacks = 0;  // returns from a divergence so far: each moves the run to a fresh noise stream
 };
 
 // Reads a checkpoint's file and settings; its tensors are checked when they are loaded into networks.
@@ -41,8 +42,9 @@ struct Diverged : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// Trains as `config` says. `resume` is the checkpoint to go on from; without one the run starts afresh, and fails rather than write
-// over a run in the same folder. Returns false where the user interrupted it (a checkpoint is written).
+// Trains as `config` says. `resume` is the checkpoint to go on from; without one the run starts afresh, and fails
+// rather than write over a run in the same folder. Returns false where the user interrupted it (a checkpoint is
+// written).
 bool train(const Config& config, const std::optional<LoadedCheckpoint>& resume, const TrainingHooks& hooks = {});
 
 }  // namespace dualmcmc

@@ -1,5 +1,6 @@
-// cuBLAS played by the host (cuda_runtime.h): the functions that cuda/gpu.h names, as plain loops. TF32 inputs lose their lower 13 bits,
-// as the tensor cores do to inputs that were not rounded before. What it cannot show: the order in which cuBLAS adds.
+// cuBLAS played by the host (cuda_runtime.h): the functions that cuda/gpu.h names, as plain loops. TF32 inputs lose
+// their lower 13 bits, as the tensor cores do to inputs that were not rounded before. What it cannot show: the order in
+// which cuBLAS adds.
 #pragma once
 #include "cuda_runtime.h"
 
@@ -20,14 +21,16 @@ inline cublasStatus_t cublasSetWorkspace(cublasHandle_t, void*, size_t) { return
 namespace simt {
 
 // op(matrix) (rows, columns), column after column, as the products see its elements.
-inline std::vector<float> operand(const void* matrix, cudaDataType_t type, cublasComputeType_t compute, cublasOperation_t operation, int rows,
-                                  int columns, int leading) {
+inline std::vector<float> operand(const void* matrix, cudaDataType_t type, cublasComputeType_t compute,
+                                  cublasOperation_t operation, int rows, int columns, int leading) {
     std::vector<float> out(size_t(rows) * size_t(columns));
     for (int c = 0; c < columns; ++c)
         for (int r = 0; r < rows; ++r) {
-            const size_t place = operation == CUBLAS_OP_N ? size_t(c) * size_t(leading) + size_t(r) : size_t(r) * size_t(leading) + size_t(c);
-            uint32_t bits = type == CUDA_R_16BF ? uint32_t(static_cast<const uint16_t*>(matrix)[place]) << 16
-                                                : __builtin_bit_cast(uint32_t, static_cast<const float*>(matrix)[place]);
+            const size_t place = operation == CUBLAS_OP_N ? size_t(c) * size_t(leading) + size_t(r)
+                                                          : size_t(r) * size_t(leading) + size_t(c);
+            uint32_t bits = type == CUDA_R_16BF
+                                ? uint32_t(static_cast<const uint16_t*>(matrix)[place]) << 16
+                                : __builtin_bit_cast(uint32_t, static_cast<const float*>(matrix)[place]);
             if (compute == CUBLAS_COMPUTE_32F_FAST_TF32) bits &= 0xffffe000;
             out[size_t(c) * size_t(rows) + size_t(r)] = __builtin_bit_cast(float, bits);
         }
@@ -37,12 +40,13 @@ inline std::vector<float> operand(const void* matrix, cudaDataType_t type, cubla
 }  // namespace simt
 
 // C (m, n) = op(A) (m, k) op(B) (k, n), or added to C where beta is 1; columns first.
-inline cublasStatus_t cublasGemmEx(cublasHandle_t, cublasOperation_t transa, cublasOperation_t transb, int m, int n, int k, const void* alpha,
-                                   const void* a, cudaDataType_t a_type, int lda, const void* b, cudaDataType_t b_type, int ldb,
-                                   const void* beta, void* c, cudaDataType_t c_type, int ldc, cublasComputeType_t compute, cublasGemmAlgo_t) {
+inline cublasStatus_t cublasGemmEx(cublasHandle_t, cublasOperation_t transa, cublasOperation_t transb, int m, int n,
+                                   int k, const void* alpha, const void* a, cudaDataType_t a_type, int lda,
+                                   const void* b, cudaDataType_t b_type, int ldb, const void* beta, void* c,
+                                   cudaDataType_t c_type, int ldc, cublasComputeType_t compute, cublasGemmAlgo_t) {
     const float add = *static_cast<const float*>(beta);
-    if (m < 0 || n < 0 || k < 0 || lda < (transa == CUBLAS_OP_N ? m : k) || ldb < (transb == CUBLAS_OP_N ? k : n) || ldc < m ||
-        c_type != CUDA_R_32F || *static_cast<const float*>(alpha) != 1 || (add != 0 && add != 1))
+    if (m < 0 || n < 0 || k < 0 || lda < (transa == CUBLAS_OP_N ? m : k) || ldb < (transb == CUBLAS_OP_N ? k : n) ||
+        ldc < m || c_type != CUDA_R_32F || *static_cast<const float*>(alpha) != 1 || (add != 0 && add != 1))
         return CUBLAS_STATUS_INVALID_VALUE;
     simt::submit([=] {
         const std::vector<float> left = simt::operand(a, a_type, compute, transa, m, k, lda);
@@ -51,7 +55,8 @@ inline cublasStatus_t cublasGemmEx(cublasHandle_t, cublasOperation_t transa, cub
             float* target = static_cast<float*>(c) + size_t(column) * size_t(ldc);
             std::vector<float> total(size_t(m), 0.0f);
             for (int i = 0; i < k; ++i) {
-                const float factor = right[size_t(column) * size_t(k) + size_t(i)], *values = &left[size_t(i) * size_t(m)];
+                const float factor = right[size_t(column) * size_t(k) + size_t(i)],
+                            *values = &left[size_t(i) * size_t(m)];
                 for (int row = 0; row < m; ++row) total[size_t(row)] += factor * values[row];
             }
             for (int row = 0; row < m; ++row) target[row] = (add != 0 ? target[row] : 0) + total[size_t(row)];

@@ -1,16 +1,19 @@
-// A GPU played by the host, so that cuda/gpu_*.cu and kernels.cu, the very sources that nvcc compiles, run in the tests of a machine
-// without one: g++ finds this header in the place of CUDA's.
+// A GPU played by the host, so that cuda/gpu_*.cu and kernels.cu, the very sources that nvcc compiles, run in the tests
+// of a machine without one: g++ finds this header in the place of CUDA's.
 //
-//   threads   a block's threads are fibers, which run one after the other and change at barriers; blocks run one after the other.
-//             The order of both depends on the number of OpenMP threads (1: forward, 2: backward, 3: odd ones first), so that tests
-//             that compare those find results that depend on it. A barrier that some threads do not reach ends the program.
-//   stream    everything is queued and done when somebody waits: what is read too early, or overwritten before it was used, shows.
-//   graphs    what is queued while a stream is captured is kept and put into the queue by each launch.
-//   memory    fresh memory holds NaN; zones round it are checked when it is freed and by check_memory(). `limit` plays a full GPU.
-//   errors    launches are held against CUDA's limits; `device_status` and the like play absent or unfit devices.
+//   threads   a block's threads are fibers, which run one after the other and change at barriers; blocks run one after
+//   the other.
+//             The order of both depends on the number of OpenMP threads (1: forward, 2: backward, 3: odd ones first),
+//             so that tests that compare those find results that depend on it. A barrier that some threads do not reach
+//             ends the program.
+//   stream    everything is queued and done when somebody waits: what is read too early, or overwritten before it was
+//   used, shows. graphs    what is queued while a stream is captured is kept and put into the queue by each launch.
+//   memory    fresh memory holds NaN; zones round it are checked when it is freed and by check_memory(). `limit` plays
+//   a full GPU. errors    launches are held against CUDA's limits; `device_status` and the like play absent or unfit
+//   devices.
 //
-// It cannot show: speed; what needs threads that really run at once (the memory model, warps); the roundings of the GPU's arithmetic
-// and of cuBLAS; whether a real driver does what is said here of it.
+// It cannot show: speed; what needs threads that really run at once (the memory model, warps); the roundings of the
+// GPU's arithmetic and of cuBLAS; whether a real driver does what is said here of it.
 #pragma once
 #include <omp.h>
 #include <setjmp.h>
@@ -42,9 +45,16 @@ struct dim3 {
 inline dim3 gridDim, blockDim, blockIdx, threadIdx;
 
 enum cudaError_t {
-    cudaSuccess, cudaErrorInvalidValue, cudaErrorMemoryAllocation, cudaErrorInvalidConfiguration = 9, cudaErrorInsufficientDriver = 35,
-    cudaErrorInvalidDeviceFunction = 98, cudaErrorNoDevice = 100, cudaErrorNoKernelImageForDevice = 209,
-    cudaErrorStreamCaptureUnsupported = 900, cudaErrorGraphExecUpdateFailure = 910
+    cudaSuccess,
+    cudaErrorInvalidValue,
+    cudaErrorMemoryAllocation,
+    cudaErrorInvalidConfiguration = 9,
+    cudaErrorInsufficientDriver = 35,
+    cudaErrorInvalidDeviceFunction = 98,
+    cudaErrorNoDevice = 100,
+    cudaErrorNoKernelImageForDevice = 209,
+    cudaErrorStreamCaptureUnsupported = 900,
+    cudaErrorGraphExecUpdateFailure = 910
 };
 
 namespace simt {
@@ -71,7 +81,7 @@ inline Machine machine;
     std::abort();
 }
 
-// ---- fibers: contexts made once, then changed by _setjmp and _longjmp, which make no system calls ---------------------------------
+// ---- fibers: contexts made once, then changed by _setjmp and _longjmp, which make no system calls ----
 
 struct Fiber {
     ucontext_t context;
@@ -111,9 +121,12 @@ inline void resume(Fiber& fiber) {
 // The i-th of n in this run's order.
 inline unsigned in_order(unsigned i, unsigned n) {
     switch (omp_get_max_threads() % 3) {
-        case 1: return i;
-        case 2: return n - 1 - i;
-        default: return i < n / 2 ? 2 * i + 1 : 2 * (i - n / 2);
+        case 1:
+            return i;
+        case 2:
+            return n - 1 - i;
+        default:
+            return i < n / 2 ? 2 * i + 1 : 2 * (i - n / 2);
     }
 }
 
@@ -163,9 +176,11 @@ inline void run_grid(dim3 grid, dim3 block, const std::function<void()>& kernel)
     }
 }
 
-// ---- stream -----------------------------------------------------------------------------------------------------------------------
+// ---- stream -------------------------------------------------------------------------------------
 
-inline void submit(std::function<void()> work) { (machine.captured ? *machine.captured : machine.queue).push_back(std::move(work)); }
+inline void submit(std::function<void()> work) {
+    (machine.captured ? *machine.captured : machine.queue).push_back(std::move(work));
+}
 
 inline void finish() {
     const Work work = std::exchange(machine.queue, {});
@@ -183,7 +198,7 @@ inline cudaError_t wait() {
     return cudaSuccess;
 }
 
-// ---- memory -----------------------------------------------------------------------------------------------------------------------
+// ---- memory -------------------------------------------------------------------------------------
 
 constexpr size_t zone = 256;
 constexpr unsigned char mark = 0xff;  // what is read there is NaN
@@ -191,7 +206,8 @@ constexpr unsigned char mark = 0xff;  // what is read there is NaN
 inline void check_block(const void* pointer, size_t bytes) {
     const auto* memory = static_cast<const unsigned char*>(pointer);
     for (size_t i = 0; i < zone; ++i)
-        if (memory[-1 - int64_t(i)] != mark || memory[bytes + i] != mark) die("a write beyond the bounds of device memory");
+        if (memory[-1 - int64_t(i)] != mark || memory[bytes + i] != mark)
+            die("a write beyond the bounds of device memory");
 }
 inline void check_memory() {
     finish();
@@ -211,7 +227,7 @@ inline void wait_at(decltype(Fiber::waiting) barrier) {
 inline void __syncthreads() { simt::wait_at(simt::Fiber::at_block); }
 inline void __syncwarp() { simt::wait_at(simt::Fiber::at_warp); }
 
-// ---- CUDA's functions, as far as cuda/ calls them -----------------------------------------------------------------------------------
+// ---- CUDA's functions, as far as cuda/ calls them -----------------------------------------------
 
 using cudaStream_t = void*;
 using cudaEvent_t = void*;
@@ -235,18 +251,26 @@ inline const char* cudaGetErrorString(cudaError_t error) {
 }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 
-inline cudaError_t cudaGetDeviceCount(int* count) { return *count = simt::machine.devices, simt::machine.device_status; }
+inline cudaError_t cudaGetDeviceCount(int* count) {
+    return *count = simt::machine.devices, simt::machine.device_status;
+}
 inline cudaError_t cudaDriverGetVersion(int* version) { return *version = simt::machine.driver, cudaSuccess; }
 inline cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 13000, cudaSuccess; }
 inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
     return *properties = {"a GPU that the host plays", 1 << 30, 8, 0}, cudaSuccess;
 }
 template <class Kernel>
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel*) { return simt::machine.code_status; }
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel*) {
+    return simt::machine.code_status;
+}
 
-inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return *stream = &simt::machine, cudaSuccess; }
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+    return *stream = &simt::machine, cudaSuccess;
+}
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return simt::wait(); }
-inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return *event = &simt::machine, cudaSuccess; }
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+    return *event = &simt::machine, cudaSuccess;
+}
 inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
 inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return simt::finish(), cudaSuccess; }
 
@@ -282,14 +306,16 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cud
 }
 
 template <class... Parameters>
-cudaError_t cudaLaunchKernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, void** arguments, size_t, cudaStream_t) {
+cudaError_t cudaLaunchKernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, void** arguments, size_t,
+                             cudaStream_t) {
     const unsigned threads = block.x * block.y * block.z;
     if (threads == 0 || threads > 1024 || grid.x == 0 || grid.y == 0 || grid.x > 0x7fffffff || grid.y > 65535)
         return cudaErrorInvalidConfiguration;
     ++simt::machine.launches;
     auto values = [&]<size_t... i>(std::index_sequence<i...>) {
         return std::tuple<Parameters...>(*static_cast<Parameters*>(arguments[i])...);
-    }(std::index_sequence_for<Parameters...>{});
+    }
+    (std::index_sequence_for<Parameters...>{});
     simt::submit([=] { simt::run_grid(grid, block, [&] { std::apply(kernel, values); }); });
     return cudaSuccess;
 }
@@ -304,7 +330,9 @@ inline cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph) {
     delete std::exchange(*graph, nullptr);
     return cudaErrorStreamCaptureUnsupported;
 }
-inline cudaError_t cudaGraphGetNodes(cudaGraph_t graph, void*, size_t* nodes) { return *nodes = graph->size(), cudaSuccess; }
+inline cudaError_t cudaGraphGetNodes(cudaGraph_t graph, void*, size_t* nodes) {
+    return *nodes = graph->size(), cudaSuccess;
+}
 inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned) {
     ++simt::machine.graphs_made;
     return *executable = new simt::Work(*graph), cudaSuccess;

@@ -1,6 +1,6 @@
-// The played GPU's tensor cores and copies for them (cuda_runtime.h). A warp's fragments are put together and taken apart as the PTX
-// ISA says; the threads of a warp come to each product together, as they must. A copy lands when its group is waited for, not before, or,
-// with an odd number of OpenMP threads, at once: both may be.
+// The played GPU's tensor cores and copies for them (cuda_runtime.h). A warp's fragments are put together and taken
+// apart as the PTX ISA says; the threads of a warp come to each product together, as they must. A copy lands when its
+// group is waited for, not before, or, with an odd number of OpenMP threads, at once: both may be.
 #pragma once
 #include <cstring>
 
@@ -10,7 +10,7 @@ namespace simt {
 
 inline unsigned thread_index() { return threadIdx.x + threadIdx.y * blockDim.x; }
 
-// ---- cp.async ---------------------------------------------------------------------------------------------------------------------
+// ---- cp.async -----------------------------------------------------------------------------------
 
 struct Copy {
     void* to;
@@ -24,9 +24,12 @@ inline std::vector<std::vector<Copy>>& groups() {  // this thread's, the newest 
     return mine;
 }
 inline void copy_async(void* to, const void* from, size_t bytes) {
-    if (reinterpret_cast<uintptr_t>(to) % bytes || reinterpret_cast<uintptr_t>(from) % bytes) die("a copy that is not aligned");
+    if (reinterpret_cast<uintptr_t>(to) % bytes || reinterpret_cast<uintptr_t>(from) % bytes)
+        die("a copy that is not aligned");
     auto block = machine.blocks.upper_bound(const_cast<void*>(from));
-    const bool inside = block != machine.blocks.begin() && (--block, static_cast<const char*>(from) + bytes <= static_cast<char*>(block->first) + block->second);
+    const bool inside =
+        block != machine.blocks.begin() &&
+        (--block, static_cast<const char*>(from) + bytes <= static_cast<char*>(block->first) + block->second);
     if (!inside) die("a copy from beyond the bounds of device memory");
     if (omp_get_max_threads() % 2 == 1) std::memcpy(to, from, bytes);
     else groups().back().push_back({to, from, bytes});
@@ -41,7 +44,8 @@ inline void wait_groups(size_t pending) {
     }
 }
 
-// ---- ldmatrix.x4: 16 bytes from each lane's place; the first eight lanes' are the rows of the first matrix, and so on ---------------------
+// ---- ldmatrix.x4: 16 bytes from each lane's place; the first eight lanes' are the rows of the first matrix, and so on
+// ----
 
 inline void load_matrices(uint32_t (&words)[4], const uint32_t* row) {
     static const uint32_t* turns[2][32][32];  // as in multiply_add
@@ -54,7 +58,7 @@ inline void load_matrices(uint32_t (&words)[4], const uint32_t* row) {
     for (unsigned matrix = 0; matrix < 4; ++matrix) words[matrix] = places[warp][matrix * 8 + lane / 4][lane % 4];
 }
 
-// ---- mma.sync m16n8k16 (bf16) and m16n8k8 (TF32), 8 words of each row of a and each column of b ----------------------------------------
+// ---- mma.sync m16n8k16 (bf16) and m16n8k8 (TF32), 8 words of each row of a and each column of b ----
 
 inline float value_of(uint32_t bits) {
     float value;
@@ -76,7 +80,9 @@ inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t* 
         for (unsigned word = 0; word < 8; ++word) {
             const uint32_t of_a = fragments[warp][row % 8 * 4 + word % 4][row / 8 + word / 4 * 2];
             const uint32_t of_b = fragments[warp][column * 4 + word % 4][4 + word / 4];
-            if (bf16) c[i] += value_of(of_a << 16) * value_of(of_b << 16) + value_of(of_a & 0xffff0000u) * value_of(of_b & 0xffff0000u);
+            if (bf16)
+                c[i] += value_of(of_a << 16) * value_of(of_b << 16) +
+                        value_of(of_a & 0xffff0000u) * value_of(of_b & 0xffff0000u);
             else c[i] += value_of(of_a & 0xffffe000u) * value_of(of_b & 0xffffe000u);
         }
     }

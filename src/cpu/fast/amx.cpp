@@ -1,30 +1,33 @@
-// Convolution as a sum of matrix products on shifted views of one image, in the tiles of AMX: 16×16 sums over 32 products at a time.
+// Convolution as a sum of matrix products on shifted views of one image, in the tiles of AMX: 16×16 sums over 32
+// products at a time.
 //
-// The tiles multiply bf16 and sum in fp32. A number is split into x = hi + lo, each the nearest bf16 of what is left, which keeps 16
-// bits of its 24; then
+// The tiles multiply bf16 and sum in fp32. A number is split into x = hi + lo, each the nearest bf16 of what is left,
+// which keeps 16 bits of its 24; then
 //   x w = hi hi + hi lo + lo hi,
-// three products. What is left out, lo lo and the rests, is 2^-15 of |x w| at the most, in random directions: a sum of products is
-// wrong by about 4e-6 of its norm, four times as much as by winograd.cu. (Above 3.38e38, where hi is infinite, the result is NaN.)
+// three products. What is left out, lo lo and the rests, is 2^-15 of |x w| at the most, in random directions: a sum of
+// products is wrong by about 4e-6 of its norm, four times as much as by winograd.cu. (Above 3.38e38, where hi is
+// infinite, the result is NaN.)
 //
-// An image lies split, with a border of zeros, in rows of `pitch` positions. Position p's result is Σ_t A[p + shift(t)] B_t over the taps:
-// whatever position and tap, the row of A lies a constant stride from the next one's, so that a tile takes 16 positions that follow
-// each other, beyond the ends of rows. What falls between the rows of results is computed and dropped.
+// An image lies split, with a border of zeros, in rows of `pitch` positions. Position p's result is Σ_t A[p + shift(t)]
+// B_t over the taps: whatever position and tap, the row of A lies a constant stride from the next one's, so that a tile
+// takes 16 positions that follow each other, beyond the ends of rows. What falls between the rows of results is
+// computed and dropped.
 //
 //   stride 1        one plane; tap (kh, kw) reads kh rows down, kw positions right
 //   stride 2        four planes, of the even and odd rows and columns of the padded image; a tap reads one of them
 //   pooling after   3×3: stride 2 on the box-filtered image (conv.cu, boxed), which is made on the way into the planes
-//   gradient of x   the same with dy for x, w's taps mirrored and its channels exchanged; at stride 2 each phase of x (the even and odd
+//   gradient of x   the same with dy for x, w's taps mirrored and its channels exchanged; at stride 2 each phase of x
+//   (the even and odd
 //                   rows and columns of its padded image) meets its own taps
 //   few channels    the taps of a pixel (27 numbers of an RGB image) side by side are one row of A: a matrix product
-#ifdef __AMX_BF16__
-#include "cpu/fast/amx.h"
+#include "cpu/fast/algorithms.h"
 
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 warns falsely of its own intrinsics (GCC bug 105593)
 #include <immintrin.h>
 
 #include "cpu/fast/tiles.h"
 
-namespace dualmcmc::DEVICE_NAMESPACE {
+namespace dualmcmc::DEVICE_NAMESPACE::fast {
 
 namespace {
 
@@ -52,7 +55,7 @@ void configure_tiles() {
     configured = true;
 }
 
-// ---- splitting --------------------------------------------------------------------------------------------------------------------
+// ---- splitting ----------------------------------------------------------------------------------
 
 // The same numbers twice: the nearest bf16 and, `size` numbers further on, the nearest bf16 of the rest.
 struct Split {
@@ -62,23 +65,21 @@ struct Split {
 };
 
 INLINE inline void split(Bf16* to, int64_t size, __m512 a, __m512 b) {
-    const auto widened = [](__m256i half) INLINE { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)); };
+    const auto widened = [](__m256i half)
+                             INLINE { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)); };
     const __m512i hi = (__m512i)_mm512_cvtne2ps_pbh(b, a);
-    const __m512 rest_a = a - widened(_mm512_castsi512_si256(hi)), rest_b = b - widened(_mm512_extracti64x4_epi64(hi, 1));
+    const __m512 rest_a = a - widened(_mm512_castsi512_si256(hi)),
+                 rest_b = b - widened(_mm512_extracti64x4_epi64(hi, 1));
     _mm512_storeu_si512(to, hi);
     _mm512_storeu_si512(to + size, (__m512i)_mm512_cvtne2ps_pbh(rest_b, rest_a));
 }
 
-using Signs = uint16_t;  // of 16 numbers, bit by bit: whether max(x, 0) passes them
-
-// 16 numbers, through max(x, 0) where it is asked for; what passes is noted unless `signs` is null.
+// 16 elements, through max(x, 0) where it is asked for; a NaN stays.
 template <bool relu>
-INLINE inline __m512 activated(const float* x, Signs* signs) {
+INLINE inline __m512 activated(const float* x) {
     const __m512 value = _mm512_loadu_ps(x);
     if (!relu) return value;
-    const __mmask16 passes = _mm512_cmp_ps_mask(value, _mm512_setzero_ps(), _CMP_NLE_UQ);
-    if (signs) *signs = passes;
-    return _mm512_maskz_mov_ps(passes, value);
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(value, _mm512_setzero_ps(), _CMP_NLE_UQ), value);
 }
 
 void put_zeros(const Split& to, int64_t p, int64_t count) {
@@ -88,29 +89,29 @@ void put_zeros(const Split& to, int64_t p, int64_t count) {
 
 // Position p from `channels` numbers (a multiple of 16); zeros behind them.
 template <bool relu>
-INLINE inline void put(const Split& to, int64_t p, const float* x, int64_t channels, Signs* signs = nullptr) {
+INLINE inline void put(const Split& to, int64_t p, const float* x, int64_t channels) {
     Bf16* target = to.position(p);
     for (int64_t c = 0; c < channels; c += 32) {
-        const auto half = [&](int64_t from) INLINE {
-            return from < channels ? activated<relu>(x + from, signs ? signs + from / lanes : nullptr) : _mm512_setzero_ps();
-        };
+        const auto half = [&](int64_t from)
+                              INLINE { return from < channels ? activated<relu>(x + from) : _mm512_setzero_ps(); };
         split(target + c, to.size, half(c), half(c + 16));
     }
 }
 
-// ---- products ---------------------------------------------------------------------------------------------------------------------
+// ---- products -----------------------------------------------------------------------------------
 
-// The weights as tiles of B: for each two tiles of columns, each tap, each 32 rows: hi of both tiles, lo of both. In a tile, row r
-// holds rows 2r and 2r + 1 of the matrix, column by column.
-struct Panels {
+// The weights as tiles of B: for each two tiles of columns, each tap, each 32 rows: hi of both tiles, lo of both. In a
+// tile, row r holds rows 2r and 2r + 1 of the matrix, column by column.
+struct AmxPanels {
     int64_t depth, columns;  // rounded to whole tiles
-    Panels(int64_t depth_, int64_t columns_) : depth(rounded(depth_, depth_step)), columns(rounded(columns_, 16)) {}
+    AmxPanels(int64_t depth_, int64_t columns_) : depth(rounded(depth_, depth_step)), columns(rounded(columns_, 16)) {}
     int64_t floats(int64_t taps) const { return taps * depth * columns; }
 };
 
-// row(tap, k) gives row k of a tap's matrix, `columns` floats that may be read in whole vectors, or null for zeros; all times `factor`.
+// row(tap, k) gives row k of a tap's matrix, `columns` floats that may be read in whole vectors, or null for zeros; all
+// times `factor`.
 template <class Row>
-void pack(Bf16* to, const Panels& p, int64_t taps, float factor, Row row) {
+void pack(Bf16* to, const AmxPanels& p, int64_t taps, float factor, Row row) {
     const __m512 factors = _mm512_set1_ps(factor);
     for (int64_t column = 0; column < p.columns; column += 32) {
         const int64_t tiles = std::min<int64_t>(2, (p.columns - column) / 16);
@@ -119,23 +120,30 @@ void pack(Bf16* to, const Panels& p, int64_t taps, float factor, Row row) {
                 for (int64_t r = 0; r < 16; ++r) {
                     const float *even = row(tap, k + 2 * r), *odd = row(tap, k + 2 * r + 1);
                     for (int64_t tile = 0; tile < tiles; ++tile) {
-                        const auto load = [&](const float* from) { return from ? factors * _mm512_loadu_ps(from + column + 16 * tile) : _mm512_setzero_ps(); };
-                        const auto words = [](__m512 x) { return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x)); };
+                        const auto load = [&](const float* from) {
+                            return from ? factors * _mm512_loadu_ps(from + column + 16 * tile) : _mm512_setzero_ps();
+                        };
+                        const auto words = [](__m512 x) {
+                            return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x));
+                        };
                         const __m512 a = load(even), b = load(odd);
                         const __m512i hi_a = words(a), hi_b = words(b);
                         const __m512i lo_a = words(a - _mm512_castsi512_ps(_mm512_slli_epi32(hi_a, 16)));
                         const __m512i lo_b = words(b - _mm512_castsi512_ps(_mm512_slli_epi32(hi_b, 16)));
                         Bf16* target = to + tile * tile_size + r * 32;
                         _mm512_storeu_si512(target, _mm512_or_si512(hi_a, _mm512_slli_epi32(hi_b, 16)));
-                        _mm512_storeu_si512(target + tiles * tile_size, _mm512_or_si512(lo_a, _mm512_slli_epi32(lo_b, 16)));
+                        _mm512_storeu_si512(target + tiles * tile_size,
+                                            _mm512_or_si512(lo_a, _mm512_slli_epi32(lo_b, 16)));
                     }
                 }
     }
 }
 
-// out (16 m rows, 16 n columns, `out_step` floats apart) = Σ_t A[shift[t] + row] B_t. Tiles 0 … 3: sums; 4, 5: A; 6, 7: B.
+// out (16 m rows, 16 n columns, `out_step` floats apart) = Σ_t A[shift[t] + row] B_t. Tiles 0 … 3: sums; 4, 5: A; 6, 7:
+// B.
 template <int m, int n>
-INLINE inline void product_block(float* out, int64_t out_step, const Bf16* a, int64_t size, int64_t depth, const int64_t* shift, int64_t taps, const Bf16* b) {
+INLINE inline void product_block(float* out, int64_t out_step, const Bf16* a, int64_t size, int64_t depth,
+                                 const int64_t* shift, int64_t taps, const Bf16* b) {
     const int64_t line = depth * int64_t(sizeof(Bf16)), next = 16 * depth;
     asm volatile("" ::: "memory");  // the intrinsics do not tell the compiler that they read memory
     _tile_zero(0);
@@ -167,7 +175,8 @@ INLINE inline void product_block(float* out, int64_t out_step, const Bf16* a, in
             multiply();
             load_b(b + n * tile_size);
             multiply();
-            if (++steps % 4 == 0) _tile_stored(0, out, out_step * 4);  // for nothing; without it the last stores wait 1000 cycles
+            if (++steps % 4 == 0)
+                _tile_stored(0, out, out_step * 4);  // for nothing; without it the last stores wait 1000 cycles
         }
     _tile_stored(0, out, out_step * 4);
     if (n == 2) _tile_stored(1, out + 16, out_step * 4);
@@ -176,13 +185,15 @@ INLINE inline void product_block(float* out, int64_t out_step, const Bf16* a, in
 }
 
 // out (rows rounded up to 16, panels.columns) for the positions from `first` on.
-void product(float* out, const Split& a, int64_t first, int64_t rows, const int64_t* shift, int64_t taps, const Panels& panels, const Bf16* b) {
+void product(float* out, const Split& a, int64_t first, int64_t rows, const int64_t* shift, int64_t taps,
+             const AmxPanels& panels, const Bf16* b) {
     for (int64_t row = 0; row < rows; row += block_rows) {
         const Bf16* panel = b;
         for (int64_t column = 0; column < panels.columns; column += 32) {
             const bool tall = rows - row > 16, wide = panels.columns - column > 16;
             const auto block = [&](auto m, auto n) {
-                product_block<m, n>(out + row * panels.columns + column, panels.columns, a.position(first + row), a.size, a.depth, shift, taps, panel);
+                product_block<m, n>(out + row * panels.columns + column, panels.columns, a.position(first + row),
+                                    a.size, a.depth, shift, taps, panel);
             };
             constexpr std::integral_constant<int, 1> one;
             constexpr std::integral_constant<int, 2> two;
@@ -193,9 +204,10 @@ void product(float* out, const Split& a, int64_t first, int64_t rows, const int6
     }
 }
 
-// ---- geometry ---------------------------------------------------------------------------------------------------------------------
+// ---- geometry -----------------------------------------------------------------------------------
 
-// Results at (row, column) of a grid, from the positions first + row · pitch + column of a split image, for certain taps of the kernel.
+// Results at (row, column) of a grid, from the positions first + row · pitch + column of a split image, for certain
+// taps of the kernel.
 struct Pass {
     int64_t first = 0, rows = 0, columns = 0, pitch = 0, taps = 0;
     int64_t shift[16] = {}, tap[16] = {};
@@ -208,13 +220,14 @@ struct Pass {
 
 // put(row, column, count, values): values (count, panels.columns) of neighbours in a row of the grid.
 template <class Put>
-void run(const Pass& pass, const Split& a, const Panels& panels, const Bf16* b, Put put) {
-    float* results = scratch<2>(block_rows * panels.columns);
+void run(const Pass& pass, const Split& a, const AmxPanels& panels, const Bf16* b, Put put) {
+    float* results = workspace<2>(block_rows * panels.columns);
     for (int64_t p = 0, row = 0, column = 0; p < pass.positions(); p += block_rows) {
         const int64_t count = std::min(block_rows, pass.positions() - p);
         product(results, a, pass.first + p, count, pass.shift, pass.taps, panels, b);
         for (int64_t done = 0; done < count;) {
-            const int64_t there = std::min(count - done, pass.pitch - column), wanted = std::min(there, pass.columns - column);
+            const int64_t there = std::min(count - done, pass.pitch - column),
+                          wanted = std::min(there, pass.columns - column);
             if (wanted > 0) put(row, column, wanted, results + done * panels.columns);
             done += there;
             column += there;
@@ -232,44 +245,43 @@ struct Planes {
     int64_t plane() const { return rows * pitch; }
     Split allocate() const {
         const int64_t size = (planes * plane() + pitch + 2 * block_rows) * depth;
-        return {reinterpret_cast<Bf16*>(scratch<1>(size)), size, depth};
+        return {reinterpret_cast<Bf16*>(workspace<1>(size)), size, depth};
     }
 };
 
 // One plane for stride 1, with `border` zeros before the first and behind the last row, and between rows.
 template <bool relu>
-void fill_plane(const Split& to, const Planes& planes, const float* x, Signs* signs, int64_t height, int64_t width, int64_t channels, int64_t border) {
+void fill_plane(const Split& to, const Planes& planes, const float* x, int64_t height, int64_t width, int64_t channels,
+                int64_t border) {
     put_zeros(to, 0, border * (planes.pitch + 1));
     for (int64_t row = 0; row < height; ++row) {
         int64_t p = (row + border) * planes.pitch + border;
-        for (int64_t column = 0; column < width; ++column, x += channels) {
-            put<relu>(to, p++, x, channels, signs);
-            if (signs) signs += channels / lanes;
-        }
+        for (int64_t column = 0; column < width; ++column, x += channels) put<relu>(to, p++, x, channels);
         put_zeros(to, p, row + 1 < height ? border : border * (planes.pitch + 1));
     }
 }
 
 // Four planes for stride 2, with one zero round the image.
 template <bool relu>
-void fill_quarters(const Split& to, const Planes& planes, const float* x, Signs* signs, int64_t height, int64_t width, int64_t channels) {
+void fill_quarters(const Split& to, const Planes& planes, const float* x, int64_t height, int64_t width,
+                   int64_t channels) {
     for (int64_t plane = 0; plane < 4; ++plane)
         for (int64_t r = 0; r < planes.rows; ++r)
             for (int64_t c = 0; c < planes.pitch; ++c) {
-                const int64_t row = 2 * r + plane / 2 - 1, column = 2 * c + plane % 2 - 1, p = plane * planes.plane() + r * planes.pitch + c;
-                const int64_t place = (row * width + column) * channels;
+                const int64_t row = 2 * r + plane / 2 - 1, column = 2 * c + plane % 2 - 1,
+                              p = plane * planes.plane() + r * planes.pitch + c;
                 if (row < 0 || row >= height || column < 0 || column >= width) put_zeros(to, p, 1);
-                else put<relu>(to, p, x + place, channels, signs ? signs + place / lanes : nullptr);
+                else put<relu>(to, p, x + (row * width + column) * channels, channels);
             }
 }
 
 // Four planes of the sums of 2×2 pixels (the box filter's mean, but for the factor), zeros round the image.
 template <bool relu>
-void fill_boxed(const Split& to, const Planes& planes, const float* x, Signs* signs, int64_t height, int64_t width, int64_t channels) {
+void fill_boxed(const Split& to, const Planes& planes, const float* x, int64_t height, int64_t width,
+                int64_t channels) {
     const int64_t line = width * channels;
     for (int64_t r = 0; r <= height; ++r) {
         const float *above = r > 0 ? x + (r - 1) * line : nullptr, *below = r < height ? x + r * line : nullptr;
-        Signs* noted = signs ? signs + r * line / lanes : nullptr;
         const int64_t p = (r % 2 * 2) * planes.plane() + r / 2 * planes.pitch;
         for (int64_t channel = 0; channel < channels; channel += 32) {
             __m512 left[2] = {}, right[2];
@@ -278,10 +290,11 @@ void fill_boxed(const Split& to, const Planes& planes, const float* x, Signs* si
                     right[half] = _mm512_setzero_ps();
                     const int64_t place = c * channels + channel + 16 * half;
                     if (c == width || channel + 16 * half >= channels) return;
-                    if (above) right[half] += activated<relu>(above + place, nullptr);
-                    if (below) right[half] += activated<relu>(below + place, noted ? noted + place / lanes : nullptr);
+                    if (above) right[half] += activated<relu>(above + place);
+                    if (below) right[half] += activated<relu>(below + place);
                 });
-                split(to.position(p + c % 2 * planes.plane() + c / 2) + channel, to.size, left[0] + right[0], left[1] + right[1]);
+                split(to.position(p + c % 2 * planes.plane() + c / 2) + channel, to.size, left[0] + right[0],
+                      left[1] + right[1]);
                 left[0] = right[0];
                 left[1] = right[1];
             }
@@ -289,12 +302,12 @@ void fill_boxed(const Split& to, const Planes& planes, const float* x, Signs* si
     }
 }
 
-// One row of A for each result: the kernel² · in numbers that it sees. A row of the kernel is at most a vector, and at least half
-// of one or the only one, so that a vector of the row of A takes from two rows of the kernel.
+// One row of A for each result: the kernel² · in numbers that it sees. A row of the kernel is at most a vector, and at
+// least half of one or the only one, so that a vector of the row of A takes from two rows of the kernel.
 void fill_patches(const Split& to, const float* x, const ConvShape& s) {
     const int64_t line = (s.width + 2 * s.padding) * s.in, seen = s.kernel * s.in, out_width = s.out_width();
     const int64_t padded_size = (s.height + 2 * s.padding) * line + lanes;
-    float* padded = scratch<3>(padded_size);
+    float* padded = workspace<3>(padded_size);
     std::fill_n(padded, padded_size, 0.0f);
     for (int64_t row = 0; row < s.height; ++row)
         std::copy_n(x + row * s.width * s.in, s.width * s.in, padded + (row + s.padding) * line + s.padding * s.in);
@@ -321,28 +334,21 @@ void fill_patches(const Split& to, const float* x, const ConvShape& s) {
         for (int64_t column = 0; column < out_width; ++column) {
             const float* corner = padded + row * s.stride * line + column * s.stride * s.in;
             const auto vector = [&](int64_t v) INLINE {
-                return _mm512_maskz_permutex2var_ps(take[v].used, _mm512_loadu_ps(corner + take[v].upper), take[v].from, _mm512_loadu_ps(corner + take[v].lower));
+                return _mm512_maskz_permutex2var_ps(take[v].used, _mm512_loadu_ps(corner + take[v].upper), take[v].from,
+                                                    _mm512_loadu_ps(corner + take[v].lower));
             };
             Bf16* target = to.position(row * out_width + column);
-            for (int64_t v = 0; v < to.depth / lanes; v += 2) split(target + v * lanes, to.size, vector(v), vector(v + 1));
+            for (int64_t v = 0; v < to.depth / lanes; v += 2)
+                split(target + v * lanes, to.size, vector(v), vector(v + 1));
         }
 }
 
-// ---- the kinds of convolution -----------------------------------------------------------------------------------------------------
+// ---- the kinds of convolution -------------------------------------------------------------------
 
-bool few_channels(const ConvShape& s) {
-    return !s.relu && !s.pool && s.in < 16 && (s.kernel == 1 || s.kernel * s.in >= 8) && s.kernel * s.in <= lanes && s.kernel <= 4;
-}
-bool same_size(const ConvShape& s) { return s.stride == 1 && s.kernel == 2 * s.padding + 1 && s.kernel <= 3; }
-bool halving(const ConvShape& s) { return s.stride == 2 && s.kernel == 4 && s.padding == 1 && s.height % 2 == 0 && s.width % 2 == 0; }
-
-bool few_to_many(const ConvShape& s) { return few_channels(s) && s.out % lanes == 0 && s.out_height() * s.out_width() >= 16; }
-bool many_to_many(const ConvShape& s) {
-    return s.in % lanes == 0 && s.out % lanes == 0 && s.height * s.width >= 16 && (same_size(s) || halving(s));
-}
 // The convolution of dy that is the gradient of x, at stride 1.
-ConvShape adjoint(const ConvShape& s) { return {s.batch, s.out_height(), s.out_width(), s.out, s.in, s.kernel, 1, s.padding}; }
-bool many_to_few(const ConvShape& s) { return !s.relu && !s.pool && same_size(s) && few_to_many(adjoint(s)); }
+ConvShape adjoint(const ConvShape& s) {
+    return {s.batch, s.out_height(), s.out_width(), s.out, s.in, s.kernel, 1, s.padding};
+}
 
 // What the forward pass sees of an image, and its one pass.
 struct Forward {
@@ -352,8 +358,10 @@ struct Forward {
     Planes planes;
     Pass pass;
 
-    explicit Forward(const ConvShape& shape) : s(shape), patches(few_channels(s)), depth(patches ? s.kernel * s.kernel * s.in : s.in) {
-        const int64_t step = s.stride == 2 || s.pool ? 2 : 1, rows = s.out_height(), columns = s.out_width(), padded = rounded(depth, depth_step);
+    Forward(const ConvShape& shape, bool im2col)
+        : s(shape), patches(im2col), depth(patches ? s.kernel * s.kernel * s.in : s.in) {
+        const int64_t step = s.stride == 2 || s.pool ? 2 : 1, rows = s.out_height(), columns = s.out_width(),
+                      padded = rounded(depth, depth_step);
         if (patches) planes = {rows, columns, 1, padded};
         else if (step == 2) planes = {rows + 1, columns + 1, 4, padded};
         else planes = {s.height + 2 * s.padding, s.width + s.padding, 1, padded};
@@ -361,18 +369,20 @@ struct Forward {
         if (patches) pass.add(0, 0);
         for (int64_t kh = 0; !patches && kh < s.kernel; ++kh)
             for (int64_t kw = 0; kw < s.kernel; ++kw)
-                pass.add((kh % step * 2 + kw % step) * planes.plane() + kh / step * planes.pitch + kw / step, kh * s.kernel + kw);
+                pass.add((kh % step * 2 + kw % step) * planes.plane() + kh / step * planes.pitch + kw / step,
+                         kh * s.kernel + kw);
     }
-    void fill(const Split& a, const float* x, Signs* signs) const {
+    void fill(const Split& a, const float* x) const {
         if (patches) fill_patches(a, x, s);
-        else if (s.pool) (s.relu ? fill_boxed<true> : fill_boxed<false>)(a, planes, x, signs, s.height, s.width, s.in);
-        else if (s.stride == 2) (s.relu ? fill_quarters<true> : fill_quarters<false>)(a, planes, x, signs, s.height, s.width, s.in);
-        else (s.relu ? fill_plane<true> : fill_plane<false>)(a, planes, x, signs, s.height, s.width, s.in, s.padding);
+        else if (s.pool) (s.relu ? fill_boxed<true> : fill_boxed<false>)(a, planes, x, s.height, s.width, s.in);
+        else if (s.stride == 2)
+            (s.relu ? fill_quarters<true> : fill_quarters<false>)(a, planes, x, s.height, s.width, s.in);
+        else (s.relu ? fill_plane<true> : fill_plane<false>)(a, planes, x, s.height, s.width, s.in, s.padding);
     }
 };
 
-// What the gradient of x sees of dy, and its passes: one, or one for each phase of the grid whose gradient the products give. That is x's,
-// or the box-filtered image's, which is larger by one.
+// What the gradient of x sees of dy, and its passes: one, or one for each phase of the grid whose gradient the products
+// give. That is x's, or the box-filtered image's, which is larger by one.
 struct Backward {
     int64_t border, step, count = 0;
     Planes planes;
@@ -385,18 +395,25 @@ struct Backward {
         border = step == 2 ? 1 : padding;
         planes = {s.out_height() + 2 * border, s.out_width() + border, 1, rounded(s.out, depth_step)};
         for (int64_t phase = 0; phase < step * step; ++phase) {
-            // Row h has q = (h + padding) / step, is in phase (h + padding) mod step, and meets the taps kh = phase + step m in rows q - m of dy.
-            const int64_t row = phase / step, column = phase % step, h = (row + padding) % step, v = (column + padding) % step;
-            Pass& pass = passes[count] = {.first = ((h + padding) / step + border) * planes.pitch + (v + padding) / step + border,
-                                          .rows = (height - h + step - 1) / step, .columns = (width - v + step - 1) / step, .pitch = planes.pitch};
+            // Row h has q = (h + padding) / step, is in phase (h + padding) mod step, and meets the taps kh = phase +
+            // step m in rows q - m of dy.
+            const int64_t row = phase / step, column = phase % step, h = (row + padding) % step,
+                          v = (column + padding) % step;
+            Pass& pass = passes[count] = {
+                .first = ((h + padding) / step + border) * planes.pitch + (v + padding) / step + border,
+                .rows = (height - h + step - 1) / step,
+                .columns = (width - v + step - 1) / step,
+                .pitch = planes.pitch};
             for (int64_t kh = row; kh < s.kernel; kh += step)
-                for (int64_t kw = column; kw < s.kernel; kw += step) pass.add(-(kh / step * planes.pitch + kw / step), kh * s.kernel + kw);
+                for (int64_t kw = column; kw < s.kernel; kw += step)
+                    pass.add(-(kh / step * planes.pitch + kw / step), kh * s.kernel + kw);
             corner[count++] = h * width + v;
         }
     }
 };
 
-// The box filter's adjoint: a pixel is in the sums to the right and below, one in each phase. finish(pixel, channel, value)
+// The box filter's adjoint: a pixel is in the sums to the right and below, one in each phase. finish(pixel, channel,
+// value)
 template <class Finish>
 void unbox(const float* const* boxed, int64_t pitch, const ConvShape& s, Finish finish) {
     for (int64_t row = 0; row < s.height; ++row)
@@ -407,92 +424,94 @@ void unbox(const float* const* boxed, int64_t pitch, const ConvShape& s, Finish 
                 source[phase] = boxed[phase] + (r * pitch + q) * s.in;
             }
             for (int64_t c = 0; c < s.in; c += lanes)
-                finish(row * s.width + column, c, load(source[0] + c) + load(source[1] + c) + load(source[2] + c) + load(source[3] + c));
+                finish(row * s.width + column, c,
+                       load(source[0] + c) + load(source[1] + c) + load(source[2] + c) + load(source[3] + c));
         }
 }
 
 }  // namespace
 
-bool amx_applies(const ConvShape& s) { return many_to_many(s) || few_to_many(s); }
-bool amx_backward_applies(const ConvShape& s) { return many_to_many(s) || many_to_few(s); }
+bool amx_gemm_applies(int64_t m, int64_t n, int64_t k) { return m % 32 == 0 && n % 16 == 0 && k % 16 == 0; }
+int64_t amx_packed_size(int64_t n, int64_t k) { return AmxPanels(k, n).floats(1); }
 
-int64_t amx_packed_size(int64_t in, int64_t columns) { return Panels(in, columns).floats(1); }
-
-void amx_pack(float* packed, const float* w, int64_t in, int64_t columns) {
-    pack(reinterpret_cast<Bf16*>(packed), Panels(in, columns), 1, 1, [&](int64_t, int64_t k) { return k < in ? w + k * columns : nullptr; });
+void amx_pack(float* packed, const float* w, int64_t n, int64_t k) {
+    pack(reinterpret_cast<Bf16*>(packed), AmxPanels(k, n), 1, 1,
+         [&](int64_t, int64_t row) { return row < k ? w + row * n : nullptr; });
 }
 
-void amx_product(float* y, const float* x, const float* packed, int64_t rows, int64_t in, int64_t columns) {
+void amx_gemm(float* y, const float* x, const float* packed, int64_t m, int64_t n, int64_t k) {
     configure_tiles();
-    const Panels panels(in, columns);
+    const AmxPanels panels(k, n);
     const int64_t shift[] = {0}, size = block_rows * panels.depth;
-    const Split a{reinterpret_cast<Bf16*>(scratch<1>(size)), size, panels.depth};
-    for (int64_t row = 0; row < rows; row += block_rows) {
-        for (int64_t r = 0; r < block_rows; ++r) put<false>(a, r, x + (row + r) * in, in);
-        product(y + row * columns, a, 0, block_rows, shift, 1, panels, reinterpret_cast<const Bf16*>(packed));
+    const Split a{reinterpret_cast<Bf16*>(workspace<1>(size)), size, panels.depth};
+    for (int64_t row = 0; row < m; row += block_rows) {
+        for (int64_t r = 0; r < block_rows; ++r) put<false>(a, r, x + (row + r) * k, k);
+        product(y + row * n, a, 0, block_rows, shift, 1, panels, reinterpret_cast<const Bf16*>(packed));
     }
 }
 
-void amx(float* y, const float* x, const float* w, const float* bias, const float* addend, const ConvShape& s) {
-    static const char makers[2] = {};  // pooled weights are packed otherwise
-    const Forward forward(s);
+void amx(float* y, const float* x, const float* w, const float* bias, const float* residual, const ConvShape& s,
+         bool im2col) {
+    static const char tags[2] = {};  // pooled weights are packed otherwise
+    const Forward forward(s, im2col);
     const Pass& pass = forward.pass;
-    const Panels panels(forward.depth, s.out);
-    const Bf16* b = reinterpret_cast<const Bf16*>(prepared_weights(&makers[s.pool], s.weights, panels.floats(pass.taps), [&](float* made) {
-        pack(reinterpret_cast<Bf16*>(made), panels, pass.taps, s.pool ? 0.25f : 1,
-             [&](int64_t t, int64_t k) { return k < forward.depth ? w + (pass.tap[t] * forward.depth + k) * s.out : nullptr; });
-    }));
-    const Epilogue epilogue{bias, nullptr, addend};
-    parallel_tasks(s.batch, [&](int64_t image) {
+    const AmxPanels panels(forward.depth, s.out);
+    const Bf16* b =
+        reinterpret_cast<const Bf16*>(packed_weights(&tags[s.pool], w, panels.floats(pass.taps), [&](float* made) {
+            pack(reinterpret_cast<Bf16*>(made), panels, pass.taps, s.pool ? 0.25f : 1, [&](int64_t t, int64_t k) {
+                return k < forward.depth ? w + (pass.tap[t] * forward.depth + k) * s.out : nullptr;
+            });
+        }));
+    const Epilogue epilogue{bias, nullptr, residual};
+    parallel_dynamic(s.batch, [&](int64_t image) {
         configure_tiles();
         const Split a = forward.planes.allocate();
         const int64_t place = image * s.height * s.width * s.in;
-        forward.fill(a, x + place, s.signs ? s.signs + place / lanes : nullptr);
+        forward.fill(a, x + place);
         const int64_t start = image * pass.rows * pass.columns * s.out;
-        if (pass.pitch == pass.columns && !bias && !addend && pass.positions() % 16 == 0)  // results as they are stored
+        if (pass.pitch == pass.columns && !bias && !residual &&
+            pass.positions() % 16 == 0)  // results as they are stored
             return product(y + start, a, 0, pass.positions(), pass.shift, pass.taps, panels, b);
         run(pass, a, panels, b, [&](int64_t row, int64_t column, int64_t count, const float* values) {
             const int64_t first = start + (row * pass.columns + column) * s.out;
             for (int64_t i = 0; i < count * s.out; i += s.out)
-                for (int64_t c = 0; c < s.out; c += lanes) store(y + first + i + c, epilogue(load(values + i + c), c, first + i + c));
+                for (int64_t c = 0; c < s.out; c += lanes)
+                    store(y + first + i + c, epilogue(load(values + i + c), c, first + i + c));
         });
     });
 }
 
-void amx_backward_input(float* dx, const float* dy, const float* w, const float* x, const float* addend, const ConvShape& s) {
-    static const char makers[2] = {};  // pooled weights are packed otherwise
-    const int64_t taps = s.kernel * s.kernel;
-    if (many_to_few(s)) {
-        float* turned = scratch<0>(taps * s.in * s.out);
-        for (int64_t tap = 0; tap < taps; ++tap) exchange_channels(turned + (taps - 1 - tap) * s.in * s.out, w + tap * s.in * s.out, s.in, s.out);
-        return amx(dx, dy, turned, nullptr, addend, adjoint(s));
-    }
+void amx_backward_input(float* dx, const float* dy, const float* w, const float* x, const float* residual,
+                        const ConvShape& s) {
+    static const char tags[2] = {};  // pooled weights are packed otherwise
     const Backward backward(s);
-    const Panels panels(s.out, s.in);
+    const int64_t taps = s.kernel * s.kernel;
+    const AmxPanels panels(s.out, s.in);
     const int64_t size = s.height * s.width * s.in;
-    const Bf16* b = reinterpret_cast<const Bf16*>(prepared_weights(&makers[s.pool], s.weights, panels.floats(taps), [&](float* made) {
-        float* turned = scratch<0>(taps * s.in * s.out);
-        for (int64_t tap = 0; tap < taps; ++tap) exchange_channels(turned + tap * s.in * s.out, w + tap * s.in * s.out, s.in, s.out);
-        for (const Pass* pass = backward.passes; pass != backward.passes + backward.count; ++pass) {
-            pack(reinterpret_cast<Bf16*>(made), panels, pass->taps, s.pool ? 0.25f : 1,
-                 [&](int64_t t, int64_t o) { return o < s.out ? turned + (pass->tap[t] * s.out + o) * s.in : nullptr; });
-            made += panels.floats(pass->taps);
-        }
-    }));
-    const Epilogue epilogue{nullptr, s.relu && !s.signs ? x : nullptr, addend};
-    const Signs* signs = s.relu ? s.signs : nullptr;
-    parallel_tasks(s.batch, [&](int64_t image) {
+    const Bf16* b =
+        reinterpret_cast<const Bf16*>(packed_weights(&tags[s.pool], w, panels.floats(taps), [&](float* made) {
+            float* transposed_w = workspace<0>(taps * s.in * s.out);
+            for (int64_t tap = 0; tap < taps; ++tap)
+                transpose_io(transposed_w + tap * s.in * s.out, w + tap * s.in * s.out, s.in, s.out);
+            for (const Pass* pass = backward.passes; pass != backward.passes + backward.count; ++pass) {
+                pack(reinterpret_cast<Bf16*>(made), panels, pass->taps, s.pool ? 0.25f : 1, [&](int64_t t, int64_t o) {
+                    return o < s.out ? transposed_w + (pass->tap[t] * s.out + o) * s.in : nullptr;
+                });
+                made += panels.floats(pass->taps);
+            }
+        }));
+    const Epilogue epilogue{nullptr, s.relu ? x : nullptr, residual};
+    parallel_dynamic(s.batch, [&](int64_t image) {
         configure_tiles();
         const Split a = backward.planes.allocate();
         const float* upstream = dy + image * s.out_height() * s.out_width() * s.out;
-        fill_plane<false>(a, backward.planes, upstream, nullptr, s.out_height(), s.out_width(), s.out, backward.border);
+        fill_plane<false>(a, backward.planes, upstream, s.out_height(), s.out_width(), s.out, backward.border);
         const auto finish = [&](int64_t pixel, int64_t c, Vector value) INLINE {
             const int64_t place = image * size + pixel * s.in + c;
-            if (signs) value = _mm512_maskz_mov_ps(signs[place / lanes], value);
             store(dx + place, epilogue(value, c, place));
         };
         const int64_t boxed_size = (backward.passes[0].positions() + block_rows) * s.in;
-        float *next = s.pool ? scratch<3>(4 * boxed_size) : nullptr, *boxed[4];
+        float *next = s.pool ? workspace<3>(4 * boxed_size) : nullptr, *boxed[4];
         const Bf16* weights = b;
         for (int64_t k = 0; k < backward.count; ++k) {
             const Pass& pass = backward.passes[k];
@@ -504,7 +523,8 @@ void amx_backward_input(float* dx, const float* dy, const float* w, const float*
                 run(pass, a, panels, weights, [&](int64_t row, int64_t column, int64_t count, const float* values) {
                     const int64_t first = backward.corner[k] + backward.step * (row * backward.width + column);
                     for (int64_t i = 0; i < count; ++i)
-                        for (int64_t c = 0; c < s.in; c += lanes) finish(first + backward.step * i, c, load(values + i * s.in + c));
+                        for (int64_t c = 0; c < s.in; c += lanes)
+                            finish(first + backward.step * i, c, load(values + i * s.in + c));
                 });
             }
             weights += 2 * panels.floats(pass.taps);
@@ -513,5 +533,34 @@ void amx_backward_input(float* dx, const float* dy, const float* w, const float*
     });
 }
 
-}  // namespace dualmcmc::DEVICE_NAMESPACE
-#endif
+void amx_backward_input_im2col(float* dx, const float* dy, const float* w, const float* residual, const ConvShape& s) {
+    const int64_t taps = s.kernel * s.kernel;
+    float* mirrored = workspace<0>(taps * s.in * s.out);
+    for (int64_t tap = 0; tap < taps; ++tap)
+        transpose_io(mirrored + (taps - 1 - tap) * s.in * s.out, w + tap * s.in * s.out, s.in, s.out);
+    const ConstantWeights none(0);  // the mirrored ones are this call's own
+    amx(dx, dy, mirrored, nullptr, residual, adjoint(s), true);
+}
+
+// A GEMM with few columns, padded to a vector.
+void amx_backward_input_narrow(float* dx, const float* dy, const float* w, const float* residual, const ConvShape& s) {
+    const int64_t pixels = s.height * s.width;
+    static const char tag = 0;
+    const float* packed = packed_weights(&tag, w, amx_packed_size(lanes, s.out), [&](float* to) {
+        float* transposed_w = workspace<0>(s.out * lanes);
+        for (int64_t o = 0; o < s.out; ++o)
+            for (int64_t i = 0; i < lanes; ++i) transposed_w[o * lanes + i] = i < s.in ? w[i * s.out + o] : 0;
+        amx_pack(to, transposed_w, lanes, s.out);
+    });
+    parallel_dynamic(s.batch, [&](int64_t image) {
+        float* wide = workspace<2>(pixels * lanes);
+        amx_gemm(wide, dy + image * pixels * s.out, packed, pixels, lanes, s.out);
+        for (int64_t p = 0; p < pixels; ++p)
+            for (int64_t i = 0; i < s.in; ++i) {
+                const int64_t offset = (image * pixels + p) * s.in + i;
+                dx[offset] = wide[p * lanes + i] + (residual ? residual[offset] : 0);
+            }
+    });
+}
+
+}  // namespace dualmcmc::DEVICE_NAMESPACE::fast

@@ -1,19 +1,20 @@
-// 3×3 convolution at stride 1 by F(4×4, 3×3) (Winograd 1980; Lavin and Gray 2016), with a quarter of the direct products.
+// 3×3 convolution at stride 1 by F(4×4, 3×3) (Winograd 1980; Lavin and Gray 2016), with a quarter of the direct
+// products.
 //
-// In one dimension four outputs of a three-tap filter g over six inputs d are  Aᵀ[(G g) ⊙ (Bᵀ d)]  with the matrices below, which
-// evaluate, multiply and interpolate polynomials at 0, ±1, ±2, ∞. In two: Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)] A, for 6×6 input tiles that
-// overlap by two. Summed over input channels, each of the 36 places of the tile is a matrix product of its own:
+// In one dimension four outputs of a three-tap filter g over six inputs d are  Aᵀ[(G g) ⊙ (Bᵀ d)]  with the matrices
+// below, which evaluate, multiply and interpolate polynomials at 0, ±1, ±2, ∞. In two: Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)] A,
+// for 6×6 input tiles that overlap by two. Summed over input channels, each of the 36 points of the tile is a matrix
+// product of its own:
 //   M_ξ (tiles, out) = V_ξ (tiles, in) · U_ξ (in, out).
 // Rounding: about 1e-6 of the result's norm, against 2e-7 for the direct sum.
-#include "cpu/fast/winograd.h"
-
+#include "cpu/fast/algorithms.h"
 #include "cpu/fast/tiles.h"
 
-namespace dualmcmc::DEVICE_NAMESPACE {
+namespace dualmcmc::DEVICE_NAMESPACE::fast {
 
 namespace {
 
-constexpr int64_t places = 36;
+constexpr int64_t points = 36;  // ξ: of a 6×6 tile in the transformed domain
 
 // Bᵀ d: six values from six, `to` and `from` apart.
 INLINE inline void transform_input(Vector* y, const Vector* d, int to, int from) {
@@ -71,17 +72,20 @@ INLINE inline void transform_weight_adjoint(Vector* g, const Vector* u, int to, 
 // The images' tiles, numbered through the batch.
 struct Tiling {
     int64_t height, width, rows, columns;
-    Tiling(int64_t height_, int64_t width_) : height(height_), width(width_), rows((height + 3) / 4), columns((width + 3) / 4) {}
+    Tiling(int64_t height_, int64_t width_)
+        : height(height_), width(width_), rows((height + 3) / 4), columns((width + 3) / 4) {}
     int64_t per_image() const { return rows * columns; }
     int64_t image(int64_t tile) const { return tile / per_image(); }
     int64_t row(int64_t tile) const { return tile % per_image() / columns * 4; }
     int64_t column(int64_t tile) const { return tile % columns * 4; }
 };
 
-// V of one tile of x, or of max(x, 0): v[place · place_step + channel]. `image` is the tile's; outside of it the tile reads `zeros`.
+// V of one tile of x, or of max(x, 0): v[ξ · point_step + channel]. `image` is the tile's; outside of it the tile reads
+// `zeros`.
 template <bool relu>
-void gather_tile(float* v, int64_t place_step, const float* image, const float* zeros, const Tiling& tiling, int64_t tile, int64_t channels) {
-    const float* source[places];
+void gather_tile(float* v, int64_t point_step, const float* image, const float* zeros, const Tiling& tiling,
+                 int64_t tile, int64_t channels) {
+    const float* source[points];
     for (int64_t r = 0; r < 6; ++r)
         for (int64_t c = 0; c < 6; ++c) {
             const int64_t row = tiling.row(tile) + r - 1, column = tiling.column(tile) + c - 1;
@@ -89,7 +93,7 @@ void gather_tile(float* v, int64_t place_step, const float* image, const float* 
             source[6 * r + c] = inside ? image + (row * tiling.width + column) * channels : zeros;
         }
     for (int64_t channel = 0; channel < channels; channel += lanes) {
-        Vector rows[places];  // d B
+        Vector rows[points];  // d B
         unroll<6>([&](auto r) INLINE {
             Vector d[6];
             unroll<6>([&](auto c) INLINE {
@@ -101,22 +105,24 @@ void gather_tile(float* v, int64_t place_step, const float* image, const float* 
         unroll<6>([&](auto c) INLINE {
             Vector out[6];
             transform_input(out, rows + c, 1, 6);
-            unroll<6>([&](auto r) INLINE { store(v + (6 * r + c) * place_step + channel, out[r]); });
+            unroll<6>([&](auto r) INLINE { store(v + (6 * r + c) * point_step + channel, out[r]); });
         });
     }
 }
 
-// The 4×4 outputs of one tile from m[place · place_step + channel], those inside the image.
-void scatter_tile(float* y, const float* m, int64_t place_step, const Epilogue& epilogue, const Tiling& tiling, int64_t tile, int64_t channels) {
+// The 4×4 outputs of one tile from m[ξ · point_step + channel], those inside the image.
+void scatter_tile(float* y, const float* m, int64_t point_step, const Epilogue& epilogue, const Tiling& tiling,
+                  int64_t tile, int64_t channels) {
     const int64_t row = tiling.row(tile), column = tiling.column(tile), line = tiling.width * channels;
-    const int64_t rows = std::min<int64_t>(4, tiling.height - row), columns = std::min<int64_t>(4, tiling.width - column);
+    const int64_t rows = std::min<int64_t>(4, tiling.height - row),
+                  columns = std::min<int64_t>(4, tiling.width - column);
     const int64_t corner = (tiling.image(tile) * tiling.height + row) * line + column * channels;
     const bool whole = rows == 4 && columns == 4;
     for (int64_t channel = 0; channel < channels; channel += lanes) {
         Vector half[24];  // Aᵀ M
         unroll<6>([&](auto c) INLINE {
             Vector in[6];
-            unroll<6>([&](auto r) INLINE { in[r] = load(m + (6 * r + c) * place_step + channel); });
+            unroll<6>([&](auto r) INLINE { in[r] = load(m + (6 * r + c) * point_step + channel); });
             transform_output(half + c, in, 6, 1);
         });
         unroll<4>([&](auto r) INLINE {
@@ -124,15 +130,16 @@ void scatter_tile(float* y, const float* m, int64_t place_step, const Epilogue& 
             transform_output(out, half + 6 * r, 1, 1);
             unroll<4>([&](auto c) INLINE {
                 if (!whole && (r >= rows || c >= columns)) return;
-                const int64_t place = corner + r * line + c * channels + channel;
-                store(y + place, epilogue(out[c], channel, place));
+                const int64_t offset = corner + r * line + c * channels + channel;
+                store(y + offset, epilogue(out[c], channel, offset));
             });
         });
     }
 }
 
-// A dY Aᵀ of one tile: m[place · place_step + channel]; what of the tile lies outside the image counts as zero.
-void gather_gradient(float* m, int64_t place_step, const float* dy, const Tiling& tiling, int64_t tile, int64_t channels) {
+// A dY Aᵀ of one tile: m[ξ · point_step + channel]; what of the tile lies outside the image counts as zero.
+void gather_gradient(float* m, int64_t point_step, const float* dy, const Tiling& tiling, int64_t tile,
+                     int64_t channels) {
     const int64_t row = tiling.row(tile), column = tiling.column(tile), line = tiling.width * channels;
     const float* corner = dy + (tiling.image(tile) * tiling.height + row) * line + column * channels;
     for (int64_t channel = 0; channel < channels; channel += lanes) {
@@ -148,118 +155,125 @@ void gather_gradient(float* m, int64_t place_step, const float* dy, const Tiling
         unroll<6>([&](auto c) INLINE {
             Vector out[6];
             transform_output_adjoint(out, half + c, 1, 6);
-            unroll<6>([&](auto r) INLINE { store(m + (6 * r + c) * place_step + channel, out[r]); });
+            unroll<6>([&](auto r) INLINE { store(m + (6 * r + c) * point_step + channel, out[r]); });
         });
     }
 }
 
 // total (in, out) += vᵀ m, v (rows, in), m (rows, out).
-void add_products(float* total, const float* v, const float* m, int64_t rows, const Blocks& blocks) {
-    for (int64_t block = 0; block < blocks.count(); ++block)
-        for (int64_t i = 0; i < blocks.in; i += tile_rows) {
-            const int64_t column = block * blocks.block_width();
-            dispatch<max_vectors>(blocks.vectors(block), [&](auto vectors) INLINE {
-                dispatch<tile_rows>(int(std::min<int64_t>(tile_rows, blocks.in - i)), [&](auto r) INLINE {
+void add_products(float* total, const float* v, const float* m, int64_t rows, const Panels& panels) {
+    for (int64_t panel = 0; panel < panels.count(); ++panel)
+        for (int64_t i = 0; i < panels.in; i += tile_rows) {
+            const int64_t column = panel * panels.panel_width();
+            dispatch<max_vectors>(panels.vectors(panel), [&](auto vectors) INLINE {
+                dispatch<tile_rows>(int(std::min<int64_t>(tile_rows, panels.in - i)), [&](auto r) INLINE {
                     float* target[r];
                     const float* values[r];
                     unroll<r>([&](auto k) INLINE {
-                        target[k] = total + (i + k) * blocks.out + column;
+                        target[k] = total + (i + k) * panels.out + column;
                         values[k] = v + i + k;
                     });
                     Tile<r, vectors> tile;
                     tile.load_from(target);
-                    for (int64_t row = 0; row < rows; ++row) tile.multiply_add(values, row * blocks.in, m + row * blocks.out + column);
+                    for (int64_t row = 0; row < rows; ++row)
+                        tile.multiply_add(values, row * panels.in, m + row * panels.out + column);
                     tile.store_to(target);
                 });
             });
         }
 }
 
-// dw (9, in, out) = Gᵀ dU G, dU summed over the parts: du (parts, place, in, out).
-void finish_weight_gradient(float* dw, const float* du, int64_t parts, const Blocks& blocks) {
-    const int64_t size = blocks.in * blocks.out;
-    parallel_tasks(blocks.in, [&](int64_t i) {
-        for (int64_t column = 0; column < blocks.out; column += lanes) {
-            const float* source = du + i * blocks.out + column;
-            Vector u[places], half[18], g[9];
-            for (int64_t place = 0; place < places; ++place) {
-                u[place] = load(source + place * size);
-                for (int64_t part = 1; part < parts; ++part) u[place] += load(source + (part * places + place) * size);
+// dw (9, in, out) = Gᵀ dU G, dU summed over the parts: du (parts, ξ, in, out).
+void finish_weight_gradient(float* dw, const float* du, int64_t parts, const Panels& panels) {
+    const int64_t size = panels.in * panels.out;
+    parallel_dynamic(panels.in, [&](int64_t i) {
+        for (int64_t column = 0; column < panels.out; column += lanes) {
+            const float* source = du + i * panels.out + column;
+            Vector u[points], half[18], g[9];
+            for (int64_t xi = 0; xi < points; ++xi) {
+                u[xi] = load(source + xi * size);
+                for (int64_t part = 1; part < parts; ++part) u[xi] += load(source + (part * points + xi) * size);
             }
             for (int r = 0; r < 6; ++r) transform_weight_adjoint(half + 3 * r, u + 6 * r, 1, 1);
             for (int c = 0; c < 3; ++c) transform_weight_adjoint(g + c, half + c, 3, 3);
-            for (int tap = 0; tap < 9; ++tap) store(dw + tap * size + i * blocks.out + column, g[tap]);
+            for (int tap = 0; tap < 9; ++tap) store(dw + tap * size + i * panels.out + column, g[tap]);
         }
     });
 }
 
 // Tiles that are worked on together: V and M of these should stay in the second-level cache.
 int64_t tiles_per_task(int64_t in, int64_t out) {
-    const int64_t fitting = 98304 / (places * (in + out));  // 384 KiB of floats
+    const int64_t fitting = 98304 / (points * (in + out));  // 384 KiB of floats
     return std::clamp<int64_t>(fitting / tile_rows * tile_rows, 4 * tile_rows, 16 * tile_rows);
 }
 
-// y (batch, height, width, blocks.out) from x (…, blocks.in) and U.
-void convolve(float* y, const float* x, const float* u, const Epilogue& epilogue, const ConvShape& s, const Blocks& blocks, bool relu) {
+// y (batch, height, width, panels.out) from x (…, panels.in) and U.
+void convolve(float* y, const float* x, const float* u, const Epilogue& epilogue, const ConvShape& s,
+              const Panels& panels, bool relu) {
     const Tiling tiling(s.height, s.width);
-    const int64_t weights = blocks.in * blocks.out, tiles = s.batch * tiling.per_image(), group = tiles_per_task(blocks.in, blocks.out);
-    // Places lie a multiple of the group apart, and one cache line more: a tile's 36 places must not share a few sets of the cache.
-    const int64_t v_step = group * blocks.in + lanes, m_step = group * blocks.out + lanes;
-    parallel_tasks((tiles + group - 1) / group, [&](int64_t task) {
+    const int64_t weights = panels.in * panels.out, tiles = s.batch * tiling.per_image(),
+                  group = tiles_per_task(panels.in, panels.out);
+    // Places lie a multiple of the group apart, and one cache line more: a tile's 36 points must not share a few sets
+    // of the cache.
+    const int64_t v_step = group * panels.in + lanes, m_step = group * panels.out + lanes;
+    parallel_dynamic((tiles + group - 1) / group, [&](int64_t task) {
         const int64_t first = task * group, count = std::min(group, tiles - first);
-        float *v = scratch<1>(places * v_step + blocks.in), *m = scratch<2>(places * m_step), *zeros = v + places * v_step;
-        std::fill(zeros, zeros + blocks.in, 0.0f);
+        float *v = workspace<1>(points * v_step + panels.in), *m = workspace<2>(points * m_step),
+              *zeros = v + points * v_step;
+        std::fill(zeros, zeros + panels.in, 0.0f);
         for (int64_t tile = 0; tile < count; ++tile) {
-            const float* image = x + tiling.image(first + tile) * s.height * s.width * blocks.in;
-            (relu ? gather_tile<true> : gather_tile<false>)(v + tile * blocks.in, v_step, image, zeros, tiling, first + tile, blocks.in);
+            const float* image = x + tiling.image(first + tile) * s.height * s.width * panels.in;
+            (relu ? gather_tile<true> : gather_tile<false>)(v + tile * panels.in, v_step, image, zeros, tiling,
+                                                            first + tile, panels.in);
         }
-        for (int64_t place = 0; place < places; ++place)
-            for (int64_t block = 0; block < blocks.count(); ++block) {
-                const int64_t column = block * blocks.block_width();
-                block_product(m + place * m_step + column, blocks.out, v + place * v_step, blocks.in, count, blocks.in,
-                              blocks.vectors(block), u + place * weights + column * blocks.in);
+        for (int64_t xi = 0; xi < points; ++xi)
+            for (int64_t panel = 0; panel < panels.count(); ++panel) {
+                const int64_t column = panel * panels.panel_width();
+                panel_product(m + xi * m_step + column, panels.out, v + xi * v_step, panels.in, count, panels.in,
+                              panels.vectors(panel), u + xi * weights + column * panels.in);
             }
         for (int64_t tile = 0; tile < count; ++tile)
-            scatter_tile(y, m + tile * blocks.out, m_step, epilogue, tiling, first + tile, blocks.out);
+            scatter_tile(y, m + tile * panels.out, m_step, epilogue, tiling, first + tile, panels.out);
     });
 }
 
 }  // namespace
 
-bool winograd_applies(const ConvShape& s) {
-    return s.kernel == 3 && s.stride == 1 && s.padding == 1 && !s.pool && s.in % lanes == 0 && s.out % lanes == 0 && s.height >= 4 && s.width >= 4;
-}
-
-void winograd(float* y, const float* x, const float* w, const float* bias, const float* addend, const ConvShape& s) {
-    static const char maker = 0;
-    const Blocks blocks(s.in, s.out);
-    const float* u = prepared_weights(&maker, s.weights, places * s.in * s.out,
-                                      [&](float* made) { transform_weights(made, w, blocks, transform_weight); });
-    convolve(y, x, u, {bias, nullptr, addend}, s, blocks, s.relu);
+void winograd(float* y, const float* x, const float* w, const float* bias, const float* residual, const ConvShape& s) {
+    static const char tag = 0;
+    const Panels panels(s.in, s.out);
+    const float* u = packed_weights(&tag, w, points * s.in * s.out,
+                                    [&](float* made) { transform_weights(made, w, panels, transform_weight); });
+    convolve(y, x, u, {bias, nullptr, residual}, s, panels, s.relu);
 }
 
 // A convolution with the taps in reverse and the channels exchanged.
-void winograd_backward_input(float* dx, const float* dy, const float* w, const float* x, const float* addend, const ConvShape& s) {
-    static const char maker = 0;
-    const Blocks blocks(s.out, s.in);
-    const float* u = prepared_weights(&maker, s.weights, places * s.in * s.out, [&](float* made) {
-        float* turned = scratch<0>(9 * s.in * s.out);
-        for (int64_t tap = 0; tap < 9; ++tap) exchange_channels(turned + tap * s.in * s.out, w + (8 - tap) * s.in * s.out, s.in, s.out);
-        transform_weights(made, turned, blocks, transform_weight);
+void winograd_backward_input(float* dx, const float* dy, const float* w, const float* x, const float* residual,
+                             const ConvShape& s) {
+    static const char tag = 0;
+    const Panels panels(s.out, s.in);
+    const float* u = packed_weights(&tag, w, points * s.in * s.out, [&](float* made) {
+        float* transposed_w = workspace<0>(9 * s.in * s.out);
+        for (int64_t tap = 0; tap < 9; ++tap)
+            transpose_io(transposed_w + tap * s.in * s.out, w + (8 - tap) * s.in * s.out, s.in, s.out);
+        transform_weights(made, transposed_w, panels, transform_weight);
     });
-    convolve(dx, dy, u, {nullptr, s.relu ? x : nullptr, addend}, s, blocks, false);
+    convolve(dx, dy, u, {nullptr, s.relu ? x : nullptr, residual}, s, panels, false);
 }
 
-// Y = Aᵀ[U ⊙ V] A has dU_ξ = V_ξᵀ (A dY Aᵀ)_ξ, summed over tiles, and U = G g Gᵀ has dg = Gᵀ dU G. The batch is cut into parts, each with a
-// sum of its own; their number depends on the shape alone, never on the threads.
+// Y = Aᵀ[U ⊙ V] A has dU_ξ = V_ξᵀ (A dY Aᵀ)_ξ, summed over tiles, and U = G g Gᵀ has dg = Gᵀ dU G. The batch is cut
+// into parts, each with a sum of its own; their number depends on the shape alone, never on the threads.
 void winograd_backward_weight(float* dw, const float* x, const float* dy, const ConvShape& s) {
-    const Blocks blocks(s.in, s.out);
+    const Panels panels(s.in, s.out);
     const Tiling tiling(s.height, s.width);
-    const int64_t size = places * s.in * s.out, parts = std::clamp<int64_t>((int64_t(1) << 24) / size, 1, std::min<int64_t>(s.batch, 8)), group = tiles_per_task(s.in, s.out);
+    const int64_t size = points * s.in * s.out,
+                  parts = std::clamp<int64_t>((int64_t(1) << 24) / size, 1, std::min<int64_t>(s.batch, 8)),
+                  group = tiles_per_task(s.in, s.out);
     const int64_t v_step = group * s.in + lanes, m_step = group * s.out + lanes;
-    float* du = scratch<0>(parts * size);
-    parallel_tasks(parts, [&](int64_t part) {
-        float *total = du + part * size, *v = scratch<1>(places * v_step + s.in), *m = scratch<2>(places * m_step), *zeros = v + places * v_step;
+    float* du = workspace<0>(parts * size);
+    parallel_dynamic(parts, [&](int64_t part) {
+        float *total = du + part * size, *v = workspace<1>(points * v_step + s.in), *m = workspace<2>(points * m_step),
+              *zeros = v + points * v_step;
         std::fill(total, total + size, 0.0f);
         std::fill(zeros, zeros + s.in, 0.0f);
         const int64_t end = s.batch * (part + 1) / parts * tiling.per_image();
@@ -267,14 +281,15 @@ void winograd_backward_weight(float* dw, const float* x, const float* dy, const 
             const int64_t count = std::min(group, end - first);
             for (int64_t tile = 0; tile < count; ++tile) {
                 const float* image = x + tiling.image(first + tile) * s.height * s.width * s.in;
-                (s.relu ? gather_tile<true> : gather_tile<false>)(v + tile * s.in, v_step, image, zeros, tiling, first + tile, s.in);
+                (s.relu ? gather_tile<true> : gather_tile<false>)(v + tile * s.in, v_step, image, zeros, tiling,
+                                                                  first + tile, s.in);
                 gather_gradient(m + tile * s.out, m_step, dy, tiling, first + tile, s.out);
             }
-            for (int64_t place = 0; place < places; ++place)
-                add_products(total + place * s.in * s.out, v + place * v_step, m + place * m_step, count, blocks);
+            for (int64_t xi = 0; xi < points; ++xi)
+                add_products(total + xi * s.in * s.out, v + xi * v_step, m + xi * m_step, count, panels);
         }
     });
-    finish_weight_gradient(dw, du, parts, blocks);
+    finish_weight_gradient(dw, du, parts, panels);
 }
 
-}  // namespace dualmcmc::DEVICE_NAMESPACE
+}  // namespace dualmcmc::DEVICE_NAMESPACE::fast

@@ -1,21 +1,26 @@
-// 3×3 convolution at stride 1 followed by 2×2 mean pooling, with 81 products for 16 results where the direct sum has 144 (winograd.h).
+// 3×3 convolution at stride 1 followed by 2×2 mean pooling, with 81 products for 16 results where the direct sum has
+// 144 (winograd.h).
 //
-// In one dimension let b[i] = ½ (x[i-1] + x[i]) be the box-filtered input. Pooling and convolution commute (conv.cu, boxed):
+// In one dimension let b[i] = ½ (x[i-1] + x[i]) be the box-filtered input. Pooling and convolution commute (conv.cu,
+// boxed):
 //   y[j] = g0 b[2j] + g1 b[2j+1] + g2 b[2j+2],
-// a two-tap filter (g0, g2) over the even b and a one-tap filter g1 over the odd ones. The first is F(4, 2): four results over five
-// inputs e with five products, Aᵀ[(G (g0, g2)) ⊙ (Bᵀ e)] at the points 0, 1, -1, 2, ∞ (as winograd.cu's); the second takes four. So with
+// a two-tap filter (g0, g2) over the even b and a one-tap filter g1 over the odd ones. The first is F(4, 2): four
+// results over five inputs e with five products, Aᵀ[(G (g0, g2)) ⊙ (Bᵀ e)] at the points 0, 1, -1, 2, ∞ (as
+// winograd.cu's); the second takes four. So with
 //   T = diag(Bᵀ, 1) on the nine b of a tile, sorted (even, odd);  S = (G; g1) on the taps;  R = (Aᵀ, 1):
 //   Y = R [(S g Sᵀ) ⊙ (T b Tᵀ)] Rᵀ  for 4×4 results over 10×10 values of x, in two dimensions.
-// Of the 9×9 places of T b Tᵀ the four odd ones in a row share their weights: 6×6 different products, in which an odd place stands
-// for four rows. The gradient of x is the adjoint: Tᵀ[(S g Sᵀ)ᵀ (Rᵀ dY R)] T, tile by tile, summed where tiles overlap.
+// Of the 9×9 points of T b Tᵀ the four odd ones in a row share their weights: 6×6 different products, in which an odd
+// point stands for four rows. The gradient of x is the adjoint: Tᵀ[(S g Sᵀ)ᵀ (Rᵀ dY R)] T, tile by tile, summed where
+// tiles overlap.
+#include "cpu/fast/algorithms.h"
 #include "cpu/fast/tiles.h"
-#include "cpu/fast/winograd.h"
 
-namespace dualmcmc::DEVICE_NAMESPACE {
+namespace dualmcmc::DEVICE_NAMESPACE::fast {
 
 namespace {
 
-constexpr int even = 5, distinct = 6, line = 9, patch = 10;  // F(4, 2)'s places; with the odd one; of a row of a tile; values of x under it
+constexpr int even = 5, distinct = 6, line = 9,
+              patch = 10;  // F(4, 2)'s points; with the odd one; of a row of a tile; values of x under it
 
 // Bᵀ of five values, `step` apart; the adjoint, B; Aᵀ: four from five; its adjoint, A.
 INLINE inline void transform_input(Vector* y, const Vector* e, int step, int from) {
@@ -61,14 +66,15 @@ INLINE inline void transform_weight(Vector* u, const Vector* g, int to, int from
     u[5 * to] = g1;
 }
 
-// Where a task's tiles keep their 81 values: product after product, in each (copy, tile, channel), one cache line between products.
-struct Places {
+// Where a task's tiles keep their 81 values: product after product, in each (copy, tile, channel), one cache line
+// between products.
+struct Points {
     int64_t tiles, channels;
-    int64_t offset[line * line];           // of a place's first tile
+    int64_t offset[line * line];             // of a point's first tile
     int64_t start[distinct * distinct + 1];  // of a product's rows
     static int64_t copies(int p) { return p == even ? 4 : 1; }
     int64_t rows(int product) const { return copies(product / distinct) * copies(product % distinct) * tiles; }
-    Places(int64_t tiles_, int64_t channels_) : tiles(tiles_), channels(channels_) {
+    Points(int64_t tiles_, int64_t channels_) : tiles(tiles_), channels(channels_) {
         start[0] = 0;
         for (int product = 0; product < distinct * distinct; ++product)
             start[product + 1] = start[product] + rows(product) * channels + lanes;
@@ -86,7 +92,8 @@ struct Places {
 struct Tiling {
     int64_t height, width, rows, columns, images_per_task;  // of x; tiles in an image
     explicit Tiling(const ConvShape& s)
-        : height(s.height), width(s.width), rows(height / 8), columns(width / 8), images_per_task(std::max<int64_t>(1, 16 / (rows * columns))) {}
+        : height(s.height), width(s.width), rows(height / 8), columns(width / 8),
+          images_per_task(std::max<int64_t>(1, 16 / (rows * columns))) {}
     int64_t per_image() const { return rows * columns; }
 };
 
@@ -110,14 +117,17 @@ INLINE inline void load_row(Vector* x, const float* source, int64_t step, bool i
 
 // T b Tᵀ of one tile of x (or max(x, 0)) at (row, column) of its image, whose border is zero.
 template <bool relu>
-void gather_input(float* v, const Places& places, const float* image, const Tiling& tiling, int64_t row, int64_t column, int64_t channels) {
+void gather_input(float* v, const Points& points, const float* image, const Tiling& tiling, int64_t row, int64_t column,
+                  int64_t channels) {
     const bool left = column == 0, right = column + 1 == tiling.columns;
     for (int64_t channel = 0; channel < channels; channel += lanes) {
         const float* source = image + ((8 * row - 1) * tiling.width + 8 * column - 1) * channels + channel;
-        Vector rows[line * line], above[line];  // b Tᵀ, its rows sorted (even, odd); sums of neighbours in the row above
+        Vector rows[line * line],
+            above[line];  // b Tᵀ, its rows sorted (even, odd); sums of neighbours in the row above
         unroll<patch>([&](auto r) INLINE {
             Vector x[patch], b[line];
-            load_row<relu>(x, source + r * tiling.width * channels, channels, !(r == 0 && row == 0) && !(r == patch - 1 && row + 1 == tiling.rows), left, right);
+            load_row<relu>(x, source + r * tiling.width * channels, channels,
+                           !(r == 0 && row == 0) && !(r == patch - 1 && row + 1 == tiling.rows), left, right);
             unroll<line>([&](auto c) INLINE {
                 const Vector pair = x[c] + x[c + 1];
                 b[c] = above[c] + pair;
@@ -132,19 +142,22 @@ void gather_input(float* v, const Places& places, const float* image, const Tili
         unroll<line>([&](auto c) INLINE {
             Vector out[even];
             transform_input(out, rows + c, 1, line);
-            unroll<even>([&](auto r) INLINE { store(v + places.offset[r * line + c] + channel, out[r]); });
-            unroll<line - even>([&](auto r) INLINE { store(v + places.offset[(even + r) * line + c] + channel, rows[(even + r) * line + c]); });
+            unroll<even>([&](auto r) INLINE { store(v + points.offset[r * line + c] + channel, out[r]); });
+            unroll<line - even>([&](auto r) INLINE {
+                store(v + points.offset[(even + r) * line + c] + channel, rows[(even + r) * line + c]);
+            });
         });
     }
 }
 
-// Y = R M Rᵀ into one tile; `corner` is the place of its first result.
-void scatter_output(float* y, const float* m, const Places& places, const Epilogue& epilogue, int64_t corner, int64_t row_step, int64_t channels) {
+// Y = R M Rᵀ into one tile; `corner` is the offset of its first result.
+void scatter_output(float* y, const float* m, const Points& points, const Epilogue& epilogue, int64_t corner,
+                    int64_t row_step, int64_t channels) {
     for (int64_t channel = 0; channel < channels; channel += lanes) {
         Vector half[4 * line];  // R M
         unroll<line>([&](auto c) INLINE {
             Vector in[line];
-            unroll<line>([&](auto r) INLINE { in[r] = load(m + places.offset[r * line + c] + channel); });
+            unroll<line>([&](auto r) INLINE { in[r] = load(m + points.offset[r * line + c] + channel); });
             transform_output(half + c, in, 1, line);
             unroll<4>([&](auto r) INLINE { half[r * line + c] += in[even + r]; });
         });
@@ -152,15 +165,15 @@ void scatter_output(float* y, const float* m, const Places& places, const Epilog
             Vector out[4];
             transform_output(out, half + r * line, 1, 1);
             unroll<4>([&](auto c) INLINE {
-                const int64_t place = corner + r * row_step + c * channels + channel;
-                store(y + place, epilogue(out[c] + half[r * line + even + c], channel, place));
+                const int64_t offset = corner + r * row_step + c * channels + channel;
+                store(y + offset, epilogue(out[c] + half[r * line + even + c], channel, offset));
             });
         });
     }
 }
 
 // Rᵀ dY R of one tile, whose first value lies at dy.
-void gather_gradient(float* m, const Places& places, const float* dy, int64_t row_step, int64_t channels) {
+void gather_gradient(float* m, const Points& points, const float* dy, int64_t row_step, int64_t channels) {
     for (int64_t channel = 0; channel < channels; channel += lanes) {
         Vector half[4 * line];  // dY R
         unroll<4>([&](auto r) INLINE {
@@ -171,31 +184,37 @@ void gather_gradient(float* m, const Places& places, const float* dy, int64_t ro
         unroll<line>([&](auto c) INLINE {
             Vector out[even];
             transform_output_adjoint(out, half + c, 1, line);
-            unroll<even>([&](auto r) INLINE { store(m + places.offset[r * line + c] + channel, out[r]); });
-            unroll<4>([&](auto r) INLINE { store(m + places.offset[(even + r) * line + c] + channel, half[r * line + c]); });
+            unroll<even>([&](auto r) INLINE { store(m + points.offset[r * line + c] + channel, out[r]); });
+            unroll<4>([&](auto r)
+                          INLINE { store(m + points.offset[(even + r) * line + c] + channel, half[r * line + c]); });
         });
     }
 }
 
-// Tᵀ V T and the box filter's adjoint: the 10×10 values under a tile. The last two of its rows and columns lie under the next tiles as
-// well; they are carried there, and added. The tiles of an image come row by row; each stores what is then complete.
+// Tᵀ V T and the box filter's adjoint: the 10×10 values under a tile. The last two of its rows and columns lie under
+// the next tiles as well; they are carried there, and added. The tiles of an image come row by row; each stores what is
+// then complete.
 struct Carry {
     float *below, *right;  // (2, width + 2, channels), (10, 2, channels)
     static int64_t below_size(const Tiling& tiling, int64_t channels) { return 2 * (tiling.width + 2) * channels; }
     static int64_t right_size(int64_t channels) { return patch * 2 * channels; }
 };
 
-void put_input_gradient(float* dx, const float* v, const Places& places, const Epilogue& epilogue, const Carry& carry, const Tiling& tiling,
-                        int64_t image, int64_t row, int64_t column, int64_t channels) {
+void put_input_gradient(float* dx, const float* v, const Points& points, const Epilogue& epilogue, const Carry& carry,
+                        const Tiling& tiling, int64_t image, int64_t row, int64_t column, int64_t channels) {
     const bool last_row = row + 1 == tiling.rows, last_column = column + 1 == tiling.columns;
-    const int64_t corner = ((image * tiling.height + 8 * row - 1) * tiling.width + 8 * column - 1) * channels, row_step = tiling.width * channels;
+    const int64_t corner = ((image * tiling.height + 8 * row - 1) * tiling.width + 8 * column - 1) * channels,
+                  row_step = tiling.width * channels;
     for (int64_t channel = 0; channel < channels; channel += lanes) {
-        Vector rows[line * line], above[patch] = {};  // Tᵀ V, its rows in order; of the row of b above, what the box filter's adjoint gives
+        Vector rows[line * line],
+            above[patch] = {};  // Tᵀ V, its rows in order; of the row of b above, what the box filter's adjoint gives
         unroll<line>([&](auto c) INLINE {
             Vector in[even];
-            unroll<even>([&](auto r) INLINE { in[r] = load(v + places.offset[r * line + c] + channel); });
+            unroll<even>([&](auto r) INLINE { in[r] = load(v + points.offset[r * line + c] + channel); });
             transform_input_adjoint(rows + c, in, 1, 2 * line);
-            unroll<line - even>([&](auto r) INLINE { rows[(2 * r + 1) * line + c] = load(v + places.offset[(even + r) * line + c] + channel); });
+            unroll<line - even>([&](auto r) INLINE {
+                rows[(2 * r + 1) * line + c] = load(v + points.offset[(even + r) * line + c] + channel);
+            });
         });
         unroll<patch>([&](auto r) INLINE {
             Vector b[line + 2] = {};  // this row of b, with a zero before and after; none is left at the end
@@ -215,20 +234,21 @@ void put_input_gradient(float* dx, const float* v, const Places& places, const E
                 if (!complete) return store(below, value);
                 if (r < 2 && row > 0) value += load(below);
                 if (!inside || (c == 0 && column == 0) || c == patch - 1) return;
-                const int64_t place = corner + r * row_step + c * channels + channel;
-                store(dx + place, epilogue(value, channel, place));
+                const int64_t offset = corner + r * row_step + c * channels + channel;
+                store(dx + offset, epilogue(value, channel, offset));
             });
         });
     }
 }
 
 // m = v · U, product by product.
-void multiply(float* m, const Places& to, const float* v, const Places& from, const float* u, const Blocks& blocks) {
+void multiply(float* m, const Points& to, const float* v, const Points& from, const float* u, const Panels& panels) {
     for (int product = 0; product < distinct * distinct; ++product)
-        for (int64_t block = 0; block < blocks.count(); ++block) {
-            const int64_t column = block * blocks.block_width();
-            block_product(m + to.start[product] + column, blocks.out, v + from.start[product], blocks.in, from.rows(product), blocks.in,
-                          blocks.vectors(block), u + product * blocks.in * blocks.out + column * blocks.in);
+        for (int64_t panel = 0; panel < panels.count(); ++panel) {
+            const int64_t column = panel * panels.panel_width();
+            panel_product(m + to.start[product] + column, panels.out, v + from.start[product], panels.in,
+                          from.rows(product), panels.in, panels.vectors(panel),
+                          u + product * panels.in * panels.out + column * panels.in);
         }
 }
 
@@ -236,26 +256,25 @@ constexpr int64_t products = distinct * distinct;
 
 }  // namespace
 
-bool pooled_applies(const ConvShape& s) {
-    return s.pool && s.in % lanes == 0 && s.out % lanes == 0 && s.height % 8 == 0 && s.width % 8 == 0;
-}
-
-void pooled(float* y, const float* x, const float* w, const float* bias, const float* addend, const ConvShape& s) {
-    static const char maker = 0;
-    const Blocks blocks(s.in, s.out);
-    const float* u = prepared_weights(&maker, s.weights, products * s.in * s.out,
-                                      [&](float* made) { transform_weights(made, w, blocks, transform_weight); });
+void winograd_avgpool(float* y, const float* x, const float* w, const float* bias, const float* residual,
+                      const ConvShape& s) {
+    static const char tag = 0;
+    const Panels panels(s.in, s.out);
+    const float* u = packed_weights(&tag, w, products * s.in * s.out,
+                                    [&](float* made) { transform_weights(made, w, panels, transform_weight); });
     const Tiling tiling(s);
     const int64_t row_step = s.out_width() * s.out;
-    const Epilogue epilogue{bias, nullptr, addend};
-    parallel_tasks((s.batch + tiling.images_per_task - 1) / tiling.images_per_task, [&](int64_t task) {
+    const Epilogue epilogue{bias, nullptr, residual};
+    parallel_dynamic((s.batch + tiling.images_per_task - 1) / tiling.images_per_task, [&](int64_t task) {
         const int64_t first = task * tiling.images_per_task, images = std::min(tiling.images_per_task, s.batch - first);
-        const Places from(images * tiling.per_image(), s.in), to(from.tiles, s.out);
-        float *v = scratch<1>(from.size()), *m = scratch<2>(to.size());
+        const Points from(images * tiling.per_image(), s.in), to(from.tiles, s.out);
+        float *v = workspace<1>(from.size()), *m = workspace<2>(to.size());
         for_each_tile(tiling, first, images, [&](int64_t tile, int64_t image, int64_t row, int64_t column) {
-            (s.relu ? gather_input<true> : gather_input<false>)(v + tile * s.in, from, x + image * s.height * s.width * s.in, tiling, row, column, s.in);
+            (s.relu ? gather_input<true> : gather_input<false>)(v + tile * s.in, from,
+                                                                x + image * s.height * s.width * s.in, tiling, row,
+                                                                column, s.in);
         });
-        multiply(m, to, v, from, u, blocks);
+        multiply(m, to, v, from, u, panels);
         for_each_tile(tiling, first, images, [&](int64_t tile, int64_t image, int64_t row, int64_t column) {
             const int64_t corner = (image * s.out_height() + 4 * row) * row_step + 4 * column * s.out;
             scatter_output(y, m + tile * s.out, to, epilogue, corner, row_step, s.out);
@@ -263,31 +282,34 @@ void pooled(float* y, const float* x, const float* w, const float* bias, const f
     });
 }
 
-void pooled_backward_input(float* dx, const float* dy, const float* w, const float* x, const float* addend, const ConvShape& s) {
-    static const char maker = 0;
-    const Blocks blocks(s.out, s.in);
-    const float* u = prepared_weights(&maker, s.weights, products * s.in * s.out, [&](float* made) {
-        float* turned = scratch<0>(9 * s.in * s.out);
-        for (int64_t tap = 0; tap < 9; ++tap) exchange_channels(turned + tap * s.in * s.out, w + tap * s.in * s.out, s.in, s.out);
-        transform_weights(made, turned, blocks, transform_weight);
+void winograd_avgpool_backward_input(float* dx, const float* dy, const float* w, const float* x, const float* residual,
+                                     const ConvShape& s) {
+    static const char tag = 0;
+    const Panels panels(s.out, s.in);
+    const float* u = packed_weights(&tag, w, products * s.in * s.out, [&](float* made) {
+        float* transposed_w = workspace<0>(9 * s.in * s.out);
+        for (int64_t tap = 0; tap < 9; ++tap)
+            transpose_io(transposed_w + tap * s.in * s.out, w + tap * s.in * s.out, s.in, s.out);
+        transform_weights(made, transposed_w, panels, transform_weight);
     });
     const Tiling tiling(s);
     const int64_t dy_step = s.out_width() * s.out;
-    const Epilogue epilogue{nullptr, s.relu ? x : nullptr, addend};
-    parallel_tasks((s.batch + tiling.images_per_task - 1) / tiling.images_per_task, [&](int64_t task) {
+    const Epilogue epilogue{nullptr, s.relu ? x : nullptr, residual};
+    parallel_dynamic((s.batch + tiling.images_per_task - 1) / tiling.images_per_task, [&](int64_t task) {
         const int64_t first = task * tiling.images_per_task, images = std::min(tiling.images_per_task, s.batch - first);
-        const Places from(images * tiling.per_image(), s.out), to(from.tiles, s.in);
-        float *m = scratch<1>(from.size()), *v = scratch<2>(to.size());
-        float* below = scratch<3>(Carry::below_size(tiling, s.in) + Carry::right_size(s.in));
+        const Points from(images * tiling.per_image(), s.out), to(from.tiles, s.in);
+        float *m = workspace<1>(from.size()), *v = workspace<2>(to.size());
+        float* below = workspace<3>(Carry::below_size(tiling, s.in) + Carry::right_size(s.in));
         const Carry carry{below, below + Carry::below_size(tiling, s.in)};
         for_each_tile(tiling, first, images, [&](int64_t tile, int64_t image, int64_t row, int64_t column) {
-            gather_gradient(m + tile * s.out, from, dy + (image * s.out_height() + 4 * row) * dy_step + 4 * column * s.out, dy_step, s.out);
+            gather_gradient(m + tile * s.out, from,
+                            dy + (image * s.out_height() + 4 * row) * dy_step + 4 * column * s.out, dy_step, s.out);
         });
-        multiply(v, to, m, from, u, blocks);
+        multiply(v, to, m, from, u, panels);
         for_each_tile(tiling, first, images, [&](int64_t tile, int64_t image, int64_t row, int64_t column) {
             put_input_gradient(dx, v + tile * s.in, to, epilogue, carry, tiling, image, row, column, s.in);
         });
     });
 }
 
-}  // namespace dualmcmc::DEVICE_NAMESPACE
+}  // namespace dualmcmc::DEVICE_NAMESPACE::fast

@@ -1,0 +1,37 @@
+// The caching allocator behind Tensor: freed blocks wait, by size, for the next tensor. After the first iteration
+// nothing is allocated.
+#pragma once
+#include <cstdint>
+#include <memory>
+
+namespace dualmcmc {
+
+// Uninitialised device memory for n floats; the last owner gives it back to the pool. Fails, saying what to do, where
+// there is none.
+std::shared_ptr<float> pool_allocate(int64_t n);
+
+// What the pool has asked of the devices since start: grows until every size has been seen once, then no more.
+int64_t pool_allocations();
+int64_t pool_bytes();
+
+// A private pool: blocks freed by tensors made under Use are reused only by tensors made under Use.
+class PrivatePool {
+public:
+    PrivatePool();
+    ~PrivatePool();  // gives its blocks to the pool
+    PrivatePool(const PrivatePool&) = delete;
+    PrivatePool& operator=(const PrivatePool&) = delete;
+
+    class Use {
+    public:
+        explicit Use(const PrivatePool& memory);
+        ~Use();
+        Use(const Use&) = delete;
+        Use& operator=(const Use&) = delete;
+    };
+
+private:
+    std::shared_ptr<struct FreeBlocks> free_;
+};
+
+}  // namespace dualmcmc
