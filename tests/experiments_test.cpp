@@ -513,7 +513,7 @@ TEST_F(Experiments, OodCountsAllPairs) {
     std::vector<float> x(3 * 3072);
     gather_batch(load_dataset(in("images.npy"), 32, 0).held_out, {0, 1, 2}, {}, x.data());
     NoGrad no_grad;
-    const std::vector<float> energy = models.ebm(Var(Tensor::from_host({3, 32, 32, 3}, x))).value().to_host();
+    const std::vector<float> energy = models.ebm.forward(Var(Tensor::from_host({3, 32, 32, 3}, x))).value().to_host();
     for (size_t i = 0; i < 3; ++i) EXPECT_NEAR(scores[0][i], energy[i], 1e-5 * std::abs(energy[i]) + 1e-6) << i;
 }
 

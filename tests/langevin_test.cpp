@@ -495,7 +495,7 @@ TEST_P(NetworkChain, EnergyGradientIsTheNetworks) {
         const Tensor x = random_tensor({batch, side, side, 3}, uint32_t(30 + batch));
         Models direct(settings_, 4);
         const Var image(x);
-        const Var energy = direct.ebm(image);
+        const Var energy = direct.ebm.forward(image);
         backward(energy, {image});
         for (const int threads : {1, 3}) {
             const WithThreads with(threads);
@@ -528,7 +528,7 @@ TEST_P(NetworkChain, XChainWithoutNoiseIsGradientDescent) {
     Values x = start.to_host();
     for (size_t k = 0; k < 4; ++k) {
         const Var image(Tensor::from_host(start.shape(), x));
-        const Var energy = direct.ebm(image);
+        const Var energy = direct.ebm.forward(image);
         double total = 0;
         for (const float e : energy.value().to_host()) total += double(e);
         backward(energy, {image});

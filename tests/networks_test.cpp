@@ -115,7 +115,7 @@ protected:
     void check_energy() {
         const Var x(given("x", image));
         EnergyModel& energy = models->ebm;
-        const Var e = energy(x);
+        const Var e = energy.forward(x);
         expect_stored("energy", scalars, e.value());
         std::vector<Var> wanted = energy.state.parameters();
         wanted.push_back(x);

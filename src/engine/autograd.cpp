@@ -32,7 +32,7 @@ void Var::accumulate(Tensor gradient) const {
         total = gradient.reshaped(node_->value.shape());
         return;
     }
-    // The first gradient may be shared with another input of the same op: write in place only what is ours alone.
+    // The first gradient may be shared with another input of the same op: write in place only if nobody else holds it.
     Tensor sum = total.unique() ? total : Tensor(total.shape());
     backend().add(sum.data(), total.data(), gradient.data(), total.size());
     total = sum;
@@ -54,30 +54,30 @@ Var record(Tensor value, std::vector<Var> inputs, std::function<void(const Tenso
 }
 
 namespace {
-// Leaves no tape and no wanted leaf behind, also where an op throws.
+// Leaves no tape and no required gradient behind, also when an op throws.
 struct EndOfWalk {
-    const std::vector<Var>& wanted;
+    const std::vector<Var>& inputs;
     ~EndOfWalk() {
         for (const auto& node : tape) {
             node->grad = {};
             node->requires_grad = false;
         }
         tape.clear();
-        for (const Var& leaf : wanted) leaf.node()->requires_grad = false;
+        for (const Var& leaf : inputs) leaf.node()->requires_grad = false;
     }
 };
 }  // namespace
 
-void backward(const Var& loss, const std::vector<Var>& wanted, Tensor grad_output) {
+void backward(const Var& loss, const std::vector<Var>& inputs, Tensor grad_output) {
     CHECK(recording);
-    const EndOfWalk end{wanted};
-    for (const Var& leaf : wanted) leaf.node()->requires_grad = true;
+    const EndOfWalk end{inputs};
+    for (const Var& leaf : inputs) leaf.node()->requires_grad = true;
     for (const auto& node : tape)
         node->requires_grad = std::any_of(node->inputs.begin(), node->inputs.end(),
                                           [](const Var& input) { return input.requires_grad(); });
     if (!grad_output.defined()) grad_output = Tensor::full(loss.shape(), 1);
     if (loss.requires_grad()) loss.accumulate(grad_output);
-    // From the end; what a node holds for its backward is freed as soon as it has been used.
+    // From the end. What a node keeps for its backward is freed as soon as it has been used.
     while (!tape.empty()) {
         const std::shared_ptr<Node> node = std::move(tape.back());
         tape.pop_back();

@@ -1,8 +1,8 @@
 // Reverse-mode differentiation on a tape.
 //
 // Each op (ops.h) computes its value and records, in order of creation, how its inputs' gradients follow from its own.
-// backward() walks the tape once, from the end. Only what is wanted is computed: a gradient flows along a path only if
-// the path leads to a variable in `wanted`, so a Langevin step, which wants ∂/∂x alone, runs no weight-gradient kernel.
+// backward() walks the tape once, from the end. A gradient flows only along paths that lead to a variable in `inputs`:
+// a Langevin step, which needs ∂/∂x alone, runs no weight-gradient kernel.
 #pragma once
 #include <functional>
 #include <vector>
@@ -25,13 +25,14 @@ public:
     int64_t dim(int64_t axis) const { return value().dim(axis); }
     float item() const { return value().item(); }
 
-    const Tensor& grad() const;  // undefined before backward, or where it was not wanted
+    const Tensor& grad() const;  // undefined before backward, or if it was not required
     void clear_grad() const;
 
-    // For the backward functions of ops: is this input's gradient asked for; and add to it.
+    // For the backward functions of ops. During backward(): whether this value's gradient is needed.
     bool requires_grad() const;
+    // Adds to the gradient.
     void accumulate(Tensor gradient) const;
-    // In place of the gradient so far: for kernels that add to it themselves.
+    // Replaces the gradient, for kernels that have added the old one themselves.
     void set_grad(Tensor gradient) const;
 
     const std::shared_ptr<Node>& node() const { return node_; }
@@ -41,17 +42,18 @@ private:
     std::shared_ptr<Node> node_;
 };
 
-// Puts an op's result on this thread's tape. `backward` gets the gradient of the result and accumulates those of the
-// inputs that are wanted; it is not called if none is. Under NoGrad nothing is recorded.
-Var record(Tensor value, std::vector<Var> inputs, std::function<void(const Tensor& gradient)> backward);
-// Adds d loss / d v to v.grad() for each v in `wanted` (leaves), then empties this thread's tape.
-// `grad_output` is the gradient of the loss; 1 for every element where it is not given.
-void backward(const Var& loss, const std::vector<Var>& wanted, Tensor grad_output = {});
+// Puts an op's result on this thread's tape. `backward` takes the gradient of the result and accumulates those of the
+// inputs that require one; it is not called if none does. Under NoGrad nothing is recorded.
+Var record(Tensor value, std::vector<Var> inputs, std::function<void(const Tensor& grad_output)> backward);
 
-// Whether this thread records; for ops whose gradient would keep copies.
+// Adds d loss / d v to v.grad() for each leaf v in `inputs`, then empties this thread's tape. `grad_output` is the
+// gradient of the loss, by default 1 for every element.
+void backward(const Var& loss, const std::vector<Var>& inputs, Tensor grad_output = {});
+
+// Whether this thread records: an op need not keep copies for a gradient that nobody can ask for.
 bool grad_enabled();
 
-// While one lives, this thread records nothing: for passes that are not differentiated.
+// While one lives, this thread records nothing.
 class NoGrad {
 public:
     NoGrad();
@@ -63,7 +65,7 @@ private:
     bool before_;
 };
 
-// Ops on this thread's tape; 0 after backward. For tests.
+// The number of ops on this thread's tape; 0 after backward. For tests.
 int64_t tape_size();
 
 }  // namespace dualmcmc

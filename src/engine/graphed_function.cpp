@@ -1,4 +1,4 @@
-// Recording and sending again.
+// Capture and replay.
 #include "engine/graphed_function.h"
 
 namespace dualmcmc {
@@ -17,24 +17,24 @@ GraphedFunction::~GraphedFunction() {
 
 std::vector<Tensor> GraphedFunction::operator()(const Tensor& x) {
     if (!graphs || !device_.begin_capture || calls_++ == 0) return function_(x);
-    if (!graph_) record(x);
+    if (!graph_) capture(x);
     input_.copy_from(x);
     device_.launch_graph(graph_);
     return results_;
 }
 
-void GraphedFunction::record(const Tensor& x) {
+void GraphedFunction::capture(const Tensor& x) {
     input_ = Tensor(x.shape());
     device_.begin_capture();
     try {
-        const PrivatePool::Use use(memory_);
+        const PrivatePool::Use use(pool_);
         results_ = function_(input_);
     } catch (...) {
         if (void* const partial = device_.end_capture()) device_.destroy_graph(partial);
         throw;
     }
     graph_ = device_.end_capture();
-    if (!graph_) fail(device_.name, ": a chain's step could not be recorded as a graph");
+    if (!graph_) fail(device_.name, ": a chain's step could not be captured as a graph");
 }
 
 }  // namespace dualmcmc

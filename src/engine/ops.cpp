@@ -121,9 +121,11 @@ Var scaled_sum(const Var& x, float factor) {
 Var sum(const Var& x) { return scaled_sum(x, 1); }
 Var mean(const Var& x) { return scaled_sum(x, 1 / float(x.value().size())); }
 
-Var squared_error(const Var& a, const Var& b) {
+namespace {
+
+// factor Σ (a - b)²
+Var scaled_squared_error(const Var& a, const Var& b, float factor) {
     check_same_shape(a, b);
-    const float factor = 1 / float(a.dim(0));
     Tensor y(Shape{1});
     backend().squared_error(y.data(), a.value().data(), b.value().data(), factor, a.value().size());
     return record(y, {a, b}, [a, b, factor](const Tensor& dy) {
@@ -138,6 +140,11 @@ Var squared_error(const Var& a, const Var& b) {
         give(b, a);
     });
 }
+
+}  // namespace
+
+Var sum_squared_error(const Var& a, const Var& b) { return scaled_squared_error(a, b, 1); }
+Var squared_error(const Var& a, const Var& b) { return scaled_squared_error(a, b, 1 / float(a.dim(0))); }
 
 Var gaussian_nll(const Var& z, const Var& mu, const Var& logvar) {
     check_same_shape(z, mu);
@@ -247,7 +254,7 @@ Var conv2d(const Var& x, const Var& w, const Var& bias, const ConvOptions& o) {
     return record(y, {x, w, bias, residual}, [x, w, bias, residual, s](const Tensor& dy) {
         if (residual.requires_grad()) residual.accumulate(dy);
         if (x.requires_grad()) {
-            // Onto the gradient that x has so far, in its place where nobody else holds it.
+            // The kernel adds the gradient that x has so far; in place if nobody else holds it.
             const Tensor& before = x.grad();
             Tensor dx = before.defined() && before.unique() ? before : Tensor(x.shape());
             backend().conv2d_backward_input(dx.data(), dy.data(), w.value().data(), x.value().data(), before.data(), s);
@@ -311,11 +318,27 @@ Var batch_norm_relu(const Var& x, const Var& weight, const Var& bias, const Tens
 }
 
 namespace {
-
-// batch_norm_relu_conv2d as one node, for a device that has the kernel.
+// The same as one node, for a device that has the kernel.
 Var fused_norm_relu_conv2d(const Var& x, const Var& weight, const Var& shift, const Tensor& running_mean,
                            const Tensor& running_var, float momentum, const Var& w, const Var& bias,
-                           const NormedConvOptions& o) {
+                           const NormReluConvOptions& o);
+}  // namespace
+
+Var batch_norm_relu_conv2d(const Var& x, const Var& weight, const Var& shift, const Tensor& running_mean,
+                           const Tensor& running_var, float momentum, const Var& w, const Var& bias,
+                           const NormReluConvOptions& o) {
+    if (backend().norm_relu_conv2d)
+        return fused_norm_relu_conv2d(x, weight, shift, running_mean, running_var, momentum, w, bias, o);
+    const auto up = [](const Var& of, bool upsample) { return upsample && of.defined() ? upsample2(of) : of; };
+    return conv2d(up(batch_norm_relu(x, weight, shift, running_mean, running_var, momentum), o.upsample), w, bias,
+                  {.padding = o.padding, .residual = up(o.residual, o.upsample_residual)});
+}
+
+namespace {
+
+Var fused_norm_relu_conv2d(const Var& x, const Var& weight, const Var& shift, const Tensor& running_mean,
+                           const Tensor& running_var, float momentum, const Var& w, const Var& bias,
+                           const NormReluConvOptions& o) {
     const int64_t scale = o.upsample ? 2 : 1, channels = x.dim(3), rows = x.value().size() / channels;
     const ConvShape s{x.dim(0), scale * x.dim(1), scale * x.dim(2), channels, w.dim(3), w.dim(0), 1, o.padding};
     check_conv(s, w, bias);
@@ -324,9 +347,10 @@ Var fused_norm_relu_conv2d(const Var& x, const Var& weight, const Var& shift, co
     const Tensor y({s.batch, s.out_height(), s.out_width(), s.out}), mean({channels}), rstd({channels});
     const Var residual = o.residual;
     if (residual.defined()) {
-        const int64_t raised = o.upsample_residual ? 2 : 1;
-        CHECK(residual.shape() == (Shape{s.batch, s.out_height() / raised, s.out_width() / raised, s.out}));
-        CHECK_EQ(s.out_height() % raised + s.out_width() % raised, 0);
+        const int64_t scale_residual = o.upsample_residual ? 2 : 1;
+        CHECK(residual.shape() ==
+              (Shape{s.batch, s.out_height() / scale_residual, s.out_width() / scale_residual, s.out}));
+        CHECK_EQ(s.out_height() % scale_residual + s.out_width() % scale_residual, 0);
     }
     backend().batch_statistics(mean.data(), rstd.data(), running_mean.data(), running_var.data(), x.value().data(),
                                1e-5f, momentum, rows, channels);
@@ -337,11 +361,11 @@ Var fused_norm_relu_conv2d(const Var& x, const Var& weight, const Var& shift, co
     backend().norm_relu_conv2d(y.data(), in(), w.value().data(), data_or_null(bias), data_or_null(residual));
     return record(y, {x, weight, shift, w, bias, residual}, [=](const Tensor& dy) {
         if (residual.requires_grad() && !o.upsample_residual) residual.accumulate(dy);
-        const Tensor dskip = residual.requires_grad() && o.upsample_residual ? Tensor(residual.shape()) : Tensor();
+        const Tensor dresidual = residual.requires_grad() && o.upsample_residual ? Tensor(residual.shape()) : Tensor();
         const Tensor dx(x.shape()), dweight({channels}), dshift({channels});
-        backend().norm_relu_conv2d_backward(dx.data(), dweight.data(), dshift.data(), dskip.data(), in(),
+        backend().norm_relu_conv2d_backward(dx.data(), dweight.data(), dshift.data(), dresidual.data(), in(),
                                             w.value().data(), dy.data());
-        if (dskip.defined()) residual.accumulate(dskip);
+        if (dresidual.defined()) residual.accumulate(dresidual);
         if (x.requires_grad()) x.accumulate(dx);
         if (weight.requires_grad()) weight.accumulate(dweight);
         if (shift.requires_grad()) shift.accumulate(dshift);
@@ -355,16 +379,6 @@ Var fused_norm_relu_conv2d(const Var& x, const Var& weight, const Var& shift, co
 }
 
 }  // namespace
-
-Var batch_norm_relu_conv2d(const Var& x, const Var& weight, const Var& shift, const Tensor& running_mean,
-                           const Tensor& running_var, float momentum, const Var& w, const Var& bias,
-                           const NormedConvOptions& o) {
-    if (backend().norm_relu_conv2d)
-        return fused_norm_relu_conv2d(x, weight, shift, running_mean, running_var, momentum, w, bias, o);
-    const auto up = [](const Var& of, bool wanted) { return wanted && of.defined() ? upsample2(of) : of; };
-    return conv2d(up(batch_norm_relu(x, weight, shift, running_mean, running_var, momentum), o.upsample), w, bias,
-                  {.padding = o.padding, .residual = up(o.residual, o.upsample_residual)});
-}
 
 Var batch_norm_inference_relu(const Var& x, const Tensor& weight, const Tensor& bias, const Tensor& mean,
                               const Tensor& var) {
@@ -402,7 +416,7 @@ std::vector<Var> spectral_norms(const std::vector<SpectralNormInput>& all) {
             out.push_back(record(y, {}, {}));
             continue;
         }
-        // Later passes move u and v on: the gradient keeps those of this moment.
+        // Later passes advance u and v; the gradient is that of these.
         out.push_back(record(y, {w}, [w = w, y, sigma, u = u.clone(), v = v.clone()](const Tensor& dy) {
             Tensor dw(w.shape());
             backend().spectral_norm_backward(dw.data(), y.data(), sigma.data(), u.data(), v.data(), dy.data(), v.size(),

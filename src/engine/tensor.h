@@ -53,8 +53,8 @@ private:
     std::shared_ptr<float> buffer_;
 };
 
-// f(x) for an f in which no image meets another: x (B, …) to tensors (B, …). Where many threads can call kernels, each
-// takes a few images through the whole of f, with their intermediates in its cache. f may change no weights.
+// f(x) for a function in which no image meets another, x (B, …) to tensors (B, …). Where many threads can call
+// kernels, each takes a few images through all of f, with their intermediates in its cache. f may change no weights.
 std::vector<Tensor> map_images(const Tensor& x, const std::function<std::vector<Tensor>(const Tensor&)>& f);
 
 }  // namespace dualmcmc

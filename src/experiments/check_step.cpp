@@ -210,7 +210,7 @@ std::vector<ReplayLine> replay_step(const std::string& path, double tolerance, b
     compare.trace("out.sse_profile", out.sse_trace);
     compare.scalar("out.loss_recon", out.loss_recon);
     compare.scalar("out.loss_revise", out.loss_revise);
-    compare.scalar("out.nll_posterior", out.nll_posterior);
+    compare.scalar("out.nll_posterior", out.kl.defined() ? out.kl : out.nll_posterior);
     compare.scalar("out.nll_prior", out.nll_generated);
     compare.scalar("out.energy_data", out.energy_data);
     compare.scalar("out.energy_model", out.energy_model);

@@ -200,7 +200,7 @@ Tensor watch_chain_x(Models& models, const Tensor& x, const ChainSettings& chain
     };
     const Tensor end = langevin_x(x, energy, chain, noise).end;
     NoGrad no_grad;
-    watch(k, end, models.ebm(Var(end)).value());
+    watch(k, end, models.ebm.forward(Var(end)).value());
     return end;
 }
 

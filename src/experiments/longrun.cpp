@@ -71,7 +71,7 @@ Tensor LongrunCommand::starts() {
 // What the chains' energies are to be compared with: the mean over a batch of test images.
 double LongrunCommand::data_energy() {
     NoGrad no_grad;
-    return spread_of(models_->ebm(Var(batch_of(test(), 0))).value().to_host()).mean;
+    return spread_of(models_->ebm.forward(Var(batch_of(test(), 0))).value().to_host()).mean;
 }
 
 void LongrunCommand::measure() {

@@ -228,7 +228,7 @@ float first_rate(const std::string& method) { return method == "exact" ? 5e-3f :
 std::function<Tensor()> exact_samples(Models& models, const StepSettings& s, RandomKey key) {
     const Grid coarse{plane.half, plane.n / 2};
     NoGrad no_grad;
-    const Field density = normalised_exp(coarse, log_tempered(models.ebm(Var(grid_points(coarse))).value(), s));
+    const Field density = normalised_exp(coarse, log_tempered(models.ebm.forward(Var(grid_points(coarse))).value(), s));
     return [samples = sample_field(coarse, density, batch, key)] { return samples; };
 }
 

@@ -1,23 +1,22 @@
 // The two chains: each a loop over gradient and update.
 #include "method/langevin.h"
 
-#include <algorithm>
-
 #include "engine/graphed_function.h"
 
 namespace dualmcmc {
 
 namespace {
 
-// y <- x - ½ s² gradient + n U, in a new tensor: the caller's start stays as it is.
+// x - ½ s² gradient + n U, in a new tensor: the caller keeps the start.
 Tensor langevin_step(const Tensor& x, const Tensor& gradient, const ChainSettings& s, const Noise& noise) {
-    const float drift = 0.5f * s.step_size * s.step_size;
+    const float half_step_sq = 0.5f * s.step_size * s.step_size;
     Tensor y(x.shape());
     if (const Tensor* const given = std::get_if<Tensor>(&noise)) {
         CHECK_EQ(given->size(), x.size());
-        backend().langevin_update(y.data(), x.data(), gradient.data(), given->data(), drift, s.noise_std, x.size());
+        backend().langevin_update(y.data(), x.data(), gradient.data(), given->data(), half_step_sq, s.noise_std,
+                                  x.size());
     } else {
-        backend().langevin_update_normal(y.data(), x.data(), gradient.data(), std::get<RandomKey>(noise), drift,
+        backend().langevin_update_normal(y.data(), x.data(), gradient.data(), std::get<RandomKey>(noise), half_step_sq,
                                          s.noise_std, x.size());
     }
     return y;
@@ -31,14 +30,14 @@ Tensor total(const Tensor& x) {
 
 }  // namespace
 
-EnergyGradient energy_gradient(EnergyModel& model, const Tensor& x) {
+EnergyGradient energy_gradient(EnergyModel& ebm, const Tensor& x) {
     {
-        NoGrad no_grad;  // W / σ are constants here
-        model.power_iteration();
+        const NoGrad no_grad;  // W / σ are constants here
+        ebm.power_iteration();
     }
-    std::vector<Tensor> out = map_images(x, [&](const Tensor& some) {
+    const std::vector<Tensor> out = map_images(x, [&](const Tensor& some) {
         const Var images(some);
-        const Var energy = model.energy(images);
+        const Var energy = ebm.energy(images);
         backward(energy, {images});
         return std::vector{energy.value(), images.grad()};
     });
@@ -63,13 +62,12 @@ Chain langevin_x(Tensor x, const EnergyFunction& energy, const ChainSettings& se
 Chain langevin_z(Tensor z, const Tensor& x, const std::function<Var(const Var&)>& generator, float sigma,
                  const ChainSettings& settings, const NoiseFunction& noise) {
     Chain chain;
-    const float batch = float(x.dim(0));
     const Var data(x), origin(Tensor::full(z.shape(), 0));
     GraphedFunction gradient([&](const Tensor& y) {
         const Var latent(y);
-        const Var error = scale(squared_error(data, generator(latent)), batch);
+        const Var error = sum_squared_error(data, generator(latent));
         const Var potential =
-            add(scale(error, 1 / (2 * sigma * sigma)), scale(squared_error(latent, origin), 0.5f * batch));
+            add(scale(error, 1 / (2 * sigma * sigma)), scale(sum_squared_error(latent, origin), 0.5f));
         backward(potential, {latent});
         return std::vector{error.value(), latent.grad()};
     });

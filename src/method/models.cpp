@@ -1,6 +1,6 @@
-// The networks, layer by layer, as in section 5 of paper.md. Two identities, both exact, save work: a 1×1 convolution
-// commutes with average pooling and with bilinear upsampling (whose weights sum to 1, so a bias passes too), and is
-// done at the lower resolution.
+// The networks, layer by layer, as in METHOD.md, section 5. Two exact identities save work: a 1×1 convolution commutes
+// with average pooling and with bilinear upsampling (whose weights sum to 1, so that a bias passes too), and is done at
+// the lower resolution.
 #include "method/models.h"
 
 namespace dualmcmc {
@@ -22,11 +22,11 @@ void check_settings(const ModelSettings& s) {
     }
 }
 
-// ---- points of the plane ------------------------------------------------------------------------
+// ---- 2-D densities ------------------------------------------------------------------------
 
 namespace {
 bool is_toy(const ModelSettings& settings) { return settings.architecture == "toy2d"; }
-constexpr float toy_scale = 4;  // the sets' details are about a quarter of a unit
+constexpr float toy_scale = 4;  // the details of these densities are about a quarter of a unit
 }  // namespace
 
 Mlp::Mlp(ParameterStore& state, const std::string& name, int64_t in, int64_t width, int64_t out) {
@@ -60,7 +60,7 @@ Var EnergyBlock::operator()(const Var& x) const {
 EnergyModel::EnergyModel(const ModelSettings& settings, uint64_t seed) : state(seed, 0) {
     const int64_t w = settings.width_ebm;
     if (is_toy(settings)) {
-        toy_.emplace_back(state, "mlp", 2, w, 1);
+        mlp_.emplace(state, "mlp", 2, w, 1);
     } else if (settings.architecture == "cifar10") {
         blocks_.emplace_back(state, "conv_1", 3, w, true, true);
         blocks_.emplace_back(state, "block2", w, w, false, true);
@@ -78,7 +78,7 @@ EnergyModel::EnergyModel(const ModelSettings& settings, uint64_t seed) : state(s
 }
 
 void EnergyModel::power_iteration() {
-    if (!toy_.empty()) return;
+    if (mlp_) return;
     std::vector<SpectralNormWeight*> weights;
     for (EnergyBlock& block : blocks_) {
         weights.insert(weights.end(), {&block.conv1, &block.conv2});
@@ -89,14 +89,14 @@ void EnergyModel::power_iteration() {
 }
 
 Var EnergyModel::energy(const Var& x) const {
-    if (!toy_.empty()) return reshape(toy_[0](scale(x, toy_scale)), {x.dim(0)});
+    if (mlp_) return reshape((*mlp_)(scale(x, toy_scale)), {x.dim(0)});
     Var h = x;
     for (const EnergyBlock& block : blocks_) h = block(h);
     h = global_avg_pool(relu(h));
     return reshape(linear(h, linear_.weight, Var()), {x.dim(0)});
 }
 
-Var EnergyModel::operator()(const Var& x) {
+Var EnergyModel::forward(const Var& x) {
     power_iteration();
     return energy(x);
 }
@@ -115,26 +115,26 @@ Var GeneratorBlock::operator()(const Var& x) const {
 
 Generator::Generator(const ModelSettings& settings, uint64_t seed) : state(seed, 1) {
     if (is_toy(settings)) {
-        toy_.emplace_back(state, "mlp", settings.latent, settings.width_generator, 2);
+        mlp_.emplace(state, "mlp", settings.latent, settings.width_generator, 2);
         return;
     }
-    linear_.emplace_back(state, "lin_1", settings.latent, settings.width_generator, 4);
+    linear_.emplace(state, "lin_1", settings.latent, settings.width_generator, 4);
     int64_t width = settings.width_generator;
-    const bool halving = settings.architecture == "celeba64";  // each block halves the width there
+    const bool halving = settings.architecture == "celeba64";  // each block halves the width
     for (int block = 2; block <= (halving ? 5 : 4); ++block) {
         const int64_t next = halving ? width / 2 : width;
         blocks_.emplace_back(state, "block" + std::to_string(block), width, next);
         width = next;
     }
-    last_norm_.emplace_back(state, halving ? "bn_6" : "bn_5", width);
-    last_conv_.emplace_back(state, halving ? "conv6" : "conv5", width, 3, 3, 1, 1, true);
+    last_norm_.emplace(state, halving ? "bn_6" : "bn_5", width);
+    last_conv_.emplace(state, halving ? "conv6" : "conv5", width, 3, 3, 1, 1, true);
 }
 
 Var Generator::operator()(const Var& z) const {
-    if (!toy_.empty()) return toy_[0](z);
-    Var h = linear_[0](z);
+    if (mlp_) return (*mlp_)(z);
+    Var h = (*linear_)(z);
     for (const GeneratorBlock& block : blocks_) h = block(h);
-    return tanh(norm_relu_conv(last_norm_[0], last_conv_[0], h, {}));
+    return tanh(norm_relu_conv(*last_norm_, *last_conv_, h, {}));
 }
 
 std::vector<std::pair<BatchNorm*, int64_t>> Generator::norms() {
@@ -144,7 +144,7 @@ std::vector<std::pair<BatchNorm*, int64_t>> Generator::norms() {
         out.emplace_back(&block.norm1, side);
         out.emplace_back(&block.norm2, side *= 2);
     }
-    for (BatchNorm& norm : last_norm_) out.emplace_back(&norm, side);
+    if (last_norm_) out.emplace_back(&*last_norm_, side);
     return out;
 }
 
@@ -153,8 +153,8 @@ std::vector<std::pair<BatchNorm*, int64_t>> Generator::norms() {
 Encoder::Encoder(const ModelSettings& settings, uint64_t seed) : state(seed, 2) {
     const int64_t n = settings.width_encoder, d = settings.latent;
     if (is_toy(settings)) {
-        toy_.emplace_back(state, "mean", 2, n, d);
-        toy_.emplace_back(state, "log_variance", 2, n, d);
+        mlps_.emplace_back(state, "mean", 2, n, d);
+        mlps_.emplace_back(state, "log_variance", 2, n, d);
         return;
     }
     if (settings.architecture == "cifar10") convs_.emplace_back(state, "main.0", 3, n, 3, 1, 1, false);
@@ -167,7 +167,7 @@ Encoder::Encoder(const ModelSettings& settings, uint64_t seed) : state(seed, 2) 
 }
 
 std::pair<Var, Var> Encoder::operator()(const Var& x) const {
-    if (!toy_.empty()) return {toy_[0](scale(x, toy_scale)), toy_[1](scale(x, toy_scale))};
+    if (!mlps_.empty()) return {mlps_[0](scale(x, toy_scale)), mlps_[1](scale(x, toy_scale))};
     Var h = x;
     for (const Conv& conv : convs_) h = leaky_relu(conv(h), 0.2f);
     const Shape latent{x.dim(0), heads_[0].weight.dim(3)};

@@ -1,10 +1,11 @@
-// The three networks of the method, in both architectures and at any width (paper.md, section 5); and as small
-// perceptrons for points of the plane, where what they learn can be compared with the truth.
+// The three networks of the method, in both architectures and at any width (METHOD.md, section 5); and, for 2-D
+// densities whose truth is known, as small MLPs.
 //
-//   EnergyModel   E_α(x) = -f_α(x), one scalar an image (Eq. 1)          x (B, S, S, 3) -> (B)
+//   EnergyModel   E_α(x) = -f_α(x), one scalar per image (Eq. 1)         x (B, S, S, 3) -> (B)
 //   Generator     g_θ(z), the mean of p_θ(x|z) (Eq. 4)                   z (B, d) -> (B, S, S, 3) in [-1, 1]
 //   Encoder       μ_φ(x) and log V_φ(x) of q_φ(z|x)                      x (B, S, S, 3) -> (B, d) twice
 #pragma once
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,22 +20,22 @@ struct ModelSettings {
     int64_t width_generator = 512, width_ebm = 512, width_encoder = 128, latent = 128;
     int64_t image_size() const { return architecture == "celeba64" ? 64 : 32; }
 };
-// Fails, naming the flag, where no network can be built from these.
+// Fails, naming the flag, if no network can be built from these settings.
 void check_settings(const ModelSettings& settings);
 
-// (B, in) -> (B, out) through three hidden layers of `width` with swish, x sigmoid(x), which is smooth: its gradient is
-// a chain's drift.
+// (B, in) -> (B, out) through three hidden layers of `width`. Their swish, x sigmoid(x), is smooth, because the
+// network's gradient is a chain's drift.
 struct Mlp {
     Mlp(ParameterStore& state, const std::string& name, int64_t in, int64_t width, int64_t out);
     Var operator()(const Var& x) const;
     std::vector<Linear> layers;
 };
 
-// A residual block of the EBM, without biases; every weight is under spectral normalisation.
+// A residual block of the EBM. No biases; every weight is under spectral normalisation.
 struct EnergyBlock {
     EnergyBlock(ParameterStore& state, const std::string& name, int64_t in, int64_t out, bool first, bool down);
     Var operator()(const Var& x) const;
-    bool first, down;  // the start block has no ReLU before its first convolution
+    bool first, down;  // the first block has no ReLU before its first convolution
     SpectralNormWeight conv1, conv2, shortcut;
 };
 
@@ -42,19 +43,19 @@ class EnergyModel {
 public:
     EnergyModel(const ModelSettings& settings, uint64_t seed);
 
-    // One power iteration on every weight; sets the weights W / σ that energy() uses until the next call.
+    // Advances u and v of every weight by one power iteration and sets the weights W / σ that energy() uses.
     void power_iteration();
-    // E_α(x) (B) at the weights of the last power_iteration().
+    // E_α(x) (B) with the W / σ of the last power_iteration(). Changes no state.
     Var energy(const Var& x) const;
-    // A pass of the release: a power iteration, then the energies.
-    Var operator()(const Var& x);
+    // A forward pass in training mode, as torch.nn.utils.spectral_norm does it: power_iteration(), then energy(x).
+    Var forward(const Var& x);
 
     ParameterStore state;
 
 private:
     std::vector<EnergyBlock> blocks_;
     SpectralNormWeight linear_;
-    std::vector<Mlp> toy_;  // toy2d: this one instead, without spectral normalisation
+    std::optional<Mlp> mlp_;  // toy2d: this one instead, without spectral normalisation
 };
 
 struct GeneratorBlock {
@@ -68,18 +69,17 @@ class Generator {
 public:
     Generator(const ModelSettings& settings, uint64_t seed);
     Var operator()(const Var& z) const;
-    // Its batch norms, with the side of the images that each sees.
+    // Its batch norms, each with the side of the images that it normalises.
     std::vector<std::pair<BatchNorm*, int64_t>> norms();
 
     ParameterStore state;
 
 private:
-    std::vector<LinearToImage> linear_;
+    std::optional<LinearToImage> linear_;
     std::vector<GeneratorBlock> blocks_;
-    std::vector<BatchNorm>
-        last_norm_;  // these, like linear_, are one each; in vectors because toy2d has none, but toy_
-    std::vector<Conv> last_conv_;
-    std::vector<Mlp> toy_;
+    std::optional<BatchNorm> last_norm_;
+    std::optional<Conv> last_conv_;
+    std::optional<Mlp> mlp_;  // toy2d: this one instead
 };
 
 class Encoder {
@@ -91,7 +91,7 @@ public:
 
 private:
     std::vector<Conv> convs_, heads_;  // heads: μ, log-variance
-    std::vector<Mlp> toy_;             // toy2d: μ, log-variance
+    std::vector<Mlp> mlps_;            // toy2d: μ, log-variance
 };
 
 // The three together. Tensors are named netE.*, netG.*, netI.* in files.

@@ -74,7 +74,7 @@ Metrics read_metrics(const StepResult& r, const Shape& images) {
     m.energy_model = number(r.energy_model);
     if (m.energy_data && m.energy_model) m.gap = *m.energy_model - *m.energy_data;
     m.loss_revise = number(r.loss_revise);
-    m.nll_posterior = number(r.nll_posterior);
+    m.nll_posterior = number(r.kl.defined() ? r.kl : r.nll_posterior);
     m.nll_generated = number(r.nll_generated);
     m.seconds = r.seconds;
     return m;

@@ -1,0 +1,76 @@
+// The table of methods.
+#include "method/settings.h"
+
+#include "check.h"
+
+namespace dualmcmc {
+
+const std::vector<Method>& methods() {
+    static const std::optional<int64_t> keep;  // the setting stays as it is
+    static const std::optional<float> keep_weight;
+    // name, description; start x, start z; k_x, k_z; λ_data, λ_ebm, λ_generated; EBM, generator and encoder learn,
+    // joint ELBO; reports
+    // clang-format off
+    static const std::vector<Method> table{
+        {"dual", "this paper",
+         "generator", "encoder", keep, keep, keep_weight, keep_weight, keep_weight,
+         true, true, true, false,
+         {"loss_recon", "loss_revise", "nll_posterior", "nll_generated", "energy_data", "energy_model"}},
+        {"cooperative", "the EBM teaches the generator by revising its samples; no encoder (Xie et al. 2018)",
+         "generator", "encoder", keep, 0, 0.0f, keep_weight, keep_weight,
+         true, true, false, false,
+         {"loss_revise", "energy_data", "energy_model"}},
+        {"triangle", "the divergence triangle: no chains, all losses in nats (Han et al. 2019)",
+         "generator", "encoder", 0, 0, 1.0f, 1.0f, 1.0f,
+         true, true, true, true,
+         {"loss_recon", "kl", "nll_generated", "energy_data", "energy_model"}},
+        {"shortrun", "an EBM alone, chains of 100 steps from noise (Nijkamp et al. 2019)",
+         "noise", "encoder", 100, keep, keep_weight, keep_weight, keep_weight,
+         true, false, false, false,
+         {"energy_data", "energy_model"}},
+        {"abp", "alternating back-propagation: a generator alone, z-chains from noise (Han et al. 2017)",
+         "generator", "noise", keep, keep, keep_weight, 0.0f, keep_weight,
+         false, true, false, false,
+         {"loss_recon"}},
+        {"vae", "generator and encoder on the ELBO (Kingma and Welling 2014)",
+         "generator", "encoder", keep, 0, 1.0f, 0.0f, 0.0f,
+         false, true, true, true,
+         {"loss_recon", "kl"}},
+    };
+    // clang-format on
+    return table;
+}
+
+std::vector<std::string> names_of_methods() {
+    std::vector<std::string> names;
+    for (const Method& method : methods()) names.push_back(method.name);
+    return names;
+}
+
+std::string method_list() {
+    std::string list;
+    for (size_t i = 0; i < method_names.size(); ++i)
+        list += (i == 0 ? "" : i + 1 < method_names.size() ? ", " : " or ") + method_names[i];
+    return list;
+}
+
+void apply_method(StepSettings& s, const std::string& name) {
+    for (const Method& method : methods()) {
+        if (method.name != name) continue;
+        s.start_x = method.start_x;
+        s.start_z = method.start_z;
+        s.chain_x.steps = method.steps_x.value_or(s.chain_x.steps);
+        s.chain_z.steps = method.steps_z.value_or(s.chain_z.steps);
+        s.lambda_data = method.lambda_data.value_or(s.lambda_data);
+        s.lambda_ebm = method.lambda_ebm.value_or(s.lambda_ebm);
+        s.lambda_generated = method.lambda_generated.value_or(s.lambda_generated);
+        s.learn_ebm = method.learn_ebm;
+        s.learn_generator = method.learn_generator;
+        s.learn_encoder = method.learn_encoder;
+        s.joint_elbo = method.joint_elbo;
+        return;
+    }
+    fail("--method ", name, ": unknown; give ", method_list());
+}
+
+}  // namespace dualmcmc

@@ -1,0 +1,59 @@
+// What one training iteration needs to know, and the methods as rows of one table.
+#pragma once
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/adam.h"
+
+namespace dualmcmc {
+
+// A Langevin chain y <- y - ½ s² ∇ potential(y) + n U: its steps, s and n (METHOD.md, section 2).
+struct ChainSettings {
+    int64_t steps;
+    float step_size, noise_std;
+    // T: for small steps the chain's stationary density is exp(-potential / T).
+    float temperature() const { return (noise_std / step_size) * (noise_std / step_size); }
+};
+
+// METHOD.md, section 4. The defaults are the authors' CIFAR-10 settings.
+struct StepSettings {
+    ChainSettings chain_x{30, 0.5f, 0.001f}, chain_z{10, 0.1f, 0.1f};
+    // σ of p_θ(x|z). The authors leave out the ½ of ‖x - g‖² / (2σ²): their 0.3 is this exact σ.
+    float sigma = 0.3f / 1.41421356f;
+    float lambda_data = 1, lambda_ebm = 50, lambda_generated = 0.1f;
+    bool resample = true;  // the EBM's update uses a second x-chain, from the updated generator; false: Eq. 10's chain
+    AdamSettings adam_generator{3e-4f, 5e-4f}, adam_ebm{1e-4f, 0}, adam_encoder{1e-4f, 5e-4f};
+
+    // Where the x-chain starts: "generator", g(z); "noise", uniform in [-1, 1].
+    std::string start_x = "generator";
+    // Where the z-chain starts: "encoder", q_φ(z|x); "noise", N(0, I); "persistent", the last end of the same image's
+    // chain.
+    std::string start_z = "encoder";
+    bool learn_ebm = true, learn_generator = true, learn_encoder = true;
+    bool joint_elbo = false;   // generator and encoder learn together on an ELBO without chains, not by Eq. 10 and 15
+    bool synchronize = false;  // wait for the device after each part, so that StepTimings are GPU times
+};
+
+// A method as switches of the same iteration (METHOD.md, section 7). An absent value leaves the setting as it is.
+struct Method {
+    std::string name, description;
+    std::string start_x, start_z;
+    std::optional<int64_t> steps_x, steps_z;
+    std::optional<float> lambda_data, lambda_ebm, lambda_generated;
+    bool learn_ebm, learn_generator, learn_encoder, joint_elbo;
+    std::vector<std::string> reports;  // the scalars of StepResult that it computes, in their order
+};
+
+// All methods; the first is the paper's.
+const std::vector<Method>& methods();
+// Their names, in the same order.
+std::vector<std::string> names_of_methods();
+inline const std::vector<std::string> method_names = names_of_methods();
+// "dual, cooperative, …, abp or vae", for messages and help texts.
+std::string method_list();
+
+// Makes `s` the settings of the named method. Fails for an unknown name, listing the known ones.
+void apply_method(StepSettings& s, const std::string& name);
+
+}  // namespace dualmcmc

@@ -1,0 +1,64 @@
+// The table of methods: each computes what its row says, and no more.
+#include "method/dual_mcmc.h"
+
+#include <gtest/gtest.h>
+
+#include "compare.h"
+
+namespace dualmcmc::test {
+namespace {
+
+// The scalars of a result that are defined, by name.
+std::vector<std::string> reported(const StepResult& r) {
+    std::vector<std::string> names;
+    for (const auto& [name, scalar] : {std::pair("loss_recon", r.loss_recon),
+                                       {"loss_revise", r.loss_revise},
+                                       {"kl", r.kl},
+                                       {"nll_posterior", r.nll_posterior},
+                                       {"nll_generated", r.nll_generated},
+                                       {"energy_data", r.energy_data},
+                                       {"energy_model", r.energy_model}})
+        if (scalar.defined()) names.push_back(name);
+    return names;
+}
+
+std::vector<Values> parameters_of(const ParameterStore& network) {
+    std::vector<Values> values;
+    for (const Var& parameter : network.parameters()) values.push_back(parameter.value().to_host());
+    return values;
+}
+
+TEST(Methods, ReportAndLearnWhatTheirRowSays) {
+    for (const Method& method : methods()) {
+        SCOPED_TRACE(method.name);
+        StepSettings settings;
+        settings.chain_x.steps = settings.chain_z.steps = 2;
+        apply_method(settings, method.name);
+        settings.chain_x.steps = std::min<int64_t>(settings.chain_x.steps, 2);
+        Models models({"cifar10", 3, 4, 2, 5}, 1);
+        const std::vector<Values> ebm = parameters_of(models.ebm.state),
+                                  generator = parameters_of(models.generator.state),
+                                  encoder = parameters_of(models.encoder.state);
+        const Shape images{2, 32, 32, 3};
+        const StepResult result =
+            dual_mcmc_step(models, random_tensor(images, 1), philox_noise(1, 0, images, 5), settings, 1);
+        EXPECT_EQ(reported(result), method.reports);
+        EXPECT_EQ(parameters_of(models.ebm.state) != ebm, method.learn_ebm);
+        EXPECT_EQ(parameters_of(models.generator.state) != generator, method.learn_generator);
+        EXPECT_EQ(parameters_of(models.encoder.state) != encoder, method.learn_encoder);
+    }
+}
+
+TEST(Methods, UnknownNamesAreAnsweredWithTheKnownOnes) {
+    StepSettings settings;
+    try {
+        apply_method(settings, "dul");
+        FAIL() << "nothing was thrown";
+    } catch (const std::runtime_error& error) {
+        EXPECT_EQ(std::string(error.what()),
+                  "--method dul: unknown; give dual, cooperative, triangle, shortrun, abp or vae");
+    }
+}
+
+}  // namespace
+}  // namespace dualmcmc::test
