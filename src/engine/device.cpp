@@ -28,8 +28,7 @@ ExactConvolutions::ExactConvolutions() : before_(backend()) {
 ExactConvolutions::~ExactConvolutions() { set_backend(before_); }
 
 namespace {
-// Makes the GPU's table of this precision (an index) the backend and says what it is; throws, in one line, why there is
-// none.
+// Selects the GPU's table of this precision (an index) and describes it. Throws one line that says why it cannot.
 std::string start_gpu(size_t precision) {
     const std::vector<const Backend*> tables = cuda_backends();
     if (tables.empty()) fail("this build holds no code for GPUs");

@@ -13,7 +13,7 @@ const Backend& backend();
 void set_backend(const Backend& table);
 
 // Picks the device named "auto", "cpu", "cuda", or one instruction set: "cpu-amx", "cpu-avx512", "cpu-avx2",
-// "cpu-sse2"; sets the number of CPU threads (0: as many as there are) and the precision of the GPU's GEMMs: "fp32",
+// "cpu-sse2"; sets the number of CPU threads (0: all) and the precision of the GPU's GEMMs: "fp32",
 // "tf32", "bf16", or "auto", which is tf32 there and fp32 on the CPU. Returns one line that says what was chosen and
 // why; fails where it cannot be had.
 std::string select_device(const std::string& name, int threads, const std::string& precision = "auto");

@@ -30,7 +30,7 @@ struct FreeBlocks : std::map<BlockKind, std::vector<void*>> {
 
 namespace {
 
-// Freed blocks wait here for the next tensor of their size class. The lock is held for a look-up alone.
+// Freed blocks wait here for the next tensor of their size class. The lock is held only for a look-up.
 struct Pool {
     std::mutex lock;
     FreeBlocks free;
@@ -60,7 +60,7 @@ void* allocate_on(const Backend& device, size_t bytes) {
     try {
         return device.allocate(bytes);
     } catch (const std::bad_alloc&) {
-        fail("out of memory (", device.name, "): ", bytes >> 20, " MiB more were wanted after ", pool_bytes() >> 20,
+        fail("out of memory (", device.name, "): ", bytes >> 20, " MiB more are needed after ", pool_bytes() >> 20,
              " MiB", device.free_bytes ? text("; ", device.free_bytes() >> 20, " MiB are free") : "",
              "; lower --batch or the widths");
     }

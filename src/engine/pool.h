@@ -10,7 +10,7 @@ namespace dualmcmc {
 // there is none.
 std::shared_ptr<float> pool_allocate(int64_t n);
 
-// What the pool has asked of the devices since start: grows until every size has been seen once, then no more.
+// Allocations made on devices since start, and their bytes: they grow until every size has been seen once.
 int64_t pool_allocations();
 int64_t pool_bytes();
 

@@ -32,7 +32,7 @@ struct StepResult {
     std::vector<Tensor> energy_trace, sse_trace;
     Tensor loss_recon, loss_revise;       // squared errors: summed over pixels, averaged over the batch; without λ
     Tensor nll_posterior, nll_generated;  // the two terms of Eq. 15, without λ
-    Tensor kl;                            // KL(q(z|x) ‖ p(z)), in nll_posterior's place for joint_elbo methods
+    Tensor kl;                            // KL(q(z|x) ‖ p(z)), of joint_elbo methods instead of nll_posterior
     Tensor energy_data, energy_model;     // batch means in the EBM's update
     StepTimings seconds;
 };
