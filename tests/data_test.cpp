@@ -176,10 +176,10 @@ TEST_F(ForgedCifar, OneFileAlone) {
     expect_forged(data.train, 6, 15);
 }
 
-// Facts about the real data that everybody publishes: the channel means, and the first pixels of two known images.
+// Published facts about the real data: the channel means, and the first pixels of two well-known images.
 TEST(Cifar, RealFiles) {
     const char* folder = std::getenv("CIFAR10_DIR");
-    if (!folder) GTEST_SKIP() << "CIFAR10_DIR is not set: the real files are not there to compare with";
+    if (!folder) GTEST_SKIP() << "CIFAR10_DIR is not set: the real files are not available";
     const Dataset data = load_dataset(folder, 32, 1);
     ASSERT_EQ(data.train.count, 50000);
     ASSERT_EQ(data.held_out.count, 10000);
