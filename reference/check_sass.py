@@ -19,7 +19,7 @@ import tempfile
 NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GPU_ONLY = sorted((ROOT / "cuda" / "gpu").glob("*.cu"))
-COMMON = [ROOT / "cuda" / "kernels.cu"]  # for the GPU and the CPU; backend.cu, the other one, has no kernels
+COMMON = [ROOT / "cuda" / "kernels.cu"]  # also compiled for the CPU
 ARCHITECTURES = 80, 90
 OPCODES = {0x23C: "HMMA", 0x83B: "LDSM", 0xFAE: "LDGSTS", 0x983: "LDL", 0x387: "STL", 0x987: "STL"}
 IMPLICIT_GEMM = "implicit_gemm", "run_sum"  # what its mangled name contains, now and formerly

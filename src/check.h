@@ -1,7 +1,8 @@
-// Errors, in two kinds, both std::runtime_error so that main catches once.
+// Two kinds of errors, both thrown as std::runtime_error and caught once, in main:
 //
-// CHECK, CHECK_EQ, ...  a contract between pieces of this program; the message names file:line, the expression and both
-// values. fail(...)             a mistake in what the user gave; the message is one plain line that says what to do.
+// - CHECK, CHECK_EQ, ...: a broken contract between parts of this program. The message has file:line, the
+//   expression and both values.
+// - fail(...): a mistake in the user's input. The message is one plain line that says what to do.
 #pragma once
 #include <sstream>
 #include <stdexcept>
@@ -9,7 +10,7 @@
 
 namespace dualmcmc {
 
-// Joins its arguments with operator<<.
+// Concatenates its arguments, formatted by operator<<.
 template <class... Parts>
 std::string text(const Parts&... parts) {
     std::ostringstream out;
@@ -17,7 +18,7 @@ std::string text(const Parts&... parts) {
     return out.str();
 }
 
-// Throws std::runtime_error with the joined arguments as its one-line message.
+// Throws std::runtime_error; the message, one line, is the concatenated arguments.
 template <class... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
     throw std::runtime_error(text(parts...));

@@ -1,11 +1,11 @@
-// Random numbers for the data and the metrics: value = f(seed, counter), no state. Not the method's noise, which is
-// Philox and has named streams.
+// Stateless random numbers for data and metrics: value = f(seed, counter). The method's noise comes from Philox instead
+// (random.cuh), with named purposes.
 #pragma once
 #include <cstdint>
 
 namespace dualmcmc {
 
-// 64 well-mixed bits: the finaliser of SplitMix64 (Steele et al. 2014), applied to seed and counter in turn.
+// 64 well-mixed bits: the finaliser of SplitMix64 (Steele et al. 2014), applied first to the seed, then to the counter.
 inline uint64_t hash64(uint64_t seed, uint64_t counter) {
     const auto mix = [](uint64_t x) {
         x += 0x9E3779B97F4A7C15u;

@@ -1,5 +1,5 @@
-// The data sets: CIFAR-10's files (forgeries, and the real ones where CIFAR10_DIR names them), .npy files, CelebA's
-// preparation against PIL, the built-in shapes; and the way from images to numbers and back.
+// Data sets: CIFAR files (forged ones, and the real CIFAR-10 if CIFAR10_DIR is set), .npy files, CelebA's preprocessing
+// against PIL and the built-in shapes; and the conversion between images and floats.
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -22,7 +22,7 @@ constexpr int64_t record_bytes = 3073, file_bytes = 10000 * record_bytes;
 
 uint8_t forged_byte(int seed, int64_t position) { return static_cast<uint8_t>(seed + position * 7 + position / 100); }
 
-// A folder of files as long as CIFAR-10's, all zero (sparse) but for the records that forge() writes.
+// A folder of files of CIFAR-10's sizes, all zero (sparse) except for the records that forge() writes.
 class ForgedCifar : public testing::Test {
 protected:
     void SetUp() override {
@@ -48,7 +48,7 @@ protected:
     std::string folder;
 };
 
-// Expects image `index` to be what forge() wrote, and its neighbours to be black.
+// Expects image `index` to be the one forge() wrote and its neighbours to be black.
 void expect_forged(const ImageSet& set, int64_t index, int seed) {
     const uint8_t* image = image_at(set, index);
     for (int64_t y = 0; y < 32; ++y)
@@ -62,7 +62,7 @@ void expect_forged(const ImageSet& set, int64_t index, int seed) {
     }
 }
 
-TEST_F(ForgedCifar, EveryImageAtItsPlace) {
+TEST_F(ForgedCifar, EveryImageHasItsPosition) {
     forge("data_batch_1", 0, 3);
     forge("data_batch_2", 17, 41);
     forge("data_batch_5", 9999, 52);
@@ -80,7 +80,7 @@ TEST_F(ForgedCifar, EveryImageAtItsPlace) {
     }
 }
 
-TEST_F(ForgedCifar, FolderAboveTheArchivesFolder) {
+TEST_F(ForgedCifar, FindsTheArchivesSubfolder) {
     const std::string above = temporary_path("above");
     fs::create_directory(above);
     forge("test_batch", 9999, 8);
@@ -96,7 +96,7 @@ TEST_F(ForgedCifar, BadFiles) {
         expect_failure([&] { load_dataset(folder, 32, 1); }, {file(name), problem, "data/cifar10.sh"});
     };
     fs::resize_file(file("data_batch_3"), file_bytes - 1);
-    expect("data_batch_3", "is truncated: 30729999 bytes where 30730000 are expected");
+    expect("data_batch_3", "is truncated: 30729999 bytes, expected 30730000");
     fs::resize_file(file("data_batch_3"), 0);
     expect("data_batch_3", "is truncated: 0 bytes");
     fs::resize_file(file("data_batch_3"), file_bytes + 5);
@@ -109,7 +109,7 @@ TEST_F(ForgedCifar, BadFiles) {
     write_bytes(file("data_batch_3"), "");
     fs::resize_file(file("data_batch_3"), file_bytes);
     std::fstream(file("test_batch"), std::ios::in | std::ios::out | std::ios::binary).seekp(2 * record_bytes).put(10);
-    expect("test_batch", "is damaged: record 2 has the label 10");
+    expect("test_batch", "is corrupt: record 2 has label 10");
     expect_failure([&] { load_dataset(folder, 64, 1); }, {folder, "32x32", "64x64", "--architecture"});
 }
 
@@ -122,8 +122,8 @@ TEST(Cifar, NoDataAtAll) {
     expect_failure([&] { load_dataset("", 32, 1); }, {"no file or folder"});
 }
 
-// CIFAR-100: two label bytes a record, one file of 50000 images and one of 10000.
-TEST(Cifar100, EveryImageAtItsPlace) {
+// CIFAR-100: two label bytes per record, one file of 50000 images and one of 10000.
+TEST(Cifar100, EveryImageHasItsPosition) {
     const std::string above = temporary_path("cifar100"), folder = above + "/cifar-100-binary";
     fs::create_directories(folder);
     const auto make = [&](const std::string& name, int64_t records, int64_t record, int seed) {
@@ -147,16 +147,16 @@ TEST(Cifar100, EveryImageAtItsPlace) {
     const Dataset alone = load_dataset(folder + "/test.bin", 32, 1);
     EXPECT_EQ(alone.train.count, 10000);
     expect_forged(alone.train, 3, 34);
-    const auto damage = [&](int64_t place, char value) {
-        std::fstream(folder + "/test.bin", std::ios::in | std::ios::out | std::ios::binary).seekp(place).put(value);
+    const auto damage = [&](int64_t offset, char value) {
+        std::fstream(folder + "/test.bin", std::ios::in | std::ios::out | std::ios::binary).seekp(offset).put(value);
     };
     damage(5 * 3074, 20);
     expect_failure([&] { load_dataset(folder, 32, 1); },
-                   {"CIFAR-100 file " + folder + "/test.bin", "record 5 has the label 20"});
+                   {"CIFAR-100 file " + folder + "/test.bin", "record 5 has label 20"});
     damage(5 * 3074, 0);
     damage(7 * 3074 + 1, 100);
     expect_failure([&] { load_dataset(folder + "/test.bin", 32, 1); },
-                   {folder + "/test.bin", "record 7 has the label 100"});
+                   {folder + "/test.bin", "record 7 has label 100"});
     fs::resize_file(folder + "/test.bin", 3074 * 10000 - 1);
     expect_failure([&] { load_dataset(folder, 32, 1); },
                    {folder + "/test.bin", "truncated", "30740000", "cifar-100-binary.tar.gz"});
@@ -176,10 +176,10 @@ TEST_F(ForgedCifar, OneFileAlone) {
     expect_forged(data.train, 6, 15);
 }
 
-// Facts about the real data that everybody publishes: the channel means, and the first pixels of two known images.
+// Published facts about the real data: the channel means, and the first pixels of two well-known images.
 TEST(Cifar, RealFiles) {
     const char* folder = std::getenv("CIFAR10_DIR");
-    if (!folder) GTEST_SKIP() << "CIFAR10_DIR is not set: the real files are not there to compare with";
+    if (!folder) GTEST_SKIP() << "CIFAR10_DIR is not set: the real files are not available";
     const Dataset data = load_dataset(folder, 32, 1);
     ASSERT_EQ(data.train.count, 50000);
     ASSERT_EQ(data.held_out.count, 10000);
@@ -216,7 +216,7 @@ TEST(NpyData, LastTenthIsHeldOut) {
     fs::remove(path);
 }
 
-TEST(NpyData, FewImagesAreHeldOutWhole) {
+TEST(NpyData, FewImagesServeAsBothSplits) {
     const std::string path = temporary_path("few.npy");
     const std::vector<uint8_t> all = pattern(5 * 64 * 64 * 3);
     write_npy(path, {5, 64, 64, 3}, all.data());
@@ -228,7 +228,7 @@ TEST(NpyData, FewImagesAreHeldOutWhole) {
     fs::remove(path);
 }
 
-TEST(NpyData, WrongSides) {
+TEST(NpyData, WrongImageSizes) {
     const std::string path = temporary_path("sides.npy");
     const std::vector<uint8_t> zeros(2 * 218 * 178 * 3);
     const auto expect = [&](int64_t height, int64_t width, int64_t size, std::initializer_list<std::string> parts) {
@@ -256,7 +256,7 @@ std::vector<uint8_t> celeba_image() {
     return image;
 }
 
-// The constants are PIL 9.4's:
+// Expected values from PIL 9.4:
 //   y, x, c = np.ogrid[0:218, 0:178, 0:3]
 //   image = Image.fromarray(((y * 37 + x * 91 + c * 53 + x * y % 17 * 11) % 256).astype(np.uint8))
 //   out = np.asarray(image.crop((15, 40, 163, 188)).resize((64, 64), Image.BILINEAR)).astype(np.uint64)
@@ -270,17 +270,17 @@ TEST(Celeba, EqualsPilBitForBit) {
                                                                              {{17, 40}, {141, 122, 140}},
                                                                              {{63, 0}, {129, 159, 114}},
                                                                              {{63, 63}, {117, 111, 119}}};
-    for (const auto& [place, colour] : expected) {
-        const uint8_t* at = out.data() + (place.first * 64 + place.second) * 3;
-        EXPECT_EQ(std::vector<uint8_t>(at, at + 3), colour) << place.first << ", " << place.second;
+    for (const auto& [position, colour] : expected) {
+        const uint8_t* at = out.data() + (position.first * 64 + position.second) * 3;
+        EXPECT_EQ(std::vector<uint8_t>(at, at + 3), colour) << position.first << ", " << position.second;
     }
     uint64_t sum = 0;
     for (size_t i = 0; i < out.size(); ++i) sum += out[i] * (i + 1);
     EXPECT_EQ(sum, 9621522577u);
 }
 
-// Against the formula: a weighted mean over the crop with the weights max(0, 1 - |distance| / 2.3125) of both axes.
-TEST(Celeba, EqualsTheFormulaWithinRounding) {
+// The definition: a mean over the crop, weighted by max(0, 1 - |distance| / 2.3125) along both axes.
+TEST(Celeba, EqualsTheFormulaUpToRounding) {
     const std::vector<uint8_t> image = celeba_image();
     std::vector<uint8_t> out(64 * 64 * 3);
     prepare_celeba(image.data(), out.data());
@@ -298,7 +298,7 @@ TEST(Celeba, EqualsTheFormulaWithinRounding) {
                         sum += w * image[((40 + j) * 178 + 15 + i) * 3 + c];
                         weights += w;
                     }
-                // Two roundings to 8 bits, each of at most a half.
+                // Two roundings to 8 bits, each by at most one half.
                 ASSERT_NEAR(out[(y * 64 + x) * 3 + c], sum / weights, 1.001) << y << " " << x << " " << c;
             }
 }
@@ -339,7 +339,7 @@ TEST(Shapes, DependOnSeedAndIndexOnly) {
     EXPECT_EQ(alone, again);
 }
 
-TEST(Shapes, NoImageStandsTwice) {
+TEST(Shapes, NoImageAppearsTwice) {
     const Dataset data = load_dataset("shapes", 32, 1);
     std::set<std::string> seen;
     for (const ImageSet* set : {&data.train, &data.held_out})
@@ -347,7 +347,7 @@ TEST(Shapes, NoImageStandsTwice) {
     EXPECT_EQ(seen.size(), 12000u);
 }
 
-// What a person would say of them: a large saturated shape on a grey background, in six colours about equally often.
+// As described in shapes.h: a large saturated shape on a grey background, in six about equally frequent colours.
 TEST(Shapes, LookLikeShapes) {
     const auto saturation = [](const uint8_t* pixel) {
         const auto [least, most] = std::minmax_element(pixel, pixel + 3);
@@ -370,7 +370,7 @@ TEST(Shapes, LookLikeShapes) {
             EXPECT_LT(share, 0.45) << i;
             for (int64_t corner : {int64_t{0}, size - 1, size * (size - 1), size * size - 1})
                 EXPECT_LT(saturation(&image[corner * 3]), 30) << i;
-            int hue = 0;  // which channels are bright, as a number that tells the six colours apart
+            int hue = 0;  // one bit per bright channel, which tells the six colours apart
             const double top = *std::max_element(mean.begin(), mean.end());
             for (int c = 0; c < 3; ++c) hue = hue * 2 + (mean[c] > 0.65 * top);
             ++hues[hue];
@@ -380,7 +380,7 @@ TEST(Shapes, LookLikeShapes) {
     for (const auto& [hue, count] : hues) EXPECT_NEAR(count, 200, 60) << hue;
 }
 
-// The same scene at another resolution: the mean of 2x2 pixels at side 64 is near the pixel at side 32.
+// Another resolution shows the same scene: the mean of 2x2 pixels at 64x64 is close to the pixel at 32x32.
 TEST(Shapes, SameSceneAtEverySize) {
     std::vector<uint8_t> small(32 * 32 * 3), large(64 * 64 * 3);
     for (int64_t i = 0; i < 20; ++i) {
@@ -398,7 +398,7 @@ TEST(Shapes, SameSceneAtEverySize) {
     }
 }
 
-// --- images and numbers
+// --- images and floats
 
 ImageSet ramp_images(int64_t count, int64_t size) { return {count, size, pattern(count * size * size * 3), "ramp"}; }
 
@@ -422,7 +422,7 @@ TEST(Batch, GathersScalesAndFlips) {
                 }
 }
 
-TEST(Batch, EndsOfTheScaleAreExact) {
+TEST(Batch, EndsOfTheRangeAreExact) {
     const ImageSet set{1, 1, {0, 255, 51}, ""};
     float out[3];
     gather_batch(set, {0}, {}, out);
@@ -431,7 +431,7 @@ TEST(Batch, EndsOfTheScaleAreExact) {
     EXPECT_FLOAT_EQ(out[2], -0.6f);
 }
 
-TEST(Batch, Contracts) {
+TEST(Batch, ContractViolationsThrow) {
     const ImageSet set = ramp_images(2, 2);
     std::vector<float> out(24);
     EXPECT_THROW(gather_batch(set, {2}, {}, out.data()), std::runtime_error);
@@ -442,11 +442,11 @@ TEST(Batch, Contracts) {
 TEST(Batch, FromFloatsInvertsEveryLevel) {
     ImageSet set{1, 16, std::vector<uint8_t>(768), ""};
     for (size_t i = 0; i < 768; ++i) set.pixels[i] = static_cast<uint8_t>(i);
-    std::vector<float> numbers(768);
-    gather_batch(set, {0}, {}, numbers.data());
-    EXPECT_EQ(from_floats(numbers.data(), 1, 16).pixels, set.pixels);
-    for (float& v : numbers) v += 0.003f;  // less than half a level, 1/255 = 0.0039
-    EXPECT_EQ(from_floats(numbers.data(), 1, 16).pixels, set.pixels);
+    std::vector<float> values(768);
+    gather_batch(set, {0}, {}, values.data());
+    EXPECT_EQ(from_floats(values.data(), 1, 16).pixels, set.pixels);
+    for (float& v : values) v += 0.003f;  // less than half a level, 1/255 = 0.0039
+    EXPECT_EQ(from_floats(values.data(), 1, 16).pixels, set.pixels);
 }
 
 TEST(Batch, FromFloatsClamps) {

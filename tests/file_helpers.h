@@ -1,4 +1,4 @@
-// What the tests of files share: temporary paths, raw bytes, and the check of an error line.
+// Helpers for tests that use files: temporary paths, raw bytes, and checks of error messages.
 #pragma once
 #include <gtest/gtest.h>
 
@@ -14,12 +14,12 @@
 
 namespace dualmcmc {
 
-// A path of this process's own, so that two runs of the tests do not meet.
+// A path unique to this process, so that concurrent test runs do not collide.
 inline std::string temporary_path(const std::string& name) {
     return testing::TempDir() + "dualmcmc_" + std::to_string(getpid()) + "_" + name;
 }
 
-// The program under test: what the Makefile names in DUALMCMC.
+// The program under test: $DUALMCMC, which the Makefile sets.
 inline std::string program_path() {
     const char* const path = std::getenv("DUALMCMC");
     return path ? path : "build/dualmcmc";
@@ -35,7 +35,7 @@ inline std::string read_bytes(const std::string& path) {
     return {std::istreambuf_iterator<char>(file), {}};
 }
 
-// Expects that `action` throws one plain line that contains all of `parts`.
+// Expects `action` to throw a one-line message that contains all of `parts`.
 inline void expect_failure(const std::function<void()>& action, std::initializer_list<std::string> parts) {
     std::string message;
     try {
@@ -43,13 +43,13 @@ inline void expect_failure(const std::function<void()>& action, std::initializer
     } catch (const std::runtime_error& error) {
         message = error.what();
     }
-    ASSERT_FALSE(message.empty()) << "nothing was thrown; expected a line with \"" << *parts.begin() << "\"";
+    ASSERT_FALSE(message.empty()) << "nothing was thrown; expected a message with \"" << *parts.begin() << "\"";
     EXPECT_EQ(message.find('\n'), std::string::npos) << message;
     for (const std::string& part : parts)
         EXPECT_NE(message.find(part), std::string::npos) << message << "\n  lacks: " << part;
 }
 
-// Expects that the program has refused: exit code 1, and an `error` output of one line that contains all of `parts`.
+// Expects that the program refused its input: exit code 1, and one line in `error` (stderr) with all of `parts`.
 inline void expect_refusal(int exit_code, std::string error, std::initializer_list<std::string> parts) {
     EXPECT_EQ(exit_code, 1);
     ASSERT_FALSE(error.empty());

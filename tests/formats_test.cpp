@@ -1,4 +1,4 @@
-// The file formats: safetensors, .npy and PNG, well formed and malformed, and what is left when writing fails.
+// The file formats safetensors, .npy and PNG: well-formed and malformed files, and failed writes.
 #include <sys/resource.h>
 #include <csignal>
 #include <cstring>
@@ -15,7 +15,7 @@
 namespace dualmcmc {
 namespace {
 
-// A safetensors file by hand: the length of `json`, `json`, and `data` bytes of data.
+// A handmade safetensors file: the length of `json`, `json`, and `data` bytes of data.
 std::string raw_safetensors(const std::string& json, size_t data) {
     const uint64_t length = json.size();
     std::string bytes(8, 0);
@@ -74,7 +74,7 @@ TEST(Safetensors, EmptyFileRoundTrips) {
     std::filesystem::remove(path);
 }
 
-// The bytes that the format prescribes, aligned and with wide elements first.
+// Byte for byte: aligned, widest elements first.
 TEST(Safetensors, WritesTheFormatsBytes) {
     SafetensorsFile file;
     file.metadata["k"] = "v";
@@ -115,7 +115,7 @@ TEST(Safetensors, BadPrefix) {
     expect_bad_safetensors(std::string(8, '\xFF') + "{}", "claims a header of 18446744073709551615 bytes");
 }
 
-// A header over the format's limit is refused even where the file is long enough (a sparse file here).
+// A header beyond the format's limit is refused even if the (here sparse) file is long enough.
 TEST(Safetensors, HeaderOverTheLimit) {
     const std::string path = temporary_path("huge.safetensors");
     write_bytes(path, std::string("\0\0\0\x10\0\0\0\0", 8));  // 2^28
@@ -132,10 +132,10 @@ TEST(Safetensors, BadJson) {
         {"[]", "expected '{'"},
         {open, "expected '}'"},
         {open + ",}", "expected '\"'"},
-        {open + "} x", "text behind the end"},
-        {open + "," + open.substr(1) + "}", "\"a\" stands twice"},
+        {open + "} x", "text after the end"},
+        {open + "," + open.substr(1) + "}", "\"a\" appears twice"},
         {"{\"a\":3}", "expected '{'"},
-        {"{\"a", "string does not end"},
+        {"{\"a", "unterminated string"},
         {"{\"a\\q\":{}}", "unknown escape"},
         {"{\"a\\", "unknown escape"},
         {"{\"\\u00g0\":{}}", "four hexadecimal digits"},
@@ -145,7 +145,7 @@ TEST(Safetensors, BadJson) {
         {"{\"a\n\":{}}", "control character in a string"},
         {"{\"a\\n\":{}}", "control character in a name"},
         {"{\"__metadata__\":{\"k\":1}}", "expected '\"'"},
-        {"{\"__metadata__\":{\"k\":\"1\",\"k\":\"2\"}}", "\"k\" stands twice"},
+        {"{\"__metadata__\":{\"k\":\"1\",\"k\":\"2\"}}", "\"k\" appears twice"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[-1],\"data_offsets\":[0,4]}}", "expected a non-negative integer"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1.5],\"data_offsets\":[0,4]}}", "expected ']'"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[99999999999999999999],\"data_offsets\":[0,4]}}", "number is too large"},
@@ -158,7 +158,7 @@ TEST(Safetensors, BadJson) {
         SCOPED_TRACE(json);
         expect_bad_safetensors(raw_safetensors(json, 4), problem);
     }
-    // However deep the nesting, it is refused where it begins; it must not exhaust the stack.
+    // Deep nesting is refused at its first level; it must not exhaust the stack.
     expect_bad_safetensors(raw_safetensors("{\"a\":" + std::string(5'000'000, '['), 0), "expected '{'");
 }
 
@@ -175,10 +175,10 @@ TEST(Safetensors, BadLayout) {
         {raw_safetensors("{" + tensor("a", "F32", "[1]", "[8,4]") + "}", 8), "data_offsets 8 to 4"},
         {raw_safetensors("{" + tensor("a", "F32", "[4294967296,4294967296]", "[0,8]") + "}", 8), "too large"},
         {raw_safetensors(whole, 7), "is truncated: tensor a ends at byte 8 of the data, the file has 7"},
-        {raw_safetensors(whole, 9), "1 bytes behind its last tensor"},
+        {raw_safetensors(whole, 9), "1 bytes after its last tensor"},
         {raw_safetensors(a + tensor("b", "F32", "[1]", "[2,6]") + "}", 6), "tensor b overlaps another"},
         {raw_safetensors(a + tensor("b", "F32", "[1]", "[0,4]") + "}", 4), "tensor b overlaps another"},
-        {raw_safetensors(a + tensor("b", "F32", "[1]", "[8,12]") + "}", 12), "tensor b lies behind a gap of 4 bytes"},
+        {raw_safetensors(a + tensor("b", "F32", "[1]", "[8,12]") + "}", 12), "tensor b follows a gap of 4 bytes"},
     };
     for (const auto& [bytes, problem] : cases) expect_bad_safetensors(bytes, problem);
     const std::string path = temporary_path("whole.safetensors");
@@ -187,9 +187,9 @@ TEST(Safetensors, BadLayout) {
     std::filesystem::remove(path);
 }
 
-// Every proper prefix of a good file is refused, and so is every change of one byte of its JSON or else the file reads.
-TEST(Safetensors, NoDamagedFileCrashesTheReader) {
-    const std::string path = temporary_path("damaged.safetensors");
+// Every proper prefix of a good file is refused. A file with one changed byte is refused or read; it never crashes.
+TEST(Safetensors, CorruptFilesDoNotCrashTheReader) {
+    const std::string path = temporary_path("corrupt.safetensors");
     write_safetensors(path, example_file());
     const std::string good = read_bytes(path);
     for (size_t length = 0; length < good.size(); ++length) {
@@ -212,7 +212,7 @@ TEST(Safetensors, NoDamagedFileCrashesTheReader) {
     std::filesystem::remove(path);
 }
 
-// While it lives no file of this process grows beyond `bytes`: writing fails as on a full disk.
+// During its lifetime no file of this process can grow beyond `bytes`: writes fail as on a full disk.
 class FullDisk {
 public:
     explicit FullDisk(rlim_t bytes) : before_(std::signal(SIGXFSZ, SIG_IGN)) {
@@ -230,10 +230,10 @@ private:
     rlimit limit_{};
 };
 
-TEST(Safetensors, FullDiskLeavesTheEarlierFileWhole) {
+TEST(Safetensors, FullDiskLeavesTheOldFileIntact) {
     const std::string path = temporary_path("full.safetensors");
     write_safetensors(path, example_file());
-    // Sizes on both sides of the stream's buffer: the error comes while writing, or only when the buffer is flushed.
+    // Smaller and larger than the stream's buffer: the error comes only when flushing, or already when writing.
     for (const int64_t floats : {500, 1'000'000}) {
         SafetensorsFile large;
         const std::vector<float> values(floats, 1.0f);
@@ -254,9 +254,9 @@ TEST(Safetensors, FullDiskLeavesTheEarlierFileWhole) {
     std::filesystem::remove(path);
 }
 
-TEST(Safetensors, UnwritablePlaces) {
+TEST(Safetensors, UnwritablePaths) {
     const std::string file = temporary_path("plain_file"), folder = temporary_path("folder");
-    write_bytes(file, "here before");
+    write_bytes(file, "old contents");
     std::filesystem::create_directory(folder);
     const auto expect = [](const std::string& path, const std::string& problem) {
         expect_failure([&] { write_safetensors(path, example_file()); }, {"cannot write " + path, problem});
@@ -265,12 +265,12 @@ TEST(Safetensors, UnwritablePlaces) {
     expect("/no/such/folder/x.safetensors", "No such file or directory");
     expect(file + "/x.safetensors", "Not a directory");
     expect(folder, "Is a directory");  // only the rename fails
-    EXPECT_EQ(read_bytes(file), "here before");
+    EXPECT_EQ(read_bytes(file), "old contents");
     std::filesystem::remove(file);
     std::filesystem::remove(folder);
 }
 
-TEST(Safetensors, ContractOfStoredTensors) {
+TEST(Safetensors, ShapeMustMatchTheBytes) {
     SafetensorsFile file;
     file.tensors["short"] = {"F32", {2}, {0, 0, 0, 0}};
     const std::string path = temporary_path("never.safetensors");
@@ -281,7 +281,7 @@ TEST(Safetensors, ContractOfStoredTensors) {
 
 // --- .npy
 
-// A .npy file by hand, of the given version.
+// A handmade .npy file of the given version.
 std::string raw_npy(const std::string& dictionary, size_t data, char version = 1) {
     std::string header = dictionary + "\n";
     std::string bytes = std::string("\x93NUMPY") + version + '\0' + static_cast<char>(header.size()) + '\0';
@@ -329,23 +329,23 @@ TEST(Npy, BadFiles) {
     const std::string shape = "1, 2, 2, 3", good = dictionary("|u1", "False", shape);
     const std::pair<std::string, std::string> cases[] = {
         {"", "has only 0 bytes"},
-        {"PK\3\4 a zip archive", "does not begin with \\x93NUMPY"},
+        {"PK\3\4 a zip archive", "does not start with \\x93NUMPY"},
         {raw_npy(good, 12, 4), "version 4"},
         {raw_npy(good, 12).replace(8, 2, "\xFF\xFF"), "claims a header of 65535 bytes"},
         {raw_npy(good, 12, 2).replace(8, 4, "\xFF\xFF\xFF\xFF"), "claims a header of 4294967295 bytes"},
         {raw_npy("{'fortran_order': False, 'shape': (1, 2, 2, 3)}", 12), "no complete 'descr'"},
         {raw_npy("{'descr': '|u1', 'shape': (1, 2, 2, 3)}", 12), "no complete 'fortran_order'"},
         {raw_npy("{'descr': '|u1', 'fortran_order': False}", 12), "no complete 'shape'"},
-        {raw_npy(dictionary("|u1", "False", "1, 2, -2, 3"), 12), "shape (1, 2, -2, 3); images (N, H, W, 3)"},
+        {raw_npy(dictionary("|u1", "False", "1, 2, -2, 3"), 12), "shape (1, 2, -2, 3); expected images (N, H, W, 3)"},
         {raw_npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 2, 2, 3", 12), "no complete 'shape'"},
-        {raw_npy(dictionary("<f4", "False", shape), 48), "numbers of type '<f4'; uint8"},
+        {raw_npy(dictionary("<f4", "False", shape), 48), "elements of type '<f4'; expected uint8"},
         {raw_npy(dictionary("|u1", "True", shape), 12), "Fortran order"},
-        {raw_npy(dictionary("|u1", "False", "2, 2, 3"), 12), "shape (2, 2, 3); images (N, H, W, 3)"},
+        {raw_npy(dictionary("|u1", "False", "2, 2, 3"), 12), "shape (2, 2, 3); expected images (N, H, W, 3)"},
         {raw_npy(dictionary("|u1", "False", "1, 3, 2, 2"), 12), "images (N, H, W, 3)"},
         {raw_npy(dictionary("|u1", "False", "0, 2, 2, 3"), 0), "impossible shape"},
         {raw_npy(dictionary("|u1", "False", "999999999999999, 99999, 99999, 3"), 12), "impossible shape"},
         {raw_npy(dictionary("|u1", "False", "9999999999999999999, 2, 2, 3"), 12), "images (N, H, W, 3)"},
-        {raw_npy(good, 11), "is truncated: the shape (1, 2, 2, 3) needs 12 bytes, the file has 11"},
+        {raw_npy(good, 11), "is truncated: shape (1, 2, 2, 3) needs 12 bytes, the file has 11"},
     };
     const std::string path = temporary_path("bad.npy");
     for (const auto& [bytes, problem] : cases) {
@@ -379,14 +379,14 @@ TEST(Png, RoundTrip) {
     std::filesystem::remove(path);
 }
 
-// Every pixel of a grid: 3 + 5 images of side 4 in 2 columns, doubled, gap 3.
-TEST(Png, GridPutsEveryPixelWhereItBelongs) {
+// Every pixel of a grid: 3 + 5 images of 4x4 in 2 columns, scale 2, gap 3.
+TEST(Png, GridHasEveryPixelInPlace) {
     const std::string path = temporary_path("grid.png");
     const ImageSet first = numbered_images(3, 4, 10), second = numbered_images(5, 4, 99);
     write_grid(path, {&first, &second}, 2, 2, 3);
     const Picture picture = decode(path);
-    const int step = 8 + 3, panel = 2 * 8 + 3, gutter = 15, rows = 3;
-    ASSERT_EQ(picture.width, 2 * panel + gutter);
+    const int pitch = 8 + 3, panel = 2 * 8 + 3, panel_gap = 15, rows = 3;
+    ASSERT_EQ(picture.width, 2 * panel + panel_gap);
     ASSERT_EQ(picture.height, rows * 8 + (rows - 1) * 3);
     std::vector<uint8_t> expected(picture.pixels.size(), 255);
     int left = 0;
@@ -395,9 +395,9 @@ TEST(Png, GridPutsEveryPixelWhereItBelongs) {
             for (int y = 0; y < 8; ++y)
                 for (int x = 0; x < 8; ++x)
                     for (int c = 0; c < 3; ++c)
-                        expected[((i / 2 * step + y) * picture.width + left + i % 2 * step + x) * 3 + c] =
+                        expected[((i / 2 * pitch + y) * picture.width + left + i % 2 * pitch + x) * 3 + c] =
                             set->pixels[((i * 4 + y / 2) * 4 + x / 2) * 3 + c];
-        left += panel + gutter;
+        left += panel + panel_gap;
     }
     EXPECT_EQ(picture.pixels, expected);
     std::filesystem::remove(path);

@@ -1,6 +1,6 @@
-// The two Langevin chains (Eq. 3, Eq. 6) against their closed forms: mean and covariance of the discretised chain on
-// quadratic potentials, the step and noise convention, gradient descent without noise; and what a step does not
-// compute, by counting kernel calls.
+// The two Langevin chains (Eq. 3, Eq. 6) against closed forms: mean and covariance of the discretised chain on
+// quadratic potentials, conventions for step size and noise, gradient descent without noise. Counts of kernel calls
+// check that a step computes nothing superfluous.
 #include "method/langevin.h"
 
 #include <algorithm>
@@ -13,7 +13,7 @@
 namespace dualmcmc::test {
 namespace {
 
-// Statistical limits are 5 standard errors: passed by chance once in 1.7 million comparisons.
+// Statistical tolerances are 5 standard errors, exceeded by chance once in 1.7 million comparisons.
 constexpr double sigmas = 5;
 
 NoiseFunction normal_noise(const Shape& shape, RngPurpose purpose, uint64_t seed) {
@@ -63,17 +63,18 @@ void expect_moments(const Values& x, double mean, double variance, const std::st
         << what << ": variance " << found.variance << ", expected " << variance;
 }
 
-// x' - m = ρ (x - m) + n U with ρ = 1 - ½ s² a: after k steps from x0, mean m + ρᵏ (x0 - m), variance n² (1 - ρ²ᵏ) / (1
-// - ρ²).
-TEST(LangevinX, MomentsOnAQuadraticAreTheDiscretisedChains) {
+// x' - m = ρ (x - m) + n U with ρ = 1 - ½ s² a. After k steps from x0: mean m + ρᵏ (x0 - m), variance
+// n² (1 - ρ²ᵏ) / (1 - ρ²).
+TEST(LangevinX, MomentsOnAQuadraticMatchTheClosedForm) {
     const struct {
         double a, m, x0, step, noise;
         int64_t steps;
     } cases[] = {
-        {3, 0.7, 2, 0.6, 0.25, 1},                                  // ρ = 0.46
-        {3, 0.7, 2, 0.6, 0.25, 5},    {10, -1, 0.5, 0.55, 0.1, 4},  // ρ = -0.5125: overshoots
-        {0.5, 0, 3, 0.2, 0.3, 7},                                   // ρ = 0.99
-        {-1, 0.2, 0.3, 0.5, 0.05, 6},                               // ρ = 1.125: an energy without minimum
+        {3, 0.7, 2, 0.6, 0.25, 1},     // ρ = 0.46
+        {3, 0.7, 2, 0.6, 0.25, 5},     // the same, more steps
+        {10, -1, 0.5, 0.55, 0.1, 4},   // ρ = -0.5125: overshoots
+        {0.5, 0, 3, 0.2, 0.3, 7},      // ρ = 0.99
+        {-1, 0.2, 0.3, 0.5, 0.05, 6},  // ρ = 1.125: an energy without a minimum
     };
     const Shape shape{40, 9, 11, 13};
     uint64_t seed = 1;
@@ -89,9 +90,9 @@ TEST(LangevinX, MomentsOnAQuadraticAreTheDiscretisedChains) {
     }
 }
 
-// Small steps sample exp(-E / T) with T = (n/s)²: started at N(m, T/a), the chain stays there. ρ = 1 - ½ s² a, so that
-// another temperature would show after 60 steps by 1 - ρ¹²⁰ = 91 % of the difference; the discretisation adds ¼ s² a =
-// 1 %.
+// Small steps sample exp(-E / T) with T = (n/s)²: started from N(m, T/a), the chain keeps this distribution. With
+// ρ = 1 - ½ s² a, a wrong temperature would show after 60 steps by 1 - ρ¹²⁰ = 91 % of the difference.
+// Discretisation adds ¼ s² a = 1 %.
 TEST(LangevinX, TemperatureIsNoiseOverStepSquared) {
     const double a = 2, m = -0.4;
     const Shape shape{30, 10, 11, 12};
@@ -112,7 +113,7 @@ TEST(LangevinX, TemperatureIsNoiseOverStepSquared) {
 }
 
 TEST(LangevinX, WithoutNoiseIsGradientDescent) {
-    // E = Σ ¼ x⁴ + ½ b x, by an explicit loop in double; each of the 9 steps rounds about three times.
+    // E = Σ ¼ x⁴ + ½ x, against an explicit loop in double; each of the 9 steps rounds about three times.
     const Shape shape{2, 3, 4, 5};
     const EnergyFunction quartic = [](const Tensor& x) {
         Values gradient = x.to_host();
@@ -127,10 +128,10 @@ TEST(LangevinX, WithoutNoiseIsGradientDescent) {
     for (int k = 0; k < 9; ++k)
         for (double& x : expected) x -= 0.5 * 0.4 * 0.4 * (x * x * x + 0.5);
     expect_close(chain.end, expected, 0, 60 * unit, "end");
-    EXPECT_EQ(start.to_host(), before) << "the caller's start has changed";
+    EXPECT_EQ(start.to_host(), before) << "the caller's start was modified";
 }
 
-TEST(LangevinX, ProfileIsTheEnergyBeforeEachStep) {
+TEST(LangevinX, TraceIsTheEnergyBeforeEachStep) {
     const Shape shape{3, 2, 4, 5};
     std::vector<Values> seen;
     const EnergyFunction inner = quadratic(2, 0.1);
@@ -149,7 +150,7 @@ TEST(LangevinX, ProfileIsTheEnergyBeforeEachStep) {
         for (const float x : seen[k]) energy += (double(x) - 0.1) * (double(x) - 0.1);
         EXPECT_NEAR(double(chain.trace[k].item()), energy, 50 * unit * energy) << "step " << k;
     }
-    // Each state follows from the one before with the noise of its own step.
+    // Each state follows from the previous one with the noise of its step.
     for (size_t k = 0; k + 1 < 4; ++k) {
         const Values noise = std::get<Tensor>(normal_noise(shape, RngPurpose::langevin_x, 5)(int64_t(k))).to_host();
         std::vector<double> next;
@@ -160,19 +161,19 @@ TEST(LangevinX, ProfileIsTheEnergyBeforeEachStep) {
     }
 }
 
-TEST(LangevinX, NoStepsLeaveTheStart) {
+TEST(LangevinX, ZeroStepsReturnTheStart) {
     const Tensor start = random_tensor({2, 3, 4, 5}, 6);
     const Chain chain = langevin_x(
-        start, [](const Tensor&) -> EnergyGradient { throw std::logic_error("asked for an energy"); }, {0, 0.5f, 0.1f},
-        [](int64_t) -> Tensor { throw std::logic_error("asked for noise"); });
+        start, [](const Tensor&) -> EnergyGradient { throw std::logic_error("an energy was computed"); },
+        {0, 0.5f, 0.1f}, [](int64_t) -> Tensor { throw std::logic_error("noise was drawn"); });
     EXPECT_EQ(chain.end.to_host(), start.to_host());
     EXPECT_TRUE(chain.trace.empty());
 }
 
 // ---- z-chain with a linear generator g(z) = A z -------------------------------------------------
 
-// Potential ‖x - A z‖² / (2σ²) + ½‖z‖² of one image: precision Λ = AᵀA/σ² + I, mean Λ⁻¹ Aᵀx / σ². Latents of dimension
-// 2, images of 3.
+// Potential ‖x - A z‖² / (2σ²) + ½‖z‖² of one image: precision Λ = AᵀA/σ² + I,
+// mean Λ⁻¹ Aᵀx / σ². Latents have 2 elements, images 3.
 using Vector2 = std::array<double, 2>;
 using Matrix2 = std::array<Vector2, 2>;
 
@@ -215,7 +216,7 @@ struct LinearModel {
     }
 };
 
-// The chains' common settings and data: the first half of the batch sees one image, the second another.
+// All chains share this data: the first half of the batch has one image, the second half another.
 constexpr int64_t chains = 40000;
 constexpr std::array<std::array<double, 3>, 2> images{{{1, 0.5, -0.25}, {-0.75, 1, 0.5}}};
 
@@ -226,7 +227,7 @@ Tensor data_batch() {
     return Tensor::from_host({chains, 3}, x);
 }
 
-// The chain's end: mean of each half and their common covariance against what is expected.
+// Compares the mean of each half of z, (chains, 2), and both halves' common covariance with the expected ones.
 void expect_gaussian(const Values& z, const std::array<Vector2, 2>& means, const Matrix2& covariance) {
     const double n = double(chains / 2);
     for (size_t half = 0; half < 2; ++half) {
@@ -252,14 +253,15 @@ void expect_gaussian(const Values& z, const std::array<Vector2, 2>& means, const
     }
 }
 
-// z' - μ = M (z - μ) + n U with M = I - ½ s² Λ, which is symmetric: the mean moves by Mᵏ, C' = M C M + n² I.
+// z' - μ = M (z - μ) + n U with the symmetric M = I - ½ s² Λ: the mean's distance to μ is multiplied by M, and
+// C' = M C M + n² I.
 Matrix2 contraction(const LinearModel& model, double step) {
     const Matrix2 p = model.precision();
     return {{{1 - 0.5 * step * step * p[0][0], -0.5 * step * step * p[0][1]},
              {-0.5 * step * step * p[1][0], 1 - 0.5 * step * step * p[1][1]}}};
 }
 
-TEST(LangevinZ, MomentsAfterAFewStepsAreTheDiscretisedChains) {
+TEST(LangevinZ, MomentsAfterAFewStepsMatchTheClosedForm) {
     const LinearModel model;
     const double step = 0.5, noise = 0.3;
     const Vector2 start{1.5, -2};
@@ -286,9 +288,9 @@ TEST(LangevinZ, MomentsAfterAFewStepsAreTheDiscretisedChains) {
     }
 }
 
-// C = n² (I - M²)⁻¹ = T Λ⁻¹ (I - ¼ s² Λ)⁻¹ with T = (n/s)². The eigenvalues of M are 0.69 and 0.41: after 25 steps the
-// start is forgotten.
-TEST(LangevinZ, StationaryMomentsAreTheClosedForm) {
+// C = n² (I - M²)⁻¹ = T Λ⁻¹ (I - ¼ s² Λ)⁻¹ with T = (n/s)². M has the eigenvalues 0.69 and 0.41,
+// so the chain forgets its start within 25 steps.
+TEST(LangevinZ, StationaryMomentsMatchTheClosedForm) {
     const LinearModel model;
     const double step = 0.55, noise = 0.4;
     const Chain chain =
@@ -301,7 +303,8 @@ TEST(LangevinZ, StationaryMomentsAreTheClosedForm) {
     expect_gaussian(chain.end.to_host(), {model.mean(images[0]), model.mean(images[1])}, covariance);
 }
 
-// ∇_z [ ‖x - g‖² / (2σ²) + ½‖z‖² ] = Aᵀ(A z - x)/σ² + z: with the ½, so that σ is the exact one of p_θ(x|z).
+// ∇_z [ ‖x - g‖² / (2σ²) + ½‖z‖² ] = Aᵀ(A z - x)/σ² + z.
+// With the ½, σ is the standard deviation of p_θ(x|z).
 TEST(LangevinZ, WithoutNoiseIsGradientDescent) {
     const LinearModel model;
     const int64_t batch = 5, steps = 6;
@@ -310,7 +313,7 @@ TEST(LangevinZ, WithoutNoiseIsGradientDescent) {
     const Chain chain =
         langevin_z(Tensor::from_host({batch, 2}, z0), Tensor::from_host({batch, 3}, x0), model.generator(),
                    float(model.sigma), {steps, float(step), 0.7f}, no_noise({batch, 2}));
-    std::vector<double> z(z0.begin(), z0.end()), profile;
+    std::vector<double> z(z0.begin(), z0.end()), trace;
     for (int64_t k = 0; k < steps; ++k) {
         double total = 0;
         for (int64_t b = 0; b < batch; ++b) {
@@ -323,15 +326,15 @@ TEST(LangevinZ, WithoutNoiseIsGradientDescent) {
             }
             for (int i = 0; i < 2; ++i) row[i] -= 0.5 * step * step * gradient[i];
         }
-        profile.push_back(total);
+        trace.push_back(total);
     }
     expect_close(chain.end, z, 0, 200 * unit, "end");
     ASSERT_EQ(int64_t(chain.trace.size()), steps);
-    for (size_t k = 0; k < profile.size(); ++k)
-        EXPECT_NEAR(double(chain.trace[k].item()), profile[k], 200 * unit * profile[k]) << "step " << k;
+    for (size_t k = 0; k < trace.size(); ++k)
+        EXPECT_NEAR(double(chain.trace[k].item()), trace[k], 200 * unit * trace[k]) << "step " << k;
 }
 
-TEST(LangevinZ, NoStepsLeaveTheStart) {
+TEST(LangevinZ, ZeroStepsReturnTheStart) {
     const Tensor start = random_tensor({4, 2}, 6);
     const Chain chain =
         langevin_z(start, random_tensor({4, 3}, 7), LinearModel().generator(), 0.5f, {0, 0.5f, 0.1f}, no_noise({4, 2}));
@@ -339,9 +342,9 @@ TEST(LangevinZ, NoStepsLeaveTheStart) {
     EXPECT_TRUE(chain.trace.empty());
 }
 
-// ---- with the real networks: what is computed, and what is not ----------------------------------
+// ---- with the real networks: what a step computes, and what it does not -------------------------
 
-// Kernel calls, counted by wrappers round those of a backend. Several threads may call.
+// Wrappers around a backend's kernels that count calls; safe to call from several threads.
 namespace counted {
 const Backend* inner = nullptr;
 std::atomic<int64_t> fused, fused_backward, fused_weight, conv2d, backward_input, backward_weight, column_sum,
@@ -353,7 +356,7 @@ void reset() {
         *count = 0;
 }
 
-// `table` with the counting wrappers in it; whole batches and one kernel at a time unless `concurrent`.
+// `table` with counting wrappers. Unless `concurrent`, without fused kernels, and batches are not split over threads.
 Backend wrap(const Backend& table, bool concurrent) {
     inner = &table;
     reset();
@@ -385,11 +388,9 @@ Backend wrap(const Backend& table, bool concurrent) {
 
 const ModelSettings settings_of[] = {{"cifar10", 6, 7, 3, 5}, {"celeba64", 16, 16, 2, 5}};
 
-// Convolutions and linear layers of the EBM and the generator: blocks with a shortcut have three.
-int64_t energy_products(const ModelSettings& s) { return s.architecture == "cifar10" ? 3 + 3 + 2 + 2 + 1 : 5 * 3 + 1; }
-int64_t generator_products(const ModelSettings& s) {
-    return s.architecture == "cifar10" ? 1 + 3 * 3 + 1 : 1 + 4 * 3 + 1;
-}
+// Number of convolutions and linear layers; a block with a convolution in its shortcut has three.
+int64_t ebm_layers(const ModelSettings& s) { return s.architecture == "cifar10" ? 3 + 3 + 2 + 2 + 1 : 5 * 3 + 1; }
+int64_t generator_layers(const ModelSettings& s) { return s.architecture == "cifar10" ? 1 + 3 * 3 + 1 : 1 + 4 * 3 + 1; }
 
 void expect_no_gradients(Models& models) {
     for (const auto& [prefix, state] : models.networks())
@@ -407,9 +408,9 @@ protected:
 INSTANTIATE_TEST_SUITE_P(Architectures, NetworkChain, testing::ValuesIn(settings_of),
                          [](const auto& info) { return info.param.architecture; });
 
-// A step of the x-chain is one power iteration on each weight, one pass forward and one back to the image.
+// A step of the x-chain is one power iteration per weight, one forward pass, and one backward pass to the image.
 TEST_P(NetworkChain, XChainComputesNoParameterGradient) {
-    const int64_t steps = 3, batch = 23, products = energy_products(settings_), side = settings_.image_size();
+    const int64_t steps = 3, batch = 23, layers = ebm_layers(settings_), side = settings_.image_size();
     for (const bool concurrent : {false, true}) {
         const Backend table = counted::wrap(best_cpu_backend(), concurrent);
         {
@@ -424,18 +425,18 @@ TEST_P(NetworkChain, XChainComputesNoParameterGradient) {
         EXPECT_EQ(counted::spectral_norm_backward, 0);
         EXPECT_EQ(counted::spectral_norm, steps);
         if (!concurrent) {
-            EXPECT_EQ(counted::conv2d, steps * products);
+            EXPECT_EQ(counted::conv2d, steps * layers);
         }
-        EXPECT_GE(counted::conv2d, steps * products);
-        EXPECT_EQ(counted::conv2d % (steps * products), 0);  // once for each group of images
+        EXPECT_GE(counted::conv2d, steps * layers);
+        EXPECT_EQ(counted::conv2d % (steps * layers), 0);  // once per group of images
         EXPECT_EQ(counted::backward_input, counted::conv2d);
         expect_no_gradients(models_);
     }
 }
 
-// Batch norm's backward needs its weight's and its bias's gradient (batch_norm_backward_reduce).
+// Except batch norm's: its input gradient needs the gradients of its weight and bias (batch_norm_backward_reduce).
 TEST_P(NetworkChain, ZChainComputesNoParameterGradient) {
-    const int64_t steps = 3, batch = 4, products = generator_products(settings_), side = settings_.image_size();
+    const int64_t steps = 3, batch = 4, layers = generator_layers(settings_), side = settings_.image_size();
     const int64_t norms = settings_.architecture == "cifar10" ? 7 : 9;
     for (const bool concurrent : {false, true}) {
         const Backend table = counted::wrap(best_cpu_backend(), concurrent);
@@ -452,16 +453,16 @@ TEST_P(NetworkChain, ZChainComputesNoParameterGradient) {
         EXPECT_EQ(counted::spectral_norm, 0);
         EXPECT_EQ(counted::fused, table.norm_relu_conv2d ? steps * norms : 0);
         EXPECT_EQ(counted::fused_backward, counted::fused);
-        EXPECT_EQ(counted::fused + counted::conv2d, steps * products);
+        EXPECT_EQ(counted::fused + counted::conv2d, steps * layers);
         EXPECT_EQ(counted::backward_input, counted::conv2d);
         EXPECT_EQ(counted::fused_backward + counted::batch_norm_backward_reduce, steps * norms);
         expect_no_gradients(models_);
     }
 }
 
-// In a whole iteration weight gradients are computed by the three updates alone (two passes each), however long the
-// chains are, and the EBM makes k_x + 1 + 1 (+ k_x) + 1 power iterations (paper.md, section 3).
-TEST_P(NetworkChain, AnIterationsWeightGradientsDoNotDependOnTheChains) {
+// In a whole iteration only the three updates compute weight gradients (two passes each), however long the chains are.
+// The EBM makes k_x + 1 + 1 (+ k_x) + 1 power iterations (METHOD.md, section 3).
+TEST_P(NetworkChain, OnlyTheUpdatesComputeWeightGradients) {
     const int64_t batch = 2, side = settings_.image_size(), encoder = 6;
     for (const auto& [steps_x, steps_z, resample] : {std::tuple(0, 0, true), {2, 1, false}, {3, 2, true}}) {
         SCOPED_TRACE(text(steps_x, " and ", steps_z, " steps, resample ", resample));
@@ -475,10 +476,10 @@ TEST_P(NetworkChain, AnIterationsWeightGradientsDoNotDependOnTheChains) {
             const Tensor x = random_tensor({batch, side, side, 3}, 5);
             dual_mcmc_step(models_, x, philox_noise(1, 0, x.shape(), settings_.latent), step, 1);
         }
-        EXPECT_EQ(counted::backward_weight, 2 * (energy_products(settings_) + generator_products(settings_) + encoder));
+        EXPECT_EQ(counted::backward_weight, 2 * (ebm_layers(settings_) + generator_layers(settings_) + encoder));
         EXPECT_EQ(counted::column_sum,
-                  2 * (generator_products(settings_) + 2));  // biases: all of the generator, two of the encoder
-        EXPECT_EQ(counted::spectral_norm_backward, 2 * energy_products(settings_));
+                  2 * (generator_layers(settings_) + 2));  // biases: every generator layer, two of the encoder
+        EXPECT_EQ(counted::spectral_norm_backward, 2 * ebm_layers(settings_));
         EXPECT_EQ(counted::spectral_norm, steps_x * (resample ? 2 : 1) + 3);
         int64_t parameters = 0;
         for (const auto& [prefix, state] : models_.networks()) parameters += int64_t(state->parameters().size());
@@ -487,9 +488,8 @@ TEST_P(NetworkChain, AnIterationsWeightGradientsDoNotDependOnTheChains) {
     }
 }
 
-// In groups of images on several threads, or all at once: the same energies and gradients as the network called
-// directly.
-TEST_P(NetworkChain, EnergyGradientIsTheNetworks) {
+// In groups of images on several threads or all at once: the network's own energies and gradients.
+TEST_P(NetworkChain, EnergyGradientMatchesTheNetwork) {
     const int64_t side = settings_.image_size();
     for (const int64_t batch : {1, 4, 23}) {  // 23: several groups
         const Tensor x = random_tensor({batch, side, side, 3}, uint32_t(30 + batch));
@@ -507,7 +507,7 @@ TEST_P(NetworkChain, EnergyGradientIsTheNetworks) {
                 << batch << " images, " << threads << " threads";
             EXPECT_LE(relative_l2(found.gradient, image.grad()), 20 * unit)
                 << batch << " images, " << threads << " threads";
-            // The power iteration is the network's own, too.
+            // So are the results of the power iteration.
             for (size_t i = 0; i < grouped.ebm.state.entries().size(); ++i)
                 EXPECT_EQ(grouped.ebm.state.entries()[i].value.value().to_host(),
                           direct.ebm.state.entries()[i].value.value().to_host());
@@ -515,8 +515,8 @@ TEST_P(NetworkChain, EnergyGradientIsTheNetworks) {
     }
 }
 
-// The chain with the real EBM and no noise: a pass with its power iteration, a step down the gradient, and so on, by an
-// explicit loop.
+// The chain with the real EBM and no noise against an explicit loop: a pass with its power iteration, a gradient step,
+// and so on.
 TEST_P(NetworkChain, XChainWithoutNoiseIsGradientDescent) {
     const int64_t side = settings_.image_size();
     const float step = 4;
@@ -538,7 +538,7 @@ TEST_P(NetworkChain, XChainWithoutNoiseIsGradientDescent) {
     }
     EXPECT_LE(relative_l2(chain.end.to_host(), x), 10 * unit);
     const Values before = start.to_host();
-    EXPECT_GT(relative_l2(x, before), 1e3 * unit) << "the gradient is too small for this test to see";
+    EXPECT_GT(relative_l2(x, before), 1e3 * unit) << "the gradient is too small for this test";
 }
 
 }  // namespace

@@ -1,6 +1,5 @@
-// The networks of both architectures: one pass forward and backward against PyTorch (reference/networks_*.safetensors),
-// their names and shapes in files, and the initial value of every parameter against the rules of the release (paper.md,
-// section 5).
+// The networks of both architectures: one forward and backward pass against PyTorch (reference/networks_*.safetensors),
+// names and shapes in files, and every parameter's initial distribution against METHOD.md, section 5.
 #include <algorithm>
 #include <map>
 #include <optional>
@@ -19,51 +18,51 @@ std::string reference_path(const std::string& architecture) {
     return "reference/networks_" + architecture + ".safetensors";
 }
 
-int64_t metadata_number(const SafetensorsFile& file, const std::string& key) {
+int64_t metadata_integer(const SafetensorsFile& file, const std::string& key) {
     return std::stoll(file.metadata.at(key));
 }
 
 ModelSettings reference_settings(const SafetensorsFile& file) {
-    return {file.metadata.at("architecture"), metadata_number(file, "width_generator"),
-            metadata_number(file, "width_ebm"), metadata_number(file, "width_encoder"),
-            metadata_number(file, "latent")};
+    return {file.metadata.at("architecture"), metadata_integer(file, "width_generator"),
+            metadata_integer(file, "width_ebm"), metadata_integer(file, "width_encoder"),
+            metadata_integer(file, "latent")};
 }
 
 // ---- one pass against PyTorch -------------------------------------------------------------------
 
-// The reference is computed in float64. Each of about 12 products one way, and as many back, sums up to n = 1200 terms,
-// whose rounding errors add like a random walk to about sqrt(n) unit / 2 = 17 units, the products' to sqrt(24) 17 = 85
-// units; batch norm over few pixels and the cancellation in a weight's gradient each cost a few times as much. 1000
-// units = 6e-5.
+// The reference is computed in float64.
 //
-// Inputs of products that are rounded first, relatively by up to u, make each product wrong by about 0.8 u
-// (kernels_test.cpp), and twelve of them by 3 u; again ten times that is allowed for values. For gradients the kinks
-// count more: of the activations, whose density at 0 is about 0.4, 0.4 · 3 u fall on the other side in each of about 8
-// layers, and a gradient that is wrong where they are is wrong by the square root of their share. Of these networks'
-// 2^15 activations that is a number of about n = 8 · 0.4 · 3 u · 2^15, and n + 3 sqrt(n) are allowed, for the gradient
-// of a network's parameters and input as a whole; a single one's, with batch norm over few pixels, may be nothing but
-// such places.
+// fp32: each pass has about 12 GEMMs forward and 12 backward, with sums of up to n = 1200 terms. Rounding errors add
+// up like a random walk: about sqrt(n) unit / 2 = 17 units per GEMM and sqrt(24) 17 = 85 units for all. Batch norm over
+// few pixels and cancellation in weight gradients each cost a few times as much. Tolerance: 1000 units = 6e-5.
+//
+// GEMM inputs rounded to a relative error of u (bf16, TF32): each GEMM is off by about 0.8 u (kernels_test.cpp), twelve
+// of them by 3 u. Values are allowed ten times that. Gradients suffer more, from ReLU's kink. The density of
+// activations at 0 is about 0.4, so in each of about 8 layers a fraction 0.4 · 3 u of them changes sign, and the
+// relative error of the gradient is the square root of the total fraction. Of these networks' 2^15 activations about
+// n = 8 · 0.4 · 3 u · 2^15 change sign; n + 3 sqrt(n) are allowed. This holds for all gradients of a network taken
+// together: a single tensor, with batch norm over few pixels, may consist of nothing but such elements.
 constexpr double network_tolerance = 1000 * unit;
 
 class Networks : public EachBackend {
 protected:
-    // Loads the reference's state and keeps what the comparisons need.
+    // Loads the reference and the networks' state.
     void load(const std::string& architecture) {
         path = reference_path(architecture);
         file = read_safetensors(path);
         models.emplace(reference_settings(file), 99);
         for (const auto& [prefix, state] : models->networks()) load_state(file, path, prefix, *state);
-        batch = metadata_number(file, "batch");
+        batch = metadata_integer(file, "batch");
         image = Layout::image({batch, models->settings.image_size(), models->settings.image_size(), 3});
         latent = Layout::plain({batch, models->settings.latent});
         scalars = Layout::plain({batch});
     }
-    Tensor given(const std::string& name, const Layout& layout) const {
+    Tensor stored(const std::string& name, const Layout& layout) const {
         return Tensor::from_host(layout.memory_shape(), stored_values(file, path, name, layout));
     }
     void expect_stored(const std::string& name, const Layout& layout, const Tensor& actual) const {
         ASSERT_TRUE(actual.defined()) << name;
-        EXPECT_LE(relative_l2(actual, given(name, layout)), value_tolerance()) << name;
+        EXPECT_LE(relative_l2(actual, stored(name, layout)), value_tolerance()) << name;
     }
     double value_tolerance() const { return rounding * network_tolerance + 30 * input_unit_; }
     double gradient_tolerance() const {
@@ -71,8 +70,8 @@ protected:
         return rounding * network_tolerance + std::sqrt((crossed + 3 * std::sqrt(crossed)) / activations);
     }
 
-    // The gradient of one network's input, and its grad.*. A gradient that vanishes in exact arithmetic (a bias before
-    // batch norm) is rounding alone; it is held against the network's largest.
+    // Compares the gradients of one network's input and parameters (grad.*). A gradient that is zero in exact
+    // arithmetic (a bias before batch norm) is all rounding: its error is relative to the network's largest gradient.
     void expect_gradients(const std::string& input_name, const Layout& layout, const Tensor& input,
                           const std::string& prefix, const ParameterStore& state) const {
         const bool exact = input_unit_ == 0;
@@ -101,7 +100,7 @@ protected:
         }
         EXPECT_LE(relative_l2(all_actual, all_expected), gradient_tolerance()) << "all gradients of " << prefix;
     }
-    // after.* of one network: the entries whose names end so.
+    // Compares after.* of one network for the entries with these name endings; there must be `count` of them.
     void expect_after(const std::string& prefix, const ParameterStore& state, const std::set<std::string>& endings,
                       size_t count) const {
         size_t found = 0;
@@ -113,51 +112,51 @@ protected:
         EXPECT_EQ(found, count);
     }
     void check_energy() {
-        const Var x(given("x", image));
+        const Var x(stored("x", image));
         EnergyModel& energy = models->ebm;
         const Var e = energy.forward(x);
         expect_stored("energy", scalars, e.value());
-        std::vector<Var> wanted = energy.state.parameters();
-        wanted.push_back(x);
-        backward(e, wanted, given("denergy", scalars));
+        std::vector<Var> inputs = energy.state.parameters();
+        inputs.push_back(x);
+        backward(e, inputs, stored("denergy", scalars));
         expect_gradients("energy.dx", image, x.grad(), "netE.", energy.state);
         const size_t weights = models->settings.architecture == "cifar10" ? 11 : 16;
         expect_after("netE.", energy.state, {".weight_u", ".weight_v"}, 2 * weights);
     }
     void check_generator() {
-        const Var z(given("z", latent));
+        const Var z(stored("z", latent));
         const Var y = models->generator(z);
         expect_stored("image", image, y.value());
-        std::vector<Var> wanted = models->generator.state.parameters();
-        wanted.push_back(z);
-        backward(y, wanted, given("dimage", image));
+        std::vector<Var> inputs = models->generator.state.parameters();
+        inputs.push_back(z);
+        backward(y, inputs, stored("dimage", image));
         expect_gradients("image.dz", latent, z.grad(), "netG.", models->generator.state);
         const size_t norms = models->settings.architecture == "cifar10" ? 7 : 9;
         expect_after("netG.", models->generator.state, {".running_mean", ".running_var"}, 2 * norms);
     }
     void check_encoder() {
-        const Var x(given("x", image));
+        const Var x(stored("x", image));
         const auto [mu, logvar] = models->encoder(x);
         expect_stored("mu", latent, mu.value());
         expect_stored("logvar", latent, logvar.value());
-        const Var dmu(given("dmu", latent)), dlogvar(given("dlogvar", latent));
-        std::vector<Var> wanted = models->encoder.state.parameters();
-        wanted.push_back(x);
-        backward(add(sum(multiply(mu, dmu)), sum(multiply(logvar, dlogvar))), wanted);
+        const Var dmu(stored("dmu", latent)), dlogvar(stored("dlogvar", latent));
+        std::vector<Var> inputs = models->encoder.state.parameters();
+        inputs.push_back(x);
+        backward(add(sum(multiply(mu, dmu)), sum(multiply(logvar, dlogvar))), inputs);
         expect_gradients("encoder.dx", image, x.grad(), "netI.", models->encoder.state);
     }
 
-    // Runs check() with convolutions summed directly, as the tolerance has it, and as training runs them: Winograd's
-    // rounding is five times that of the sum (winograd.cu).
+    // Runs check() with exact convolutions, for which the tolerance is derived, and as in training: Winograd rounds
+    // five times as much (winograd.cpp).
     template <class Check>
-    void both_ways(Check check) {
+    void with_exact_and_fast_convolutions(Check check) {
         for (const std::string architecture : architectures)
-            for (const bool direct : {true, false}) {
-                SCOPED_TRACE(architecture + (direct ? ", direct sums" : ""));
-                std::optional<ExactConvolutions> summed;
-                if (direct) summed.emplace();
-                rounding = direct ? 1 : 5;
-                input_unit_ = direct ? 0 : input_unit(backend());  // direct sums are in fp32 on every device
+            for (const bool exact : {true, false}) {
+                SCOPED_TRACE(architecture + (exact ? ", exact convolutions" : ""));
+                std::optional<ExactConvolutions> scope;
+                if (exact) scope.emplace();
+                rounding = exact ? 1 : 5;
+                input_unit_ = exact ? 0 : input_unit(backend());  // exact convolutions are fp32 on every device
                 load(architecture);
                 check();
             }
@@ -173,21 +172,21 @@ protected:
 INSTANTIATE_TEST_SUITE_P(Cpu, Networks, testing::ValuesIn(cpu_backends()), backend_name);
 INSTANTIATE_TEST_SUITE_P(Gpu, Networks, testing::ValuesIn(gpu_backends_of_all_precisions()), backend_name);
 
-TEST_P(Networks, EnergyModelIsPyTorchs) {
-    both_ways([this] { check_energy(); });
+TEST_P(Networks, EnergyModelMatchesPyTorch) {
+    with_exact_and_fast_convolutions([this] { check_energy(); });
 }
 
-TEST_P(Networks, GeneratorIsPyTorchs) {
-    both_ways([this] { check_generator(); });
+TEST_P(Networks, GeneratorMatchesPyTorch) {
+    with_exact_and_fast_convolutions([this] { check_generator(); });
 }
 
-TEST_P(Networks, EncoderIsPyTorchs) {
-    both_ways([this] { check_encoder(); });
+TEST_P(Networks, EncoderMatchesPyTorch) {
+    with_exact_and_fast_convolutions([this] { check_encoder(); });
 }
 
 // ---- names and shapes ---------------------------------------------------------------------------
 
-TEST(NetworkFiles, NamesAndShapesAreTheReleases) {
+TEST(NetworkFiles, NamesAndShapesAreTheAuthors) {
     for (const std::string architecture : architectures) {
         SCOPED_TRACE(architecture);
         const SafetensorsFile reference = read_safetensors(reference_path(architecture));
@@ -204,7 +203,7 @@ TEST(NetworkFiles, NamesAndShapesAreTheReleases) {
     }
 }
 
-TEST(NetworkFiles, StateGoesOutAsItCameIn) {
+TEST(NetworkFiles, LoadedStateIsStoredUnchanged) {
     for (const std::string architecture : architectures) {
         SCOPED_TRACE(architecture);
         const std::string path = reference_path(architecture);
@@ -220,7 +219,7 @@ TEST(NetworkFiles, StateGoesOutAsItCameIn) {
     }
 }
 
-// The closed form of paper.md, section 5, at the widths of the paper.
+// Closed forms from the layers in METHOD.md, section 5.
 int64_t conv_weights(int64_t in, int64_t out, int64_t kernel) { return in * out * kernel * kernel; }
 int64_t ebm_block(int64_t in, int64_t out, bool down) {
     return conv_weights(in, out, 3) + conv_weights(out, out, 3) + (down ? conv_weights(in, out, 1) : 0);
@@ -235,7 +234,7 @@ int64_t parameters_in(const ParameterStore& state) {
     return count;
 }
 
-TEST(NetworkFiles, ParameterCountsAreTheClosedForm) {
+TEST(NetworkFiles, ParameterCountsMatchTheClosedForms) {
     const int64_t w = 48, e = 32, n = 5, d = 7;
     const int64_t encoder = conv_weights(n, 2 * n, 4) + conv_weights(2 * n, 4 * n, 4) + conv_weights(4 * n, 8 * n, 4) +
                             2 * (conv_weights(8 * n, d, 4) + d);
@@ -261,13 +260,13 @@ TEST(NetworkFiles, ParameterCountsAreTheClosedForm) {
 
 const ModelSettings moderate[] = {{"cifar10", 24, 32, 10, 16}, {"celeba64", 96, 80, 8, 16}};
 
-// The rule that one tensor follows, told from its name and its shape in the file. `scale` brings it to unit scale: a
-// normal's standard deviation, a uniform's bound, a constant's value.
+// A tensor's initial distribution. `scale` is a normal's standard deviation, a uniform's bound or a constant's value.
 struct Rule {
     enum Kind { normal, uniform, constant, unit_vector } kind;
     double scale;
 };
 
+// The rule for `entry`, from its name and its shape in the file.
 Rule rule_of(const ParameterStore& state, const NamedTensor& entry) {
     const size_t dot = entry.name.rfind('.');
     const std::string layer = entry.name.substr(0, dot), what = entry.name.substr(dot + 1);
@@ -277,7 +276,7 @@ Rule rule_of(const ParameterStore& state, const NamedTensor& entry) {
     if (what == "running_mean" || what == "num_batches_tracked") return {Rule::constant, 0};
     if (layer.find("bn_") != std::string::npos)
         return what == "weight" ? Rule{Rule::normal, 1} : Rule{Rule::constant, 0};
-    if (what == "bias") {  // of a convolution or a linear layer: ±1/sqrt(fan_in), fan_in from its weight (out, in, ...)
+    if (what == "bias") {  // convolution or linear layer: ±1/sqrt(fan_in), fan_in from the weight (out, in, ...)
         for (const NamedTensor& weight : state.entries())
             if (weight.name == layer + ".weight")
                 return {Rule::uniform, std::sqrt(double(weight.layout.file_shape[0]) /
@@ -289,10 +288,10 @@ Rule rule_of(const ParameterStore& state, const NamedTensor& entry) {
     return {Rule::normal, std::sqrt(2 / (fan_in + fan_out))};
 }
 
-// The first moments of n independent values of unit scale, each within 5 standard errors of what the distribution has.
-// For N(0, 1): Var x² = 2, and the excess kurtosis of a sample has the variance 24/n. For U(-1, 1): E x² = 1/3, Var x²
-// = 4/45; the largest of n is below 1 - 14/n with the probability e^-14. Some 500 such comparisons in all: one fails by
-// chance once in 1000 seeds.
+// Compares the moments of n independent values, scaled to unit scale, with those of the distribution, within 5 standard
+// errors. N(0, 1): Var x² = 2; a sample's excess kurtosis has variance 24/n. U(-1, 1): E x² = 1/3, Var x² = 4/45;
+// the largest of n values is below 1 - 14/n with probability e^-14. There are about 500 comparisons: one fails by
+// chance for one seed in 1000.
 void expect_moments(const Values& x, Rule::Kind kind, const std::string& what) {
     const double n = double(x.size());
     double mean = 0, second = 0, fourth = 0, largest = 0;
@@ -308,7 +307,7 @@ void expect_moments(const Values& x, Rule::Kind kind, const std::string& what) {
         EXPECT_LE(std::abs(second - 1), 5 * std::sqrt(2 / n)) << what;
         if (n >= 1000) {
             EXPECT_LE(std::abs(fourth / (second * second) - 3), 5 * std::sqrt(24 / n))
-                << what << ": kurtosis (a uniform's is 1.8)";
+                << what << ": kurtosis (of a uniform distribution: 1.8)";
         }
         EXPECT_LE(largest, 6.5) << what;
     } else {
@@ -323,7 +322,7 @@ TEST(Initialisation, EveryParameterFollowsItsRule) {
     for (const ModelSettings& settings : moderate) {
         SCOPED_TRACE(settings.architecture);
         Models models(settings, 5);
-        std::map<Rule::Kind, Values> small;  // tensors too small for limits of their own, at unit scale, pooled
+        std::map<Rule::Kind, Values> small;  // small tensors, at unit scale, are tested together
         std::map<Rule::Kind, int> seen;
         for (const auto& [prefix, state] : models.networks()) {
             for (const NamedTensor& entry : state->entries()) {
@@ -335,7 +334,7 @@ TEST(Initialisation, EveryParameterFollowsItsRule) {
                     for (const float value : values) EXPECT_EQ(value, float(rule.scale)) << name;
                     continue;
                 }
-                if (rule.kind == Rule::unit_vector) {  // normalised N(0, 1): times sqrt(n), of unit scale
+                if (rule.kind == Rule::unit_vector) {  // normalised N(0, 1): unit scale times 1/sqrt(n)
                     EXPECT_NEAR(relative_l2(values, Values(values.size(), 0)), 1, 1e-6) << name;
                     if (values.size() < 100) continue;
                     for (float& value : values) value *= std::sqrt(float(values.size()));
@@ -360,7 +359,7 @@ TEST(Initialisation, EveryParameterFollowsItsRule) {
     }
 }
 
-// Every tensor that is drawn, of all three networks.
+// All randomly initialised tensors of the three networks.
 std::vector<std::pair<std::string, Values>> drawn_tensors(Models& models) {
     std::vector<std::pair<std::string, Values>> out;
     for (const auto& [prefix, state] : models.networks())
@@ -370,8 +369,7 @@ std::vector<std::pair<std::string, Values>> drawn_tensors(Models& models) {
     return out;
 }
 
-// Σ a b / sqrt(Σ a² Σ b²) over the elements that both have, times the square root of their number: N(0, 1) if
-// independent.
+// sqrt(n) Σ a b / sqrt(Σ a² Σ b²) over the first n elements, as many as both have. Independent: N(0, 1).
 double correlation_in_sigmas(const Values& a, const Values& b) {
     double aa = 0, bb = 0, ab = 0;
     const size_t n = std::min(a.size(), b.size());
@@ -379,8 +377,8 @@ double correlation_in_sigmas(const Values& a, const Values& b) {
     return ab / std::sqrt(aa * bb) * std::sqrt(double(n));
 }
 
-// 10,000 pairs: 6 sigmas are passed by chance once in 50,000 seeds.
-TEST(Initialisation, NoTwoTensorsHaveCommonNoise) {
+// 10,000 pairs: 6 sigmas are exceeded by chance for one seed in 50,000.
+TEST(Initialisation, TensorsAreIndependent) {
     for (const ModelSettings& settings : moderate) {
         SCOPED_TRACE(settings.architecture);
         Models models(settings, 5);
@@ -388,14 +386,14 @@ TEST(Initialisation, NoTwoTensorsHaveCommonNoise) {
         for (size_t i = 0; i < tensors.size(); ++i)
             for (size_t j = 0; j < i; ++j) {
                 if (std::min(tensors[i].second.size(), tensors[j].second.size()) < 40)
-                    continue;  // 6 sigmas: correlation 0.95
+                    continue;  // 6 sigmas would be a correlation above 0.95
                 EXPECT_LE(std::abs(correlation_in_sigmas(tensors[i].second, tensors[j].second)), 6)
                     << tensors[i].first << " and " << tensors[j].first;
             }
     }
 }
 
-TEST(Initialisation, FollowsTheSeedAlone) {
+TEST(Initialisation, DependsOnTheSeedOnly) {
     for (const ModelSettings& settings : moderate) {
         SCOPED_TRACE(settings.architecture);
         Models first(settings, 5), again(settings, 5), other(settings, 6), high(settings, 5 + (uint64_t(1) << 32));
@@ -410,7 +408,7 @@ TEST(Initialisation, FollowsTheSeedAlone) {
             if (a[i].second.size() < 40) continue;
             EXPECT_LE(std::abs(correlation_in_sigmas(a[i].second, c[i].second)), 6) << a[i].first;
             EXPECT_LE(std::abs(correlation_in_sigmas(a[i].second, d[i].second)), 6)
-                << a[i].first << ", seed's upper half";
+                << a[i].first << ", upper half of the seed";
         }
     }
 }

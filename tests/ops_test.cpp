@@ -1,5 +1,5 @@
-// The differentiable operations: their gradients by central differences, values and gradients against PyTorch
-// (reference/ops.safetensors), and what the tape promises: only wanted gradients, accumulation, nothing left behind.
+// The differentiable ops: gradients against central differences, values and gradients against PyTorch
+// (reference/ops.safetensors); and the tape: only requested gradients, accumulation, no leftovers.
 #include <functional>
 #include <map>
 #include <set>
@@ -14,7 +14,7 @@ namespace {
 
 using Function = std::function<Var(const std::vector<Var>&)>;
 
-// One thread: thousands of tiny kernels; what threads must not change is kernels_test.cpp's business.
+// One thread: these are thousands of tiny kernels. kernels_test.cpp checks independence of the number of threads.
 class Ops : public EachBackend {
     WithThreads one_{1};
 };
@@ -23,13 +23,15 @@ INSTANTIATE_TEST_SUITE_P(Gpu, Ops, testing::ValuesIn(gpu_backends()), backend_na
 
 // ---- gradients by central differences -----------------------------------------------------------
 
-// How far to step, and what difference to allow, relative to max(1, |gradient|).
+// Step size and tolerance, relative to max(1, |gradient|).
 //
-// The numeric gradient <dy, f(x + h e) - f(x - h e)> / 2h is taken in double precision from float32 outputs of size
-// about 1 to 4, of which each that changes is wrong by a few u = 2^-24: with a hundred of them, about 10 u · 4 / h.
-// Where f is linear or quadratic in each input the formula is exact and h may be large: 40 u · 4 = 1e-5 for h = 1/4,
-// ten times that is allowed. Elsewhere its error is h² f'''/6: with h = 1/64 and f''' up to about 10, 4e-4, and the
-// rounding 1.5e-4; 2e-3 is allowed.
+// The numeric gradient <dy, f(x + h e) - f(x - h e)> / 2h is computed in double precision from float32 outputs of
+// magnitude 1 to 4. Each output that changes has an error of a few u = 2^-24; a hundred give about 10 u · 4 / h.
+//
+// - exact: f is linear or quadratic in each input, so the formula is exact and h may be large. For h = 1/4 rounding
+//   gives 40 u · 4 = 1e-5; the tolerance is ten times that.
+// - curved: the formula's error is h² f'''/6. With h = 1/64 and f''' up to about 10 it is 4e-4, and rounding adds
+//   1.5e-4; the tolerance is 2e-3.
 struct Step {
     double h, tolerance;
 };
@@ -50,7 +52,7 @@ void expect_gradients(const std::string& what, const Function& function, const s
         std::vector<double> numeric(x.size());
         const NoGrad no_grad;
         for (size_t i = 0; i < x.size(); ++i) {
-            Values moved[2] = {x, x};  // up and down, as float32 has them
+            Values moved[2] = {x, x};  // as rounded to float32
             moved[0][i] += float(step.h);
             moved[1][i] -= float(step.h);
             Values out[2];
@@ -69,7 +71,7 @@ void expect_gradients(const std::string& what, const Function& function, const s
     }
 }
 
-// Values away from 0 by more than the step, where relu has its kink.
+// Values further from 0, relu's kink, than the step size.
 Tensor away_from_zero(const Shape& shape, uint32_t seed) {
     Values values = random_values(element_count(shape), seed);
     for (float& value : values) value += value < 0 ? -0.1f : 0.1f;
@@ -158,7 +160,7 @@ TEST_P(Ops, convolution_gradients) {
     expect_gradients(
         "conv2d, its own residual", [](auto& v) { return conv2d(v[0], v[1], Var(), {.padding = 1, .residual = v[0]}); },
         {image, same}, exact);
-    // x feeds three ops: its gradient is added up in whichever order they come.
+    // x feeds three ops, whose gradients accumulate in any order.
     expect_gradients(
         "conv2d, x used twice more",
         [](auto& v) {
@@ -186,7 +188,7 @@ TEST_P(Ops, batch_norm_gradients) {
     expect_gradients("batch_norm of a matrix", function, {random_tensor({7, 5}, 1, -1, 4), weight, bias}, curved);
 }
 
-TEST_P(Ops, batch_norm_relu_is_the_relu_of_batch_norm) {
+TEST_P(Ops, batch_norm_relu_equals_relu_of_batch_norm) {
     const auto run = [](bool fused) {
         const Var x(random_tensor({2, 4, 3, 5}, 1, -1, 4)), weight(random_tensor({5}, 2)), bias(random_tensor({5}, 3));
         const Tensor mean = Tensor::full({5}, 0), var = Tensor::full({5}, 1);
@@ -198,12 +200,12 @@ TEST_P(Ops, batch_norm_relu_is_the_relu_of_batch_norm) {
     EXPECT_EQ(run(true), run(false));
 }
 
-// One op for batch norm, ReLU, upsampling, convolution and skip: the same values, statistics and gradients as one after
-// the other; where the gradient goes on to a second such op, which may take it some images at a time, and where it is
-// wanted whole.
-TEST_P(Ops, batch_norm_relu_conv2d_is_its_parts) {
+// The fused op of batch norm, ReLU, upsampling, convolution and residual has the same values, statistics and gradients
+// as the separate ops. Covers a gradient that flows on into a second fused op, which may read it in slices of the
+// batch, and one that is needed as a whole.
+TEST_P(Ops, batch_norm_relu_conv2d_equals_its_parts) {
     const int64_t batch = 7, channels = 16;
-    for (const int64_t side : {3, 24})  // of 24, upsampled, one image or two make a group
+    for (const int64_t side : {3, 24})  // 24, upsampled: groups of one or two images
         for (const bool upsample : {false, true})
             for (const bool parameters : {false, true}) {
                 SCOPED_TRACE(text("side ", side, upsample ? ", upsampled" : "", parameters ? ", all gradients" : ""));
@@ -218,27 +220,27 @@ TEST_P(Ops, batch_norm_relu_conv2d_is_its_parts) {
                         leaves.emplace_back(random_tensor({channels}, 9 + layer));
                     }
                     const Tensor mean = Tensor::full({channels}, 0), var = Tensor::full({channels}, 1);
-                    const auto up = [&](const Var& of) { return upsample ? upsample2(of) : of; };
-                    const auto layer = [&](const Var& x, size_t first, bool raised, const Var& skip) {
+                    const auto up = [&](const Var& v) { return upsample ? upsample2(v) : v; };
+                    const auto layer = [&](const Var& x, size_t first, bool upsampled, const Var& skip) {
                         const Var &weight = leaves[first], &shift = leaves[first + 1], &w = leaves[first + 2],
                                   &bias = leaves[first + 3];
                         if (fused)
                             return batch_norm_relu_conv2d(x, weight, shift, mean, var, 0.1f, w, bias,
-                                                          {1, raised, skip, upsample && skip.defined()});
+                                                          {1, upsampled, skip, upsample && skip.defined()});
                         const Var a = batch_norm_relu(x, weight, shift, mean, var);
-                        return conv2d(raised ? upsample2(a) : a, w, bias,
+                        return conv2d(upsampled ? upsample2(a) : a, w, bias,
                                       {.padding = 1, .residual = skip.defined() ? up(skip) : skip});
                     };
                     const Var h = layer(leaves[0], 2, upsample, Var()), y = layer(h, 6, false, leaves[1]);
                     found.push_back({h.value(), y.value(), mean, var});
-                    std::vector<Var> wanted{leaves[0]};
-                    if (parameters) wanted = leaves;
-                    backward(y, wanted, random_tensor(y.shape(), 11));
-                    for (const Var& leaf : wanted) found.back().push_back(leaf.grad());
+                    std::vector<Var> inputs{leaves[0]};
+                    if (parameters) inputs = leaves;
+                    backward(y, inputs, random_tensor(y.shape(), 11));
+                    for (const Var& leaf : inputs) found.back().push_back(leaf.grad());
                 }
                 ASSERT_EQ(found[0].size(), found[1].size());
-                // A bias before batch norm has no gradient but rounding (the first layer's, 9th of all): against the
-                // largest.
+                // The gradient of a bias before batch norm is zero up to rounding (the first layer's, index 9): compare
+                // it with the largest gradient.
                 const double largest = relative_l2(found[1][4], Tensor::full(found[1][4].shape(), 0));
                 for (size_t k = 0; k < found[0].size(); ++k) {
                     const double own = relative_l2(found[1][k].to_host(), Values(size_t(found[1][k].size()), 0));
@@ -248,18 +250,18 @@ TEST_P(Ops, batch_norm_relu_conv2d_is_its_parts) {
             }
 }
 
-TEST_P(Ops, fixed_norm_relu_gradients) {
+TEST_P(Ops, batch_norm_inference_relu_gradients) {
     const Tensor weight = random_tensor({5}, 2), bias = Tensor::full({5}, 0), mean = random_tensor({5}, 3),
                  var = random_tensor({5}, 4, 0.5f, 2);
-    Values x = away_from_zero({2, 4, 3, 5}, 1).to_host();  // from the mean, where the kink is
+    Values x = away_from_zero({2, 4, 3, 5}, 1).to_host();  // away from the mean, the kink
     for (size_t i = 0; i < x.size(); ++i) x[i] += mean.to_host()[i % 5];
     expect_gradients(
         "batch_norm_inference_relu", [&](auto& v) { return batch_norm_inference_relu(v[0], weight, bias, mean, var); },
         {Tensor::from_host({2, 4, 3, 5}, x)}, curved);
 }
 
-// At the leading singular vectors σ is stationary in u and v, so that the difference with their power iteration is the
-// gradient with u and v held, up to h²: they are brought there first, and each evaluation starts from copies.
+// At the leading singular vectors σ is stationary in u and v, so the central difference, which includes a power
+// iteration, equals the gradient for constant u and v up to h². Hence converge u and v first, and evaluate on copies.
 TEST_P(Ops, spectral_norm_gradients) {
     for (const Shape& shape : {Shape{3, 3, 2, 5}, Shape{7, 4}, Shape{11, 1}}) {
         const Tensor w = random_tensor(shape, 1);
@@ -274,7 +276,7 @@ TEST_P(Ops, spectral_norm_gradients) {
     }
 }
 
-// ---- values: the ops that the reference below does not have -------------------------------------
+// ---- values of the ops that are not in the reference below --------------------------------------
 
 TEST_P(Ops, values) {
     const Shape shape{2, 5, 3, 7};
@@ -301,7 +303,7 @@ TEST_P(Ops, values) {
 
 // ---- against PyTorch ----------------------------------------------------------------------------
 
-// One case of the file: its tensors in this program's layouts. Remembers which were asked for.
+// A case of the file, with its tensors in this program's layouts. Records which of them were read.
 class Case {
 public:
     Case(const SafetensorsFile& file, const std::string& name)
@@ -320,23 +322,22 @@ public:
         const Values values = as_floats(stored, key);
         const Shape& s = stored.shape;
         const bool spectral = op_ == "spectral_norm";
-        const bool weight =
-            spectral || what == "w" || what == "dw";  // of spectral_norm, everything of two or four sides
+        const bool weight = spectral || what == "w" || what == "dw";  // spectral_norm: all 2-D and 4-D tensors
         if (s.size() == 4 && weight)
             return Tensor::from_host({s[2], s[3], s[1], s[0]}, oihw_to_hwio(values, s[0], s[1], s[2], s[3]));
         if (s.size() == 4)
             return Tensor::from_host({s[0], s[2], s[3], s[1]}, nchw_to_nhwc(values, s[0], s[1], s[2], s[3]));
         if (s.size() == 2 && weight && (spectral || op_ == "linear"))
             return Tensor::from_host({s[1], s[0]}, transposed(values, s[0], s[1]));
-        if (spectral && what[0] == 'v') {  // over (in, kh, kw); ours over (kh, kw, in)
+        if (spectral && what[0] == 'v') {  // in the order (in, kh, kw); ours is (kh, kw, in)
             const Shape& w = file_.tensors.at(name_ + ".w").shape;
             if (w.size() == 4) return Tensor::from_host(s, oihw_to_hwio(values, 1, w[1], w[2], w[3]));
         }
         return Tensor::from_host(s, values);
     }
 
-    // Float32 against float64 rounded once: sums of up to a few hundred terms, each rounding u, come to 1e-6 of a
-    // typical value, so 1e-5 is allowed of each value and of the root of the mean square.
+    // Float32 against float64 rounded once: sums of up to a few hundred terms, each rounded by u, have errors of about
+    // 1e-6 of a typical value. The tolerance is 1e-5, relative to each value plus the root mean square.
     void expect(const Tensor& actual, const std::string& what, double tolerance = 1e-5) {
         const Tensor expected = get(what);
         double squares = 0;
@@ -351,7 +352,7 @@ private:
     std::set<std::string> used_;
 };
 
-// Compares y and the gradients of all `inputs`.
+// Compares y and the gradients of all `inputs` with the reference.
 void expect_reference(Case& c, const std::vector<std::string>& inputs, const Function& function) {
     std::vector<Var> leaves;
     for (const std::string& input : inputs) leaves.emplace_back(c.get(input));
@@ -373,7 +374,7 @@ void expect_batch_norm(Case& c) {
     c.expect(var, "after_running_var");
 }
 
-// Before a pass is walked back another one moves u and v on: the gradient must have kept those of its own moment.
+// Another forward pass advances u and v before backward: the gradient must use those of its own pass.
 void expect_spectral_norm(Case& c) {
     const Var w(c.get("w"));
     const Tensor u = c.get("u0"), v = c.get("v0");
@@ -382,7 +383,7 @@ void expect_spectral_norm(Case& c) {
         c.expect(y.value(), "y" + pass);
         c.expect(u, "u" + pass);
         c.expect(v, "v" + pass);
-        // σ does not leave the op: W's first element is σ times that of y, where it is not tiny.
+        // The op does not return σ: recover it as W / y at W's largest element.
         const Values all = w.value().to_host(), divided = y.value().to_host();
         size_t largest = 0;
         for (size_t i = 0; i < all.size(); ++i)
@@ -445,7 +446,7 @@ const std::map<std::string, std::function<void(Case&)>>& reference_tests() {
     return tests;
 }
 
-// Every case and every tensor of the file must be used; every test above must meet a case.
+// Every case and every tensor of the file must be used, and every test above must have a case.
 TEST_P(Ops, agree_with_pytorch) {
     const SafetensorsFile file = read_safetensors("reference/ops.safetensors");
     std::set<std::string> untouched, ops;
@@ -456,15 +457,15 @@ TEST_P(Ops, agree_with_pytorch) {
         ops.insert(c.op());
         const auto test = reference_tests().find(c.op());
         if (test == reference_tests().end()) {
-            ADD_FAILURE() << name << ": there is no test for " << c.op();
+            ADD_FAILURE() << name << ": no test for " << c.op();
             continue;
         }
         test->second(c);
         for (const std::string& used : c.used()) untouched.erase(used);
     }
-    for (const std::string& key : untouched) ADD_FAILURE() << key << " was not compared with anything";
+    for (const std::string& key : untouched) ADD_FAILURE() << key << " was not compared";
     for (const auto& test : reference_tests())
-        EXPECT_TRUE(ops.contains(test.first)) << "the reference has no case of " << test.first;
+        EXPECT_TRUE(ops.contains(test.first)) << "the reference has no case for " << test.first;
 }
 
 // ---- the tape -----------------------------------------------------------------------------------
@@ -478,7 +479,7 @@ std::vector<double> scaled(const Tensor& x, double factor) {
     return out;
 }
 
-TEST(Tape, gives_gradients_to_wanted_leaves_only) {
+TEST(Tape, only_requested_leaves_get_gradients) {
     const Var x = leaf({2, 5, 4, 3}, 1), w = leaf({3, 3, 3, 6}, 2), bias = leaf({6}, 3), unrelated = leaf({7}, 4);
     const auto loss = [&] { return sum(tanh(conv2d(x, w, bias, {.padding = 1}))); };
     backward(loss(), {x});
@@ -489,7 +490,7 @@ TEST(Tape, gives_gradients_to_wanted_leaves_only) {
     x.clear_grad();
     EXPECT_FALSE(x.grad().defined());
     backward(loss(), {w, bias, unrelated});
-    EXPECT_FALSE(x.grad().defined()) << "wanted in the call before, not in this one";
+    EXPECT_FALSE(x.grad().defined()) << "requested in the previous call, not in this one";
     EXPECT_TRUE(w.grad().defined());
     EXPECT_TRUE(bias.grad().defined());
     EXPECT_FALSE(unrelated.grad().defined()) << "the loss does not depend on it";
@@ -497,17 +498,17 @@ TEST(Tape, gives_gradients_to_wanted_leaves_only) {
     for (const Var& v : {w, bias}) v.clear_grad();
     backward(loss(), {x, w, bias});
     for (const auto& [together, alone] : {std::pair{x.grad(), dx}, {w.grad(), dw}, {bias.grad(), dbias}})
-        expect_close(together, alone, 0, 0, "wanted together and alone");
+        expect_close(together, alone, 0, 0, "requested together and alone");
 }
 
-TEST(Tape, wants_nothing_of_nobody) {
+TEST(Tape, backward_without_requested_gradients) {
     const Var x = leaf({3, 2}, 1);
     backward(sum(exp(x)), {});
     EXPECT_FALSE(x.grad().defined());
     EXPECT_EQ(tape_size(), 0);
 }
 
-TEST(Tape, each_input_of_each_op_alone) {
+TEST(Tape, each_input_of_each_op_can_be_requested_alone) {
     const Var a = leaf({3, 5}, 1), b = leaf({3, 5}, 2), c = leaf({3, 5}, 3), w = leaf({5, 4}, 4), bias = leaf({4}, 5),
               weight = leaf({5}, 6), shift = leaf({5}, 7);
     const Tensor eps = random_tensor({3, 5}, 8);
@@ -528,7 +529,7 @@ TEST(Tape, each_input_of_each_op_alone) {
         for (size_t k = 0; k < inputs.size(); ++k) {
             backward(loss(), {inputs[k]});
             for (size_t j = 0; j < inputs.size(); ++j)
-                EXPECT_EQ(inputs[j].grad().defined(), j == k) << "input " << j << ", wanted " << k;
+                EXPECT_EQ(inputs[j].grad().defined(), j == k) << "input " << j << ", requested " << k;
             expect_close(inputs[k].grad(), together[k], 0, 0, "input " + std::to_string(k));
             inputs[k].clear_grad();
         }
@@ -544,7 +545,7 @@ TEST(Tape, gradients_accumulate_over_calls) {
     std::vector<double> expected = scaled(x.value(), 2);
     for (double& value : expected) value += 3;
     expect_close(x.grad(), expected, 4 * unit, 0, "two calls");
-    expect_close(held, scaled(x.value(), 2), 2 * unit, 0, "a gradient that somebody holds stays as it was");
+    expect_close(held, scaled(x.value(), 2), 2 * unit, 0, "a gradient held by the caller does not change");
     x.clear_grad();
     backward(sum(scale(x, 3)), {x});
     expect_close(x.grad(), std::vector<double>(21, 3), 0, 0, "cleared");
@@ -562,19 +563,19 @@ TEST(Tape, a_variable_used_twice_gets_both_gradients) {
     for (size_t i = 0; i < expected.size(); ++i) expected[i] = 2.0 * values[i] * upstream[i];
     expect_close(a.grad(), expected, 4 * unit, 0, "a a");
     a.clear_grad();
-    // The same gradient goes to both: accumulating into one must not change the other, nor what the caller handed in.
+    // Both get the same gradient: accumulating into one must change neither the other nor the caller's dy.
     backward(add(add(a, b), a), {a, b}, dy);
     expect_close(a.grad(), scaled(dy, 2), 2 * unit, 0, "(a + b) + a, a");
     expect_close(b.grad(), scaled(dy, 1), 0, 0, "(a + b) + a, b");
-    expect_close(dy, upstream, 0, 0, "the seed");
-    // An intermediate value used twice, once through a longer path.
+    expect_close(dy, upstream, 0, 0, "grad_output");
+    // An intermediate value used twice, once on a longer path.
     for (const Var& v : {a, b}) v.clear_grad();
     const Var square = multiply(a, a);
     backward(sum(add(square, scale(reshape(reshape(square, {7, 3}), {3, 7}), 2))), {a});
     expect_close(a.grad(), scaled(a.value(), 6), 4 * unit, 0, "3 a²");
 }
 
-TEST(Tape, backward_starts_with_ones_and_skips_what_came_after) {
+TEST(Tape, backward_starts_with_ones_and_skips_later_ops) {
     const Var x = leaf({3, 7}, 1);
     const Var y = scale(x, 5), later = exp(y);
     backward(y, {x});
@@ -589,11 +590,11 @@ TEST(Tape, is_empty_after_backward) {
     EXPECT_EQ(tape_size(), 3);
     backward(y, {x});
     EXPECT_EQ(tape_size(), 0);
-    EXPECT_FALSE(y.grad().defined()) << "gradients of what lies between are freed";
-    EXPECT_FALSE(x.requires_grad()) << "wanted only during the call";
+    EXPECT_FALSE(y.grad().defined()) << "gradients of intermediate values are freed";
+    EXPECT_FALSE(x.requires_grad()) << "only during the call";
 }
 
-TEST(Tape, records_nothing_under_no_tape) {
+TEST(Tape, records_nothing_under_no_grad) {
     const Var x = leaf({3, 7}, 1);
     {
         const NoGrad outer;
@@ -602,7 +603,7 @@ TEST(Tape, records_nothing_under_no_tape) {
             tanh(x);
         }
         const Var y = tanh(x);
-        EXPECT_EQ(tape_size(), 0) << "the inner NoGrad must not switch recording on again";
+        EXPECT_EQ(tape_size(), 0) << "the end of the inner NoGrad must not resume recording";
         EXPECT_THROW(backward(sum(y), {x}), std::runtime_error);
     }
     const Var constant = [&] {
@@ -612,10 +613,10 @@ TEST(Tape, records_nothing_under_no_tape) {
     const Var y = sum(multiply(x, constant));
     EXPECT_EQ(tape_size(), 2);
     backward(y, {x});
-    expect_close(x.grad(), constant.value().to_host(), 0, 0, "no gradient passes through what was not recorded");
+    expect_close(x.grad(), constant.value().to_host(), 0, 0, "no gradient flows through unrecorded ops");
 }
 
-TEST(Tape, batch_norm_and_spectral_norm_move_their_state_under_no_tape) {
+TEST(Tape, batch_norm_and_spectral_norm_update_their_state_under_no_grad) {
     const NoGrad no_grad;
     const Tensor mean = Tensor::full({5}, 0), var = Tensor::full({5}, 1);
     batch_norm(Var(Tensor::full({4, 5}, 2)), leaf({5}, 1), leaf({5}, 2), mean, var);
@@ -628,157 +629,90 @@ TEST(Tape, batch_norm_and_spectral_norm_move_their_state_under_no_tape) {
     expect_close(y.value(), Values{0.6f, 0.8f}, 4 * unit, 0, "W / σ");
 }
 
-TEST(Tape, wrong_shapes_throw) {
+// A Var and a tensor of the given shape, for shape checks; the values do not matter.
+Var of(const Shape& shape) { return leaf(shape, 1); }
+Tensor ones(int64_t n) { return Tensor::full({n}, 1); }
+
+TEST(Tape, elementwise_ops_reductions_and_pooling_reject_wrong_shapes) {
     const NoGrad no_grad;
-    const auto of = [](const Shape& shape) { return leaf(shape, 1); };
-    const auto state = [](int64_t n) { return Tensor::full({n}, 1); };
-    const std::pair<const char*, std::function<void()>> cases[] = {
-        {"add",
-         [&] {
-             add(of({2, 3}), of({3, 2}));
-         }},
-        {"multiply",
-         [&] {
-             multiply(of({2, 3}), of({2, 3, 1}));
-         }},
-        {"leaky_relu with a negative slope",
-         [&] {
-             leaky_relu(of({2, 3}), -0.1f);
-         }},
-        {"reshape",
-         [&] {
-             reshape(of({2, 3}), {2, 4});
-         }},
-        {"squared_error",
-         [&] {
-             squared_error(of({2, 3}), of({3, 3}));
-         }},
-        {"gaussian_nll, mu",
-         [&] {
-             gaussian_nll(of({2, 3}), of({2, 4}), of({2, 3}));
-         }},
-        {"gaussian_nll, logvar",
-         [&] {
-             gaussian_nll(of({2, 3}), of({2, 3}), of({3, 3}));
-         }},
-        {"reparametrise, logvar",
-         [&] {
-             reparametrise(of({2, 3}), of({2, 4}), state(6));
-         }},
-        {"reparametrise, eps",
-         [&] {
-             reparametrise(of({2, 3}), of({2, 3}), state(7));
-         }},
-        {"avg_pool2 of an odd height",
-         [&] {
-             avg_pool2(of({2, 3, 4, 5}));
-         }},
-        {"avg_pool2 of an odd width",
-         [&] {
-             avg_pool2(of({2, 4, 3, 5}));
-         }},
-        {"conv2d, channels",
-         [&] {
-             conv2d(of({2, 5, 4, 3}), of({3, 3, 2, 6}), Var(), {.padding = 1});
-         }},
-        {"conv2d, a kernel that is not square",
-         [&] {
-             conv2d(of({2, 5, 4, 3}), of({3, 1, 3, 6}), Var(), {.padding = 1});
-         }},
-        {"conv2d, bias",
-         [&] {
-             conv2d(of({2, 5, 4, 3}), of({3, 3, 3, 6}), of({5}), {.padding = 1});
-         }},
-        {"conv2d, a kernel higher than the image",
-         [&] {
-             conv2d(of({2, 1, 4, 3}), of({4, 4, 3, 6}), Var(), {.padding = 1});
-         }},
-        {"conv2d, a kernel wider than the image",
-         [&] {
-             conv2d(of({2, 4, 1, 3}), of({4, 4, 3, 6}), Var(), {.padding = 1});
-         }},
-        {"conv2d, a pooled even kernel",
-         [&] {
-             conv2d(of({2, 4, 6, 3}), of({4, 4, 3, 6}), Var(), {.padding = 1, .pool = true});
-         }},
-        {"conv2d, a pooled odd image",
-         [&] {
-             conv2d(of({2, 5, 6, 3}), of({3, 3, 3, 6}), Var(), {.padding = 1, .pool = true});
-         }},
-        {"conv2d, pooled with a stride",
-         [&] {
-             conv2d(of({2, 8, 8, 3}), of({3, 3, 3, 6}), Var(), {.stride = 2, .padding = 1, .pool = true});
-         }},
-        {"conv2d, residual",
-         [&] {
-             conv2d(of({2, 4, 6, 3}), of({3, 3, 3, 6}), Var(), {.padding = 1, .residual = of({2, 4, 6, 3})});
-         }},
-        {"linear",
-         [&] {
-             linear(of({2, 3}), of({4, 5}), Var());
-         }},
-        {"linear, bias",
-         [&] {
-             linear(of({2, 3}), of({3, 5}), of({4}));
-         }},
-        {"batch_norm, weight",
-         [&] {
-             batch_norm(of({2, 3}), of({2}), of({3}), state(3), state(3));
-         }},
-        {"batch_norm, bias",
-         [&] {
-             batch_norm(of({2, 3}), of({3}), of({4}), state(3), state(3));
-         }},
-        {"batch_norm, running mean",
-         [&] {
-             batch_norm(of({2, 3}), of({3}), of({3}), state(2), state(3));
-         }},
-        {"batch_norm, running variance",
-         [&] {
-             batch_norm(of({2, 3}), of({3}), of({3}), state(3), state(2));
-         }},
-        {"batch_norm_relu_conv2d, bias",
-         [&] {
-             batch_norm_relu_conv2d(of({2, 4, 6, 3}), of({3}), of({3}), state(3), state(3), 0.1f, of({3, 3, 3, 5}),
-                                    of({4}), {});
-         }},
-        {"batch_norm_relu_conv2d, channels",
-         [&] {
-             batch_norm_relu_conv2d(of({2, 4, 6, 3}), of({3}), of({3}), state(3), state(3), 0.1f, of({3, 3, 4, 5}),
-                                    of({5}), {});
-         }},
-        {"batch_norm_relu_conv2d, residual",
-         [&] {
-             batch_norm_relu_conv2d(of({2, 4, 6, 3}), of({3}), of({3}), state(3), state(3), 0.1f, of({3, 3, 3, 5}),
-                                    of({5}), {1, false, of({2, 4, 6, 5}), true});
-         }},
-        {"spectral_norm, u",
-         [&] {
-             spectral_norm(of({4, 3}), state(4), state(4));
-         }},
-        {"spectral_norm, v",
-         [&] {
-             spectral_norm(of({4, 3}), state(3), state(3));
-         }},
-    };
-    for (const auto& [what, call] : cases) EXPECT_THROW(call(), std::runtime_error) << what;
+    EXPECT_THROW(add(of({2, 3}), of({3, 2})), std::runtime_error) << "add";
+    EXPECT_THROW(multiply(of({2, 3}), of({2, 3, 1})), std::runtime_error) << "multiply";
+    EXPECT_THROW(leaky_relu(of({2, 3}), -0.1f), std::runtime_error) << "leaky_relu with a negative slope";
+    EXPECT_THROW(reshape(of({2, 3}), {2, 4}), std::runtime_error) << "reshape";
+    EXPECT_THROW(squared_error(of({2, 3}), of({3, 3})), std::runtime_error) << "squared_error";
+    EXPECT_THROW(gaussian_nll(of({2, 3}), of({2, 4}), of({2, 3})), std::runtime_error) << "gaussian_nll, mu";
+    EXPECT_THROW(gaussian_nll(of({2, 3}), of({2, 3}), of({3, 3})), std::runtime_error) << "gaussian_nll, logvar";
+    EXPECT_THROW(reparametrise(of({2, 3}), of({2, 4}), ones(6)), std::runtime_error) << "reparametrise, logvar";
+    EXPECT_THROW(reparametrise(of({2, 3}), of({2, 3}), ones(7)), std::runtime_error) << "reparametrise, eps";
+    EXPECT_THROW(avg_pool2(of({2, 3, 4, 5})), std::runtime_error) << "avg_pool2 of an odd height";
+    EXPECT_THROW(avg_pool2(of({2, 4, 3, 5})), std::runtime_error) << "avg_pool2 of an odd width";
 }
 
-// A gradient of the wrong size is a mistake of an op, or of a seed.
-TEST(Tape, a_seed_of_another_size_throws) {
+TEST(Tape, convolutions_and_linear_layers_reject_wrong_shapes) {
+    const NoGrad no_grad;
+    EXPECT_THROW(conv2d(of({2, 5, 4, 3}), of({3, 3, 2, 6}), Var(), {.padding = 1}), std::runtime_error)
+        << "conv2d, channels";
+    EXPECT_THROW(conv2d(of({2, 5, 4, 3}), of({3, 1, 3, 6}), Var(), {.padding = 1}), std::runtime_error)
+        << "conv2d, a kernel that is not square";
+    EXPECT_THROW(conv2d(of({2, 5, 4, 3}), of({3, 3, 3, 6}), of({5}), {.padding = 1}), std::runtime_error)
+        << "conv2d, bias";
+    EXPECT_THROW(conv2d(of({2, 1, 4, 3}), of({4, 4, 3, 6}), Var(), {.padding = 1}), std::runtime_error)
+        << "conv2d, a kernel higher than the image";
+    EXPECT_THROW(conv2d(of({2, 4, 1, 3}), of({4, 4, 3, 6}), Var(), {.padding = 1}), std::runtime_error)
+        << "conv2d, a kernel wider than the image";
+    EXPECT_THROW(conv2d(of({2, 4, 6, 3}), of({4, 4, 3, 6}), Var(), {.padding = 1, .pool = true}), std::runtime_error)
+        << "conv2d, a pooled even kernel";
+    EXPECT_THROW(conv2d(of({2, 5, 6, 3}), of({3, 3, 3, 6}), Var(), {.padding = 1, .pool = true}), std::runtime_error)
+        << "conv2d, a pooled odd image";
+    EXPECT_THROW(conv2d(of({2, 8, 8, 3}), of({3, 3, 3, 6}), Var(), {.stride = 2, .padding = 1, .pool = true}),
+                 std::runtime_error)
+        << "conv2d, pooled with a stride";
+    EXPECT_THROW(conv2d(of({2, 4, 6, 3}), of({3, 3, 3, 6}), Var(), {.padding = 1, .residual = of({2, 4, 6, 3})}),
+                 std::runtime_error)
+        << "conv2d, residual";
+    EXPECT_THROW(linear(of({2, 3}), of({4, 5}), Var()), std::runtime_error) << "linear";
+    EXPECT_THROW(linear(of({2, 3}), of({3, 5}), of({4})), std::runtime_error) << "linear, bias";
+}
+
+TEST(Tape, norms_reject_wrong_shapes) {
+    const NoGrad no_grad;
+    EXPECT_THROW(batch_norm(of({2, 3}), of({2}), of({3}), ones(3), ones(3)), std::runtime_error)
+        << "batch_norm, weight";
+    EXPECT_THROW(batch_norm(of({2, 3}), of({3}), of({4}), ones(3), ones(3)), std::runtime_error) << "batch_norm, bias";
+    EXPECT_THROW(batch_norm(of({2, 3}), of({3}), of({3}), ones(2), ones(3)), std::runtime_error)
+        << "batch_norm, running mean";
+    EXPECT_THROW(batch_norm(of({2, 3}), of({3}), of({3}), ones(3), ones(2)), std::runtime_error)
+        << "batch_norm, running variance";
+    EXPECT_THROW(batch_norm_relu_conv2d(of({2, 4, 6, 3}), of({3}), of({3}), ones(3), ones(3), 0.1f, of({3, 3, 3, 5}),
+                                        of({4}), {}),
+                 std::runtime_error)
+        << "batch_norm_relu_conv2d, bias";
+    EXPECT_THROW(batch_norm_relu_conv2d(of({2, 4, 6, 3}), of({3}), of({3}), ones(3), ones(3), 0.1f, of({3, 3, 4, 5}),
+                                        of({5}), {}),
+                 std::runtime_error)
+        << "batch_norm_relu_conv2d, channels";
+    EXPECT_THROW(batch_norm_relu_conv2d(of({2, 4, 6, 3}), of({3}), of({3}), ones(3), ones(3), 0.1f, of({3, 3, 3, 5}),
+                                        of({5}), {1, false, of({2, 4, 6, 5}), true}),
+                 std::runtime_error)
+        << "batch_norm_relu_conv2d, residual";
+    EXPECT_THROW(spectral_norm(of({4, 3}), ones(4), ones(4)), std::runtime_error) << "spectral_norm, u";
+    EXPECT_THROW(spectral_norm(of({4, 3}), ones(3), ones(3)), std::runtime_error) << "spectral_norm, v";
+}
+
+TEST(Tape, a_grad_output_of_the_wrong_size_throws) {
     const Var x = leaf({3, 7}, 1);
     EXPECT_THROW(backward(x, {x}, Tensor::full({20}, 1)), std::runtime_error);
     backward(x, {x}, Tensor::full({21}, 1));
-    EXPECT_THROW(backward(x, {x}, Tensor::full({20}, 1)), std::runtime_error) << "where there is a gradient to add to";
+    EXPECT_THROW(backward(x, {x}, Tensor::full({20}, 1)), std::runtime_error) << "with a gradient to accumulate into";
 }
 
-// ---- only what is wanted is computed: kernel calls are counted ----------------------------------
+// ---- only requested gradients are computed: counts of kernel calls ------------------------------
 
 const Backend* counted_backend = nullptr;
 std::map<std::string, int> calls;
 
-// A copy of the backend whose every kernel counts its calls. (Static: the pool knows its memory by the table's
-// address.)
+// A copy of the backend in which each kernel counts its calls. Static, because the pool identifies a backend's memory
+// by the table's address.
 const Backend& counting_backend() {
     static Backend table;
     counted_backend = &best_cpu_backend();
@@ -793,11 +727,11 @@ const Backend& counting_backend() {
     return table;
 }
 
-// The kernels that the walk back from `loss` calls.
-std::map<std::string, int> calls_of_backward(const Var& loss, const std::vector<Var>& wanted) {
+// Calls of each kernel in backward(loss, inputs).
+std::map<std::string, int> calls_of_backward(const Var& loss, const std::vector<Var>& inputs) {
     calls.clear();
-    backward(loss, wanted);
-    for (const Var& v : wanted) v.clear_grad();
+    backward(loss, inputs);
+    for (const Var& v : inputs) v.clear_grad();
     return calls;
 }
 
@@ -815,7 +749,7 @@ TEST(KernelCalls, of_a_convolution) {
     EXPECT_EQ(calls_of_backward(y(), {other}), (Calls{{"fill", 1}}));
 }
 
-// Layers of all kinds, as in the energy-based model and in the generator: a Langevin step wants ∂/∂x alone.
+// All kinds of layers, as in the EBM and the generator: a Langevin step needs only ∂/∂x.
 TEST(KernelCalls, of_a_langevin_step) {
     const WithBackend with(counting_backend());
     const Var x = leaf({2, 6, 4, 3}, 1), w1 = leaf({3, 3, 3, 6}, 2), b1 = leaf({6}, 3), w2 = leaf({3, 3, 6, 5}, 4),
@@ -828,18 +762,17 @@ TEST(KernelCalls, of_a_langevin_step) {
             batch_norm(conv2d(h, w2, Var(), {.padding = 1, .relu = true, .pool = true}), weight, shift, mean, var)));
         return sum(linear(pooled, w3, b3));
     };
-    const Calls step = calls_of_backward(energy(), {x});
-    EXPECT_EQ(step, (Calls{{"fill", 1},
-                           {"fill_from_scalar", 1},
-                           {"conv2d_backward_input", 3},
-                           {"global_avg_pool_backward", 1},
-                           {"leaky_relu_backward", 2},
-                           {"batch_norm_backward_reduce", 1},
-                           {"batch_norm_backward_elemt", 1}}));
-    // The last layer's parameters: the walk ends there.
+    EXPECT_EQ(calls_of_backward(energy(), {x}), (Calls{{"fill", 1},
+                                                       {"fill_from_scalar", 1},
+                                                       {"conv2d_backward_input", 3},
+                                                       {"global_avg_pool_backward", 1},
+                                                       {"leaky_relu_backward", 2},
+                                                       {"batch_norm_backward_reduce", 1},
+                                                       {"batch_norm_backward_elemt", 1}}));
+    // The last layer's parameters alone: backward stops there.
     EXPECT_EQ(calls_of_backward(energy(), {w3, b3}),
               (Calls{{"fill", 1}, {"fill_from_scalar", 1}, {"conv2d_backward_weight", 1}, {"column_sum", 1}}));
-    // All parameters, not x: the first convolution gives nothing to x.
+    // All parameters, but not x: no input gradient of the first convolution.
     Calls update = calls_of_backward(energy(), {w1, b1, w2, weight, shift, w3, b3});
     EXPECT_EQ(update["conv2d_backward_weight"], 3);
     EXPECT_EQ(update["column_sum"], 2);
@@ -849,22 +782,22 @@ TEST(KernelCalls, of_a_langevin_step) {
 
 // ---- memory -------------------------------------------------------------------------------------
 
-TEST(Pool, nothing_is_allocated_after_the_first_repetition) {
+TEST(Pool, nothing_is_allocated_after_the_first_iteration) {
     const Var x = leaf({3, 10, 6, 5}, 1), w = leaf({3, 3, 5, 17}, 2), bias = leaf({17}, 3), weight = leaf({17}, 4),
               shift = leaf({17}, 5);
     const Tensor u = random_tensor({17}, 6), v = random_tensor({45}, 7), mean = Tensor::full({17}, 0),
                  var = Tensor::full({17}, 1);
-    const auto repetition = [&] {
+    const auto iteration = [&] {
         const Var h =
             tanh(batch_norm(conv2d(x, spectral_norm(w, u, v), bias, {.padding = 1}), weight, shift, mean, var));
         const Var r = upsample2(avg_pool2(h));
         backward(add(squared_error(r, h), dualmcmc::mean(h)), {x, w, bias, weight, shift});
         for (const Var& leaf : {x, w, bias, weight, shift}) leaf.clear_grad();
     };
-    repetition();
+    iteration();
     const int64_t allocations = pool_allocations(), bytes = pool_bytes();
     EXPECT_GT(allocations, 0);
-    for (int i = 0; i < 3; ++i) repetition();
+    for (int i = 0; i < 3; ++i) iteration();
     EXPECT_EQ(pool_allocations(), allocations);
     EXPECT_EQ(pool_bytes(), bytes);
 }

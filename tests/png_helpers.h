@@ -1,4 +1,4 @@
-// An independent decoder for the PNG files.
+// Decodes PNG files with stb_image, independently of the program's own code.
 #pragma once
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
-// Whole training iterations against PyTorch: the step files reference/step_*.safetensors, what replay makes of a file
-// that was tampered with, and the ten iterations of reference/trajectory.safetensors with the noise drawn here.
+// Whole training iterations against PyTorch: the step files reference/step_*.safetensors, step files that were tampered
+// with, and ten iterations with this program's own noise (reference/trajectory.safetensors).
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
@@ -13,14 +13,19 @@
 namespace dualmcmc::test {
 namespace {
 
-const char* const step_files[] = {"reference/step_cifar10.safetensors", "reference/step_cifar10_resample.safetensors",
-                                  "reference/step_celeba64_resample.safetensors",
-                                  // the relatives
-                                  "reference/step_cooperative.safetensors", "reference/step_triangle.safetensors",
-                                  "reference/step_shortrun.safetensors", "reference/step_abp.safetensors",
-                                  "reference/step_vae.safetensors"};
+const std::string step_cifar10 = "reference/step_cifar10.safetensors",
+                  step_cifar10_resample = "reference/step_cifar10_resample.safetensors",
+                  step_celeba64_resample = "reference/step_celeba64_resample.safetensors";
 
-// One thread: these networks are small, and the results do not depend on it (training_test.cpp).
+// Those of the method itself, and one of each baseline.
+std::vector<std::string> step_files() {
+    std::vector<std::string> files{step_cifar10, step_cifar10_resample, step_celeba64_resample};
+    for (const std::string& method : method_names)
+        if (method != "dual") files.push_back("reference/step_" + method + ".safetensors");
+    return files;
+}
+
+// One thread: the networks are small, and the results do not depend on the number of threads (training_test.cpp).
 class Reference : public EachBackend {
     WithThreads with_{1};
 };
@@ -29,11 +34,10 @@ INSTANTIATE_TEST_SUITE_P(Gpu, Reference, testing::ValuesIn(gpu_backends()), back
 
 // ---- step files ---------------------------------------------------------------------------------
 
-// Replay's own limit is 1e-3. The files were computed in float64, and rounding alone does far less: one pass differs by
-// at most 1000 units = 6e-5 (networks_test.cpp), the few steps of these chains add to that, but less than as much
-// again.
+// check-step's default tolerance is 1e-3. The files were computed in float64, and rounding errors are far smaller: one
+// pass differs by at most 1000 units = 6e-5 (networks_test.cpp), and the few steps of these chains add less than that.
 TEST_P(Reference, StepFilesAgreeUpToRounding) {
-    for (const char* path : step_files) {
+    for (const std::string& path : step_files()) {
         SCOPED_TRACE(path);
         const SafetensorsFile file = read_safetensors(path);
         const std::vector<ReplayLine> lines = replay_step(path, 1e-3);
@@ -46,7 +50,7 @@ TEST_P(Reference, StepFilesAgreeUpToRounding) {
             }
             ++(output ? outputs : gradient ? gradients : rest);
         }
-        // Nothing was left out.
+        // Everything in the file was compared.
         auto count = [&](const std::string& prefix) {
             return size_t(std::count_if(file.tensors.begin(), file.tensors.end(),
                                         [&](const auto& t) { return t.first.starts_with(prefix); }));
@@ -72,16 +76,17 @@ class TamperedStep : public testing::Test {
     WithThreads with_{1};
 };
 
-// The small CIFAR-10 file with resample, changed by `tamper`, under a temporary name.
+// A temporary copy of a step file (by default CIFAR-10 with resample), changed by `tamper`.
 class Tampered {
 public:
-    explicit Tampered(const std::function<void(SafetensorsFile&)>& tamper, const char* original = step_files[1]) {
+    explicit Tampered(const std::function<void(SafetensorsFile&)>& tamper,
+                      const std::string& original = step_cifar10_resample) {
         SafetensorsFile file = read_safetensors(original);
         tamper(file);
         write_safetensors(path, file);
     }
     ~Tampered() { std::filesystem::remove(path); }
-    // The names of the lines that fail.
+    // The names of the comparisons that fail.
     std::vector<std::string> failures() const {
         std::vector<std::string> names;
         for (const ReplayLine& line : replay_step(path, 1e-3))
@@ -108,7 +113,7 @@ TEST_F(TamperedStep, UntouchedCopyAgrees) {
     EXPECT_EQ(Tampered([](SafetensorsFile&) {}).failures(), Names{});
 }
 
-TEST_F(TamperedStep, OneNoiseValueShows) {
+TEST_F(TamperedStep, OneChangedNoiseValueIsNoticed) {
     const struct {
         const char *noise, *seen_in;
     } cases[] = {{"noise.prior", "out.x_init"},
@@ -118,8 +123,8 @@ TEST_F(TamperedStep, OneNoiseValueShows) {
                  {"noise.langevin_x_resample", "out.x_resampled"}};
     for (const auto& c : cases) {
         SCOPED_TRACE(c.noise);
-        // 30 standard deviations: for one value of x's, of weight n_x = 0.05, to move an image of norm about 30 by more
-        // than 1e-3.
+        // 30 standard deviations: one element of x's noise, with weight n_x = 0.05, must move an image of norm about 30
+        // by more than 1e-3.
         const Names failures = Tampered([&](SafetensorsFile& f) {
                                    change(f, c.noise, [](Values& v) { v[v.size() / 2] += 30; });
                                }).failures();
@@ -136,9 +141,9 @@ TEST_F(TamperedStep, NoiseOfTheLastStepIsUsed) {
 }
 
 TEST_F(TamperedStep, EveryExpectedTensorIsCompared) {
-    // One per cent is ten times the tolerance. Each output, a gradient of each network, u and v after the step.
+    // All outputs, gradients of each network, u and v after the step. One per cent is ten times the tolerance.
     Names names;
-    for (const auto& [name, tensor] : read_safetensors(step_files[1]).tensors)
+    for (const auto& [name, tensor] : read_safetensors(step_cifar10_resample).tensors)
         if (name.starts_with("out.")) names.push_back(name);
     EXPECT_EQ(names.size(), 16u);
     for (const char* name :
@@ -168,8 +173,7 @@ TEST_F(TamperedStep, UpdatedParametersAreCompared) {
     const struct { const char *prefix, *rate; } networks[] = {{"netE.", "lrE"}, {"netG.", "lrG"}, {"netI.", "lrI"}};
     for (const auto& network : networks) {
         SCOPED_TRACE(network.prefix);
-        // Two per cent of the network's elements, by a tenth of a learning rate: beyond the one per cent that is
-        // allowed.
+        // Change two per cent of the network's elements by a tenth of a learning rate: one per cent is allowed.
         const Names failures =
             Tampered([&](SafetensorsFile& file) {
                 const float shift = 0.1f * std::stof(file.metadata.at(network.rate));
@@ -194,15 +198,15 @@ TEST_F(TamperedStep, NanNeverPasses) {
         bool passed = false;
         try {
             passed = file.failures().empty();
-        } catch (const std::runtime_error&) {  // refused when it is read: as good
+        } catch (const std::runtime_error&) {  // refusing to read it is as good
         }
         EXPECT_FALSE(passed) << name;
     }
 }
 
-TEST_F(TamperedStep, NanOfOurOwnNeverPasses) {
+TEST_F(TamperedStep, OwnNanNeverPasses) {
     EXPECT_FALSE((ReplayLine{"nan", std::numeric_limits<double>::quiet_NaN(), 1e-3}.passes()));
-    // Noise so large that the iteration overflows, while the file expects numbers.
+    // Noise so large that the iteration overflows, whereas the file expects finite values.
     const Names failures = Tampered([](SafetensorsFile& f) {
                                change(f, "noise.langevin_x", [](Values& v) { scale_by(v, 1e30f); });
                            }).failures();
@@ -222,14 +226,14 @@ TEST_F(TamperedStep, SettingsMatter) {
         bool passed = false;
         try {
             passed = file.failures().empty();
-        } catch (const std::runtime_error&) {  // noise of another number of steps
+        } catch (const std::runtime_error&) {  // the noise is for another number of steps
         }
         EXPECT_FALSE(passed) << c.key << " = " << c.value;
     }
 }
 
-TEST_F(TamperedStep, WithoutResampleItsNoiseIsDemanded) {
-    const Tampered file([](SafetensorsFile& f) { f.metadata.at("resample") = "1"; }, step_files[0]);
+TEST_F(TamperedStep, ResampleNeedsItsNoise) {
+    const Tampered file([](SafetensorsFile& f) { f.metadata.at("resample") = "1"; }, step_cifar10);
     expect_failure([&] { replay_step(file.path, 1e-3); }, {"noise.langevin_x_resample", file.path});
 }
 
@@ -284,7 +288,7 @@ TEST_F(TamperedStep, WrongValuesAreNamed) {
     expect_failure([&] { replay_step(shape.path, 1e-3); }, {"batch.x", "(2, 3, 32, 32)", "(3, 3, 32, 32)", shape.path});
 }
 
-// The release keeps no running statistics that anybody reads; a file of another implementation may lack them.
+// The authors' code never reads the running statistics; files of other implementations may lack them.
 TEST_F(TamperedStep, RunningStatisticsMayBeMissing) {
     EXPECT_EQ(Tampered([](SafetensorsFile& f) {
                   std::erase_if(f.tensors, [](const auto& t) {
@@ -297,20 +301,19 @@ TEST_F(TamperedStep, RunningStatisticsMayBeMissing) {
 
 // ---- ten iterations -----------------------------------------------------------------------------
 
-// Ten iterations with noise drawn here. Two limits for the relative L2 difference to PyTorch's float64 run, of every
-// quantity in every iteration i:
+// Ten iterations with noise drawn here. Two limits for the relative L2 difference to PyTorch's float64 run, for each
+// quantity in each iteration i:
 //
-//   rounding   20 rounding(i) + 2e-5, where rounding(i) is the error of PyTorch's own float32 run up to then. 20: that
-//   is one draw of
-//              a random quantity, and another order of summing draws again. 2e-5 = 340 units: as for one pass in
-//              networks_test.cpp.
-//   a kink     3 times what a relative change of 1e-5 in the initial parameters does, the largest of four random ones
+// - rounding: 20 rounding(i) + 2e-5, where rounding(i) is the largest error of PyTorch's own float32 run so far. The
+//   factor of 20: that error is one sample of a random quantity, and another order of summation is another sample.
+//   2e-5 = 340 units, as for a single pass in networks_test.cpp.
+// - kink: 3 times the effect of a relative change of 1e-5 in the initial parameters, the largest of four random changes
 //   so far.
 //
-// The second is needed because the training is chaotic: one of 10^5 activations lies within rounding of ReLU's kink now
-// and then (in every third such run), falls on the other side, and from there z-chain and Adam multiply the difference
-// tenfold an iteration. That is no error, but it is rare, so the first limit must hold in the first iteration on every
-// backend, and to the end on one.
+// The second limit is needed because training is chaotic. In every third such run one of 10^5 activations is so close
+// to ReLU's kink that rounding flips it, and from then on the z-chain and Adam multiply the difference tenfold per
+// iteration. That is not an error, but it is rare. So the first limit must hold in the first iteration on every
+// backend, and in all iterations on at least one.
 class Trajectory {
 public:
     explicit Trajectory(const std::string& path_) : path(path_), file(read_safetensors(path_)) {}
@@ -344,12 +347,13 @@ public:
         }
         return Tensor::from_host({b, size, size, 3}, nchw_to_nhwc(chosen, b, 3, size, size));
     }
-    // One iteration's part of out.<name>, and the largest rounding so far.
+    // The slice of out.<name> for one iteration.
     Values expected(const std::string& name, int64_t iteration) const {
         const Values all = as_floats(file.tensors.at("out." + name), name);
         const auto part = int64_t(all.size()) / count("iterations");
         return {all.begin() + iteration * part, all.begin() + (iteration + 1) * part};
     }
+    // The largest rounding error of PyTorch's float32 run up to `iteration`.
     double rounding(const std::string& name, int64_t iteration) const {
         const Values all = as_floats(file.tensors.at("rounding." + name), name);
         return double(*std::max_element(all.begin(), all.begin() + iteration + 1));
@@ -359,21 +363,21 @@ public:
     SafetensorsFile file;
 };
 
-// A result in the order of the file.
+// A result in the file's layout (NCHW).
 Values in_file_order(const Tensor& x) {
     return x.shape().size() == 4 ? nhwc_to_nchw(x.to_host(), x.dim(0), x.dim(1), x.dim(2), x.dim(3)) : x.to_host();
 }
-Values in_file_order(const std::vector<Tensor>& profile) {
+Values in_file_order(const std::vector<Tensor>& trace) {
     Values out;
-    for (const Tensor& x : profile) out.push_back(x.item());
+    for (const Tensor& x : trace) out.push_back(x.item());
     return out;
 }
 
 constexpr int64_t iterations = 10;
 using Quantities = std::vector<std::pair<std::string, Values>>;
 
-// The ten iterations' quantities. Each initial parameter is multiplied by 1 + `change` r with r uniform in [-1, 1],
-// drawn from `draw`.
+// Runs the ten iterations and returns their quantities. Multiplies each initial parameter by 1 + `change` r, with r
+// uniform in [-1, 1] and `draw` as its seed.
 std::vector<Quantities> run_trajectory(const Trajectory& t, float change = 0, uint32_t draw = 0) {
     Models models(t.model(), 1);
     for (const auto& [prefix, state] : models.networks()) {
@@ -409,8 +413,8 @@ std::vector<Quantities> run_trajectory(const Trajectory& t, float change = 0, ui
     return out;
 }
 
-// What a relative change of 1e-5 does, per iteration and quantity: the largest of four so far. Once, on the best
-// backend.
+// The effect of a relative change of 1e-5, the largest of four up to each iteration, by iteration and quantity.
+// Computed once, on the best backend.
 const std::vector<std::vector<double>>& sensitivity(const Trajectory& t) {
     static const std::vector<std::vector<double>> result = [&] {
         const WithBackend best(best_cpu_backend());
@@ -435,7 +439,7 @@ double rounding_limit(const Trajectory& t, const std::string& name, int64_t iter
 TEST_P(Reference, TenIterationsFollowPyTorch) {
     const Trajectory t("reference/trajectory.safetensors");
     ASSERT_EQ(t.count("iterations"), iterations);
-    ASSERT_GT(t.count("seed"), int64_t(1) << 32);  // both halves of the key are used
+    ASSERT_GT(t.count("seed"), int64_t(1) << 32);  // uses both halves of the key
     const auto found = run_trajectory(t);
     ASSERT_EQ(found[0].size(),
               size_t(std::count_if(t.file.tensors.begin(), t.file.tensors.end(),
@@ -449,13 +453,13 @@ TEST_P(Reference, TenIterationsFollowPyTorch) {
         }
 }
 
-TEST(ReferenceTrajectory, TenIterationsEqualPyTorchsUpToRounding) {
+TEST(ReferenceTrajectory, TenIterationsMatchPyTorchUpToRounding) {
     const WithThreads one(1);
     const Trajectory t("reference/trajectory.safetensors");
     std::string departures;
     for (const Backend* table : cpu_backends()) {
         const WithBackend with(*table);
-        const ExactConvolutions direct;  // the tolerance is that of direct sums
+        const ExactConvolutions exact;  // the tolerance does not allow for Winograd's rounding
         const auto found = run_trajectory(t);
         std::string departure;
         for (size_t i = 0; i < found.size() && departure.empty(); ++i)
@@ -467,8 +471,8 @@ TEST(ReferenceTrajectory, TenIterationsEqualPyTorchsUpToRounding) {
         if (departure.empty()) return;
         departures += departure;
     }
-    FAIL() << "all of these leave PyTorch's way: an error, or kinks for all of them; in that case change SEED in "
-              "reference/write_trajectory.py:"
+    FAIL() << "every backend deviates from PyTorch. Either this is an error, or each of them met a kink; then change "
+              "SEED in reference/write_trajectory.py:"
            << departures;
 }
 

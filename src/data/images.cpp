@@ -1,4 +1,4 @@
-// Image sets.
+// Image sets: see images.h.
 #include "data/images.h"
 
 #include <algorithm>
@@ -50,7 +50,7 @@ ImageSet first_images(const ImageSet& set, int64_t count) {
 ImageSet from_floats(const float* x, int64_t count, int64_t size) {
     ImageSet set{count, size, std::vector<uint8_t>(static_cast<size_t>(count * size * size * 3)), ""};
     const auto level = [](float v) -> uint8_t {
-        if (!(v > -1.0f)) return 0;  // also NaN
+        if (!(v > -1.0f)) return 0;  // NaN, too
         return v >= 1.0f ? 255 : static_cast<uint8_t>(std::lround((v + 1.0f) * 127.5f));
     };
     std::transform(x, x + set.pixels.size(), set.pixels.begin(), level);
@@ -62,18 +62,18 @@ void write_grid(const std::string& path, const std::vector<const ImageSet*>& pan
     CHECK(!panels.empty());
     CHECK_GT(columns, 0);
     CHECK_GT(scale, 0);
-    const int64_t side = panels[0]->size * scale, step = side + gap, panel_step = columns * step + 4 * gap;
+    const int64_t side = panels[0]->size * scale, pitch = side + gap, panel_pitch = columns * pitch + 4 * gap;
     int64_t rows = 1;
     for (const ImageSet* panel : panels) {
         CHECK_EQ(panel->size * scale, side);
         rows = std::max(rows, (panel->count + columns - 1) / columns);
     }
-    const int64_t width = static_cast<int64_t>(panels.size()) * panel_step - 5 * gap, height = rows * step - gap;
+    const int64_t width = static_cast<int64_t>(panels.size()) * panel_pitch - 5 * gap, height = rows * pitch - gap;
     std::vector<uint8_t> canvas(static_cast<size_t>(width * height * 3), 255);
     for (size_t p = 0; p < panels.size(); ++p)
         for (int64_t i = 0; i < panels[p]->count; ++i) {
             const uint8_t* image = image_at(*panels[p], i);
-            const int64_t left = static_cast<int64_t>(p) * panel_step + i % columns * step, top = i / columns * step;
+            const int64_t left = static_cast<int64_t>(p) * panel_pitch + i % columns * pitch, top = i / columns * pitch;
             for (int64_t y = 0; y < side; ++y)
                 for (int64_t x = 0; x < side; ++x)
                     std::copy_n(image + (y / scale * panels[p]->size + x / scale) * 3, 3,

@@ -1,5 +1,5 @@
-// Sets of 8-bit RGB images in memory, to and from the values that the networks see, and as grids in PNG files.
-// No data set is read here (data/dataset.h).
+// Sets of 8-bit RGB images in memory: conversion to and from the networks' values, and grids of images as PNG files.
+// Data sets are read in data/dataset.h.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -9,30 +9,30 @@ namespace dualmcmc {
 
 struct ImageSet {
     int64_t count = 0;            // N
-    int64_t size = 0;             // S, the side
+    int64_t size = 0;             // S, height and width
     std::vector<uint8_t> pixels;  // (N,S,S,3)
-    std::string name;             // for people: "CIFAR-10 train"
+    std::string name;             // for messages, e.g. "CIFAR-10 train"
 };
 
 // One image of a set, (S,S,3).
 const uint8_t* image_at(const ImageSet& set, int64_t index);
 
-// The images set[indices] as out, (B,S,S,3), pixel/255*2 - 1 in [-1, 1]; image b is mirrored left to right where
-// flip[b]. An empty `flip` mirrors none.
+// Writes the images set[indices] to out, (B,S,S,3), as pixel/255*2 - 1 in [-1, 1]. Mirrors image b left to right if
+// flip[b]; an empty `flip` mirrors none.
 void gather_batch(const ImageSet& set, const std::vector<int64_t>& indices, const std::vector<bool>& flip, float* out);
 
-// Adds the images of `more`, of the same side (or any, to an empty set).
+// Appends the images of `more`, which must have the same size unless `set` is empty.
 void append_images(ImageSet& set, const ImageSet& more);
 
-// The first `count` images of a set.
+// The first `count` images of a set, or all if it has fewer.
 ImageSet first_images(const ImageSet& set, int64_t count);
 
 // Images from x, (N,S,S,3) in [-1, 1]: clamped and rounded to the nearest of 256 levels; NaN becomes black.
 ImageSet from_floats(const float* x, int64_t count, int64_t size);
 
-// Writes panels side by side as one PNG. A panel shows all images of its set, row by row in `columns` columns; all sets
-// have the same image side. Each pixel becomes scale x scale; white gaps of `gap` pixels (after scaling)
-// part the images, gaps of 5 * gap the panels.
+// Writes panels side by side into one PNG. A panel shows all images of its set, row by row in `columns` columns; all
+// sets must have the same image size. Each pixel is enlarged to scale x scale. White gaps of `gap` pixels (after
+// scaling) separate images, gaps of 5 * gap panels.
 void write_grid(const std::string& path, const std::vector<const ImageSet*>& panels, int64_t columns, int64_t scale = 1,
                 int64_t gap = 2);
 

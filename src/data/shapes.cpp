@@ -1,5 +1,5 @@
-// The built-in image set `shapes`: see shapes.h. Lengths are in units of the image's side, the origin is its centre,
-// y points down; colours are in [0, 1].
+// The built-in data set `shapes`: see shapes.h. Lengths are fractions of the image's width; the origin is its centre
+// and y points down. Colours are in [0, 1].
 #include "data/shapes.h"
 
 #include <algorithm>
@@ -18,12 +18,12 @@ enum Kind { disc, square, triangle, ring, kinds };
 constexpr Colour palette[] = {{0.90, 0.16, 0.18}, {0.98, 0.78, 0.10}, {0.13, 0.70, 0.30},
                               {0.10, 0.68, 0.86}, {0.20, 0.30, 0.88}, {0.80, 0.22, 0.74}};
 
-// Everything that one image is: about eight numbers, so that a small latent vector can hold them.
+// All that determines an image: few enough parameters for a small latent vector.
 struct Scene {
     Kind kind;
     Colour colour;
     double centre_x, centre_y, radius;
-    double base, slope_x, slope_y;  // the background's brightness is base + slope . (x, y)
+    double base, slope_x, slope_y;  // background brightness: base + slope . (x, y)
 };
 
 Scene make_scene(uint64_t seed, int64_t index) {
@@ -43,14 +43,14 @@ Scene make_scene(uint64_t seed, int64_t index) {
     return scene;
 }
 
-// Signed distance from (x, y), relative to the shape's centre, to its edge; negative inside. The four kinds are scaled
-// to look equally large at the same radius.
+// Signed distance of (x, y), relative to the shape's centre, to its edge; negative inside. The four kinds are scaled to
+// look equally large for the same radius.
 double distance_to_edge(Kind kind, double x, double y, double radius) {
     const double from_centre = std::sqrt(x * x + y * y);
     if (kind == disc) return from_centre - radius;
     if (kind == ring) return std::abs(from_centre - 0.78 * radius) - 0.27 * radius;
     if (kind == square) return std::max(std::abs(x), std::abs(y)) - 0.87 * radius;
-    // Triangle: its two slanted sides, of unit normals (+-2, -1) / sqrt(5), and its base.
+    // Triangle: two slanted sides with unit normals (+-2, -1) / sqrt(5), and the base.
     const double slanted = (2 * std::abs(x) - (y + 1.15 * radius)) / std::sqrt(5.0);
     return std::max(slanted, y - 0.8 * radius);
 }
@@ -66,7 +66,7 @@ void draw_shape(uint64_t seed, int64_t index, int64_t size, uint8_t* image) {
             const double y = (static_cast<double>(row) + 0.5) * pixel - 0.5;
             const double dx = x - scene.centre_x, dy = y - scene.centre_y;
             const double distance = distance_to_edge(scene.kind, dx, dy, scene.radius);
-            const double cover = std::clamp(0.5 - distance / pixel, 0.0, 1.0);  // share of the pixel inside the shape
+            const double cover = std::clamp(0.5 - distance / pixel, 0.0, 1.0);  // covered fraction of the pixel
             const double light = 1.0 - 0.22 * (dx + dy) / scene.radius;         // from the upper left
             const double shadow = 1.0 - 0.2 * std::clamp(1.0 - distance / 0.1, 0.0, 1.0);  // soft, around the shape
             const double ground = (scene.base + scene.slope_x * x + scene.slope_y * y) * shadow;

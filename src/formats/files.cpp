@@ -17,14 +17,14 @@ InputFile::InputFile(const std::string& path) : path_(path), file_(std::fopen(pa
     if (!file_) fail("cannot read ", path, ": ", std::strerror(errno));
     struct stat status;
     if (fstat(fileno(file_.get()), &status) != 0) fail("cannot read ", path, ": ", std::strerror(errno));
-    if (S_ISDIR(status.st_mode)) fail("cannot read ", path, ": it is a folder, a file is wanted");
+    if (S_ISDIR(status.st_mode)) fail("cannot read ", path, ": it is a folder, not a file");
     if (!S_ISREG(status.st_mode)) fail("cannot read ", path, ": it is not a regular file");
     size_ = remaining_ = status.st_size;
 }
 
 void InputFile::read(void* to, int64_t bytes) {
     if (bytes > 0 && std::fread(to, 1, static_cast<size_t>(bytes), file_.get()) != static_cast<size_t>(bytes))
-        fail("cannot read ", path_, ": ", std::ferror(file_.get()) ? std::strerror(errno) : "the file ends too early");
+        fail("cannot read ", path_, ": ", std::ferror(file_.get()) ? std::strerror(errno) : "unexpected end of file");
     remaining_ -= bytes;
 }
 
@@ -39,12 +39,12 @@ AtomicFile::~AtomicFile() {
 
 void AtomicFile::give_up() const {
     fail("cannot write ", path_, ": ", std::strerror(errno),
-         "; nothing that was there has changed, make room or choose another place");
+         "; existing files are unchanged; free some space or choose another folder");
 }
 
 void AtomicFile::write(const void* from, int64_t bytes) {
-    const size_t wanted = static_cast<size_t>(bytes);
-    if (bytes > 0 && std::fwrite(from, 1, wanted, file_.get()) != wanted) give_up();
+    const size_t count = static_cast<size_t>(bytes);
+    if (bytes > 0 && std::fwrite(from, 1, count, file_.get()) != count) give_up();
 }
 
 void AtomicFile::rewind() {
@@ -52,7 +52,7 @@ void AtomicFile::rewind() {
 }
 
 void AtomicFile::commit(bool durable) {
-    // The bytes must be on the disk before the name points to them: otherwise a power cut could leave an empty file.
+    // Flush before renaming: otherwise a power cut could leave an empty file under the final name.
     if (std::fflush(file_.get()) != 0 || (durable && fsync(fileno(file_.get())) != 0)) give_up();
     if (std::fclose(file_.release()) != 0) give_up();
     if (std::rename(temporary_.c_str(), path_.c_str()) != 0) give_up();
@@ -60,25 +60,25 @@ void AtomicFile::commit(bool durable) {
     if (!durable) return;
     const std::string folder = std::filesystem::path(path_).parent_path().string();
     const int descriptor = open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY);
-    if (descriptor < 0) return;  // a folder that may be written but not read: the file is there all the same
+    if (descriptor < 0) return;  // the folder is writable but not readable; the file exists all the same
     fsync(descriptor);
     close(descriptor);
 }
 
 void make_folder(const std::string& path) {
-    if (path.empty()) fail("--out: is empty; give a folder");
+    if (path.empty()) fail("--out is empty; give a folder");
     std::error_code error;
     std::filesystem::create_directories(path, error);
-    if (error) fail("--out: cannot make the folder ", path, ": ", error.message());
+    if (error) fail("--out: cannot create the folder ", path, ": ", error.message());
     if (access(path.c_str(), W_OK | X_OK) != 0)
-        fail("--out: nothing can be written in ", path, ": ", std::strerror(errno));
+        fail("--out: cannot write to the folder ", path, ": ", std::strerror(errno));
 }
 
 FolderLock::FolderLock(const std::string& path, const std::string& who)
     : descriptor_(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
     if (descriptor_ < 0 || flock(descriptor_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return;
     close(descriptor_);
-    fail("--out ", path, ": ", who, " there now; wait for its end, or give another --out");
+    fail("--out ", path, ": ", who, " there; wait until it has finished, or give another --out");
 }
 FolderLock::~FolderLock() {
     if (descriptor_ >= 0) close(descriptor_);

@@ -1,4 +1,4 @@
-// Reading and writing whole files with clear errors; what every format in this folder stands on. Knows no format.
+// Reads and writes whole files with clear error messages; the basis of all formats in this folder.
 #pragma once
 #include <cstdint>
 #include <cstdio>
@@ -12,16 +12,16 @@ struct CloseFile {
 };
 using FileHandle = std::unique_ptr<FILE, CloseFile>;
 
-// A file open for reading from its beginning to its end.
+// A file opened for sequential reading.
 class InputFile {
 public:
-    // Fails where `path` is missing, unreadable or no regular file.
+    // Fails if `path` is missing, unreadable or not a regular file.
     explicit InputFile(const std::string& path);
-    // Bytes in the whole file.
+    // Size of the file in bytes.
     int64_t size() const { return size_; }
     // Bytes not read yet.
     int64_t remaining() const { return remaining_; }
-    // Copies the next `bytes` bytes to `to`; fails where the file ends before.
+    // Copies the next `bytes` bytes to `to`; fails if the file ends earlier.
     void read(void* to, int64_t bytes);
 
 private:
@@ -30,9 +30,9 @@ private:
     int64_t size_ = 0, remaining_ = 0;
 };
 
-// A file that appears complete or not at all: bytes go to PATH.tmp, and commit() flushes them to the disk and renames.
-// Whatever fails (folder missing or unwritable, disk full) is one line with the path and the system's reason; the
-// temporary file is removed and a file that stood at PATH before stays as it was.
+// Writes a file atomically: bytes go to PATH.tmp, which commit() flushes to disk and renames to PATH. Any failure
+// (folder missing or read-only, disk full) throws one line with the path and the system's reason; the temporary file is
+// removed, and an existing file at PATH is left untouched.
 class AtomicFile {
 public:
     explicit AtomicFile(const std::string& path);
@@ -40,10 +40,10 @@ public:
     AtomicFile(const AtomicFile&) = delete;
     AtomicFile& operator=(const AtomicFile&) = delete;
     void write(const void* from, int64_t bytes);
-    // Goes back to the beginning, to write over what stands there.
+    // Moves back to the beginning, to overwrite what is there.
     void rewind();
-    // `durable`: waits until the bytes are on the disk, some milliseconds. Without, a power cut may leave an empty
-    // file: for files by the thousand, whose reader can tell.
+    // `durable`: waits until the bytes are on disk, which takes milliseconds. Without it a power cut may leave an empty
+    // file; meant for thousands of small files whose reader detects that.
     void commit(bool durable = true);
 
 private:
@@ -53,15 +53,14 @@ private:
     bool committed_ = false;
 };
 
-// Makes the folder that --out names, and those above it, where they are missing; fails where that cannot be, or where
-// nothing can be written there.
+// Creates the folder given by --out and its missing parents; fails if it cannot be created or is not writable.
 void make_folder(const std::string& path);
 
-// While one lives, no other program can hold the same folder; fails where one does. Where the file system knows no
-// locks, all may.
+// An exclusive lock on a folder, held for the object's lifetime; fails if another process holds it. On file systems
+// without locks it always succeeds.
 class FolderLock {
 public:
-    // `who`: what the other is doing, for the message.
+    // `who`: subject and verb of the error message, e.g. "another program trains".
     FolderLock(const std::string& path, const std::string& who);
     ~FolderLock();
     FolderLock(const FolderLock&) = delete;
@@ -71,10 +70,10 @@ private:
     int descriptor_;
 };
 
-// A whole file's bytes, by InputFile.
+// Reads a whole file through InputFile.
 std::string read_file(const std::string& path);
 
-// Writes a whole file by AtomicFile.
+// Writes a whole file through AtomicFile.
 void write_file(const std::string& path, const std::string& bytes);
 
 }  // namespace dualmcmc

@@ -1,4 +1,4 @@
-// NumPy's .npy format: see npy.h.
+// The .npy format: see npy.h.
 #include "formats/npy.h"
 
 #include <cstring>
@@ -9,14 +9,14 @@
 namespace dualmcmc {
 namespace {
 
-constexpr int64_t max_header = 1 << 16;  // bytes; NumPy's own headers have 118
+constexpr int64_t max_header = 1 << 16;  // bytes; NumPy itself writes 118
 
-// Reads magic, version and length, and returns the header: a Python dictionary as text.
+// Reads magic, version and length; returns the header, a Python dictionary as text.
 std::string read_header(InputFile& input, const std::string& path) {
     unsigned char start[8] = {}, length[4] = {};
     if (input.size() < 10) fail(path, " is not a .npy file: it has only ", input.size(), " bytes");
     input.read(start, 8);
-    if (std::memcmp(start, "\x93NUMPY", 6) != 0) fail(path, " is not a .npy file: it does not begin with \\x93NUMPY");
+    if (std::memcmp(start, "\x93NUMPY", 6) != 0) fail(path, " is not a .npy file: it does not start with \\x93NUMPY");
     const int version = start[6];
     if (version < 1 || version > 3) fail(path, " is a .npy file of version ", version, "; versions 1 to 3 can be read");
     input.read(length, version == 1 ? 2 : 4);
@@ -29,7 +29,7 @@ std::string read_header(InputFile& input, const std::string& path) {
     return header;
 }
 
-// The value of 'name' in the header's dictionary, as text: up to the closing bracket of a tuple, else up to a comma.
+// The text of the value of 'name' in the header's dictionary: a tuple up to its closing bracket, others up to a comma.
 std::string find_field(const std::string& header, const std::string& name, const std::string& path) {
     const size_t key = header.find("'" + name + "':");
     const size_t start = key == std::string::npos ? key : header.find_first_not_of(' ', key + name.size() + 3);
@@ -39,13 +39,13 @@ std::string find_field(const std::string& header, const std::string& name, const
     return header.substr(start, end - start + tuple);
 }
 
-// Reads "(10, 32, 32, 3)" as numbers; empty where it is anything else or a side is absurdly long.
+// Parses "(10, 32, 32, 3)"; returns an empty shape if it is malformed or a dimension does not fit.
 std::vector<int64_t> parse_shape(const std::string& tuple) {
     std::vector<int64_t> shape;
     std::istringstream list(tuple);
     char separator = 0;
-    for (int64_t side = 0; list >> separator && list >> side; shape.push_back(side))
-        if (side < 0 || separator != (shape.empty() ? '(' : ',')) return {};
+    for (int64_t dimension = 0; list >> separator && list >> dimension; shape.push_back(dimension))
+        if (dimension < 0 || separator != (shape.empty() ? '(' : ',')) return {};
     return shape;
 }
 
@@ -55,31 +55,31 @@ NpyImages::NpyImages(const std::string& path) : input_(path) {
     const std::string header = read_header(input_, path);
     const std::string type = find_field(header, "descr", path);
     if (type != "'|u1'" && type != "'u1'")
-        fail(path, " holds numbers of type ", type, "; uint8 ('|u1') images are wanted");
+        fail(path, " has elements of type ", type, "; expected uint8 ('|u1') images");
     if (find_field(header, "fortran_order", path) != "False")
-        fail(path, " is in Fortran order; save it from numpy.ascontiguousarray(images)");
-    const std::string sides = find_field(header, "shape", path);
-    const std::vector<int64_t> shape = parse_shape(sides);
-    if (shape.size() != 4 || shape[3] != 3) fail(path, " has the shape ", sides, "; images (N, H, W, 3) are wanted");
+        fail(path, " is in Fortran order; save numpy.ascontiguousarray(images) instead");
+    const std::string shape_text = find_field(header, "shape", path);
+    const std::vector<int64_t> shape = parse_shape(shape_text);
+    if (shape.size() != 4 || shape[3] != 3) fail(path, " has shape ", shape_text, "; expected images (N, H, W, 3)");
     count = shape[0], height = shape[1], width = shape[2];
     int64_t bytes = 3;
     for (int i = 0; i < 3; ++i)
         if (shape[i] == 0 || __builtin_mul_overflow(bytes, shape[i], &bytes))
-            fail(path, " has the impossible shape ", sides);
+            fail(path, " has the impossible shape ", shape_text);
     if (input_.remaining() < bytes)
-        fail(path, " is truncated: the shape ", sides, " needs ", bytes, " bytes, the file has ", input_.remaining());
+        fail(path, " is truncated: shape ", shape_text, " needs ", bytes, " bytes, the file has ", input_.remaining());
 }
 
 void NpyImages::read_next(uint8_t* image) { input_.read(image, height * width * 3); }
 
 namespace {
 
-// Magic, version, length and dictionary: 128 bytes for the shapes of images.
+// Magic, version, length and dictionary; 128 bytes for image shapes.
 std::string make_header(const std::vector<int64_t>& shape) {
-    std::string sides;
-    for (int64_t side : shape) sides += text(side, ", ");
-    std::string header = "{'descr': '|u1', 'fortran_order': False, 'shape': (" + sides + "), }";
-    header.resize((10 + header.size() + 1 + 63) / 64 * 64 - 10, ' ');  // the data begin at a multiple of 64
+    std::string dimensions;
+    for (int64_t dimension : shape) dimensions += text(dimension, ", ");
+    std::string header = "{'descr': '|u1', 'fortran_order': False, 'shape': (" + dimensions + "), }";
+    header.resize((10 + header.size() + 1 + 63) / 64 * 64 - 10, ' ');  // the data start at a multiple of 64
     header.back() = '\n';
     const char low = static_cast<char>(header.size() & 255), high = static_cast<char>(header.size() >> 8);
     return std::string({'\x93', 'N', 'U', 'M', 'P', 'Y', 1, 0, low, high}) + header;
@@ -87,7 +87,7 @@ std::string make_header(const std::vector<int64_t>& shape) {
 
 }  // namespace
 
-// The header says how many images there are: its place is kept free until that is known.
+// The header holds the number of images: a placeholder of the same length stands there until commit().
 NpyWriter::NpyWriter(const std::string& path) : output_(path) {
     const std::string header = make_header({0, 0, 0, 3});
     output_.write(header.data(), static_cast<int64_t>(header.size()));
@@ -111,7 +111,7 @@ void NpyWriter::commit() {
 void write_npy(const std::string& path, const std::vector<int64_t>& shape, const uint8_t* values) {
     const std::string header = make_header(shape);
     int64_t bytes = 1;
-    for (int64_t side : shape) bytes *= side;
+    for (int64_t dimension : shape) bytes *= dimension;
     AtomicFile output(path);
     output.write(header.data(), static_cast<int64_t>(header.size()));
     output.write(values, bytes);

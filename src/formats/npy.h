@@ -1,4 +1,4 @@
-// NumPy's .npy format, as far as images need it: uint8, C order. Nothing else of the format is read or written.
+// The subset of NumPy's .npy format that images need: uint8 in C order.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -8,26 +8,26 @@
 
 namespace dualmcmc {
 
-// A .npy file of images, (count, height, width, 3) uint8, read one image at a time: such a file may exceed the memory.
+// A .npy file of images, (count, height, width, 3) uint8, read one image at a time: it may be larger than memory.
 class NpyImages {
 public:
-    // Opens the file and reads its header (versions 1 to 3). Fails, naming the file, where it is missing, truncated,
-    // not .npy, not uint8, in Fortran order, or not of the shape (N, H, W, 3).
+    // Opens the file and reads its header (versions 1 to 3). Fails, naming the file, if it is missing, truncated, not
+    // .npy, not uint8, in Fortran order, or not of shape (N, H, W, 3).
     explicit NpyImages(const std::string& path);
     int64_t count = 0, height = 0, width = 0;
-    // Copies the next image, (height, width, 3), to `image`; at most `count` times.
+    // Copies the next image to `image`, (height, width, 3). May be called `count` times.
     void read_next(uint8_t* image);
 
 private:
     InputFile input_;
 };
 
-// Writes such a file image by image: images must not all be held at once. It appears with commit(), complete or not at
-// all.
+// Writes a .npy file of images incrementally, so that they need not fit in memory together. The file appears on
+// commit(), complete or not at all.
 class NpyWriter {
 public:
     explicit NpyWriter(const std::string& path);
-    // Adds `count` images of side `size`, (count, size, size, 3); the side is the same every time.
+    // Appends `count` images, (count, size, size, 3); all calls must use the same size.
     void write(const uint8_t* images, int64_t count, int64_t size);
     void commit();
 

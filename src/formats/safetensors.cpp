@@ -14,8 +14,10 @@ namespace {
 
 constexpr int64_t max_header = 100'000'000;  // the format's own limit, in bytes
 
-// Bytes of one element; 0 for a name that the format does not know.
-int64_t item_size(const std::string& dtype) {
+bool is_control(char c) { return static_cast<unsigned char>(c) < ' '; }
+
+// Bytes per element; 0 for an unknown dtype.
+int64_t element_size(const std::string& dtype) {
     static const std::map<std::string, int64_t> sizes = {
         {"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"F8_E5M2", 1}, {"F8_E4M3", 1}, {"I16", 2}, {"U16", 2}, {"F16", 2},
         {"BF16", 2}, {"I32", 4}, {"U32", 4}, {"F32", 4},     {"F64", 8},     {"I64", 8}, {"U64", 8}};
@@ -23,154 +25,164 @@ int64_t item_size(const std::string& dtype) {
     return found == sizes.end() ? 0 : found->second;
 }
 
-// Bytes of a tensor, or -1 where a side is negative, the dtype is unknown or the number does not fit.
+// Bytes of a tensor; -1 if the dtype is unknown, a dimension is negative or the product overflows.
 int64_t byte_count(const std::string& dtype, const std::vector<int64_t>& shape) {
-    int64_t bytes = item_size(dtype);
+    int64_t bytes = element_size(dtype);
     if (bytes == 0) return -1;
-    for (int64_t side : shape)
-        if (side < 0 || __builtin_mul_overflow(bytes, side, &bytes)) return -1;
+    for (int64_t dimension : shape)
+        if (dimension < 0 || __builtin_mul_overflow(bytes, dimension, &bytes)) return -1;
     return bytes;
 }
 
-// One tensor's line in the header; begin and end count from the first byte behind the header.
+// A tensor's entry in the header; begin and end are its data_offsets, counted from the end of the header.
 struct Entry {
     std::string name, dtype;
     std::vector<int64_t> shape;
     int64_t begin = -1, end = -1;
 };
 
-// Reads the header's JSON: objects, strings and lists of non-negative integers, in the one nesting that the format has.
-// It follows that nesting and never recurses, so no input can exhaust the stack.
-class HeaderReader {
+// Parses the header's JSON, one function per rule of this grammar:
+//
+//     header   = { "__metadata__": { KEY: string, ... }, NAME: entry, ... }
+//     entry    = { "dtype": string, "shape": integers, "data_offsets": integers }
+//     integers = [ integer, ... ]
+//
+// The nesting is fixed and nothing recurses, so no input can exhaust the stack.
+class HeaderParser {
 public:
-    HeaderReader(const std::string& json, const std::string& path) : json_(json), path_(path) {}
+    HeaderParser(const std::string& json, const std::string& path) : json_(json), path_(path) {}
 
-    void read(std::map<std::string, std::string>& metadata, std::vector<Entry>& entries) {
-        object([&](const std::string& name) {
-            if (name == "__metadata__") object([&](const std::string& key) { metadata[key] = string(); });
-            else entries.push_back(entry(name));
+    void parse(std::map<std::string, std::string>& metadata, std::vector<Entry>& entries) {
+        parse_object([&](const std::string& name) {
+            if (name == "__metadata__") parse_object([&](const std::string& key) { metadata[key] = parse_string(); });
+            else entries.push_back(parse_entry(name));
         });
         skip_space();
-        if (at_ != json_.size()) bad("text behind the end of the object");
+        if (position_ != json_.size()) error("text after the end of the object");
     }
 
 private:
-    [[noreturn]] void bad(const std::string& what) const {
-        fail(path_, " is not a valid safetensors file: bad JSON in its header, byte ", at_, ": ", what);
+    [[noreturn]] void error(const std::string& what) const {
+        fail(path_, " is not a valid safetensors file: bad JSON in its header at byte ", position_, ": ", what);
     }
+
+    // The next character; 0, which no rule accepts, at the end.
+    char peek() const { return position_ < json_.size() ? json_[position_] : '\0'; }
+
+    char next() { return position_ < json_.size() ? json_[position_++] : '\0'; }
 
     void skip_space() {
-        while (at_ < json_.size() && std::strchr(" \t\r\n", json_[at_]) && json_[at_] != 0) ++at_;
+        while (peek() != 0 && std::strchr(" \t\r\n", peek())) ++position_;
     }
 
-    bool take(char wanted) {
+    // Skips `c` if it is the next character after white space.
+    bool accept(char c) {
         skip_space();
-        if (at_ >= json_.size() || json_[at_] != wanted) return false;
-        ++at_;
+        if (peek() != c) return false;
+        ++position_;
         return true;
     }
 
-    void expect(char wanted) {
-        if (!take(wanted)) bad(text("expected '", wanted, "'"));
+    void expect(char c) {
+        if (!accept(c)) error(text("expected '", c, "'"));
     }
 
-    // Reads { "key": VALUE, ... }, calling read_value(key) where VALUE begins.
-    template <class ReadValue>
-    void object(ReadValue read_value) {
+    // { "key": VALUE, ... }: calls parse_value(key) at the start of each VALUE.
+    template <class ParseValue>
+    void parse_object(ParseValue parse_value) {
         std::set<std::string> seen;
         expect('{');
-        if (take('}')) return;
+        if (accept('}')) return;
         do {
-            const std::string key = string();
-            const auto is_control = [](unsigned char c) { return c < ' '; };
-            if (std::any_of(key.begin(), key.end(), is_control)) bad("control character in a name");
-            if (!seen.insert(key).second) bad("the name \"" + key + "\" stands twice");
+            const std::string key = parse_string();
+            if (std::any_of(key.begin(), key.end(), is_control)) error("control character in a name");
+            if (!seen.insert(key).second) error("the name \"" + key + "\" appears twice");
             expect(':');
-            read_value(key);
-        } while (take(','));
+            parse_value(key);
+        } while (accept(','));
         expect('}');
     }
 
-    Entry entry(const std::string& name) {
+    Entry parse_entry(const std::string& name) {
         Entry result;
         std::vector<int64_t> offsets;
         bool has_shape = false;
         result.name = name;
-        object([&](const std::string& key) {
-            if (key == "dtype") result.dtype = string();
-            else if (key == "shape") result.shape = integers(), has_shape = true;
-            else if (key == "data_offsets") offsets = integers();
-            else bad("unknown property \"" + key + "\" of tensor " + name);
+        parse_object([&](const std::string& key) {
+            if (key == "dtype") result.dtype = parse_string();
+            else if (key == "shape") result.shape = parse_integers(), has_shape = true;
+            else if (key == "data_offsets") offsets = parse_integers();
+            else error("unknown property \"" + key + "\" of tensor " + name);
         });
         if (result.dtype.empty() || !has_shape || offsets.size() != 2)
-            bad("tensor " + name + " needs a dtype, a shape and two data_offsets");
+            error("tensor " + name + " needs a dtype, a shape and two data_offsets");
         result.begin = offsets[0];
         result.end = offsets[1];
         return result;
     }
 
-    std::vector<int64_t> integers() {
+    std::vector<int64_t> parse_integers() {
         std::vector<int64_t> result;
         expect('[');
-        if (take(']')) return result;
-        do result.push_back(integer());
-        while (take(','));
+        if (accept(']')) return result;
+        do result.push_back(parse_integer());
+        while (accept(','));
         expect(']');
         return result;
     }
 
-    int64_t integer() {
+    int64_t parse_integer() {
         skip_space();
-        const size_t start = at_;
+        const size_t start = position_;
         int64_t value = 0;
-        for (; at_ < json_.size() && json_[at_] >= '0' && json_[at_] <= '9'; ++at_)
-            if (__builtin_mul_overflow(value, 10, &value) || __builtin_add_overflow(value, json_[at_] - '0', &value))
-                bad("the number is too large");
-        if (at_ == start) bad("expected a non-negative integer");
+        for (; peek() >= '0' && peek() <= '9'; ++position_)
+            if (__builtin_mul_overflow(value, 10, &value) || __builtin_add_overflow(value, peek() - '0', &value))
+                error("the number is too large");
+        if (position_ == start) error("expected a non-negative integer");
         return value;
     }
 
-    std::string string() {
+    std::string parse_string() {
         std::string result;
         expect('"');
         while (true) {
-            if (at_ >= json_.size()) bad("the string does not end");
-            const char c = json_[at_++];
+            if (position_ == json_.size()) error("unterminated string");
+            const char c = next();
             if (c == '"') return result;
-            if (static_cast<unsigned char>(c) < ' ') bad("control character in a string");
-            if (c == '\\') escape(result);
+            if (is_control(c)) error("control character in a string");
+            if (c == '\\') parse_escape(result);
             else result += c;
         }
     }
 
-    void escape(std::string& result) {
-        const char c = at_ < json_.size() ? json_[at_++] : 0;
+    // The escape sequence after a backslash; appends the character it stands for.
+    void parse_escape(std::string& result) {
+        const char c = next();
         static const char letters[] = "\"\\/bfnrt", meanings[] = "\"\\/\b\f\n\r\t";
         const char* letter = c ? std::strchr(letters, c) : nullptr;
         if (letter) result += meanings[letter - letters];
-        else if (c == 'u') append_utf8(code_point(), result);
-        else bad("unknown escape");
+        else if (c == 'u') append_utf8(parse_code_point(), result);
+        else error("unknown escape");
     }
 
-    // Behind a \u, which is already read: the code point that four hex digits name, or that they and a second \u, a
-    // surrogate pair, name.
-    uint32_t code_point() {
-        const uint32_t high = hex4();
+    // The code point after \u: four hexadecimal digits, or a surrogate pair of twice four, joined by another \u.
+    uint32_t parse_code_point() {
+        const uint32_t high = parse_hex4();
         if (high < 0xD800 || high > 0xDFFF) return high;
-        if (high > 0xDBFF || json_.compare(at_, 2, "\\u") != 0) bad("unpaired surrogate");
-        at_ += 2;
-        const uint32_t low = hex4();
-        if (low < 0xDC00 || low > 0xDFFF) bad("unpaired surrogate");
+        if (high > 0xDBFF || json_.compare(position_, 2, "\\u") != 0) error("unpaired surrogate");
+        position_ += 2;
+        const uint32_t low = parse_hex4();
+        if (low < 0xDC00 || low > 0xDFFF) error("unpaired surrogate");
         return 0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00);
     }
 
-    uint32_t hex4() {
+    uint32_t parse_hex4() {
         uint32_t value = 0;
         for (int i = 0; i < 4; ++i) {
             static const char digits[] = "0123456789abcdef";
-            const int c = at_ < json_.size() ? std::tolower(static_cast<unsigned char>(json_[at_++])) : 0;
+            const int c = std::tolower(static_cast<unsigned char>(next()));
             const char* digit = c ? std::strchr(digits, c) : nullptr;
-            if (!digit) bad("expected four hexadecimal digits");
+            if (!digit) error("expected four hexadecimal digits");
             value = value * 16 + static_cast<uint32_t>(digit - digits);
         }
         return value;
@@ -186,41 +198,42 @@ private:
 
     const std::string& json_;
     const std::string& path_;
-    size_t at_ = 0;
+    size_t position_ = 0;
 };
 
-// Fails unless every tensor's bytes match its shape and together they fill the file's data exactly: no overlap, no gap.
-// Leaves the entries in the order of their bytes.
+// Fails unless each tensor's bytes match its shape and all together fill the file's data without overlap or gap. Sorts
+// the entries by their position.
 void check_layout(std::vector<Entry>& entries, int64_t data_bytes, const std::string& path) {
     std::sort(entries.begin(), entries.end(),
               [](const Entry& a, const Entry& b) { return std::pair(a.begin, a.end) < std::pair(b.begin, b.end); });
     int64_t position = 0;
     for (const Entry& entry : entries) {
-        const auto bad = [&](const auto&... what) {
+        const auto error = [&](const auto&... what) {
             fail(path, " is not a valid safetensors file: tensor ", entry.name, " ", what...);
         };
-        if (item_size(entry.dtype) == 0) bad("has the unknown dtype ", entry.dtype);
+        if (element_size(entry.dtype) == 0) error("has the unknown dtype ", entry.dtype);
         const int64_t bytes = byte_count(entry.dtype, entry.shape);
-        if (bytes < 0) bad("has a shape too large for any file");
+        if (bytes < 0) error("has a shape too large for any file");
         if (entry.end < entry.begin || entry.end - entry.begin != bytes)
-            bad("has data_offsets ", entry.begin, " to ", entry.end, " where its shape needs ", bytes, " bytes");
+            error("has data_offsets ", entry.begin, " to ", entry.end, ", but its shape needs ", bytes, " bytes");
         if (entry.end > data_bytes)
             fail(path, " is truncated: tensor ", entry.name, " ends at byte ", entry.end, " of the data, the file has ",
                  data_bytes);
-        if (entry.begin < position) bad("overlaps another tensor");
-        if (entry.begin > position) bad("lies behind a gap of ", entry.begin - position, " bytes");
+        if (entry.begin < position) error("overlaps another tensor");
+        if (entry.begin > position) error("follows a gap of ", entry.begin - position, " bytes");
         position = entry.end;
     }
     if (position != data_bytes)
-        fail(path, " is not a valid safetensors file: ", data_bytes - position, " bytes behind its last tensor");
+        fail(path, " is not a valid safetensors file: ", data_bytes - position, " bytes after its last tensor");
 }
 
+// `s` as a JSON string.
 std::string quoted(const std::string& s) {
     std::string result = "\"";
     for (unsigned char c : s) {
         char escaped[8];
         if (c == '"' || c == '\\') result += '\\', result += static_cast<char>(c);
-        else if (c < ' ') std::snprintf(escaped, sizeof escaped, "\\u%04x", c), result += escaped;
+        else if (is_control(c)) std::snprintf(escaped, sizeof escaped, "\\u%04x", c), result += escaped;
         else result += static_cast<char>(c);
     }
     return result + '"';
@@ -228,17 +241,17 @@ std::string quoted(const std::string& s) {
 
 using NamedTensor = std::pair<const std::string, StoredTensor>;
 
-// The file's tensors in the order of writing: wide elements first, so that each tensor is aligned to its element.
+// The tensors in the order of writing: widest elements first, so that each tensor is aligned to its element size.
 std::vector<const NamedTensor*> writing_order(const SafetensorsFile& file) {
     std::vector<const NamedTensor*> order;
     for (const NamedTensor& named : file.tensors) order.push_back(&named);
     std::stable_sort(order.begin(), order.end(), [](const NamedTensor* a, const NamedTensor* b) {
-        return item_size(a->second.dtype) > item_size(b->second.dtype);
+        return element_size(a->second.dtype) > element_size(b->second.dtype);
     });
     return order;
 }
 
-// The JSON header, filled with spaces to a multiple of 8 bytes so that the data begin aligned.
+// The JSON header, padded with spaces to a multiple of 8 bytes so that the data start aligned.
 std::string make_header(const SafetensorsFile& file, const std::vector<const NamedTensor*>& order) {
     std::string json = "{\"__metadata__\":{", separator;
     for (const auto& [key, value] : file.metadata) {
@@ -272,7 +285,7 @@ StoredTensor store_floats(const std::vector<int64_t>& shape, const float* values
 }
 
 std::vector<float> as_floats(const StoredTensor& tensor, const std::string& name) {
-    if (tensor.dtype != "F32") fail("tensor ", name, " has dtype ", tensor.dtype, ", F32 is wanted");
+    if (tensor.dtype != "F32") fail("tensor ", name, " has dtype ", tensor.dtype, ", expected F32");
     std::vector<float> values(tensor.bytes.size() / sizeof(float));
     if (!values.empty()) std::memcpy(values.data(), tensor.bytes.data(), values.size() * sizeof(float));
     return values;
@@ -291,7 +304,7 @@ SafetensorsFile read_safetensors(const std::string& path) {
 
     SafetensorsFile file;
     std::vector<Entry> entries;
-    HeaderReader(json, path).read(file.metadata, entries);
+    HeaderParser(json, path).parse(file.metadata, entries);
     check_layout(entries, input.remaining(), path);
     for (const Entry& entry : entries) {
         StoredTensor& tensor = file.tensors[entry.name];
