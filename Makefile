@@ -63,7 +63,7 @@ all: $(BUILD)/dualmcmc
 # ---- progress: a line a file, in place of the command -------------------------------------------------------------------------------
 
 ifndef DRY
-TOTAL := $(shell DRY=1 $(MAKE) -n --no-print-directory $(MAKECMDGOALS) 2>/dev/null | grep -c '^n=.*progress')
+TOTAL := $(shell DRY=1 $(MAKE) -n --no-print-directory $(MAKEOVERRIDES) $(MAKECMDGOALS) 2>/dev/null | grep -c '^n=.*progress')
 $(shell mkdir -p $(BUILD) && : > $(BUILD)/progress)
 endif
 # $(call step,what): prints it with its number among all that is to be done.

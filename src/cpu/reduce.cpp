@@ -37,8 +37,8 @@ struct RowParts {
     int64_t end(int64_t part) const { return std::min(rows, (part + 1) * length); }
 };
 
-// total[k][c] = Σ_row term(row, c)[k], for the rows first … end - 1: term<Values>(row, c) gives the terms of column c,
-// or, as vectors, of `lanes` columns. The sums stay in registers.
+// total[k][c] = Σ_row term(row, c)[k] over the rows first to end - 1. term<Values>(row, c) returns the terms of column
+// c, or, as vectors, of `lanes` columns. The sums stay in registers.
 template <int count, class Term>
 void sum_rows(const std::array<float*, count>& total, int64_t first, int64_t end, int64_t columns, Term term) {
     const auto sum = [=]<class Values, int width>(int64_t start) INLINE {

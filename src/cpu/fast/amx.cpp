@@ -1,25 +1,22 @@
-// Convolution as a sum of matrix products on shifted views of one image, in the tiles of AMX: 16×16 sums over 32
-// products at a time.
+// Convolution as implicit GEMMs in the tiles of AMX: 16×16 results, 32 MACs deep.
 //
-// The tiles multiply bf16 and sum in fp32. A number is split into x = hi + lo, each the nearest bf16 of what is left,
-// which keeps 16 bits of its 24; then
+// The tiles multiply bf16 and accumulate in fp32. fp32 is emulated by pairs of bf16 (BF16x3): x = hi + lo, each the
+// nearest bf16 of what is left, keeps 16 of 24 bits; then
 //   x w = hi hi + hi lo + lo hi,
-// three products. What is left out, lo lo and the rests, is 2^-15 of |x w| at the most, in random directions: a sum of
-// products is wrong by about 4e-6 of its norm, four times as much as by winograd.cu. (Above 3.38e38, where hi is
-// infinite, the result is NaN.)
+// three GEMMs. What is dropped, lo lo and the remainders, is at most 2^-15 of |x w|, in random directions: a sum is off
+// by about 4e-6 of its norm, four times as much as with winograd.cpp. (Above 3.38e38, where hi is infinite, the result
+// is NaN.)
 //
-// An image lies split, with a border of zeros, in rows of `pitch` positions. Position p's result is Σ_t A[p + shift(t)]
-// B_t over the taps: whatever position and tap, the row of A lies a constant stride from the next one's, so that a tile
-// takes 16 positions that follow each other, beyond the ends of rows. What falls between the rows of results is
-// computed and dropped.
+// An image is stored as pairs, zero-padded, in rows of `pitch` positions. Position p's result is
+// Σ_t A[p + shift(t)] B_t over the taps. For every position and tap the rows of A lie a constant stride apart, so a
+// tile takes 16 consecutive positions, across the ends of rows. Results between the rows are computed and dropped.
 //
 //   stride 1        one plane; tap (kh, kw) reads kh rows down, kw positions right
-//   stride 2        four planes, of the even and odd rows and columns of the padded image; a tap reads one of them
-//   pooling after   3×3: stride 2 on the box-filtered image (conv.cu, boxed), which is made on the way into the planes
-//   gradient of x   the same with dy for x, w's taps mirrored and its channels exchanged; at stride 2 each phase of x
-//   (the even and odd
-//                   rows and columns of its padded image) meets its own taps
-//   few channels    the taps of a pixel (27 numbers of an RGB image) side by side are one row of A: a matrix product
+//   stride 2        four polyphase planes, the even and odd rows and columns of the padded image; a tap reads one
+//   pooling after   3×3: stride 2 on the box-filtered image (tiled_conv.cpp), which is made as the planes are filled
+//   dgrad           the same with dy for x, w's taps mirrored and its channels exchanged; at stride 2 each stride phase
+//                   of x (the even and odd rows and columns of its padded image) meets its own taps
+//   few channels    im2col: a pixel's taps (27 elements of an RGB image) side by side are one row of A
 #include "cpu/fast/algorithms.h"
 
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 warns falsely of its own intrinsics (GCC bug 105593)
@@ -32,8 +29,9 @@ namespace dualmcmc::DEVICE_NAMESPACE::fast {
 namespace {
 
 using Bf16 = uint16_t;
-constexpr int64_t depth_step = 32, tile_size = 16 * depth_step;  // channels to a tile of A; numbers in a tile of A or B
-constexpr int64_t block_rows = 32;                               // positions that are worked on together
+constexpr int64_t depth_step = 32,
+                  tile_size = 16 * depth_step;  // channels in a tile of A; elements of a tile of A or B
+constexpr int64_t block_rows = 32;              // positions per GEMM call
 
 int64_t rounded(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -55,12 +53,12 @@ void configure_tiles() {
     configured = true;
 }
 
-// ---- splitting ----------------------------------------------------------------------------------
+// ---- pairs of bf16 ----------------------------------------------------------------------------------
 
-// The same numbers twice: the nearest bf16 and, `size` numbers further on, the nearest bf16 of the rest.
-struct Split {
+// The high parts of a tensor and, `size` elements further on, the low parts.
+struct Bf16Pairs {
     Bf16* hi;
-    int64_t size, depth;  // of one half; numbers in a position
+    int64_t size, depth;  // elements of one part; of a position
     Bf16* position(int64_t p) const { return hi + p * depth; }
 };
 
@@ -74,7 +72,7 @@ INLINE inline void split(Bf16* to, int64_t size, __m512 a, __m512 b) {
     _mm512_storeu_si512(to + size, (__m512i)_mm512_cvtne2ps_pbh(rest_b, rest_a));
 }
 
-// 16 elements, through max(x, 0) where it is asked for; a NaN stays.
+// 16 elements, with a ReLU if `relu`; a NaN stays.
 template <bool relu>
 INLINE inline __m512 activated(const float* x) {
     const __m512 value = _mm512_loadu_ps(x);
@@ -82,14 +80,14 @@ INLINE inline __m512 activated(const float* x) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(value, _mm512_setzero_ps(), _CMP_NLE_UQ), value);
 }
 
-void put_zeros(const Split& to, int64_t p, int64_t count) {
+void store_zeros(const Bf16Pairs& to, int64_t p, int64_t count) {
     std::fill_n(to.position(p), count * to.depth, Bf16(0));
     std::fill_n(to.position(p) + to.size, count * to.depth, Bf16(0));
 }
 
-// Position p from `channels` numbers (a multiple of 16); zeros behind them.
+// Fills position p from `channels` elements (a multiple of 16), and zeros behind them.
 template <bool relu>
-INLINE inline void put(const Split& to, int64_t p, const float* x, int64_t channels) {
+INLINE inline void store_position(const Bf16Pairs& to, int64_t p, const float* x, int64_t channels) {
     Bf16* target = to.position(p);
     for (int64_t c = 0; c < channels; c += 32) {
         const auto half = [&](int64_t from)
@@ -98,7 +96,7 @@ INLINE inline void put(const Split& to, int64_t p, const float* x, int64_t chann
     }
 }
 
-// ---- products -----------------------------------------------------------------------------------
+// ---- GEMM -----------------------------------------------------------------------------------
 
 // The weights as tiles of B: for each two tiles of columns, each tap, each 32 rows: hi of both tiles, lo of both. In a
 // tile, row r holds rows 2r and 2r + 1 of the matrix, column by column.
@@ -139,11 +137,11 @@ void pack(Bf16* to, const AmxPanels& p, int64_t taps, float factor, Row row) {
     }
 }
 
-// out (16 m rows, 16 n columns, `out_step` floats apart) = Σ_t A[shift[t] + row] B_t. Tiles 0 … 3: sums; 4, 5: A; 6, 7:
-// B.
+// out (16 m rows, 16 n columns, `out_step` floats apart) = Σ_t A[shift[t] + row] B_t. Tiles 0 to 3 hold results, 4 and
+// 5 A, 6 and 7 B.
 template <int m, int n>
-INLINE inline void product_block(float* out, int64_t out_step, const Bf16* a, int64_t size, int64_t depth,
-                                 const int64_t* shift, int64_t taps, const Bf16* b) {
+INLINE inline void gemm_block(float* out, int64_t out_step, const Bf16* a, int64_t size, int64_t depth,
+                              const int64_t* shift, int64_t taps, const Bf16* b) {
     const int64_t line = depth * int64_t(sizeof(Bf16)), next = 16 * depth;
     asm volatile("" ::: "memory");  // the intrinsics do not tell the compiler that they read memory
     _tile_zero(0);
@@ -185,15 +183,15 @@ INLINE inline void product_block(float* out, int64_t out_step, const Bf16* a, in
 }
 
 // out (rows rounded up to 16, panels.columns) for the positions from `first` on.
-void product(float* out, const Split& a, int64_t first, int64_t rows, const int64_t* shift, int64_t taps,
-             const AmxPanels& panels, const Bf16* b) {
+void gemm(float* out, const Bf16Pairs& a, int64_t first, int64_t rows, const int64_t* shift, int64_t taps,
+          const AmxPanels& panels, const Bf16* b) {
     for (int64_t row = 0; row < rows; row += block_rows) {
         const Bf16* panel = b;
         for (int64_t column = 0; column < panels.columns; column += 32) {
             const bool tall = rows - row > 16, wide = panels.columns - column > 16;
             const auto block = [&](auto m, auto n) {
-                product_block<m, n>(out + row * panels.columns + column, panels.columns, a.position(first + row),
-                                    a.size, a.depth, shift, taps, panel);
+                gemm_block<m, n>(out + row * panels.columns + column, panels.columns, a.position(first + row), a.size,
+                                 a.depth, shift, taps, panel);
             };
             constexpr std::integral_constant<int, 1> one;
             constexpr std::integral_constant<int, 2> two;
@@ -208,7 +206,7 @@ void product(float* out, const Split& a, int64_t first, int64_t rows, const int6
 
 // Results at (row, column) of a grid, from the positions first + row · pitch + column of a split image, for certain
 // taps of the kernel.
-struct Pass {
+struct TapSchedule {
     int64_t first = 0, rows = 0, columns = 0, pitch = 0, taps = 0;
     int64_t shift[16] = {}, tap[16] = {};
     void add(int64_t shift_, int64_t tap_) {
@@ -218,20 +216,21 @@ struct Pass {
     int64_t positions() const { return (rows - 1) * pitch + columns; }
 };
 
-// put(row, column, count, values): values (count, panels.columns) of neighbours in a row of the grid.
-template <class Put>
-void run(const Pass& pass, const Split& a, const AmxPanels& panels, const Bf16* b, Put put) {
+// store_results(row, column, count, values): values (count, panels.columns) of neighbours in a row of the grid.
+template <class StoreResults>
+void run(const TapSchedule& schedule, const Bf16Pairs& a, const AmxPanels& panels, const Bf16* b,
+         StoreResults store_results) {
     float* results = workspace<2>(block_rows * panels.columns);
-    for (int64_t p = 0, row = 0, column = 0; p < pass.positions(); p += block_rows) {
-        const int64_t count = std::min(block_rows, pass.positions() - p);
-        product(results, a, pass.first + p, count, pass.shift, pass.taps, panels, b);
+    for (int64_t p = 0, row = 0, column = 0; p < schedule.positions(); p += block_rows) {
+        const int64_t count = std::min(block_rows, schedule.positions() - p);
+        gemm(results, a, schedule.first + p, count, schedule.shift, schedule.taps, panels, b);
         for (int64_t done = 0; done < count;) {
-            const int64_t there = std::min(count - done, pass.pitch - column),
-                          wanted = std::min(there, pass.columns - column);
-            if (wanted > 0) put(row, column, wanted, results + done * panels.columns);
+            const int64_t there = std::min(count - done, schedule.pitch - column),
+                          valid = std::min(there, schedule.columns - column);
+            if (valid > 0) store_results(row, column, valid, results + done * panels.columns);
             done += there;
             column += there;
-            if (column == pass.pitch) {
+            if (column == schedule.pitch) {
                 column = 0;
                 ++row;
             }
@@ -240,10 +239,10 @@ void run(const Pass& pass, const Split& a, const AmxPanels& panels, const Bf16* 
 }
 
 // A split image of `planes` planes, in working memory; a last block may read beyond its end.
-struct Planes {
+struct PolyphasePlanes {
     int64_t rows = 0, pitch = 0, planes = 0, depth = 0;
     int64_t plane() const { return rows * pitch; }
-    Split allocate() const {
+    Bf16Pairs allocate() const {
         const int64_t size = (planes * plane() + pitch + 2 * block_rows) * depth;
         return {reinterpret_cast<Bf16*>(workspace<1>(size)), size, depth};
     }
@@ -251,34 +250,34 @@ struct Planes {
 
 // One plane for stride 1, with `border` zeros before the first and behind the last row, and between rows.
 template <bool relu>
-void fill_plane(const Split& to, const Planes& planes, const float* x, int64_t height, int64_t width, int64_t channels,
-                int64_t border) {
-    put_zeros(to, 0, border * (planes.pitch + 1));
+void fill_plane(const Bf16Pairs& to, const PolyphasePlanes& planes, const float* x, int64_t height, int64_t width,
+                int64_t channels, int64_t border) {
+    store_zeros(to, 0, border * (planes.pitch + 1));
     for (int64_t row = 0; row < height; ++row) {
         int64_t p = (row + border) * planes.pitch + border;
-        for (int64_t column = 0; column < width; ++column, x += channels) put<relu>(to, p++, x, channels);
-        put_zeros(to, p, row + 1 < height ? border : border * (planes.pitch + 1));
+        for (int64_t column = 0; column < width; ++column, x += channels) store_position<relu>(to, p++, x, channels);
+        store_zeros(to, p, row + 1 < height ? border : border * (planes.pitch + 1));
     }
 }
 
 // Four planes for stride 2, with one zero round the image.
 template <bool relu>
-void fill_quarters(const Split& to, const Planes& planes, const float* x, int64_t height, int64_t width,
-                   int64_t channels) {
+void fill_polyphase(const Bf16Pairs& to, const PolyphasePlanes& planes, const float* x, int64_t height, int64_t width,
+                    int64_t channels) {
     for (int64_t plane = 0; plane < 4; ++plane)
         for (int64_t r = 0; r < planes.rows; ++r)
             for (int64_t c = 0; c < planes.pitch; ++c) {
                 const int64_t row = 2 * r + plane / 2 - 1, column = 2 * c + plane % 2 - 1,
                               p = plane * planes.plane() + r * planes.pitch + c;
-                if (row < 0 || row >= height || column < 0 || column >= width) put_zeros(to, p, 1);
-                else put<relu>(to, p, x + (row * width + column) * channels, channels);
+                if (row < 0 || row >= height || column < 0 || column >= width) store_zeros(to, p, 1);
+                else store_position<relu>(to, p, x + (row * width + column) * channels, channels);
             }
 }
 
 // Four planes of the sums of 2×2 pixels (the box filter's mean, but for the factor), zeros round the image.
 template <bool relu>
-void fill_boxed(const Split& to, const Planes& planes, const float* x, int64_t height, int64_t width,
-                int64_t channels) {
+void fill_box_filtered(const Bf16Pairs& to, const PolyphasePlanes& planes, const float* x, int64_t height,
+                       int64_t width, int64_t channels) {
     const int64_t line = width * channels;
     for (int64_t r = 0; r <= height; ++r) {
         const float *above = r > 0 ? x + (r - 1) * line : nullptr, *below = r < height ? x + r * line : nullptr;
@@ -288,10 +287,10 @@ void fill_boxed(const Split& to, const Planes& planes, const float* x, int64_t h
             for (int64_t c = 0; c <= width; ++c) {
                 unroll<2>([&](auto half) INLINE {
                     right[half] = _mm512_setzero_ps();
-                    const int64_t place = c * channels + channel + 16 * half;
+                    const int64_t offset = c * channels + channel + 16 * half;
                     if (c == width || channel + 16 * half >= channels) return;
-                    if (above) right[half] += activated<relu>(above + place);
-                    if (below) right[half] += activated<relu>(below + place);
+                    if (above) right[half] += activated<relu>(above + offset);
+                    if (below) right[half] += activated<relu>(below + offset);
                 });
                 split(to.position(p + c % 2 * planes.plane() + c / 2) + channel, to.size, left[0] + right[0],
                       left[1] + right[1]);
@@ -302,9 +301,9 @@ void fill_boxed(const Split& to, const Planes& planes, const float* x, int64_t h
     }
 }
 
-// One row of A for each result: the kernel² · in numbers that it sees. A row of the kernel is at most a vector, and at
-// least half of one or the only one, so that a vector of the row of A takes from two rows of the kernel.
-void fill_patches(const Split& to, const float* x, const ConvShape& s) {
+// im2col: one row of A for each result, the kernel² · in elements under the kernel. A row of the kernel is at most a
+// vector, and at least half of one or the only one, so a vector of the row of A takes from two rows of the kernel.
+void fill_im2col(const Bf16Pairs& to, const float* x, const ConvShape& s) {
     const int64_t line = (s.width + 2 * s.padding) * s.in, seen = s.kernel * s.in, out_width = s.out_width();
     const int64_t padded_size = (s.height + 2 * s.padding) * line + lanes;
     float* padded = workspace<3>(padded_size);
@@ -314,16 +313,16 @@ void fill_patches(const Split& to, const float* x, const ConvShape& s) {
     struct {
         __m512i from;
         __mmask16 used;
-        int64_t upper, lower;  // rows of the kernel, in numbers from the corner
+        int64_t upper, lower;  // rows of the kernel, as element offsets from the corner
     } take[4];
     for (int64_t v = 0; v < to.depth / lanes; ++v) {
         alignas(64) int from[lanes] = {};
         take[v].used = 0;
         const int64_t first = std::min(v * lanes / seen, s.kernel - 1);
         for (int64_t lane = 0; lane < lanes; ++lane) {
-            const int64_t place = v * lanes + lane, row = place / seen;
+            const int64_t offset = v * lanes + lane, row = offset / seen;
             if (row >= s.kernel) continue;
-            from[lane] = int((row - first) * lanes + place % seen);
+            from[lane] = int((row - first) * lanes + offset % seen);
             take[v].used = __mmask16(take[v].used | 1u << lane);
         }
         take[v].from = _mm512_load_si512(from);
@@ -350,44 +349,45 @@ ConvShape adjoint(const ConvShape& s) {
     return {s.batch, s.out_height(), s.out_width(), s.out, s.in, s.kernel, 1, s.padding};
 }
 
-// What the forward pass sees of an image, and its one pass.
+// What the forward schedule sees of an image, and its one schedule.
 struct Forward {
     const ConvShape& s;
-    bool patches;
-    int64_t depth;  // numbers in a row of A
-    Planes planes;
-    Pass pass;
+    bool im2col;
+    int64_t depth;  // elements in a row of A
+    PolyphasePlanes planes;
+    TapSchedule schedule;
 
-    Forward(const ConvShape& shape, bool im2col)
-        : s(shape), patches(im2col), depth(patches ? s.kernel * s.kernel * s.in : s.in) {
+    Forward(const ConvShape& shape, bool im2col_)
+        : s(shape), im2col(im2col_), depth(im2col ? s.kernel * s.kernel * s.in : s.in) {
         const int64_t step = s.stride == 2 || s.pool ? 2 : 1, rows = s.out_height(), columns = s.out_width(),
                       padded = rounded(depth, depth_step);
-        if (patches) planes = {rows, columns, 1, padded};
+        if (im2col) planes = {rows, columns, 1, padded};
         else if (step == 2) planes = {rows + 1, columns + 1, 4, padded};
         else planes = {s.height + 2 * s.padding, s.width + s.padding, 1, padded};
-        pass = {.first = 0, .rows = rows, .columns = columns, .pitch = planes.pitch};
-        if (patches) pass.add(0, 0);
-        for (int64_t kh = 0; !patches && kh < s.kernel; ++kh)
+        schedule = {.first = 0, .rows = rows, .columns = columns, .pitch = planes.pitch};
+        if (im2col) schedule.add(0, 0);
+        for (int64_t kh = 0; !im2col && kh < s.kernel; ++kh)
             for (int64_t kw = 0; kw < s.kernel; ++kw)
-                pass.add((kh % step * 2 + kw % step) * planes.plane() + kh / step * planes.pitch + kw / step,
-                         kh * s.kernel + kw);
+                schedule.add((kh % step * 2 + kw % step) * planes.plane() + kh / step * planes.pitch + kw / step,
+                             kh * s.kernel + kw);
     }
-    void fill(const Split& a, const float* x) const {
-        if (patches) fill_patches(a, x, s);
-        else if (s.pool) (s.relu ? fill_boxed<true> : fill_boxed<false>)(a, planes, x, s.height, s.width, s.in);
+    void fill(const Bf16Pairs& a, const float* x) const {
+        if (im2col) fill_im2col(a, x, s);
+        else if (s.pool)
+            (s.relu ? fill_box_filtered<true> : fill_box_filtered<false>)(a, planes, x, s.height, s.width, s.in);
         else if (s.stride == 2)
-            (s.relu ? fill_quarters<true> : fill_quarters<false>)(a, planes, x, s.height, s.width, s.in);
+            (s.relu ? fill_polyphase<true> : fill_polyphase<false>)(a, planes, x, s.height, s.width, s.in);
         else (s.relu ? fill_plane<true> : fill_plane<false>)(a, planes, x, s.height, s.width, s.in, s.padding);
     }
 };
 
-// What the gradient of x sees of dy, and its passes: one, or one for each phase of the grid whose gradient the products
-// give. That is x's, or the box-filtered image's, which is larger by one.
+// How dgrad reads dy, and its tap schedules: one, or one for each stride phase of the grid whose gradient the GEMMs
+// compute. The grid is x's, or the box-filtered image's, which is larger by one.
 struct Backward {
     int64_t border, step, count = 0;
-    Planes planes;
-    Pass passes[4];
-    int64_t corner[4];  // the place of a pass's first result in the grid, which is `width` wide
+    PolyphasePlanes planes;
+    TapSchedule schedules[4];
+    int64_t corner[4];  // offset of a schedule's first result in the grid, which is `width` wide
     int64_t width;
 
     explicit Backward(const ConvShape& s) : step(s.pool || s.stride == 2 ? 2 : 1), width(s.width + s.pool) {
@@ -399,14 +399,14 @@ struct Backward {
             // step m in rows q - m of dy.
             const int64_t row = phase / step, column = phase % step, h = (row + padding) % step,
                           v = (column + padding) % step;
-            Pass& pass = passes[count] = {
+            TapSchedule& schedule = schedules[count] = {
                 .first = ((h + padding) / step + border) * planes.pitch + (v + padding) / step + border,
                 .rows = (height - h + step - 1) / step,
                 .columns = (width - v + step - 1) / step,
                 .pitch = planes.pitch};
             for (int64_t kh = row; kh < s.kernel; kh += step)
                 for (int64_t kw = column; kw < s.kernel; kw += step)
-                    pass.add(-(kh / step * planes.pitch + kw / step), kh * s.kernel + kw);
+                    schedule.add(-(kh / step * planes.pitch + kw / step), kh * s.kernel + kw);
             corner[count++] = h * width + v;
         }
     }
@@ -415,13 +415,13 @@ struct Backward {
 // The box filter's adjoint: a pixel is in the sums to the right and below, one in each phase. finish(pixel, channel,
 // value)
 template <class Finish>
-void unbox(const float* const* boxed, int64_t pitch, const ConvShape& s, Finish finish) {
+void box_filter_adjoint(const float* const* filtered, int64_t pitch, const ConvShape& s, Finish finish) {
     for (int64_t row = 0; row < s.height; ++row)
         for (int64_t column = 0; column < s.width; ++column) {
             const float* source[4];
             for (int64_t phase = 0; phase < 4; ++phase) {
                 const int64_t r = (row + (row % 2 != phase / 2)) / 2, q = (column + (column % 2 != phase % 2)) / 2;
-                source[phase] = boxed[phase] + (r * pitch + q) * s.in;
+                source[phase] = filtered[phase] + (r * pitch + q) * s.in;
             }
             for (int64_t c = 0; c < s.in; c += lanes)
                 finish(row * s.width + column, c,
@@ -443,10 +443,10 @@ void amx_gemm(float* y, const float* x, const float* packed, int64_t m, int64_t 
     configure_tiles();
     const AmxPanels panels(k, n);
     const int64_t shift[] = {0}, size = block_rows * panels.depth;
-    const Split a{reinterpret_cast<Bf16*>(workspace<1>(size)), size, panels.depth};
+    const Bf16Pairs a{reinterpret_cast<Bf16*>(workspace<1>(size)), size, panels.depth};
     for (int64_t row = 0; row < m; row += block_rows) {
-        for (int64_t r = 0; r < block_rows; ++r) put<false>(a, r, x + (row + r) * k, k);
-        product(y + row * n, a, 0, block_rows, shift, 1, panels, reinterpret_cast<const Bf16*>(packed));
+        for (int64_t r = 0; r < block_rows; ++r) store_position<false>(a, r, x + (row + r) * k, k);
+        gemm(y + row * n, a, 0, block_rows, shift, 1, panels, reinterpret_cast<const Bf16*>(packed));
     }
 }
 
@@ -454,26 +454,26 @@ void amx(float* y, const float* x, const float* w, const float* bias, const floa
          bool im2col) {
     static const char tags[2] = {};  // pooled weights are packed otherwise
     const Forward forward(s, im2col);
-    const Pass& pass = forward.pass;
+    const TapSchedule& schedule = forward.schedule;
     const AmxPanels panels(forward.depth, s.out);
     const Bf16* b =
-        reinterpret_cast<const Bf16*>(packed_weights(&tags[s.pool], w, panels.floats(pass.taps), [&](float* made) {
-            pack(reinterpret_cast<Bf16*>(made), panels, pass.taps, s.pool ? 0.25f : 1, [&](int64_t t, int64_t k) {
-                return k < forward.depth ? w + (pass.tap[t] * forward.depth + k) * s.out : nullptr;
+        reinterpret_cast<const Bf16*>(packed_weights(&tags[s.pool], w, panels.floats(schedule.taps), [&](float* made) {
+            pack(reinterpret_cast<Bf16*>(made), panels, schedule.taps, s.pool ? 0.25f : 1, [&](int64_t t, int64_t k) {
+                return k < forward.depth ? w + (schedule.tap[t] * forward.depth + k) * s.out : nullptr;
             });
         }));
     const Epilogue epilogue{bias, nullptr, residual};
     parallel_dynamic(s.batch, [&](int64_t image) {
         configure_tiles();
-        const Split a = forward.planes.allocate();
-        const int64_t place = image * s.height * s.width * s.in;
-        forward.fill(a, x + place);
-        const int64_t start = image * pass.rows * pass.columns * s.out;
-        if (pass.pitch == pass.columns && !bias && !residual &&
-            pass.positions() % 16 == 0)  // results as they are stored
-            return product(y + start, a, 0, pass.positions(), pass.shift, pass.taps, panels, b);
-        run(pass, a, panels, b, [&](int64_t row, int64_t column, int64_t count, const float* values) {
-            const int64_t first = start + (row * pass.columns + column) * s.out;
+        const Bf16Pairs a = forward.planes.allocate();
+        const int64_t offset = image * s.height * s.width * s.in;
+        forward.fill(a, x + offset);
+        const int64_t start = image * schedule.rows * schedule.columns * s.out;
+        if (schedule.pitch == schedule.columns && !bias && !residual &&
+            schedule.positions() % 16 == 0)  // results as they are stored
+            return gemm(y + start, a, 0, schedule.positions(), schedule.shift, schedule.taps, panels, b);
+        run(schedule, a, panels, b, [&](int64_t row, int64_t column, int64_t count, const float* values) {
+            const int64_t first = start + (row * schedule.columns + column) * s.out;
             for (int64_t i = 0; i < count * s.out; i += s.out)
                 for (int64_t c = 0; c < s.out; c += lanes)
                     store(y + first + i + c, epilogue(load(values + i + c), c, first + i + c));
@@ -493,43 +493,46 @@ void amx_backward_input(float* dx, const float* dy, const float* w, const float*
             float* transposed_w = workspace<0>(taps * s.in * s.out);
             for (int64_t tap = 0; tap < taps; ++tap)
                 transpose_io(transposed_w + tap * s.in * s.out, w + tap * s.in * s.out, s.in, s.out);
-            for (const Pass* pass = backward.passes; pass != backward.passes + backward.count; ++pass) {
-                pack(reinterpret_cast<Bf16*>(made), panels, pass->taps, s.pool ? 0.25f : 1, [&](int64_t t, int64_t o) {
-                    return o < s.out ? transposed_w + (pass->tap[t] * s.out + o) * s.in : nullptr;
-                });
-                made += panels.floats(pass->taps);
+            for (const TapSchedule* schedule = backward.schedules; schedule != backward.schedules + backward.count;
+                 ++schedule) {
+                pack(reinterpret_cast<Bf16*>(made), panels, schedule->taps, s.pool ? 0.25f : 1,
+                     [&](int64_t t, int64_t o) {
+                         return o < s.out ? transposed_w + (schedule->tap[t] * s.out + o) * s.in : nullptr;
+                     });
+                made += panels.floats(schedule->taps);
             }
         }));
     const Epilogue epilogue{nullptr, s.relu ? x : nullptr, residual};
     parallel_dynamic(s.batch, [&](int64_t image) {
         configure_tiles();
-        const Split a = backward.planes.allocate();
+        const Bf16Pairs a = backward.planes.allocate();
         const float* upstream = dy + image * s.out_height() * s.out_width() * s.out;
         fill_plane<false>(a, backward.planes, upstream, s.out_height(), s.out_width(), s.out, backward.border);
         const auto finish = [&](int64_t pixel, int64_t c, Vector value) INLINE {
-            const int64_t place = image * size + pixel * s.in + c;
-            store(dx + place, epilogue(value, c, place));
+            const int64_t offset = image * size + pixel * s.in + c;
+            store(dx + offset, epilogue(value, c, offset));
         };
-        const int64_t boxed_size = (backward.passes[0].positions() + block_rows) * s.in;
-        float *next = s.pool ? workspace<3>(4 * boxed_size) : nullptr, *boxed[4];
+        const int64_t filtered_size = (backward.schedules[0].positions() + block_rows) * s.in;
+        float *next = s.pool ? workspace<3>(4 * filtered_size) : nullptr, *filtered[4];
         const Bf16* weights = b;
         for (int64_t k = 0; k < backward.count; ++k) {
-            const Pass& pass = backward.passes[k];
+            const TapSchedule& schedule = backward.schedules[k];
             if (s.pool) {
-                boxed[k] = next;
-                next += boxed_size;
-                product(boxed[k], a, pass.first, pass.positions(), pass.shift, pass.taps, panels, weights);
+                filtered[k] = next;
+                next += filtered_size;
+                gemm(filtered[k], a, schedule.first, schedule.positions(), schedule.shift, schedule.taps, panels,
+                     weights);
             } else {
-                run(pass, a, panels, weights, [&](int64_t row, int64_t column, int64_t count, const float* values) {
+                run(schedule, a, panels, weights, [&](int64_t row, int64_t column, int64_t count, const float* values) {
                     const int64_t first = backward.corner[k] + backward.step * (row * backward.width + column);
                     for (int64_t i = 0; i < count; ++i)
                         for (int64_t c = 0; c < s.in; c += lanes)
                             finish(first + backward.step * i, c, load(values + i * s.in + c));
                 });
             }
-            weights += 2 * panels.floats(pass.taps);
+            weights += 2 * panels.floats(schedule.taps);
         }
-        if (s.pool) unbox(boxed, backward.planes.pitch, s, finish);
+        if (s.pool) box_filter_adjoint(filtered, backward.planes.pitch, s, finish);
     });
 }
 

@@ -1,8 +1,8 @@
 // 3×3 convolution at stride 1 with at most three output channels: an image's colours.
 //
 // Three output channels would leave most of a vector idle. Instead the taps' outputs stand side by side as columns: one
-// GEMM gives z[q, t, o] = Σ_i x[q, i] w[t, i, o] for every pixel q, and y[p, o] = Σ_t z[p + t - padding, t, o] over the
-// q inside the image (im2col's adjoint, col2im). For the gradient of x the same with dy for x and p + padding - t.
+// GEMM gives z[q, t, o] = Σ_i x[q, i] w[t, i, o] for every pixel q, and y[p, o] = Σ_t z[p + t - padding, t, o] over
+// the q inside the image (col2im, the adjoint of im2col). dgrad is the same with dy for x and p + padding - t.
 #include "cpu/fast/algorithms.h"
 #include "cpu/fast/tiles.h"
 

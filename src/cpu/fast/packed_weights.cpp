@@ -51,7 +51,7 @@ const float* packed_weights(const void* layout_tag, const float* w, int64_t size
         cache.id = id;
     }
     for (const Entry& entry : cache.entries)
-        if (entry.layout_tag == layout_tag && entry.w == w) return entry.packed.get();
+        if (entry.layout_tag == layout_tag && entry.w == w && entry.size == size) return entry.packed.get();
     // An entry of another id with the same size serves again.
     for (Entry& entry : cache.entries)
         if (!entry.w && entry.size == size) {

@@ -1,23 +1,21 @@
-// Which way a convolution goes: one table, decided in one function.
+// Which way a convolution goes: one table, decided in one function, choose().
 //
-//   shape                                                  passes               route               MACs, of the
-//   definition's 3×3, stride 1, padding 1, sides of 4 and more          fprop, dgrad, wgrad  winograd            1/4
-//   the same before pooling, sides multiples of 8          fprop, dgrad         winograd_avgpool    81/576
-//   3×3, stride 1, at most 3 output channels (of dgrad)    fprop, dgrad         few_channels        all, in full
-//   vectors 3×3, stride 1, padding 1, at most 3 output channels    wgrad                tiles_exchanged     all, in
-//   full vectors everything else                                        fprop, dgrad, wgrad  tiles               all;
-//   before pooling 1/4
+//   shape                                                passes               route              MACs (definition: 1)
+//   3×3, stride 1, padding 1, sides at least 4           fprop, dgrad, wgrad  winograd           1/4
+//   the same, average-pooled, sides multiples of 8       fprop, dgrad         winograd_avgpool   81/576
+//   3×3, stride 1, at most 3 results (*)                 fprop, dgrad         few_channels       1, in full vectors
+//   3×3, stride 1, padding 1, at most 3 outputs          wgrad                tiles_exchanged    1, in full vectors
+//   every other                                          fprop, dgrad, wgrad  tiles              1; pooled 1/4
 //
-// The first two want both channel counts to be whole vectors. With AMX, before these (BF16x3: three products of bf16 a
-// MAC, 16 times as many a cycle):
+// (*) output channels, for dgrad input channels. Both Winograd routes need channel counts that are whole vectors.
+// Exact arithmetic takes few_channels and tiles only. With AMX (BF16x3: three bf16 MACs for one, of which the tiles do
+// 16 times as many a cycle) these come first:
 //
-//   1×1, 3×3 at stride 1; 3×3 before pooling; 4×4 at stride 2   fprop, dgrad   amx                 all; before pooling
-//   1/4 few input channels, an image's colours                      fprop          amx_im2col          all the same
-//   dgrad          amx_im2col          all, dgrad as a convolution of dy 1×1, fewer input channels than a vector has
-//   lanes           dgrad          amx_narrow          all, padded to a vector
+//   1×1, 3×3 at stride 1, 3×3 pooled, 4×4 at stride 2    fprop, dgrad         amx                1; pooled 1/4
+//   few input channels: an image's colours               fprop, dgrad         amx_im2col         1
+//   1×1, fewer input channels than a vector has lanes    dgrad                amx_narrow         1, in full vectors
 //
-// few_channels' GEMM also runs in AMX's tiles where its sizes are theirs. exact arithmetic knows few_channels and tiles
-// alone.
+// few_channels' GEMM runs in AMX's tiles, too, where its sizes are whole tiles.
 #include "cpu/fast/routes.h"
 
 #include "cpu/fast/algorithms.h"
@@ -34,7 +32,7 @@ bool same_size(const ConvShape& s) { return s.stride == 1 && s.kernel == 2 * s.p
 bool halves_size(const ConvShape& s) {
     return s.stride == 2 && s.kernel == 4 && s.padding == 1 && s.height % 2 == 0 && s.width % 2 == 0;
 }
-// What amx.cpp's im2col can do: a row of the kernel is at most a vector, and at least half of one or the only one.
+// What amx.cpp's im2col takes: a row of the kernel is at most a vector, and at least half of one or the only one.
 bool fits_im2col(const ConvShape& s) {
     return !s.relu && !s.pool && s.in < 16 && (s.kernel == 1 || s.kernel * s.in >= 8) && s.kernel * s.in <= lanes &&
            s.kernel <= 4 && s.out % lanes == 0 && s.out_height() * s.out_width() >= 16;

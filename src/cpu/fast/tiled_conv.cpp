@@ -10,7 +10,7 @@
 //           position modulo s), each of which meets its own subset of the taps, so that no MAC is wasted
 //   wgrad   dw[t, i, o] = Σ_p x[base[p] + offset[t] + i] dy[p, o]
 //
-// The inner loop (tiles.h) takes 6 pixels × up to 4 vectors of output channels at a time. A matrix product (a linear
+// The inner loop (tiles.h) takes 6 pixels × up to 4 vectors of output channels at a time. A GEMM (a linear
 // layer) is the case of one tap and images of one pixel.
 #include <vector>
 
@@ -82,7 +82,7 @@ StridePhase dgrad_phase(const ConvShape& s, const PaddedLayout& layout, int64_t 
     return phase;
 }
 
-// A kernel as large as the image, without padding, sees each image once, whole: a matrix product over images of one
+// A kernel as large as the image, without padding, sees each image once, whole: a GEMM over images of one
 // pixel, and the weights lie in memory as they should.
 ConvShape lowered_to_gemm(ConvShape s) {
     if (s.padding == 0 && s.kernel == s.height && s.kernel == s.width)
@@ -323,9 +323,9 @@ void wgrad(float* dw, const float* x, const float* dy, const ConvShape& shape) {
 
 // ---- ReLU, pooling, residuals -------------------------------------------------------------------
 
-// Pooling a 3×3 convolution means four shifted sums, which is the sum over the mean of four shifts: the 2×2 box filter
-// and the convolution commute, and pooling keeps every second pixel. So y is a convolution of the box-filtered x with
-// stride 2 and a quarter of the MACs; exact, at the border too, where both read zeros.
+// Average pooling is a 2×2 box filter of which every second pixel is kept, and a box filter commutes with a
+// convolution. So y is a convolution of the box-filtered x with stride 2 and a quarter of the MACs. This is exact, at
+// the border too, where both read zeros.
 ConvShape lowered_shape(ConvShape s) {
     if (s.pool) return {s.batch, s.height + 1, s.width + 1, s.in, s.out, 3, 2, 0};
     s.relu = false;

@@ -1,10 +1,9 @@
-// 3×3 convolution at stride 1 by F(4×4, 3×3) (Winograd 1980; Lavin and Gray 2016), with a quarter of the direct
-// products.
+// 3×3 convolution at stride 1 by Winograd's F(4×4, 3×3) (Winograd 1980; Lavin and Gray 2016): a quarter of the MACs.
 //
-// In one dimension four outputs of a three-tap filter g over six inputs d are  Aᵀ[(G g) ⊙ (Bᵀ d)]  with the matrices
-// below, which evaluate, multiply and interpolate polynomials at 0, ±1, ±2, ∞. In two: Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)] A,
-// for 6×6 input tiles that overlap by two. Summed over input channels, each of the 36 points of the tile is a matrix
-// product of its own:
+// In one dimension four outputs of a three-tap filter g over six inputs d are Aᵀ[(G g) ⊙ (Bᵀ d)]. The matrices
+// below // evaluate, multiply and interpolate polynomials at 0, ±1, ±2, ∞. In two dimensions
+//   Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)] A
+// for 6×6 input tiles that overlap by two. Summed over input channels, each of the 36 points ξ of the tile is a GEMM:
 //   M_ξ (tiles, out) = V_ξ (tiles, in) · U_ξ (in, out).
 // Rounding: about 1e-6 of the result's norm, against 2e-7 for the direct sum.
 #include "cpu/fast/algorithms.h"
@@ -80,8 +79,8 @@ struct Tiling {
     int64_t column(int64_t tile) const { return tile % columns * 4; }
 };
 
-// V of one tile of x, or of max(x, 0): v[ξ · point_step + channel]. `image` is the tile's; outside of it the tile reads
-// `zeros`.
+// V of one tile of x, or of max(x, 0): v[ξ · point_step + channel]. `image` is the tile's own; outside of it the tile
+// reads `zeros`.
 template <bool relu>
 void gather_tile(float* v, int64_t point_step, const float* image, const float* zeros, const Tiling& tiling,
                  int64_t tile, int64_t channels) {
@@ -161,7 +160,7 @@ void gather_gradient(float* m, int64_t point_step, const float* dy, const Tiling
 }
 
 // total (in, out) += vᵀ m, v (rows, in), m (rows, out).
-void add_products(float* total, const float* v, const float* m, int64_t rows, const Panels& panels) {
+void accumulate_gemm(float* total, const float* v, const float* m, int64_t rows, const Panels& panels) {
     for (int64_t panel = 0; panel < panels.count(); ++panel)
         for (int64_t i = 0; i < panels.in; i += tile_rows) {
             const int64_t column = panel * panels.panel_width();
@@ -213,7 +212,7 @@ void convolve(float* y, const float* x, const float* u, const Epilogue& epilogue
     const Tiling tiling(s.height, s.width);
     const int64_t weights = panels.in * panels.out, tiles = s.batch * tiling.per_image(),
                   group = tiles_per_task(panels.in, panels.out);
-    // Places lie a multiple of the group apart, and one cache line more: a tile's 36 points must not share a few sets
+    // Points lie a multiple of the group apart, and one cache line more: a tile's 36 points must not share a few sets
     // of the cache.
     const int64_t v_step = group * panels.in + lanes, m_step = group * panels.out + lanes;
     parallel_dynamic((tiles + group - 1) / group, [&](int64_t task) {
@@ -261,8 +260,8 @@ void winograd_backward_input(float* dx, const float* dy, const float* w, const f
     convolve(dx, dy, u, {nullptr, s.relu ? x : nullptr, residual}, s, panels, false);
 }
 
-// Y = Aᵀ[U ⊙ V] A has dU_ξ = V_ξᵀ (A dY Aᵀ)_ξ, summed over tiles, and U = G g Gᵀ has dg = Gᵀ dU G. The batch is cut
-// into parts, each with a sum of its own; their number depends on the shape alone, never on the threads.
+// Y = Aᵀ[U ⊙ V] A has dU_ξ = V_ξᵀ (A dY Aᵀ)_ξ, summed over tiles, and U = G g Gᵀ has dg = Gᵀ dU G. The batch is
+// cut into parts, each with its own sum; how many depends on the shape alone, never on the threads.
 void winograd_backward_weight(float* dw, const float* x, const float* dy, const ConvShape& s) {
     const Panels panels(s.in, s.out);
     const Tiling tiling(s.height, s.width);
@@ -286,7 +285,7 @@ void winograd_backward_weight(float* dw, const float* x, const float* dy, const 
                 gather_gradient(m + tile * s.out, m_step, dy, tiling, first + tile, s.out);
             }
             for (int64_t xi = 0; xi < points; ++xi)
-                add_products(total + xi * s.in * s.out, v + xi * v_step, m + xi * m_step, count, panels);
+                accumulate_gemm(total + xi * s.in * s.out, v + xi * v_step, m + xi * m_step, count, panels);
         }
     });
     finish_weight_gradient(dw, du, parts, panels);

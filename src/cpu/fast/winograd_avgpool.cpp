@@ -1,16 +1,16 @@
-// 3×3 convolution at stride 1 followed by 2×2 mean pooling, with 81 products for 16 results where the direct sum has
-// 144 (winograd.h).
+// 3×3 convolution at stride 1 followed by 2×2 average pooling: 81 MACs for 16 results, where the direct sum over the
+// box-filtered image has 144.
 //
-// In one dimension let b[i] = ½ (x[i-1] + x[i]) be the box-filtered input. Pooling and convolution commute (conv.cu,
-// boxed):
+// In one dimension let b[i] = ½ (x[i-1] + x[i]) be the box-filtered input. Pooling and convolution commute
+// (tiled_conv.cpp, lowered_shape):
 //   y[j] = g0 b[2j] + g1 b[2j+1] + g2 b[2j+2],
 // a two-tap filter (g0, g2) over the even b and a one-tap filter g1 over the odd ones. The first is F(4, 2): four
-// results over five inputs e with five products, Aᵀ[(G (g0, g2)) ⊙ (Bᵀ e)] at the points 0, 1, -1, 2, ∞ (as
-// winograd.cu's); the second takes four. So with
+// results over five inputs e with five MACs, Aᵀ[(G (g0, g2)) ⊙ (Bᵀ e)], at the points 0, 1, -1, 2, ∞ (as in
+// winograd.cpp). The second takes four. So with
 //   T = diag(Bᵀ, 1) on the nine b of a tile, sorted (even, odd);  S = (G; g1) on the taps;  R = (Aᵀ, 1):
 //   Y = R [(S g Sᵀ) ⊙ (T b Tᵀ)] Rᵀ  for 4×4 results over 10×10 values of x, in two dimensions.
-// Of the 9×9 points of T b Tᵀ the four odd ones in a row share their weights: 6×6 different products, in which an odd
-// point stands for four rows. The gradient of x is the adjoint: Tᵀ[(S g Sᵀ)ᵀ (Rᵀ dY R)] T, tile by tile, summed where
+// Of the 9×9 points of T b Tᵀ the four odd ones in a row share their weights: there are 6×6 different GEMMs, where
+// an odd point stands for four rows. dgrad is the adjoint, Tᵀ[(S g Sᵀ)ᵀ (Rᵀ dY R)] T, tile by tile, summed where
 // tiles overlap.
 #include "cpu/fast/algorithms.h"
 #include "cpu/fast/tiles.h"
@@ -66,18 +66,18 @@ INLINE inline void transform_weight(Vector* u, const Vector* g, int to, int from
     u[5 * to] = g1;
 }
 
-// Where a task's tiles keep their 81 values: product after product, in each (copy, tile, channel), one cache line
-// between products.
+// Where a task's tiles keep their 81 values: GEMM after GEMM, in each (copy, tile, channel), one cache line
+// between gemms.
 struct Points {
     int64_t tiles, channels;
     int64_t offset[line * line];             // of a point's first tile
-    int64_t start[distinct * distinct + 1];  // of a product's rows
+    int64_t start[distinct * distinct + 1];  // of a gemm's rows
     static int64_t copies(int p) { return p == even ? 4 : 1; }
-    int64_t rows(int product) const { return copies(product / distinct) * copies(product % distinct) * tiles; }
+    int64_t rows(int gemm) const { return copies(gemm / distinct) * copies(gemm % distinct) * tiles; }
     Points(int64_t tiles_, int64_t channels_) : tiles(tiles_), channels(channels_) {
         start[0] = 0;
-        for (int product = 0; product < distinct * distinct; ++product)
-            start[product + 1] = start[product] + rows(product) * channels + lanes;
+        for (int gemm = 0; gemm < distinct * distinct; ++gemm)
+            start[gemm + 1] = start[gemm] + rows(gemm) * channels + lanes;
         for (int row = 0; row < line; ++row)
             for (int column = 0; column < line; ++column) {
                 const int p = std::min(row, even), q = std::min(column, even);
@@ -200,8 +200,8 @@ struct Carry {
     static int64_t right_size(int64_t channels) { return patch * 2 * channels; }
 };
 
-void put_input_gradient(float* dx, const float* v, const Points& points, const Epilogue& epilogue, const Carry& carry,
-                        const Tiling& tiling, int64_t image, int64_t row, int64_t column, int64_t channels) {
+void store_input_gradient(float* dx, const float* v, const Points& points, const Epilogue& epilogue, const Carry& carry,
+                          const Tiling& tiling, int64_t image, int64_t row, int64_t column, int64_t channels) {
     const bool last_row = row + 1 == tiling.rows, last_column = column + 1 == tiling.columns;
     const int64_t corner = ((image * tiling.height + 8 * row - 1) * tiling.width + 8 * column - 1) * channels,
                   row_step = tiling.width * channels;
@@ -241,18 +241,17 @@ void put_input_gradient(float* dx, const float* v, const Points& points, const E
     }
 }
 
-// m = v · U, product by product.
+// m = v · U, gemm by gemm.
 void multiply(float* m, const Points& to, const float* v, const Points& from, const float* u, const Panels& panels) {
-    for (int product = 0; product < distinct * distinct; ++product)
+    for (int gemm = 0; gemm < distinct * distinct; ++gemm)
         for (int64_t panel = 0; panel < panels.count(); ++panel) {
             const int64_t column = panel * panels.panel_width();
-            panel_product(m + to.start[product] + column, panels.out, v + from.start[product], panels.in,
-                          from.rows(product), panels.in, panels.vectors(panel),
-                          u + product * panels.in * panels.out + column * panels.in);
+            panel_product(m + to.start[gemm] + column, panels.out, v + from.start[gemm], panels.in, from.rows(gemm),
+                          panels.in, panels.vectors(panel), u + gemm * panels.in * panels.out + column * panels.in);
         }
 }
 
-constexpr int64_t products = distinct * distinct;
+constexpr int64_t gemms = distinct * distinct;
 
 }  // namespace
 
@@ -260,7 +259,7 @@ void winograd_avgpool(float* y, const float* x, const float* w, const float* bia
                       const ConvShape& s) {
     static const char tag = 0;
     const Panels panels(s.in, s.out);
-    const float* u = packed_weights(&tag, w, products * s.in * s.out,
+    const float* u = packed_weights(&tag, w, gemms * s.in * s.out,
                                     [&](float* made) { transform_weights(made, w, panels, transform_weight); });
     const Tiling tiling(s);
     const int64_t row_step = s.out_width() * s.out;
@@ -286,7 +285,7 @@ void winograd_avgpool_backward_input(float* dx, const float* dy, const float* w,
                                      const ConvShape& s) {
     static const char tag = 0;
     const Panels panels(s.out, s.in);
-    const float* u = packed_weights(&tag, w, products * s.in * s.out, [&](float* made) {
+    const float* u = packed_weights(&tag, w, gemms * s.in * s.out, [&](float* made) {
         float* transposed_w = workspace<0>(9 * s.in * s.out);
         for (int64_t tap = 0; tap < 9; ++tap)
             transpose_io(transposed_w + tap * s.in * s.out, w + tap * s.in * s.out, s.in, s.out);
@@ -307,7 +306,7 @@ void winograd_avgpool_backward_input(float* dx, const float* dy, const float* w,
         });
         multiply(v, to, m, from, u, panels);
         for_each_tile(tiling, first, images, [&](int64_t tile, int64_t image, int64_t row, int64_t column) {
-            put_input_gradient(dx, v + tile * s.in, to, epilogue, carry, tiling, image, row, column, s.in);
+            store_input_gradient(dx, v + tile * s.in, to, epilogue, carry, tiling, image, row, column, s.in);
         });
     });
 }
