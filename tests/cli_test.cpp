@@ -201,7 +201,7 @@ TEST_F(CommandLine, RefusesDamagedCheckpoints) {
     tamper([&](SafetensorsFile& f) { f.metadata["width-ebm"] = "many"; }, {"width-ebm", "many"});
     tamper([&](SafetensorsFile& f) { f.metadata["format"] = "other"; }, {"other"});
 
-    // The same through --resume; and the flags that would need other networks.
+    // The same with --resume; also flags that would need other networks.
     std::ofstream(in("model/checkpoints/iteration-000003.safetensors"), std::ios::binary) << whole.substr(0, 1000);
     expect_refused("train --resume --out model", {"iteration-000003.safetensors"});
     fs::remove(in("model/checkpoints/iteration-000003.safetensors"));
@@ -262,12 +262,13 @@ TEST_F(CommandLine, ConfigurationReproducesTheRun) {
 
 // Former names of settings, as flags and in files, give the same run; what is written has the current names.
 TEST_F(CommandLine, FormerNamesAreAccepted) {
-    const std::string shared = tiny + " --method vae --iterations 1 --out ";
+    const std::string shared = tiny + " --iterations 1 --out ";
+    expect_runs(
+        shared +
+        "now --method vae --lambda-generated 0.375 --max-energy-gap 123 --rollback-lr-factor 0.5 --eval-every 17 "
+        "--keep-checkpoints=9 --joint-elbo");
     expect_runs(shared +
-                "now --lambda-generated 0.375 --max-energy-gap 123 --rollback-lr-factor 0.5 --eval-every 17 "
-                "--keep-checkpoints=9 --joint-elbo");
-    expect_runs(shared +
-                "flags --lambda-prior 0.375 --guard 123 --return-lr-factor 0.5 --sample-every 17 --keep=9 "
+                "flags --method vae --lambda-prior 0.375 --guard 123 --return-lr-factor 0.5 --sample-every 17 --keep=9 "
                 "--amortised");
     std::ofstream(in("old.txt"))
         << "method = vae\nlambda-prior = 0.375\nguard = 123\nreturn-lr-factor = 0.5\nsample-every = 17\n"

@@ -175,9 +175,9 @@ TEST(BatchNorm, IsRestoredAndRefusesUnknownModes) {
     expect_failure([&] { set_batch_norm(models, {"recalibrated", 0}, 4, 1); }, {"--batch-norm-batches 0"});
 }
 
-// One step of a z-chain without noise moves by -½ s² times the gradient of ‖x - g(z)‖² / (2σ²) + ½ ‖z‖², which is
-// computed here by central differences. Each image has its own, as its g(z) depends on no other. The step of 1/1024
-// crosses few kinks of the ReLUs.
+// One step of a z-chain without noise moves by -½ s² times the gradient of ‖x - g(z)‖² / (2σ²) + ½ ‖z‖².
+// Here it is computed by central differences. Each image has its own gradient, as its g(z) depends on no other image.
+// The step of 1/1024 crosses few kinks of the ReLUs.
 TEST(BatchNorm, ChainDescendsUnderFixedStatistics) {
     const WithThreads one(1);
     const ExactConvolutions exact;

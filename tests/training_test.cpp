@@ -93,7 +93,7 @@ class Threads : public EachBackend {};
 INSTANTIATE_TEST_SUITE_P(Cpu, Threads, testing::ValuesIn(cpu_backends()), backend_name);
 INSTANTIATE_TEST_SUITE_P(Gpu, Threads, testing::ValuesIn(gpu_backends()), backend_name);
 
-// Sizes beyond the thresholds where kernels go parallel, and divisible by no number of threads.
+// Sizes above the kernels' thresholds for parallel work, and divisible by no number of threads.
 TEST_P(Threads, DoNotChangeAnyBit) {
     for (const auto& [settings, batch] :
          {std::pair(ModelSettings{"cifar10", 9, 7, 5, 6}, 7), {ModelSettings{"celeba64", 16, 32, 3, 5}, 3}}) {
@@ -116,7 +116,7 @@ TEST(Iteration, SameSeedSameResult) {
     expect_identical(run_iterations(a, 3, 0, 2), run_iterations(b, 3, 0, 2));
 }
 
-// On one thread: how many buffers several threads hold at once depends on chance.
+// On one thread: with several, the number of buffers in use at a time varies.
 TEST(Iteration, AllocatesNothingAfterTheSecond) {
     const WithThreads one(1);
     Models models({"cifar10", 5, 6, 3, 4}, 3);
@@ -480,7 +480,7 @@ TEST_F(Training, AFinishedRunIsLeftAsItIs) {
     EXPECT_EQ(read_bytes(newest_checkpoint(c.out)), before);
 }
 
-// Learning rates are base · decay^epoch: the same as halving them by hand when an epoch begins.
+// Learning rates are base · decay^epoch: the same as halving them by hand at the start of each epoch.
 TEST_F(Training, LearningRatesDecayByEpoch) {
     Config decaying = config("decaying", 2 * per_epoch + 1);
     decaying.lr_decay = 0.5;
@@ -499,7 +499,7 @@ TEST_F(Training, LearningRatesDecayByEpoch) {
 
 // ---- former names of settings -------------------------------------------------------------------
 
-// Renames "current": keys to their former names, as an earlier version would have written them.
+// The same values under former names, as an earlier version would have written them.
 std::map<std::string, std::string> with_former_names(std::map<std::string, std::string> values) {
     for (const auto& [former, current] : former_names) {
         auto entry = values.extract(current);
@@ -510,7 +510,7 @@ std::map<std::string, std::string> with_former_names(std::map<std::string, std::
     return values;
 }
 
-// Not the defaults of any setting that has been renamed.
+// Values other than the defaults for all settings that have been renamed.
 Config with_renamed_settings(Config c) {
     c.step.lambda_generated = 0.375f;
     c.step.joint_elbo = true;
@@ -757,8 +757,8 @@ TEST_F(Training, LearningRatesFallWithEachRollback) {
 
 // ---- the order of the images --------------------------------------------------------------------
 
-// Eight grey images, the i-th 2^i of 255, and a generator that draws black whatever z is, with learning rates of 0. The
-// squared error per pixel is then the mean of (2 · 2^i / 255)² over the batch, and its digits to base 4 tell which
+// Eight grey images, the i-th of value 2^i out of 255, a generator that draws black for every z, and learning rates of
+// 0. The squared error per pixel is then the mean of (2 · 2^i / 255)² over the batch, whose base-4 digits tell which
 // images are in it.
 TEST_F(Training, EachEpochSeesEveryImageAtMostOnce) {
     constexpr int64_t count = 8, epochs = 12;
@@ -800,8 +800,8 @@ TEST_F(Training, EachEpochSeesEveryImageAtMostOnce) {
         EXPECT_EQ(std::set<int64_t>(order.begin(), order.end()).size(), 6u) << "an image twice in epoch " << epoch;
         orders.insert(order);
     }
-    EXPECT_GE(orders.size(), size_t(epochs - 1)) << "the order is drawn anew for each epoch";
-    // Each image is in 3/4 of the epochs, in the mean 9 of 12: standard deviation 1.5.
+    EXPECT_GE(orders.size(), size_t(epochs - 1)) << "each epoch draws a new order";
+    // Each image is in 3/4 of the epochs: 9 of 12 on average, with a standard deviation of 1.5.
     for (size_t i = 0; i < seen.size(); ++i) EXPECT_GE(seen[i], 3) << "image " << i;
 }
 
