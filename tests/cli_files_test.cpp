@@ -1,5 +1,5 @@
-// More of what the program refuses, beside cli_test.cpp: image files, checkpoints given to --resume, folders that
-// cannot be. Each is one line on stderr that names the thing, exit code 1, and nothing that was there is changed.
+// More errors of the command line, beside cli_test.cpp: bad image files, bad checkpoints with --resume, impossible
+// folders. Each is one line on stderr that names the cause, with exit code 1, and leaves existing files unchanged.
 #include <sys/wait.h>
 
 #include <cstdlib>
@@ -49,11 +49,11 @@ protected:
     const std::string folder_ = temporary_path("cli_files");
 };
 
-// images.npy with one piece of its header exchanged for another of the same length.
+// images.npy with a part of its header replaced by one of the same length.
 TEST_F(CommandLineFiles, ImagesOfTheWrongKind) {
     const std::string whole = read_bytes(in("images.npy"));
     const struct {
-        const char *from, *to, *says;
+        const char *from, *to, *message;
     } cases[] = {{"|u1", "<f8", "<f8"},
                  {"|u1", "|i1", "|i1"},
                  {"False", "True ", "Fortran"},
@@ -64,11 +64,11 @@ TEST_F(CommandLineFiles, ImagesOfTheWrongKind) {
                  {"'shape'", "'shade'", "shape"}};
     for (const auto& c : cases) {
         std::string bytes = whole;
-        const size_t place = bytes.find(c.from);
-        ASSERT_NE(place, std::string::npos) << c.from;
-        bytes.replace(place, std::strlen(c.from), c.to);
+        const size_t offset = bytes.find(c.from);
+        ASSERT_NE(offset, std::string::npos) << c.from;
+        bytes.replace(offset, std::strlen(c.from), c.to);
         write_bytes(in("bad.npy"), bytes);
-        expect_refused(training("bad.npy"), {"bad.npy", c.says});
+        expect_refused(training("bad.npy"), {"bad.npy", c.message});
     }
     write_bytes(in("bad.npy"), whole.substr(0, whole.size() - 100));
     expect_refused(training("bad.npy"), {"bad.npy", "truncated"});
@@ -101,27 +101,27 @@ TEST_F(CommandLineFiles, CheckpointsThatCannotBeResumed) {
     refuse([&](SafetensorsFile& f) { f.tensors.at("netI.conv51.bias").dtype = "I32"; },
            {path, "netI.conv51.bias", "I32", "F32"});
     refuse([&](SafetensorsFile& f) { f.metadata.at("iteration") = "-1"; }, {path, "iteration", "-1"});
-    refuse([&](SafetensorsFile& f) { f.metadata.at("returns") = "two"; }, {path, "returns", "two"});
+    refuse([&](SafetensorsFile& f) { f.metadata.at("rollbacks") = "two"; }, {path, "rollbacks", "two"});
     refuse([&](SafetensorsFile& f) { f.metadata.at("architecture") = "celeba64"; }, {path, "celeba64"});
     refuse([&](SafetensorsFile& f) { f.metadata.erase("format"); }, {path, "format"});
-    // The file as it was goes on.
+    // The original file resumes.
     write_safetensors(path, good);
     EXPECT_EQ(run(resume), 0) << read_bytes(in("error.txt"));
 }
 
-TEST_F(CommandLineFiles, PlacesThatCannotBe) {
+TEST_F(CommandLineFiles, ImpossibleFolders) {
     write_bytes(in("file"), "in the way");
     expect_refused(training("images.npy") + " --out " + in("file"), {"--out", in("file")});
     expect_refused(training("images.npy") + " --out " + in("file/below"), {"--out", in("file/below")});
     expect_refused("train --config " + folder_, {"--config", folder_});
     expect_refused("sample --model " + folder_, {folder_, "folder"});
-    expect_refused("replay " + folder_, {folder_, "folder"});
-    expect_refused("replay " + in("images.npy"), {in("images.npy"), "safetensors"});
+    expect_refused("check-step " + folder_, {folder_, "folder"});
+    expect_refused("check-step " + in("images.npy"), {in("images.npy"), "safetensors"});
     ASSERT_EQ(run(training("images.npy")), 0) << read_bytes(in("error.txt"));
     const std::string model = in("run/checkpoints/iteration-000001.safetensors");
     expect_refused("sample --count 1 --steps-x 1 --batch 2 --model " + model + " --out " + in("file"),
                    {"--out", in("file")});
-    expect_refused("replay " + model, {model, "dual-mcmc-step-1"});
+    expect_refused("check-step " + model, {model, "dual-mcmc-step-1"});
     EXPECT_EQ(read_bytes(in("file")), "in the way");
 }
 

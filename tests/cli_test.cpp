@@ -1,4 +1,4 @@
-// The program as its user meets it: what it prints, how it exits, what it leaves behind. Runs build/dualmcmc.
+// The program as a user runs it: output, exit codes, files. Runs build/dualmcmc.
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
@@ -9,6 +9,7 @@
 #include <functional>
 #include <sstream>
 
+#include "check.h"
 #include "file_helpers.h"
 #include "formats/files.h"
 #include "formats/npy.h"
@@ -85,18 +86,25 @@ protected:
 
 TEST_F(CommandLine, HelpSucceeds) {
     for (const char* command :
-         {"--help", "train --help", "sample --help", "export --help", "replay --help", "bench --help"}) {
+         {"--help", "train --help", "sample --help", "export --help", "check-step --help", "bench --help"}) {
         const Outcome result = expect_runs(command);
         EXPECT_GT(result.out.size(), 100u) << command;
     }
     const std::string help = expect_runs("train --help").out;
-    for (const char* flag :
-         {"--preset",      "--architecture",  "--data",         "--out",          "--seed",        "--batch",
-          "--iterations",  "--epochs",        "--resume",       "--device",       "--threads",     "--width-generator",
-          "--width-ebm",   "--width-encoder", "--latent",       "--steps-x",      "--step-size-x", "--noise-x",
-          "--steps-z",     "--step-size-z",   "--noise-z",      "--sigma",        "--resample",    "--no-resample",
-          "--lambda-data", "--lambda-ebm",    "--lambda-prior", "--lr-generator", "--lr-ebm",      "--lr-encoder"})
+    for (const char* flag : {"--preset",       "--architecture",  "--data",
+                             "--out",          "--seed",          "--batch",
+                             "--iterations",   "--epochs",        "--resume",
+                             "--device",       "--threads",       "--width-generator",
+                             "--width-ebm",    "--width-encoder", "--latent",
+                             "--steps-x",      "--step-size-x",   "--noise-x",
+                             "--steps-z",      "--step-size-z",   "--noise-z",
+                             "--sigma",        "--resample",      "--no-resample",
+                             "--lambda-data",  "--lambda-ebm",    "--lambda-generated",
+                             "--lr-generator", "--lr-ebm",        "--lr-encoder"})
         EXPECT_NE(help.find(flag), std::string::npos) << flag;
+    for (const char* former : {"lambda-prior", "amortised", "guard", "return-lr-factor", "sample-every", "--keep "})
+        EXPECT_EQ(help.find(former), std::string::npos) << former;
+    EXPECT_EQ(expect_runs("--help").out.find("replay"), std::string::npos);
 }
 
 TEST_F(CommandLine, RefusesWhatMakesNoSense) {
@@ -117,8 +125,8 @@ TEST_F(CommandLine, RefusesWhatMakesNoSense) {
     expect_refused("train --preset demo --batch 20000", {"--batch 20000", "10000 images"});
     expect_refused("train --preset demo --noise-x 0", {"--noise-x 0"});
     expect_refused("train --preset demo --sigma nan", {"--sigma"});
-    expect_refused("train --preset demo --return-lr-factor 1.5", {"--return-lr-factor 1.5"});
-    expect_refused("train --preset demo --return-lr-factor 0", {"--return-lr-factor 0"});
+    expect_refused("train --preset demo --rollback-lr-factor 1.5", {"--rollback-lr-factor 1.5"});
+    expect_refused("train --preset demo --rollback-lr-factor 0", {"--rollback-lr-factor 0"});
     expect_refused("export", {"--data"});
     expect_refused("export --data missing", {"missing"});
     expect_refused("export --data shapes --count 20000", {"--count 20000", "10000 images"});
@@ -131,7 +139,7 @@ TEST_F(CommandLine, RefusesWhatMakesNoSense) {
     expect_refused("train --preset demo --threads -1", {"--threads -1"});
     expect_refused("sample", {"--model"});
     expect_refused("sample --model missing.safetensors", {"missing.safetensors"});
-    expect_refused("replay missing.safetensors", {"missing.safetensors"});
+    expect_refused("check-step missing.safetensors", {"missing.safetensors"});
     expect_refused("bench --batch 0", {"--batch"});
 }
 
@@ -160,9 +168,9 @@ TEST_F(CommandLine, RefusesBadConfigurations) {
     std::ofstream(in("value.txt")) << "batch = four\n";
     expect_refused("train --config value.txt", {"value.txt:1", "four"});
     std::ofstream(in("twice.txt")) << "batch = 4\nseed = 1\nbatch = 5\n";
-    expect_refused("train --config twice.txt", {"twice.txt:3", "'batch' stands twice"});
+    expect_refused("train --config twice.txt", {"twice.txt:3", "'batch' is set twice"});
     std::ofstream(in("binary.txt"), std::ios::binary).write("batch\0= 4\n", 10);
-    expect_refused("train --config binary.txt", {"binary.txt", "no text"});
+    expect_refused("train --config binary.txt", {"binary.txt", "not a text file"});
 }
 
 TEST_F(CommandLine, RefusesDamagedCheckpoints) {
@@ -193,7 +201,7 @@ TEST_F(CommandLine, RefusesDamagedCheckpoints) {
     tamper([&](SafetensorsFile& f) { f.metadata["width-ebm"] = "many"; }, {"width-ebm", "many"});
     tamper([&](SafetensorsFile& f) { f.metadata["format"] = "other"; }, {"other"});
 
-    // The same through --resume; and the flags that would need other networks.
+    // The same with --resume; also flags that would need other networks.
     std::ofstream(in("model/checkpoints/iteration-000003.safetensors"), std::ios::binary) << whole.substr(0, 1000);
     expect_refused("train --resume --out model", {"iteration-000003.safetensors"});
     fs::remove(in("model/checkpoints/iteration-000003.safetensors"));
@@ -213,7 +221,7 @@ TEST_F(CommandLine, TwoRunsDoNotShareAFolder) {
     expect_runs(tiny + " --iterations 1 --out below");
 }
 
-TEST_F(CommandLine, FullDiskLosesNoWordUnnoticed) {
+TEST_F(CommandLine, FullDiskIsNoticedOnStdout) {
     for (const char* arguments : {"--help", "export --data shapes --count 1 --out pictures"}) {
         const int status = std::system(
             ("cd '" + folder_ + "' && '" + program_ + "' " + arguments + " >/dev/full 2>error.txt").c_str());
@@ -225,7 +233,7 @@ TEST_F(CommandLine, FullDiskLosesNoWordUnnoticed) {
 TEST_F(CommandLine, FullDiskLeavesTheEarlierCheckpointWhole) {
     const std::string model = tiny_model(), before = contents(model);
     // No file may grow beyond a few blocks: the next checkpoint cannot be written.
-    expect_refused("train --resume --out model --iterations 3 --sample-every 100", {"model/"},
+    expect_refused("train --resume --out model --iterations 3 --eval-every 100", {"model/"},
                    "ulimit -f 8; trap '' XFSZ;");
     EXPECT_EQ(contents(model), before);
     for (const auto& entry : fs::directory_iterator(in("model/checkpoints")))
@@ -252,6 +260,67 @@ TEST_F(CommandLine, ConfigurationReproducesTheRun) {
     EXPECT_EQ(a.metadata.at("lambda-ebm"), "7");
 }
 
+// Former names of settings, as flags and in files, give the same run; what is written has the current names.
+TEST_F(CommandLine, FormerNamesAreAccepted) {
+    const std::string shared = tiny + " --iterations 1 --out ";
+    expect_runs(
+        shared +
+        "now --method vae --lambda-generated 0.375 --max-energy-gap 123 --rollback-lr-factor 0.5 --eval-every 17 "
+        "--keep-checkpoints=9 --joint-elbo");
+    expect_runs(shared +
+                "flags --method vae --lambda-prior 0.375 --guard 123 --return-lr-factor 0.5 --sample-every 17 --keep=9 "
+                "--amortised");
+    std::ofstream(in("old.txt"))
+        << "method = vae\nlambda-prior = 0.375\nguard = 123\nreturn-lr-factor = 0.5\nsample-every = 17\n"
+           "keep = 9\namortised = true\n";
+    expect_runs(shared + "file --config old.txt");
+    const auto settings = [&](const std::string& out) {
+        const std::string lines = contents(in(out + "/config.txt"));
+        return lines.substr(lines.find("\n# seed of"));
+    };
+    for (const char* line : {"lambda-generated = 0.375", "max-energy-gap = 123", "rollback-lr-factor = 0.5",
+                             "eval-every = 17", "keep-checkpoints = 9", "joint-elbo = true"})
+        EXPECT_NE(settings("now").find(text("\n", line, "\n")), std::string::npos) << line;
+    EXPECT_EQ(settings("flags"), settings("now"));
+    EXPECT_EQ(settings("file"), settings("now"));
+    EXPECT_EQ(contents(in("flags/config.txt")).find("amortised"), std::string::npos);
+
+    // The later flag wins, whichever its name; messages have the current names.
+    expect_runs(shared + "both --guard 5 --max-energy-gap 6 --keep 3 --keep-checkpoints 4 --sample-every 7");
+    expect_runs(shared + "reversed --max-energy-gap 6 --guard 5 --no-amortised --amortised");
+    EXPECT_NE(settings("both").find("\nmax-energy-gap = 6\n"), std::string::npos);
+    EXPECT_NE(settings("reversed").find("\nmax-energy-gap = 5\n"), std::string::npos);
+    EXPECT_NE(settings("reversed").find("\njoint-elbo = true\n"), std::string::npos);
+    expect_refused("train --preset demo --return-lr-factor 1.5", {"--rollback-lr-factor 1.5"});
+    expect_refused("train --preset demo --keep many", {"--keep-checkpoints", "many", "number"});
+    expect_refused("compare --iterations 1 --set keep=2 --set keep-checkpoints=3", {"keep-checkpoints", "twice"});
+    std::ofstream(in("both.txt")) << "guard = 4\nmax-energy-gap = 4\n";
+    expect_refused("train --config both.txt", {"both.txt:2", "'max-energy-gap' is set twice"});
+}
+
+// The order of precedence in experiments/train_command.h.
+TEST_F(CommandLine, LaterSourcesOfSettingsOverrideEarlierOnes) {
+    std::ofstream(in("file.txt")) << "method = vae\nlearn-ebm = true\nsigma = 0.5\nbatch = 3\n";
+    const auto expect_settings = [&](const std::string& flags, const std::vector<std::string>& lines) {
+        expect_runs(tiny + " --config file.txt --iterations 1 --out run " + flags);
+        for (const std::string& line : lines)
+            EXPECT_NE(contents(in("run/config.txt")).find("\n" + line + "\n"), std::string::npos) << flags << line;
+        fs::remove_all(in("run"));
+    };
+    // The preset; the method's switches; the file over both; flags over the file.
+    expect_settings(
+        "", {"ema = 0.99", "method = vae", "joint-elbo = true", "learn-ebm = true", "sigma = 0.5", "batch = 2"});
+    // --method: its switches over the file's, which otherwise applies; flags over the switches.
+    expect_settings("--method abp", {"method = abp", "joint-elbo = false", "learn-ebm = false", "sigma = 0.5"});
+    expect_settings("--learn-ebm --method abp", {"method = abp", "learn-ebm = true", "learn-encoder = false"});
+    // --resume: the checkpoint, with its method's switches as they are in it, the file, the flags.
+    std::ofstream(in("again.txt")) << "sigma = 0.75\nlr-ebm = 0.25\n";
+    expect_runs(tiny + " --method vae --learn-ebm --iterations 1 --out run");
+    expect_runs("train --resume --out run --config again.txt --lr-ebm 0.5 --iterations 2");
+    for (const std::string line : {"learn-ebm = true", "sigma = 0.75", "lr-ebm = 0.5", "batch = 2", "preset = demo"})
+        EXPECT_NE(contents(in("run/config.txt")).find("\n" + line + "\n"), std::string::npos) << line;
+}
+
 TEST_F(CommandLine, InterruptWritesACheckpoint) {
     run("", "timeout --foreground --preserve-status -s INT 3 env OMP_NUM_THREADS=1 '" + program_ + "' " + tiny +
                 " --iterations 100000 --out run >run.txt 2>&1; code=$?; test $code = 130 && touch stopped;");
@@ -265,16 +334,16 @@ TEST_F(CommandLine, InterruptWritesACheckpoint) {
     expect_runs("train --resume --out run --iterations " + std::to_string(done + 1));
 }
 
-TEST_F(CommandLine, DivergenceReturnsAndStops) {
-    const Outcome result = run(tiny + " --iterations 5 --guard 1e-9 --out run");
+TEST_F(CommandLine, DivergenceRollsBackAndStops) {
+    const Outcome result = run(tiny + " --iterations 5 --max-energy-gap 1e-9 --out run");
     EXPECT_EQ(result.code, 1);
     EXPECT_NE(result.out.find("fresh noise"), std::string::npos) << result.out;
     EXPECT_NE(result.error.find("diverged"), std::string::npos) << result.error;
     EXPECT_TRUE(fs::exists(in("run/checkpoints/iteration-000000.safetensors")));
 }
 
-// Each method trains; what it does not have stays empty in metrics.csv: mse, energy_data, energy_model, gap, revise,
-// posterior, prior.
+// Each method trains. The columns of metrics.csv that it does not compute stay empty: mse, energy_data, energy_model,
+// energy_gap, loss_revise, nll_posterior, nll_prior.
 TEST_F(CommandLine, TrainsEachMethod) {
     const std::vector<std::pair<std::string, std::string>> methods{{"dual", "1111111"},     {"cooperative", "0111100"},
                                                                    {"triangle", "1111011"}, {"shortrun", "0111000"},
@@ -297,9 +366,9 @@ TEST_F(CommandLine, TrainsEachMethod) {
     expect_refused(tiny + " --start-x data", {"--start-x data", "noise"});
     expect_refused(tiny + " --start-z data", {"--start-z data", "noise"});
     expect_refused(tiny + " --no-learn-ebm --no-learn-generator --no-learn-encoder", {"nothing would learn"});
-    expect_refused(tiny + " --method vae --no-learn-encoder", {"--joint_elbo"});
+    expect_refused(tiny + " --method vae --no-learn-encoder", {"--joint-elbo"});
     expect_refused(tiny + " --resume --method vae --out dual", {"--method dual"});
-    // A configuration file's method holds, and a flag overrides it with its switches.
+    // The method of a configuration file applies; --method overrides it together with its switches in the file.
     expect_runs("train --config vae/config.txt --iterations 1 --out again");
     EXPECT_NE(contents(in("again/config.txt")).find("\nlearn-ebm = false\n"), std::string::npos);
     expect_runs("train --config vae/config.txt --method dual --iterations 1 --out dual_again");
@@ -337,7 +406,7 @@ TEST_F(CommandLine, SamplesAsArraysAndPictures) {
     expect_refused("sample --model " + model + " --data missing", {"missing"});
 }
 
-// The images that are there when the disk is full stay, and the same command goes on.
+// The images written before the disk was full stay, and the same command continues.
 TEST_F(CommandLine, FullDiskKeepsTheSamplesThatAreWhole) {
     const std::string sample =
         "sample --model " + tiny_model() + " --count 6 --batch 2 --steps-x 1 --kind generator --out pictures";
@@ -355,9 +424,10 @@ TEST_F(CommandLine, InterruptKeepsTheSamplesThatAreWhole) {
         "sample --model " + tiny_model() + " --batch 50 --steps-x 1 --kind generator --out pictures --count ";
     run("", "timeout --foreground --preserve-status -s INT 3 env OMP_NUM_THREADS=1 '" + program_ + "' " + sample +
                 "100000000 >run.txt 2>&1; code=$?; test $code = 130 && touch stopped;");
-    const std::string said = contents(in("run.txt"));
-    EXPECT_TRUE(fs::exists(in("stopped"))) << said;
-    EXPECT_NE(said.find("of 100000000 images are in pictures; the same command goes on"), std::string::npos) << said;
+    const std::string output = contents(in("run.txt"));
+    EXPECT_TRUE(fs::exists(in("stopped"))) << output;
+    EXPECT_NE(output.find("of 100000000 images are in pictures; the same command goes on"), std::string::npos)
+        << output;
     const auto there = std::distance(fs::directory_iterator(in("pictures/generator")), fs::directory_iterator());
     EXPECT_GT(there, 0);
     EXPECT_NE(expect_runs(sample + std::to_string(there + 1)).out.find(std::to_string(there) + " of"),
@@ -365,13 +435,14 @@ TEST_F(CommandLine, InterruptKeepsTheSamplesThatAreWhole) {
     EXPECT_TRUE(fs::exists(in("pictures/samples.png")));
 }
 
-TEST_F(CommandLine, ReplayExitCodes) {
+TEST_F(CommandLine, CheckStepExitCodes) {
     const std::string step = fs::absolute("reference/step_cifar10.safetensors").string();
-    EXPECT_NE(expect_runs("replay " + step).out.find("agrees"), std::string::npos);
-    const Outcome strict = run("replay " + step + " --tolerance 1e-12");
+    EXPECT_NE(expect_runs("check-step " + step).out.find("agrees"), std::string::npos);
+    EXPECT_EQ(expect_runs("replay " + step).out, expect_runs("check-step " + step).out) << "the former name";
+    const Outcome strict = run("check-step " + step + " --tolerance 1e-12");
     EXPECT_EQ(strict.code, 1);
     EXPECT_NE(strict.out.find("DIFFERS"), std::string::npos);
-    expect_refused("replay " + step + " --tolerance 0", {"--tolerance"});
+    expect_refused("check-step " + step + " --tolerance 0", {"--tolerance"});
 }
 
 }  // namespace

@@ -1,5 +1,4 @@
-// What looking at a trained network stands on: folders of PNGs that are gone on from, and the generator's batch norm
-// under each policy.
+// Evaluation of trained networks: resumable folders of PNGs, and the generator's batch norm in each mode.
 #include "training/evaluation.h"
 
 #include <cmath>
@@ -36,7 +35,7 @@ TEST_F(Folder, HoldsTheImagesAndNoOthers) {
     EXPECT_EQ(folder.complete(), 0);
     folder.write(0, images);
     EXPECT_THROW(folder.check(), std::runtime_error);
-    folder.write(5, images);  // images 5 and 6; the rest is beyond the count
+    folder.write(5, images);  // images 5 and 6; the others exceed the count
     folder.check();
     EXPECT_EQ(std::distance(fs::directory_iterator(path), fs::directory_iterator()), 7);
     for (int64_t i = 0; i < 7; ++i) {
@@ -49,7 +48,7 @@ TEST_F(Folder, HoldsTheImagesAndNoOthers) {
     expect_failure([&] { folder.check(); }, {path, "8 files", "7 images"});
 }
 
-TEST_F(Folder, GoesOnFromWhatIsWhole) {
+TEST_F(Folder, ResumesAfterTheWholeFiles) {
     PngFolder(path, 5).write(0, images);
     EXPECT_EQ(PngFolder(path, 9).complete(), 5);
     fs::resize_file(file("000003.png"), fs::file_size(file("000003.png")) - 1);
@@ -62,7 +61,7 @@ TEST_F(Folder, GoesOnFromWhatIsWhole) {
     EXPECT_EQ(PngFolder(path, 5).complete(), 0);
 }
 
-TEST_F(Folder, RefusesWhatWouldBeCountedToo) {
+TEST_F(Folder, RefusesOtherFiles) {
     PngFolder(path, 5).write(0, images);
     expect_failure([&] { PngFolder(path, 4); }, {"--out", path, "000004.png", "4 images"});
     for (const char* name : {"cat.png", "1.png", "0000001.png", "000001.jpg", "notes.txt", "000001.png.tmp.png"}) {
@@ -96,17 +95,16 @@ TEST(BatchNorm, FixedStatisticsMakeImagesIndependent) {
          {ModelSettings{"cifar10", 5, 3, 1, latent}, ModelSettings{"celeba64", 16, 16, 1, latent}}) {
         Models models = warmed_up(settings);
         const Tensor z = Tensor::normal({4, latent}, {1, 2, 3});
-        for (const char* policy : {"batch", "running", "recalibrated"}) {
-            set_batch_norm(models, {policy, 3}, 5, 1);
+        for (const char* mode : {"batch", "running", "recalibrated"}) {
+            set_batch_norm(models, {mode, 3}, 5, 1);
             const Tensor all = image_of(models, z).slice_copy(1, 1), alone = image_of(models, z.slice_copy(1, 1));
-            if (std::string(policy) == "batch") EXPECT_GT(relative_l2(alone, all), 0.05);
-            else EXPECT_LT(relative_l2(alone, all), 1e-5) << policy;
+            if (std::string(mode) == "batch") EXPECT_GT(relative_l2(alone, all), 0.05);
+            else EXPECT_LT(relative_l2(alone, all), 1e-5) << mode;
         }
     }
 }
 
-// The first norm sees a linear map of z alone, whose mean and variance over all batches are summed here, image by
-// image.
+// The first norm's input is a linear map of z. Its mean and variance over all batches are summed here, image by image.
 TEST(BatchNorm, RecalibratedPoolsAllBatches) {
     const WithThreads one(1);
     constexpr int64_t width = 5, batches = 7, batch = 3, seed = 9;
@@ -122,11 +120,11 @@ TEST(BatchNorm, RecalibratedPoolsAllBatches) {
             Tensor::normal({batch, latent}, random_key(seed, RngPurpose::sample_prior, (uint64_t{1} << 55) + b))
                 .to_host();
         for (int64_t i = 0; i < batch; ++i)
-            for (int64_t place = 0; place < 16 * width; ++place) {
-                double sum = double(bias[size_t(place)]);
+            for (int64_t i_out = 0; i_out < 16 * width; ++i_out) {
+                double sum = double(bias[size_t(i_out)]);
                 for (int64_t k = 0; k < latent; ++k)
-                    sum += double(z[size_t(i * latent + k)]) * double(weight[size_t(k * 16 * width + place)]);
-                seen[size_t(place % width)].push_back(sum);
+                    sum += double(z[size_t(i * latent + k)]) * double(weight[size_t(k * 16 * width + i_out)]);
+                seen[size_t(i_out % width)].push_back(sum);
             }
     }
     std::vector<double> mean, var;
@@ -144,8 +142,8 @@ TEST(BatchNorm, RecalibratedPoolsAllBatches) {
     expect_close(norms[0].first->running_var, var, 1e-5, 0, "variance");
 }
 
-// Recalibrated on one batch, that batch's images are those of its own statistics, but for the variances, which are the
-// unbiased ones: larger by n / (n - 1), n at least 16 · 64, in each of seven layers.
+// Recalibrated on one batch, the generator gives the images of that batch's own statistics, except that the variances
+// are unbiased: larger by n / (n - 1), n at least 16 · 64, in each of seven layers.
 TEST(BatchNorm, RecalibratedOnOneBatchIsThatBatch) {
     const WithThreads one(1);
     Models models = warmed_up({"cifar10", 5, 3, 1, latent});
@@ -157,13 +155,13 @@ TEST(BatchNorm, RecalibratedOnOneBatchIsThatBatch) {
     EXPECT_LT(relative_l2(image_of(models, z), by_batch), 7 * 0.5 / 1023);
 }
 
-TEST(BatchNorm, BackToTheBatchAndRefused) {
+TEST(BatchNorm, IsRestoredAndRefusesUnknownModes) {
     const WithThreads one(1);
     Models models = warmed_up({"cifar10", 4, 3, 1, latent});
     const Tensor z = Tensor::normal({3, latent}, {1, 2, 3});
     const Values before = image_of(models, z).to_host();
     {
-        const ScopedStateRestore keep(models);
+        const ScopedStateRestore restore(models);
         set_batch_norm(models, {"recalibrated", 2}, 4, 1);
         EXPECT_NE(image_of(models, z).to_host(), before);
     }
@@ -177,20 +175,20 @@ TEST(BatchNorm, BackToTheBatchAndRefused) {
     expect_failure([&] { set_batch_norm(models, {"recalibrated", 0}, 4, 1); }, {"--batch-norm-batches 0"});
 }
 
-// A z-chain of one step without noise goes ½ s² down the gradient of ‖x - g(z)‖² / (2σ²) + ½ ‖z‖², which central
-// differences of the potential give: each image's by itself, as its g(z) depends on no other. The network's ReLUs have
-// kinks: a step of 1/1024 crosses few.
+// One step of a z-chain without noise moves by -½ s² times the gradient of ‖x - g(z)‖² / (2σ²) + ½ ‖z‖².
+// Here it is computed by central differences. Each image has its own gradient, as its g(z) depends on no other image.
+// The step of 1/1024 crosses few kinks of the ReLUs.
 TEST(BatchNorm, ChainDescendsUnderFixedStatistics) {
     const WithThreads one(1);
-    const ExactConvolutions direct;
+    const ExactConvolutions exact;
     constexpr int64_t batch = 3;
     constexpr double sigma = 0.5, h = 1.0 / 1024;
     Models models = warmed_up({"cifar10", 5, 3, 1, latent});
     const Tensor z = Tensor::normal({batch, latent}, {1, 2, 3}), x = random_tensor({batch, 32, 32, 3}, 5);
     const Values data = x.to_host(), start = z.to_host();
-    const NoiseFunction silence = [&](int64_t) { return Tensor::full(z.shape(), 0); };
+    const NoiseFunction no_noise = [&](int64_t) { return Tensor::full(z.shape(), 0); };
     const auto gradient = [&] {
-        const Values end = langevin_z(z, x, models.generator, float(sigma), {1, 1, 0}, silence).end.to_host();
+        const Values end = langevin_z(z, x, models.generator, float(sigma), {1, 1, 0}, no_noise).end.to_host();
         Values out(end.size());
         for (size_t i = 0; i < out.size(); ++i) out[i] = 2 * (start[i] - end[i]);
         return out;
@@ -203,8 +201,8 @@ TEST(BatchNorm, ChainDescendsUnderFixedStatistics) {
         for (const float v : at) sum += 0.5 * double(v) * double(v);
         return sum;
     };
-    for (const char* policy : {"running", "recalibrated"}) {
-        set_batch_norm(models, {policy, 3}, 5, 1);
+    for (const char* mode : {"running", "recalibrated"}) {
+        set_batch_norm(models, {mode, 3}, 5, 1);
         std::vector<double> numeric;
         for (size_t i = 0; i < start.size(); ++i) {
             Values up = start, down = start;
@@ -212,9 +210,9 @@ TEST(BatchNorm, ChainDescendsUnderFixedStatistics) {
             down[i] -= float(h);
             numeric.push_back((potential(up) - potential(down)) / (double(up[i]) - double(down[i])));
         }
-        EXPECT_LT(relative_l2(gradient(), numeric), 0.01) << policy;
+        EXPECT_LT(relative_l2(gradient(), numeric), 0.01) << mode;
         set_batch_norm(models, {}, 5, 1);
-        EXPECT_GT(relative_l2(gradient(), numeric), 0.1) << "batch statistics have another gradient";
+        EXPECT_GT(relative_l2(gradient(), numeric), 0.1) << "batch statistics have a different gradient";
     }
 }
 

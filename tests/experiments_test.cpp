@@ -23,7 +23,6 @@
 #include "formats/png.h"
 #include "png_helpers.h"
 #include "training/checkpoint.h"
-#include "training/train.h"
 
 namespace dualmcmc::test {
 namespace {

@@ -1,6 +1,6 @@
-// The training loop: results do not depend on threads, pictures or interruptions; what happens on a divergence;
-// metrics, learning rates, order of the images, checkpoints. Runs on a handful of images with networks a few channels
-// wide.
+// The training loop: results do not depend on threads, evaluations or interruptions; divergence and rollback; metrics,
+// learning rates, order of the images, checkpoints, former names of settings. Runs on a handful of images with networks
+// a few channels wide.
 #include "training/train.h"
 
 #include <algorithm>
@@ -78,7 +78,7 @@ std::map<std::string, Values> run_iterations(Models& models, int64_t batch, int6
     return out;
 }
 
-// Such as memory that a kernel cannot have: it must not end the program, and the other tasks are done.
+// Say, a failed allocation in a kernel: it must not end the program, and the other tasks are done.
 TEST(Tasks, AnExceptionReachesTheCaller) {
     std::atomic<int> done = 0;
     const auto task = [&](int64_t i) {
@@ -93,7 +93,7 @@ class Threads : public EachBackend {};
 INSTANTIATE_TEST_SUITE_P(Cpu, Threads, testing::ValuesIn(cpu_backends()), backend_name);
 INSTANTIATE_TEST_SUITE_P(Gpu, Threads, testing::ValuesIn(gpu_backends()), backend_name);
 
-// Sizes beyond the thresholds where kernels go parallel, and divisible by no number of threads.
+// Sizes above the kernels' thresholds for parallel work, and divisible by no number of threads.
 TEST_P(Threads, DoNotChangeAnyBit) {
     for (const auto& [settings, batch] :
          {std::pair(ModelSettings{"cifar10", 9, 7, 5, 6}, 7), {ModelSettings{"celeba64", 16, 32, 3, 5}, 3}}) {
@@ -116,7 +116,7 @@ TEST(Iteration, SameSeedSameResult) {
     expect_identical(run_iterations(a, 3, 0, 2), run_iterations(b, 3, 0, 2));
 }
 
-// On one thread: how many buffers several threads hold at once depends on chance.
+// On one thread: with several, the number of buffers in use at a time varies.
 TEST(Iteration, AllocatesNothingAfterTheSecond) {
     const WithThreads one(1);
     Models models({"cifar10", 5, 6, 3, 4}, 3);
@@ -127,7 +127,7 @@ TEST(Iteration, AllocatesNothingAfterTheSecond) {
     EXPECT_EQ(pool_bytes(), bytes);
 }
 
-// Averages by a loop over the values that the parameters went through; they serve samples, not training.
+// The averages are computed again from the parameters' values. Samples use them; training does not.
 TEST(Average, FollowsTheParameters) {
     const WithThreads one(1);
     Models models({"cifar10", 4, 4, 2, 3}, 1);
@@ -146,15 +146,15 @@ TEST(Average, FollowsTheParameters) {
     for (size_t j = 0; j < expected.size(); ++j) ASSERT_NEAR(average[j], expected[j], 1e-6) << j;
     EXPECT_NE(average, current);
     {
-        ScopedStateRestore keep(models);
-        keep.use_averages();
+        ScopedStateRestore restore(models);
+        restore.use_averages();
         EXPECT_EQ(weight.value.value().to_host(), average);
     }
     EXPECT_EQ(weight.value.value().to_host(), current);
     EXPECT_FALSE(models.ebm.state.entries().front().ema.defined());
 
     const std::string path = temporary_path("average.safetensors");
-    save_checkpoint(path, models, {});
+    save_checkpoint(path, models, {}, 4, 0);
     const SafetensorsFile file = read_safetensors(path);
     Models trains({"cifar10", 4, 4, 2, 3}, 2), samples({"cifar10", 4, 4, 2, 3}, 2);
     load_checkpoint(file, path, trains, true);
@@ -173,13 +173,19 @@ TEST(Checkpoint, GivesBackEveryBit) {
         SCOPED_TRACE(settings.architecture);
         Models trained(settings, 3), fresh(settings, 4), weights(settings, 4);
         run_iterations(trained, 2, 0, 2);
-        save_checkpoint(path, trained, {{"note", "kept"}});
-        const SafetensorsFile file = read_safetensors(path);
-        EXPECT_EQ(file.metadata.at("note"), "kept");
+        Config config;
+        config.model = settings;
+        config.step.sigma = 0.7f;
+        save_checkpoint(path, trained, config, 2, 3);
+        const LoadedCheckpoint checkpoint = read_checkpoint(path);
+        EXPECT_EQ(config_to_map(checkpoint.config), config_to_map(config));
+        EXPECT_EQ(checkpoint.iteration, 2);
+        EXPECT_EQ(checkpoint.rollbacks, 3);
+        const SafetensorsFile& file = checkpoint.file;
         EXPECT_EQ(file.metadata.at("format"), checkpoint_format);
         load_checkpoint(file, path, fresh, true);
         expect_identical(snapshot(fresh), snapshot(trained));
-        // Without the optimiser, from a file without moments (the converted release): the moments stay 0.
+        // Without the optimiser, from a file without moments (as the authors' converted checkpoint): they stay 0.
         SafetensorsFile bare = file;
         std::erase_if(bare.tensors, [](const auto& t) { return t.first.starts_with("adam"); });
         load_checkpoint(bare, path, weights, false);
@@ -195,14 +201,14 @@ TEST(Checkpoint, GivesBackEveryBit) {
     fs::remove(path);
 }
 
-TEST(ScopedStateRestore, LookingLeavesNoTrace) {
+TEST(ScopedStateRestore, EvaluationLeavesNoTrace) {
     const WithThreads one(1);
     Models models({"cifar10", 4, 5, 2, 6}, 3);
     run_iterations(models, 3, 0, 1);
     const auto before = snapshot(models);
     ImageSet images{4, 32, std::vector<uint8_t>(4 * 32 * 32 * 3, 90), "grey"};
     {
-        const ScopedStateRestore keep(models);
+        const ScopedStateRestore restore(models);
         const Samples samples = draw_samples(models, 5, 3, "generator", {2, 0.5f, 0.01f}, 1);
         EXPECT_EQ(snapshot(models).at("netE.block2.conv1.weight_u"), before.at("netE.block2.conv1.weight_u"))
             << "each batch starts from there";
@@ -262,7 +268,7 @@ protected:
         return testing::internal::GetCapturedStdout();
     }
     static SafetensorsFile last(const Config& config) { return read_safetensors(newest_checkpoint(config.out)); }
-    // So many iterations at once are half of them, and the rest resumed.
+    // A run of so many iterations equals one of half of them that is resumed for the rest.
     void expect_two_halves(int64_t iterations) const;
 
     const std::string folder_ = temporary_path("training");
@@ -301,7 +307,7 @@ size_t column(const std::vector<std::vector<std::string>>& table, const std::str
     EXPECT_NE(found, table[0].end()) << name;
     return size_t(found - table[0].begin());
 }
-// The rows without times and without the distances, which are measured now and then.
+// The rows without times, and without the distances, which not every row has.
 std::vector<std::vector<std::string>> results(const Config& config) {
     auto table = read_table(config);
     for (auto& row : table) row.resize(9);
@@ -309,7 +315,7 @@ std::vector<std::vector<std::string>> results(const Config& config) {
     return table;
 }
 
-// Persistent chains (--start-z persistent). The checkpoint holds where they ended, so that ten and ten iterations are
+// Persistent chains (--start-z persistent): the checkpoint holds their states, so that ten and ten iterations equal
 // twenty.
 TEST_F(Training, PersistentChainsResumeExactly) {
     auto persistent = [&](const std::string& name, int64_t iterations) {
@@ -327,8 +333,8 @@ TEST_F(Training, PersistentChainsResumeExactly) {
     EXPECT_EQ(last(whole).tensors.at("latents").shape, (Shape{image_count, 6}));
 }
 
-// A generator that does not learn, chains without noise, all images in one batch: two epochs of two steps are one of
-// four, up to the rounding of another order of the images. Chains that began afresh would be elsewhere.
+// A generator that does not learn, chains without noise, all images in one batch: two epochs of two steps equal one of
+// four, up to the rounding of another order of the images. Restarted chains would end elsewhere.
 TEST_F(Training, PersistentChainsGoOnWhereTheyEnded) {
     auto latents = [&](const std::string& name, int64_t iterations, int64_t steps) {
         Config c = config(name, iterations);
@@ -343,7 +349,7 @@ TEST_F(Training, PersistentChainsGoOnWhereTheyEnded) {
     };
     const std::vector<float> twice = latents("twice", 2, 2), once = latents("once", 1, 4), half = latents("half", 1, 2);
     expect_close(twice, once, 1e-4, 1e-5, "two epochs of two steps");
-    EXPECT_GT(relative_l2(half, once), 1e-3) << "two steps more are felt";
+    EXPECT_GT(relative_l2(half, once), 1e-3) << "two more steps make a difference";
 }
 
 void Training::expect_two_halves(int64_t iterations) const {
@@ -387,7 +393,7 @@ INSTANTIATE_TEST_SUITE_P(Gpu, GpuTraining, testing::ValuesIn(gpu_backends()), ba
 
 TEST_P(GpuTraining, FourIterationsAreTwoAndTwo) { expect_two_halves(4); }
 
-TEST_F(Training, PicturesDoNotChangeIt) {
+TEST_F(Training, EvaluationsDoNotChangeIt) {
     const Config rare = config("rare", 5);
     Config often = config("often", 5);
     often.eval_every = 2;
@@ -474,7 +480,7 @@ TEST_F(Training, AFinishedRunIsLeftAsItIs) {
     EXPECT_EQ(read_bytes(newest_checkpoint(c.out)), before);
 }
 
-// Learning rates are base · decay^epoch: the same as halving them by hand when an epoch begins.
+// Learning rates are base · decay^epoch: the same as halving them by hand at the start of each epoch.
 TEST_F(Training, LearningRatesDecayByEpoch) {
     Config decaying = config("decaying", 2 * per_epoch + 1);
     decaying.lr_decay = 0.5;
@@ -489,6 +495,112 @@ TEST_F(Training, LearningRatesDecayByEpoch) {
         run(by_hand, true);
     }
     expect_same_tensors(last(decaying), last(by_hand));
+}
+
+// ---- former names of settings -------------------------------------------------------------------
+
+// The same values under former names, as an earlier version would have written them.
+std::map<std::string, std::string> with_former_names(std::map<std::string, std::string> values) {
+    for (const auto& [former, current] : former_names) {
+        auto entry = values.extract(current);
+        EXPECT_FALSE(entry.empty()) << current;
+        entry.key() = former;
+        values.insert(std::move(entry));
+    }
+    return values;
+}
+
+// Values other than the defaults for all settings that have been renamed.
+Config with_renamed_settings(Config c) {
+    c.step.lambda_generated = 0.375f;
+    c.step.joint_elbo = true;
+    c.max_energy_gap = 123;
+    c.rollback_lr_factor = 0.5;
+    c.eval_every = 17;
+    c.keep_checkpoints = 9;
+    return c;
+}
+
+TEST(FormerNames, SetTheSettings) {
+    const Config c = with_renamed_settings({});
+    const auto wanted = config_to_map(c);
+    Config found;
+    for (const auto& [former, current] : former_names) {
+        EXPECT_NE(config_to_map(found).at(current), wanted.at(current)) << current;
+        set_setting(found, former, wanted.at(current));
+        EXPECT_EQ(config_to_map(found).at(current), wanted.at(current)) << former;
+        EXPECT_EQ(wanted.count(former), 0u) << former;
+    }
+    EXPECT_EQ(config_to_map(found), wanted);
+    expect_failure([&] { set_setting(found, "guard", "high"); }, {"--max-energy-gap high", "number"});
+    expect_failure([&] { set_setting(found, "amortised", "perhaps"); }, {"--joint-elbo perhaps", "true or false"});
+    expect_failure([&] { set_setting(found, "returns", "1"); }, {"'returns'", "train --help"});
+}
+
+TEST(FormerNames, AreFlags) {
+    const std::pair<std::string, std::string> cases[] = {{"--guard", "--max-energy-gap"},
+                                                         {"--guard=9", "--max-energy-gap=9"},
+                                                         {"--keep=guard", "--keep-checkpoints=guard"},
+                                                         {"--amortised", "--joint-elbo"},
+                                                         {"--no-amortised", "--no-joint-elbo"},
+                                                         {"--no-amortised=1", "--no-joint-elbo=1"},
+                                                         {"--max-energy-gap", "--max-energy-gap"},
+                                                         {"--guards", "--guards"},
+                                                         {"--", "--"},
+                                                         {"guard", "guard"},
+                                                         {"-guard", "-guard"},
+                                                         {"", ""}};
+    for (const auto& [word, current] : cases) EXPECT_EQ(with_current_flag(word), current);
+}
+
+TEST(FormerNames, AreReadInConfigFiles) {
+    const std::string path = temporary_path("former_config.txt");
+    const auto wanted = config_to_map(with_renamed_settings({}));
+    std::string lines;
+    for (const auto& [name, value] : with_former_names(wanted)) lines += name + " = " + value + "\n";
+    write_bytes(path, lines);
+    Config found;
+    for (const auto& [name, value] : read_config(path)) {
+        EXPECT_TRUE(wanted.count(name)) << name << " is a former name";
+        set_setting(found, name, value);
+    }
+    EXPECT_EQ(config_to_map(found), wanted);
+    for (const auto& [former, current] : former_names) {
+        EXPECT_EQ(config_to_text(found).find(text("\n", former, " = ")), std::string::npos) << former;
+        write_bytes(path, text(current, " = ", wanted.at(current), "\nseed = 1\n", former, " = ", wanted.at(current)));
+        expect_failure([&] { read_config(path); }, {path + ":3", text("'", current, "' is set twice")});
+    }
+    fs::remove(path);
+}
+
+// A checkpoint as an earlier version wrote it resumes as the same run.
+TEST_F(Training, ResumesCheckpointsWithFormerNames) {
+    Config c = with_renamed_settings(config("now", 3));
+    c.step.joint_elbo = false;
+    run(c);
+    Config old = c;
+    old.out = folder_ + "/old";
+    fs::copy(c.out, old.out, fs::copy_options::recursive);
+    SafetensorsFile file = last(c);
+    file.metadata = with_former_names(file.metadata);
+    EXPECT_EQ(file.metadata.erase("rollbacks"), 1u);
+    file.metadata["returns"] = "2";
+    write_safetensors(newest_checkpoint(old.out), file);
+
+    const LoadedCheckpoint checkpoint = read_checkpoint(newest_checkpoint(old.out));
+    EXPECT_EQ(config_to_map(checkpoint.config), config_to_map(c));
+    EXPECT_EQ(checkpoint.rollbacks, 2);
+    // Both continue to the same end; the file that is then written has current names only.
+    file = last(c);
+    file.metadata["rollbacks"] = "2";
+    write_safetensors(newest_checkpoint(c.out), file);
+    c.iterations = old.iterations = 5;
+    run(c, true);
+    run(old, true);
+    expect_same_tensors(last(old), last(c));
+    EXPECT_EQ(last(old).metadata.at("rollbacks"), "2");
+    EXPECT_EQ(last(old).metadata.count("returns"), 0u);
+    for (const auto& [former, current] : former_names) EXPECT_EQ(last(old).metadata.count(former), 0u) << former;
 }
 
 // ---- divergence ---------------------------------------------------------------------------------
@@ -515,7 +627,7 @@ std::pair<std::string, std::string> run_to_failure(const Config& config, bool re
     return {testing::internal::GetCapturedStdout(), message};
 }
 
-TEST_F(Training, GivesUpAfterSomeReturnsAndKeepsTheGoodCheckpoint) {
+TEST_F(Training, GivesUpAfterSomeRollbacksAndKeepsTheGoodCheckpoint) {
     Config c = config("run", 4);
     run(c);
     const std::string path = newest_checkpoint(c.out), before = read_bytes(path),
@@ -523,33 +635,33 @@ TEST_F(Training, GivesUpAfterSomeReturnsAndKeepsTheGoodCheckpoint) {
     c.iterations = 9;
     c.max_energy_gap = 1e-30;  // every gap is beyond it
     const auto [printed, message] = run_to_failure(c, true);
-    const auto returns = lines_with(printed, "diverged");
-    EXPECT_EQ(returns.size(), 5u) << printed;
+    const auto rollbacks = lines_with(printed, "diverged");
+    EXPECT_EQ(rollbacks.size(), 5u) << printed;
     std::set<std::string> gaps;
-    for (size_t i = 0; i < returns.size(); ++i) {
-        EXPECT_NE(returns[i].find("iteration 5"), std::string::npos) << returns[i];
-        EXPECT_NE(returns[i].find(path), std::string::npos) << returns[i];
-        EXPECT_NE(returns[i].find(text("return ", i + 1, " of 5")), std::string::npos) << returns[i];
-        gaps.insert(
-            returns[i].substr(returns[i].find("energy gap"), returns[i].find(", mse") - returns[i].find("energy gap")));
+    for (size_t i = 0; i < rollbacks.size(); ++i) {
+        EXPECT_NE(rollbacks[i].find("iteration 5"), std::string::npos) << rollbacks[i];
+        EXPECT_NE(rollbacks[i].find(path), std::string::npos) << rollbacks[i];
+        EXPECT_NE(rollbacks[i].find(text("rollback ", i + 1, " of 5")), std::string::npos) << rollbacks[i];
+        gaps.insert(rollbacks[i].substr(rollbacks[i].find("energy gap"),
+                                        rollbacks[i].find(", mse") - rollbacks[i].find("energy gap")));
     }
-    EXPECT_EQ(gaps.size(), 5u) << "each return has fresh noise:\n" << printed;
+    EXPECT_EQ(gaps.size(), 5u) << "each rollback has fresh noise:\n" << printed;
     EXPECT_NE(message.find("diverged"), std::string::npos) << message;
     EXPECT_NE(message.find("learning rate"), std::string::npos) << message;
     EXPECT_EQ(message.find('\n'), std::string::npos) << message;
     EXPECT_EQ(newest_checkpoint(c.out), path);
     EXPECT_EQ(read_bytes(path), before);
     EXPECT_EQ(read_bytes(c.out + "/metrics.csv"), metrics);
-    // It is as good as ever: with the old guard the run goes on.
+    // The checkpoint is intact: with the former limit the run continues.
     c.max_energy_gap = 1e4;
     run(c, true);
     EXPECT_EQ(last(c).metadata.at("iteration"), "9");
 }
 
-TEST_F(Training, ANumberThatIsNoneIsADivergence) {
-    Config exploding = config("exploding", 6);  // the second iteration's losses are no numbers
+TEST_F(Training, ANonFiniteValueIsADivergence) {
+    Config exploding = config("exploding", 6);  // the second iteration's losses are not finite
     exploding.step.adam_generator.learning_rate = 1e30f;
-    Config overflowing = config("overflowing", 6);  // the first one's are, but the generator's new parameters are not
+    Config overflowing = config("overflowing", 6);  // the first one's are; the new parameters are not
     overflowing.step.lambda_data = 3e38f;
     overflowing.step.resample = false;
     overflowing.checkpoint_every = 1;
@@ -558,7 +670,7 @@ TEST_F(Training, ANumberThatIsNoneIsADivergence) {
         const auto [printed, message] = run_to_failure(c, false);
         EXPECT_EQ(lines_with(printed, "diverged").size(), 5u) << printed;
         EXPECT_NE(message.find("diverged"), std::string::npos) << message;
-        // What is left holds numbers only (load_state would refuse others).
+        // What is left is finite (load_state would refuse anything else).
         const std::string path = newest_checkpoint(c.out);
         EXPECT_EQ(fs::path(path).filename().string(), "iteration-000000.safetensors");
         Models models(c.model, 1);
@@ -566,15 +678,15 @@ TEST_F(Training, ANumberThatIsNoneIsADivergence) {
     }
 }
 
-// A run whose gap passes the guard: back to the checkpoint, fresh noise, and on to the end, with each row of
-// metrics.csv once. The count of returns is in the checkpoint, so that a resumed run draws the noise that the run would
-// have drawn.
-TEST_F(Training, ReturnsAndGoesOn) {
+// A run whose gap exceeds the limit rolls back to the checkpoint and finishes with fresh noise; metrics.csv has each
+// row once. The checkpoint holds the number of rollbacks, so that a resumed run draws the same noise as an
+// uninterrupted one.
+TEST_F(Training, RollsBackAndContinues) {
     const Config calm = config("calm", 6);
     run(calm);
     const auto table = read_table(calm);
     const size_t gap = column(table, "energy_gap");
-    size_t worst = 2;  // not the first: some rows are to be taken back
+    size_t worst = 2;  // not the first, so that there are rows to drop
     for (size_t i = 2; i < table.size(); ++i)
         if (std::abs(std::stod(table[i][gap])) > std::abs(std::stod(table[worst][gap]))) worst = i;
     // Just below the largest gap: with other noise that iteration falls on either side.
@@ -583,33 +695,33 @@ TEST_F(Training, ReturnsAndGoesOn) {
     whole.max_energy_gap = std::abs(std::stod(table[worst][gap])) * 0.9999;
     const auto [printed, message] = run_to_failure(whole, false);
     ASSERT_EQ(message, "");
-    const auto returns = lines_with(printed, "diverged");
-    ASSERT_GE(returns.size(), 1u);
+    const auto rollbacks = lines_with(printed, "diverged");
+    ASSERT_GE(rollbacks.size(), 1u);
     EXPECT_NE(printed.find(text("iteration ", worst, ": diverged")), std::string::npos) << printed;
     EXPECT_EQ(last(whole).metadata.at("iteration"), "8");
-    EXPECT_EQ(last(whole).metadata.at("returns"), std::to_string(returns.size()));
+    EXPECT_EQ(last(whole).metadata.at("rollbacks"), std::to_string(rollbacks.size()));
     const auto rows = read_table(whole);
     ASSERT_EQ(rows.size(), 9u);
     for (size_t i = 1; i < rows.size(); ++i) {
         EXPECT_EQ(rows[i][0], std::to_string(i));
         EXPECT_LE(std::abs(std::stod(rows[i][gap])), whole.max_energy_gap * 1.0001) << i;  // printed with six digits
     }
-    // The same in two parts, the second beginning at the checkpoint after the return.
+    // The same in two parts; the second resumes from the checkpoint after the rollback.
     Config parts = whole;
     parts.out = folder_ + "/parts";
     parts.iterations = whole.checkpoint_every;
     ASSERT_EQ(run_to_failure(parts, false).second, "");
-    EXPECT_NE(last(parts).metadata.at("returns"), "0");
+    EXPECT_NE(last(parts).metadata.at("rollbacks"), "0");
     parts.iterations = 8;
     ASSERT_EQ(run_to_failure(parts, true).second, "");
-    EXPECT_EQ(last(parts).metadata.at("returns"), last(whole).metadata.at("returns"));
+    EXPECT_EQ(last(parts).metadata.at("rollbacks"), last(whole).metadata.at("rollbacks"));
     expect_same_tensors(last(parts), last(whole));
     EXPECT_EQ(results(parts), results(whole));
 }
 
-// --return-lr-factor: after the first return the run is the one that starts with that many returns and those learning
+// --rollback-lr-factor: after its rollbacks the run equals one that starts with that many rollbacks and those learning
 // rates.
-TEST_F(Training, LearningRatesFallWithEachReturn) {
+TEST_F(Training, LearningRatesFallWithEachRollback) {
     const Config calm = config("calm", 5);
     run(calm);
     const auto table = read_table(calm);
@@ -620,25 +732,22 @@ TEST_F(Training, LearningRatesFallWithEachReturn) {
     cut.max_energy_gap = largest * 0.9999;  // one iteration is beyond it; with other noise it falls on either side
     cut.rollback_lr_factor = 0.25;
     const auto [printed, message] = run_to_failure(cut, false);
-    const auto returns = lines_with(printed, "diverged");
-    ASSERT_GE(returns.size(), 1u) << printed;
-    EXPECT_NE(returns[0].find("0.25 of the learning rates"), std::string::npos) << returns[0];
+    const auto rollbacks = lines_with(printed, "diverged");
+    ASSERT_GE(rollbacks.size(), 1u) << printed;
+    EXPECT_NE(rollbacks[0].find("0.25 of the learning rates"), std::string::npos) << rollbacks[0];
     ASSERT_EQ(message, "") << printed;
-    EXPECT_EQ(last(cut).metadata.at("return-lr-factor"), "0.25");
+    EXPECT_EQ(last(cut).metadata.at("rollback-lr-factor"), "0.25");
 
     Config by_hand = config("by_hand", 5);
     for (AdamSettings* adam : {&by_hand.step.adam_generator, &by_hand.step.adam_ebm, &by_hand.step.adam_encoder})
-        adam->learning_rate *= float(std::pow(0.25, double(returns.size())));
+        adam->learning_rate *= float(std::pow(0.25, double(rollbacks.size())));
     Models models(by_hand.model, uint64_t(by_hand.seed));
     fs::create_directories(by_hand.out + "/checkpoints");
-    std::map<std::string, std::string> metadata = config_to_map(by_hand);
-    metadata["iteration"] = "0";
-    metadata["returns"] = std::to_string(returns.size());
-    save_checkpoint(by_hand.out + "/checkpoints/iteration-000000.safetensors", models, metadata);
+    save_checkpoint(checkpoint_path(by_hand.out, 0), models, by_hand, 0, int64_t(rollbacks.size()));
     run(by_hand, true);
     expect_same_tensors(last(cut), last(by_hand));
 
-    // A resumed run has it: both go on to the same end.
+    // A resumed run keeps the factor: both end the same.
     cut.iterations = by_hand.iterations = 6;
     cut.max_energy_gap = 1e4;
     run(cut, true);
@@ -648,8 +757,8 @@ TEST_F(Training, LearningRatesFallWithEachReturn) {
 
 // ---- the order of the images --------------------------------------------------------------------
 
-// Eight grey images, the i-th 2^i of 255, and a generator that draws black whatever z is, with learning rates of 0. The
-// squared error per pixel is then the mean of (2 · 2^i / 255)² over the batch, and its digits to base 4 tell which
+// Eight grey images, the i-th of value 2^i out of 255, a generator that draws black for every z, and learning rates of
+// 0. The squared error per pixel is then the mean of (2 · 2^i / 255)² over the batch, whose base-4 digits tell which
 // images are in it.
 TEST_F(Training, EachEpochSeesEveryImageAtMostOnce) {
     constexpr int64_t count = 8, epochs = 12;
@@ -666,9 +775,7 @@ TEST_F(Training, EachEpochSeesEveryImageAtMostOnce) {
         if (entry.name == "conv5.bias") entry.value.value().copy_from(Tensor::full(entry.value.shape(), -20));
     }
     fs::create_directories(c.out + "/checkpoints");
-    std::map<std::string, std::string> metadata = config_to_map(c);
-    metadata["iteration"] = metadata["returns"] = "0";
-    save_checkpoint(c.out + "/checkpoints/iteration-000000.safetensors", models, metadata);
+    save_checkpoint(checkpoint_path(c.out, 0), models, c, 0, 0);
     run(c, true);
 
     const auto table = read_table(c);
@@ -693,8 +800,8 @@ TEST_F(Training, EachEpochSeesEveryImageAtMostOnce) {
         EXPECT_EQ(std::set<int64_t>(order.begin(), order.end()).size(), 6u) << "an image twice in epoch " << epoch;
         orders.insert(order);
     }
-    EXPECT_GE(orders.size(), size_t(epochs - 1)) << "the order is drawn anew for each epoch";
-    // Each image is in 3/4 of the epochs, in the mean 9 of 12: standard deviation 1.5.
+    EXPECT_GE(orders.size(), size_t(epochs - 1)) << "each epoch draws a new order";
+    // Each image is in 3/4 of the epochs: 9 of 12 on average, with a standard deviation of 1.5.
     for (size_t i = 0; i < seen.size(); ++i) EXPECT_GE(seen[i], 3) << "image " << i;
 }
 

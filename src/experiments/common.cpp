@@ -10,7 +10,6 @@
 #include "engine/graphed_function.h"
 #include "experiments/report.h"
 #include "training/checkpoint.h"
-#include "training/train.h"
 
 namespace dualmcmc {
 

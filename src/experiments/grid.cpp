@@ -243,7 +243,9 @@ void GridCommand::check_flags() const {
     for (const std::string& set : sets_) {
         const std::string name = set.substr(0, set.find('='));
         if (name.empty() || name == set) fail("--set ", set, ": expected NAME=VALUE or CELL:NAME=VALUE");
-        if (!names.insert(name).second) fail("--set ", set, ": ", name, " is given twice");
+        const size_t setting = name.find(':') + 1;  // after the colon, or 0 where there is none
+        if (!names.insert(name.substr(0, setting) + current_name(name.substr(setting))).second)
+            fail("--set ", set, ": ", name, " is given twice");
     }
 }
 
@@ -260,6 +262,7 @@ struct Override {
             cell = name.substr(0, colon);
             name = name.substr(colon + 1);
         }
+        name = current_name(name);
     }
 };
 
@@ -335,7 +338,7 @@ void GridCommand::plan(std::vector<Training>& cells) const {
     for (Training& t : cells) {
         const auto sets_looks = [&](const std::string& set) {
             const Override o(set);
-            return o.name == "sample-every" && (o.cell.empty() || o.cell == t.cell.name);
+            return o.name == "eval-every" && (o.cell.empty() || o.cell == t.cell.name);
         };
         if (std::none_of(sets_.begin(), sets_.end(), sets_looks))
             t.config.eval_every = (t.config.iterations + looks - 1) / looks;

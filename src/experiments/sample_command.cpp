@@ -13,7 +13,6 @@
 #include "experiments/sliced_wasserstein.h"
 #include "formats/files.h"
 #include "hash.h"
-#include "training/checkpoint.h"
 #include "training/progress.h"
 
 namespace dualmcmc {

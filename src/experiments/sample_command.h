@@ -11,7 +11,7 @@
 #include "experiments/common.h"
 #include "experiments/png_folder.h"
 #include "formats/npy.h"
-#include "training/train.h"
+#include "training/checkpoint.h"
 
 namespace dualmcmc {
 

@@ -1,16 +1,17 @@
-// Tensors by name: what is written, and what is demanded of a file that is read.
+// A checkpoint's tensors and metadata, written and read.
 #include "training/checkpoint.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstdio>
+#include <filesystem>
 #include <set>
 
 namespace dualmcmc {
 
-namespace {
+namespace fs = std::filesystem;
 
-bool ends_with(const std::string& name, const std::string& ending) {
-    return name.size() >= ending.size() && name.compare(name.size() - ending.size(), ending.size(), ending) == 0;
-}
+namespace {
 
 void store(SafetensorsFile& file, const std::string& name, const Layout& layout, const Tensor& value) {
     file.tensors[name] = store_floats(layout.file_shape, layout.to_file(value.to_host()).data());
@@ -23,7 +24,7 @@ std::string moment_name(int moment, const std::string& prefix, const NamedTensor
     return "adam" + std::to_string(moment) + "." + prefix + entry.name;
 }
 
-constexpr const char* latents_name = "latents";
+constexpr const char* chain_states_name = "latents";
 
 }  // namespace
 
@@ -49,18 +50,72 @@ void store_state(SafetensorsFile& file, const std::string& prefix, const Paramet
 void load_state(const SafetensorsFile& file, const std::string& path, const std::string& prefix, ParameterStore& state,
                 bool running_optional) {
     for (NamedTensor& entry : state.entries()) {
-        if (ends_with(entry.name, ".num_batches_tracked")) continue;
-        const bool running = ends_with(entry.name, ".running_mean") || ends_with(entry.name, ".running_var");
+        if (entry.name.ends_with(".num_batches_tracked")) continue;
+        const bool running = entry.name.ends_with(".running_mean") || entry.name.ends_with(".running_var");
         if (running && running_optional && !file.tensors.count(prefix + entry.name)) continue;
         entry.value.value().copy_from_host(stored_values(file, path, prefix + entry.name, entry.layout));
     }
 }
 
-void save_checkpoint(const std::string& path, Models& models, const std::map<std::string, std::string>& metadata,
-                     const ChainStates& latents) {
+// ---- the metadata -------------------------------------------------------------------------------
+
+namespace {
+
+std::map<std::string, std::string> to_metadata(const Config& config, int64_t iteration, int64_t rollbacks) {
+    std::map<std::string, std::string> metadata = config_to_map(config);
+    metadata["format"] = checkpoint_format;
+    metadata["iteration"] = std::to_string(iteration);
+    metadata["rollbacks"] = std::to_string(rollbacks);
+    return metadata;
+}
+
+// Files of earlier versions have former names.
+void update_names(std::map<std::string, std::string>& metadata) {
+    auto rename = [&](const char* former, const char* current) {
+        auto entry = metadata.extract(former);
+        if (entry.empty()) return;
+        entry.key() = current;
+        metadata.insert(std::move(entry));
+    };
+    for (const auto& [former, current] : former_names) rename(former, current);
+    rename("returns", "rollbacks");
+}
+
+}  // namespace
+
+LoadedCheckpoint read_checkpoint(const std::string& path) {
+    LoadedCheckpoint out;
+    out.path = path;
+    out.file = read_safetensors(path);
+    auto& metadata = out.file.metadata;
+    if (metadata["format"] != checkpoint_format)
+        fail(path, ": not a dualmcmc checkpoint: its format is '", metadata["format"], "', not ", checkpoint_format);
+    update_names(metadata);
+    try {
+        for_each_setting(out.config, [&](const char* name, auto&, const char*) {
+            if (metadata.count(name)) set_setting(out.config, name, metadata.at(name));
+        });
+        check_config(out.config);
+    } catch (const std::exception& error) {
+        fail(path, ": in its metadata: ", error.what());
+    }
+    auto counter = [&](const char* name) -> int64_t {
+        const std::string value = metadata.count(name) ? metadata.at(name) : "0";
+        if (value.empty() || value.size() > 15 || value.find_first_not_of("0123456789") != std::string::npos)
+            fail(path, ": metadata '", name, "' is '", value, "', not a count");
+        return std::stoll(value);
+    };
+    out.iteration = counter("iteration");
+    out.rollbacks = counter("rollbacks");
+    return out;
+}
+
+// ---- the tensors --------------------------------------------------------------------------------
+
+void save_checkpoint(const std::string& path, Models& models, const Config& config, int64_t iteration,
+                     int64_t rollbacks, const ChainStates& chain_states) {
     SafetensorsFile file;
-    file.metadata = metadata;
-    file.metadata["format"] = checkpoint_format;
+    file.metadata = to_metadata(config, iteration, rollbacks);
     for (const auto& [prefix, state] : models.networks()) {
         store_state(file, prefix, *state);
         for (const NamedTensor& entry : state->entries()) {
@@ -70,18 +125,22 @@ void save_checkpoint(const std::string& path, Models& models, const std::map<std
             if (entry.ema.defined()) store(file, average_name(prefix, entry), entry.layout, entry.ema);
         }
     }
-    const int64_t dimension = models.settings.latent;
-    if (!latents.empty())
-        file.tensors[latents_name] = store_floats({int64_t(latents.size()) / dimension, dimension}, latents.data());
+    const int64_t latent = models.settings.latent;
+    if (!chain_states.empty())
+        file.tensors[chain_states_name] =
+            store_floats({int64_t(chain_states.size()) / latent, latent}, chain_states.data());
     write_safetensors(path, file);
 }
 
-ChainStates load_chain_states(const SafetensorsFile& file, const std::string& path, int64_t count, int64_t dimension) {
-    return stored_values(file, path, latents_name, Layout::plain({count, dimension}));
+ChainStates load_chain_states(const SafetensorsFile& file, const std::string& path, int64_t count, int64_t latent) {
+    return stored_values(file, path, chain_states_name, Layout::plain({count, latent}));
 }
 
-void load_checkpoint(const SafetensorsFile& file, const std::string& path, Models& models, bool optimiser) {
-    std::set<std::string> known{latents_name};
+namespace {
+
+// Fails if the file holds a tensor that no checkpoint of these networks has.
+void check_tensor_names(const SafetensorsFile& file, const std::string& path, Models& models) {
+    std::set<std::string> known{chain_states_name};
     for (const auto& [prefix, state] : models.networks())
         for (const NamedTensor& entry : state->entries()) {
             known.insert(prefix + entry.name);
@@ -92,6 +151,12 @@ void load_checkpoint(const SafetensorsFile& file, const std::string& path, Model
         }
     for (const auto& [name, tensor] : file.tensors)
         if (!known.count(name)) fail(path, ": tensor ", name, " belongs to no network of this architecture");
+}
+
+}  // namespace
+
+void load_checkpoint(const SafetensorsFile& file, const std::string& path, Models& models, bool optimiser) {
+    check_tensor_names(file, path, models);
     for (const auto& [prefix, state] : models.networks()) {
         load_state(file, path, prefix, *state);
         for (NamedTensor& entry : state->entries()) {
@@ -107,6 +172,47 @@ void load_checkpoint(const SafetensorsFile& file, const std::string& path, Model
             entry.moment2.copy_from_host(stored_values(file, path, moment_name(2, prefix, entry), entry.layout));
         }
     }
+}
+
+// ---- the files of a run -------------------------------------------------------------------------
+
+namespace {
+
+// Oldest first.
+std::vector<std::string> checkpoints_in(const std::string& out) {
+    std::vector<std::string> found;
+    std::error_code error;
+    for (const auto& entry : fs::directory_iterator(out + "/checkpoints", error)) {
+        const std::string name = entry.path().filename().string();
+        if (name.starts_with("iteration-") && name.ends_with(".safetensors")) found.push_back(entry.path().string());
+    }
+    // A longer name is a later iteration, of more than six digits.
+    std::sort(found.begin(), found.end(), [](const std::string& a, const std::string& b) {
+        return a.size() != b.size() ? a.size() < b.size() : a < b;
+    });
+    return found;
+}
+
+}  // namespace
+
+std::string iteration_name(int64_t iteration) {
+    char name[64];
+    std::snprintf(name, sizeof name, "iteration-%06lld", static_cast<long long>(iteration));
+    return name;
+}
+
+std::string checkpoint_path(const std::string& out, int64_t iteration) {
+    return out + "/checkpoints/" + iteration_name(iteration) + ".safetensors";
+}
+
+std::string newest_checkpoint(const std::string& out) {
+    const std::vector<std::string> all = checkpoints_in(out);
+    return all.empty() ? "" : all.back();
+}
+
+void remove_old_checkpoints(const std::string& out, int64_t keep) {
+    const std::vector<std::string> all = checkpoints_in(out);
+    for (size_t i = 0; i + size_t(keep) < all.size(); ++i) fs::remove(all[i]);
 }
 
 }  // namespace dualmcmc

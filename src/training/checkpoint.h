@@ -1,45 +1,83 @@
-// A network's tensors to and from safetensors files, under the release's names and in PyTorch's layouts; and whole
-// checkpoints: networks, optimiser, counters and configuration in one file.
+// Checkpoints: all that a run needs to continue exactly, in one safetensors file. Tensors have the names of the
+// authors' code and PyTorch's layouts.
+//
+//   RUN/checkpoints/iteration-NNNNNN.safetensors
+//     netE.* netG.* netI.*             parameters and buffers
+//     adam1.netE.* …, adam2.netE.* …   Adam's moments of each parameter
+//     ema.netG.* …                     moving averages, with --ema
+//     latents (N, d)                   states of persistent z-chains, with --start-z persistent
+//     metadata                         format, iteration, rollbacks, and every setting under its flag's name
 #pragma once
-#include <map>
 #include <string>
+#include <vector>
 
 #include "formats/safetensors.h"
 #include "method/models.h"
+#include "training/config.h"
 
 namespace dualmcmc {
+
+// ---- networks in a file -------------------------------------------------------------------------
 
 // Adds every tensor of `state` to the file as prefix + name.
 void store_state(SafetensorsFile& file, const std::string& prefix, const ParameterStore& state);
 
-// Sets every tensor of `state` from the file, in place. Fails, naming `path` and the tensor, where one is missing,
-// wrongly shaped, no F32 or not finite. Batch norm's num_batches_tracked, which nobody reads, may be missing or of any
-// kind; with `running_optional` so may the running statistics be missing.
+// Sets every tensor of `state` from the file, in place. Fails, naming `path` and the tensor, if one is missing, has the
+// wrong shape, is not F32 or not finite. Batch norm's num_batches_tracked is ignored, as nothing reads it. With
+// `running_optional` the running statistics may be missing, too.
 void load_state(const SafetensorsFile& file, const std::string& path, const std::string& prefix, ParameterStore& state,
                 bool running_optional = false);
 
-// One tensor of the file, from its layout there to that in memory. Fails as load_state.
+// One tensor of the file, converted to the layout in memory. Fails as load_state.
 std::vector<float> stored_values(const SafetensorsFile& file, const std::string& path, const std::string& name,
                                  const Layout& layout);
 
-// The format's name in the metadata of checkpoints.
+// ---- checkpoints --------------------------------------------------------------------------------
+
+// The value of `format` in a checkpoint's metadata.
 inline constexpr const char* checkpoint_format = "dual-mcmc-checkpoint-1";
 
-// Where persistent z-chains ended last time: a row of `latents` for each training image, in memory on the host (50,000
-// × 128 of CIFAR-10 take 26 MB there and in each checkpoint). Empty for other chains.
+// The last states of persistent z-chains: a latent (d) for each training image, row-major (N, d), in host memory. They
+// take 26 MB for CIFAR-10 (50,000 × 128), and as much in each checkpoint. Empty if chains are not persistent.
 using ChainStates = std::vector<float>;
 
-// Writes netE.* netG.* netI.*, Adam's moments adam1.netE.* …, adam2.netE.* …, averages ema.netG.* and `latents` (N, d)
-// where they are kept, and `metadata` to `path`, complete or not at all.
-void save_checkpoint(const std::string& path, Models& models, const std::map<std::string, std::string>& metadata,
-                     const ChainStates& latents = {});
+// A checkpoint's file, with its metadata parsed.
+struct LoadedCheckpoint {
+    std::string path;
+    SafetensorsFile file;
+    Config config;
+    int64_t iteration = 0;  // number of iterations done
+    int64_t rollbacks = 0;  // after divergences, so far; each moves the run to fresh noise
+};
 
-// The file's latents for `count` images. Fails as load_state.
-ChainStates load_chain_states(const SafetensorsFile& file, const std::string& path, int64_t count, int64_t dimension);
+// Writes the file under a temporary name and renames it, so that it is never incomplete.
+void save_checkpoint(const std::string& path, Models& models, const Config& config, int64_t iteration,
+                     int64_t rollbacks, const ChainStates& chain_states = {});
 
-// With `optimiser`, to go on training: sets the networks, Adam's moments and the averages from the file. Without, to
-// use the networks: parameters that have an average get it; a file without moments, such as the converted release, will
-// do. Fails where a tensor is missing, wrongly shaped or unknown.
+// Reads a checkpoint's file and parses its metadata; files of earlier versions, with former names of settings, too. The
+// tensors are checked later, by load_checkpoint.
+LoadedCheckpoint read_checkpoint(const std::string& path);
+
+// Sets the networks from the file. With `optimiser`, to continue training: Adam's moments and the averages, too.
+// Without, to use the networks: a parameter that has an average gets the average, and the file need not hold moments
+// (as the converted checkpoint of the authors). Fails as load_state, or if a tensor is unknown.
 void load_checkpoint(const SafetensorsFile& file, const std::string& path, Models& models, bool optimiser);
+
+// The chain states in the file, for `count` images. Fails as load_state.
+ChainStates load_chain_states(const SafetensorsFile& file, const std::string& path, int64_t count, int64_t latent);
+
+// ---- checkpoints of a run -----------------------------------------------------------------------
+// `out` is the run's folder.
+
+// "iteration-000500", the stem of the names of an iteration's files.
+std::string iteration_name(int64_t iteration);
+
+std::string checkpoint_path(const std::string& out, int64_t iteration);
+
+// Empty if there is none.
+std::string newest_checkpoint(const std::string& out);
+
+// Deletes all but the newest `keep` of them.
+void remove_old_checkpoints(const std::string& out, int64_t keep);
 
 }  // namespace dualmcmc

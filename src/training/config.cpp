@@ -1,6 +1,7 @@
-// Presets, and settings to and from text.
+// Presets, settings to and from text, and their checks.
 #include "training/config.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
@@ -10,8 +11,21 @@
 
 namespace dualmcmc {
 
+std::string current_name(const std::string& name) {
+    for (const auto& [former, current] : former_names)
+        if (name == former) return current;
+    return name;
+}
+
+std::string with_current_flag(const std::string& word) {
+    if (!word.starts_with("--")) return word;
+    const std::string dashes = word.starts_with("--no-") ? "--no-" : "--";
+    const size_t end = std::min(word.find('='), word.size());
+    return dashes + current_name(word.substr(dashes.size(), end - dashes.size())) + word.substr(end);
+}
+
 Config preset_config(const std::string& name) {
-    Config c;  // the release's CIFAR-10 settings: the defaults of ModelSettings and StepSettings
+    Config c;  // the authors' CIFAR-10 settings are the defaults of ModelSettings and StepSettings
     c.preset = name;
     if (name == "cifar10") return c;
     if (name == "celeba64") {
@@ -22,10 +36,9 @@ Config preset_config(const std::string& name) {
         return c;
     }
     if (name == "cifar10-small" || name == "demo") {
-        // Small networks and short runs: larger learning rates; a larger step of the x-chain, since an EBM under
-        // spectral normalisation that has seen little training has a small gradient; less weight on what such an EBM
-        // revises: at the release's 50 the generator learned from it rather than from the data; and a moving average,
-        // for samples.
+        // Small networks and short runs: larger learning rates, and an EMA for samples. A larger step of the x-chain,
+        // because a spectrally normalised EBM has a small gradient early in training. A smaller weight of the EBM's
+        // revision: with the authors' 50 the generator learned from an untrained EBM rather than from the data.
         c.model = {"cifar10", 64, 32, 32, 128};
         c.batch = 32;
         c.step.chain_x = {15, 4, 0.002f};
@@ -39,8 +52,7 @@ Config preset_config(const std::string& name) {
         c.sampler = {20, 4, 0.002f};
         c.eval_every = c.checkpoint_every = 500;
         c.minutes = 60;
-        if (name ==
-            "demo") {  // a minute or three; after some more epochs at these rates the EBM outgrows the generator
+        if (name == "demo") {  // one to three minutes; at these rates the EBM outgrows the generator some epochs later
             c.data = "shapes";
             c.model = {"cifar10", 16, 16, 8, 32};
             c.step.chain_x.steps = 10;
@@ -61,9 +73,8 @@ namespace {
 
 template <class Number>
 std::string number_to_text(Number value) {
-    char buffer[64];
-    return {buffer,
-            std::to_chars(buffer, buffer + sizeof buffer, value).ptr};  // the shortest text that reads back the same
+    char buffer[64];  // to_chars writes the shortest text that reads back the same
+    return {buffer, std::to_chars(buffer, buffer + sizeof buffer, value).ptr};
 }
 
 std::string to_text(const std::string& value) { return value; }
@@ -90,13 +101,14 @@ void parse(const std::string& name, const std::string& text, bool& field) {
 }  // namespace
 
 void set_setting(Config& config, const std::string& name, const std::string& value) {
+    const std::string current = current_name(name);
     bool found = false;
     for_each_setting(config, [&](const char* flag, auto& field, const char*) {
-        if (name != flag) return;
-        parse(name, value, field);
+        if (current != flag) return;
+        parse(current, value, field);
         found = true;
     });
-    if (!found) fail("there is no setting '", name, "'; 'dualmcmc train --help' lists them");
+    if (!found) fail("unknown setting '", name, "'; 'dualmcmc train --help' lists them");
 }
 
 std::map<std::string, std::string> config_to_map(const Config& config) {
@@ -106,8 +118,7 @@ std::map<std::string, std::string> config_to_map(const Config& config) {
 }
 
 std::string config_to_text(const Config& config) {
-    std::string out =
-        "# dualmcmc: the complete configuration of this run. Run it again: dualmcmc train --config FILE --out DIR\n";
+    std::string out = "# dualmcmc: all settings of this run. To repeat it: dualmcmc train --config FILE --out DIR\n";
     for_each_setting(config, [&](const char* flag, const auto& field, const char* help) {
         out += text("\n# ", help, "\n", flag, " = ", to_text(field), "\n");
     });
@@ -125,21 +136,22 @@ std::vector<std::pair<std::string, std::string>> read_config(const std::string& 
     std::set<std::string> seen;
     std::string line;
     for (int number = 1; std::getline(in, line); ++number) {
-        if (line.find('\0') != std::string::npos) fail("--config ", path, ": is no text; give a config.txt");
+        if (line.find('\0') != std::string::npos) fail("--config ", path, ": not a text file; give a config.txt");
         line = trim(line);
         if (line.empty() || line[0] == '#') continue;
         const size_t equals = line.find('=');
         if (equals == std::string::npos) fail(path, ":", number, ": expected 'name = value', found '", line, "'");
-        out.emplace_back(trim(line.substr(0, equals)), trim(line.substr(equals + 1)));
-        if (!seen.insert(out.back().first).second) fail(path, ":", number, ": '", out.back().first, "' stands twice");
+        const std::string name = current_name(trim(line.substr(0, equals))), value = trim(line.substr(equals + 1));
+        if (!seen.insert(name).second) fail(path, ":", number, ": '", name, "' is set twice");
         try {
             Config scratch;
-            set_setting(scratch, out.back().first, out.back().second);
+            set_setting(scratch, name, value);
         } catch (const std::exception& error) {
             fail(path, ":", number, ": ", error.what());
         }
+        out.emplace_back(name, value);
     }
-    if (in.bad()) fail("--config ", path, ": cannot be read to its end");
+    if (in.bad()) fail("--config ", path, ": read error");
     return out;
 }
 
@@ -148,70 +160,100 @@ std::string untrained_note(const Config& c) {
     for (const auto& [learned, name] :
          {std::pair(c.step.learn_ebm, "EBM"), {c.step.learn_generator, "generator"}, {c.step.learn_encoder, "encoder"}})
         if (!learned) names += text(names.empty() ? "" : " and ", name);
-    return names.empty() ? ""
-                         : text("note: --method ", c.method, " trains no ", names,
-                                ": what is said of it is said of random weights");
+    return names.empty()
+               ? ""
+               : text("note: --method ", c.method, " trains no ", names, ": its results are for random weights");
 }
+
+// ---- checks -------------------------------------------------------------------------------------
+
+namespace {
+
+template <class Number>
+void check_at_least(const char* flag, Number value, Number least) {
+    if (!(value >= least) || !std::isfinite(double(value)))
+        fail("--", flag, " ", value, ": must be a number of at least ", least);
+}
+
+template <class Number>
+void check_positive(const char* flag, Number value) {
+    if (!(value > 0) || !std::isfinite(double(value))) fail("--", flag, " ", value, ": must be above 0");
+}
+
+void check_steps(const char* flag, int64_t steps) {
+    if (steps < 0 || steps > 65535) fail("--", flag, " ", steps, ": must be from 0 to 65535");
+}
+
+void check_length(const Config& c) {
+    check_at_least<int64_t>("batch", c.batch, 1);
+    check_at_least<int64_t>("seed", c.seed, 0);
+    check_at_least<int64_t>("epochs", c.epochs, 0);
+    check_at_least<int64_t>("iterations", c.iterations, 0);
+    check_at_least<double>("minutes", c.minutes, 0);
+    if (c.epochs == 0 && c.iterations == 0) fail("--epochs 0 and --iterations 0: nothing to do; give one of them");
+}
+
+void check_chains(const Config& c) {
+    const StepSettings& s = c.step;
+    check_steps("steps-x", s.chain_x.steps);
+    check_positive("step-size-x", s.chain_x.step_size);
+    check_positive("noise-x", s.chain_x.noise_std);  // not 0: the EBM's loss is divided by the temperature
+    check_steps("steps-z", s.chain_z.steps);
+    check_positive("step-size-z", s.chain_z.step_size);
+    check_at_least<float>("noise-z", s.chain_z.noise_std, 0);
+    if (s.start_x != "generator" && s.start_x != "noise")
+        fail("--start-x ", s.start_x, ": unknown; give generator or noise");
+    if (s.start_z != "encoder" && s.start_z != "noise" && s.start_z != "persistent")
+        fail("--start-z ", s.start_z, ": unknown; give encoder, noise or persistent");
+    if (s.start_z == "persistent" && c.flip)
+        fail("--start-z persistent: a flipped image has a different latent; leave --flip out");
+}
+
+void check_losses(const StepSettings& s) {
+    if (!s.learn_ebm && !s.learn_generator && !s.learn_encoder)
+        fail("--no-learn-ebm, --no-learn-generator and --no-learn-encoder together: nothing would learn");
+    if (s.joint_elbo && !(s.learn_generator && s.learn_encoder))
+        fail("--joint-elbo: trains generator and encoder; leave --no-learn-generator and --no-learn-encoder out");
+    check_positive("sigma", s.sigma);
+    check_at_least<float>("lambda-data", s.lambda_data, 0);
+    check_at_least<float>("lambda-ebm", s.lambda_ebm, 0);
+    check_at_least<float>("lambda-generated", s.lambda_generated, 0);
+}
+
+void check_optimiser(const Config& c) {
+    check_at_least<float>("lr-generator", c.step.adam_generator.learning_rate, 0);
+    check_at_least<float>("lr-ebm", c.step.adam_ebm.learning_rate, 0);
+    check_at_least<float>("lr-encoder", c.step.adam_encoder.learning_rate, 0);
+    check_at_least<float>("decay-generator", c.step.adam_generator.weight_decay, 0);
+    check_at_least<float>("decay-ebm", c.step.adam_ebm.weight_decay, 0);
+    check_at_least<float>("decay-encoder", c.step.adam_encoder.weight_decay, 0);
+    check_positive("lr-decay", c.lr_decay);
+    if (!(c.ema >= 0 && c.ema < 1)) fail("--ema ", c.ema, ": must be at least 0 and below 1");
+    check_positive("max-energy-gap", c.max_energy_gap);
+    if (!(c.rollback_lr_factor > 0 && c.rollback_lr_factor <= 1))
+        fail("--rollback-lr-factor ", c.rollback_lr_factor, ": must be above 0 and at most 1");
+}
+
+void check_output(const Config& c) {
+    check_steps("sampler-steps", c.sampler.steps);
+    check_positive("sampler-step-size", c.sampler.step_size);
+    check_at_least<float>("sampler-noise", c.sampler.noise_std, 0);
+    check_at_least<int64_t>("sampler-batch", c.sampler_batch, 1);
+    check_at_least<int64_t>("log-every", c.log_every, 1);
+    check_at_least<int64_t>("eval-every", c.eval_every, 1);
+    check_at_least<int64_t>("checkpoint-every", c.checkpoint_every, 1);
+    check_at_least<int64_t>("keep-checkpoints", c.keep_checkpoints, 1);
+}
+
+}  // namespace
 
 void check_config(const Config& c) {
     check_settings(c.model);
-    auto at_least = [](const char* flag, auto value, auto least) {
-        if (!(value >= least) || !std::isfinite(double(value)))
-            fail("--", flag, " ", value, ": must be a number of at least ", least);
-    };
-    auto positive = [](const char* flag, auto value) {
-        if (!(value > 0) || !std::isfinite(double(value))) fail("--", flag, " ", value, ": must be above 0");
-    };
-    at_least("batch", c.batch, 1);
-    at_least("seed", c.seed, 0);
-    at_least("epochs", c.epochs, 0);
-    at_least("iterations", c.iterations, 0);
-    at_least("minutes", c.minutes, 0);
-    if (c.epochs == 0 && c.iterations == 0) fail("--epochs 0 and --iterations 0: nothing to do; give one of them");
-    for (const auto& [name, chain] : {std::pair("x", c.step.chain_x), std::pair("z", c.step.chain_z)}) {
-        if (chain.steps < 0 || chain.steps > 65535)
-            fail("--steps-", name, " ", chain.steps, ": must be from 0 to 65535");
-        positive(name[0] == 'x' ? "step-size-x" : "step-size-z", chain.step_size);
-        at_least(name[0] == 'x' ? "noise-x" : "noise-z", chain.noise_std, 0);
-    }
-    // The EBM's loss is divided by the temperature.
-    positive("noise-x", c.step.chain_x.noise_std);
-    if (c.step.start_x != "generator" && c.step.start_x != "noise")
-        fail("--start-x ", c.step.start_x, ": unknown; give generator or noise");
-    if (c.step.start_z != "encoder" && c.step.start_z != "noise" && c.step.start_z != "persistent")
-        fail("--start-z ", c.step.start_z, ": unknown; give encoder, noise or persistent");
-    if (c.step.start_z == "persistent" && c.flip)
-        fail("--start-z persistent: a mirrored image has other latents; leave --flip out");
-    if (!c.step.learn_ebm && !c.step.learn_generator && !c.step.learn_encoder)
-        fail("--no-learn-ebm, --no-learn-generator and --no-learn-encoder together: nothing would learn");
-    if (c.step.joint_elbo && !(c.step.learn_generator && c.step.learn_encoder))
-        fail(
-            "--joint_elbo: generator and encoder learn together; leave --no-learn-generator and --no-learn-encoder "
-            "out");
-    positive("sigma", c.step.sigma);
-    at_least("lambda-data", c.step.lambda_data, 0);
-    at_least("lambda-ebm", c.step.lambda_ebm, 0);
-    at_least("lambda-prior", c.step.lambda_generated, 0);
-    at_least("lr-generator", c.step.adam_generator.learning_rate, 0);
-    at_least("lr-ebm", c.step.adam_ebm.learning_rate, 0);
-    at_least("lr-encoder", c.step.adam_encoder.learning_rate, 0);
-    at_least("decay-generator", c.step.adam_generator.weight_decay, 0);
-    at_least("decay-ebm", c.step.adam_ebm.weight_decay, 0);
-    at_least("decay-encoder", c.step.adam_encoder.weight_decay, 0);
-    positive("lr-decay", c.lr_decay);
-    if (!(c.ema >= 0 && c.ema < 1)) fail("--ema ", c.ema, ": must be at least 0 and below 1");
-    positive("guard", c.max_energy_gap);
-    if (!(c.rollback_lr_factor > 0 && c.rollback_lr_factor <= 1))
-        fail("--return-lr-factor ", c.rollback_lr_factor, ": must be above 0 and at most 1");
-    if (c.sampler.steps < 0 || c.sampler.steps > 65535)
-        fail("--sampler-steps ", c.sampler.steps, ": must be from 0 to 65535");
-    positive("sampler-step-size", c.sampler.step_size);
-    at_least("sampler-noise", c.sampler.noise_std, 0);
-    at_least("sampler-batch", c.sampler_batch, 1);
-    at_least("log-every", c.log_every, 1);
-    at_least("sample-every", c.eval_every, 1);
-    at_least("checkpoint-every", c.checkpoint_every, 1);
-    at_least("keep", c.keep_checkpoints, 1);
+    check_length(c);
+    check_chains(c);
+    check_losses(c.step);
+    check_optimiser(c);
+    check_output(c);
 }
 
 }  // namespace dualmcmc

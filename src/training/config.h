@@ -1,4 +1,5 @@
-// Every setting of a training run, as one list: the command line, config.txt and checkpoints are all made from it.
+// Every setting of a training run, in one list, from which the command line, config.txt and the metadata of checkpoints
+// are made.
 #pragma once
 #include <map>
 #include <string>
@@ -12,111 +13,163 @@ struct Config {
     int64_t threads = 0, seed = 1;
     ModelSettings model;
     StepSettings step;
-    int64_t batch = 100, epochs = 301,
-            iterations = 0;         // iterations, where not 0, counts from the run's start and rules
-    double minutes = 0;             // where not 0, the run ends after this time at the latest
-    bool flip = false;              // mirror images at random
+    int64_t batch = 100, epochs = 301;
+    int64_t iterations = 0;         // total since the run's start; overrides epochs unless 0
+    double minutes = 0;             // time limit of this process; 0: none
+    bool flip = false;              // random horizontal flips
     double lr_decay = 0.998;        // learning rate = base · decay^epoch, epoch from 0
-    double ema = 0;                 // of the generator's parameters, for samples: avg <- ema avg + (1 - ema) now
-    double max_energy_gap = 1e4;    // |energy gap| beyond which a run has diverged
-    double rollback_lr_factor = 1;  // on all learning rates, for each return from a divergence
+    double ema = 0;                 // decay of the generator's average, for samples: avg <- ema avg + (1 - ema) θ
+    double max_energy_gap = 1e4;    // the run has diverged if |energy gap| exceeds this
+    double rollback_lr_factor = 1;  // multiplies all learning rates at each rollback
     ChainSettings sampler{70, 0.4f, 0.001f};  // the x-chain after training
     int64_t sampler_batch = 100;
     int64_t log_every = 10, eval_every = 500, checkpoint_every = 1000, keep_checkpoints = 2;
 };
 
-// Calls visit(flag without dashes, field, help) for each setting; fields are std::string, int64_t, float, double or
-// bool.
+// ---- the list of settings -----------------------------------------------------------------------
+// for_each_setting calls visit(name, field, help) for each of them. `name` is the flag without its dashes, and the key
+// in files; `field` is a std::string, int64_t, float, double or bool.
+
 template <class ConfigType, class Visit>
-void for_each_setting(ConfigType& c, Visit visit) {
-    visit("preset", c.preset,
-          "settings to start from: cifar10 and celeba64 are the paper's, cifar10-small fits two CPU cores, demo draws "
-          "its own images");
-    visit("method", c.method,
-          "dual (this paper) or a relative: cooperative, triangle, shortrun, abp, vae; sets the switches below, other "
-          "flags override them");
-    visit("architecture", c.model.architecture, "the networks: cifar10 (32x32 images) or celeba64 (64x64)");
+void for_each_run_setting(ConfigType& c, Visit& visit) {
+    visit(
+        "preset", c.preset,
+        "initial settings: cifar10 and celeba64 are the paper's, cifar10-small fits two CPU cores, demo draws its own "
+        "images");
+    visit(
+        "method", c.method,
+        "dual (this paper) or a baseline: cooperative, triangle, shortrun, abp, vae; sets the method's switches below, "
+        "which other flags override");
+    visit("architecture", c.model.architecture, "network architecture: cifar10 (32x32 images) or celeba64 (64x64)");
     visit("data", c.data,
-          "folder of CIFAR-10's (or CIFAR-100's) .bin files (default: $CIFAR10_DIR, else data/cifar-10-batches-bin), a "
-          ".npy of uint8 (N,H,W,3), or the word shapes");
-    visit("out", c.out, "the run's folder: config.txt, metrics.csv, samples/, checkpoints/; by default runs/PRESET");
-    visit("seed", c.seed, "of all random numbers: initial weights, noise, order of images");
-    visit("device", c.device, "auto, cpu, cuda; or one instruction set: cpu-amx, cpu-avx512, cpu-avx2, cpu-sse2");
+          "folder with the .bin files of CIFAR-10 or CIFAR-100 (default: $CIFAR10_DIR, else "
+          "data/cifar-10-batches-bin), a .npy file of uint8 images (N,H,W,3), or shapes, which the program draws");
+    visit("out", c.out, "output folder for config.txt, metrics.csv, samples/ and checkpoints/; default: runs/PRESET");
+    visit("seed", c.seed, "seed of all random numbers: initial weights, noise, order of the images");
+    visit("device", c.device, "auto, cpu or cuda; or one instruction set: cpu-amx, cpu-avx512, cpu-avx2, cpu-sse2");
     visit("precision", c.precision,
-          "of the GPU's matrix products: fp32, tf32 or bf16 inputs, summed in fp32; auto: tf32, and fp32 on the CPU");
+          "inputs of the GPU's matrix multiplications: fp32, tf32 or bf16, accumulated in fp32; auto: tf32 on a GPU, "
+          "fp32 on the CPU");
     visit("threads", c.threads, "CPU threads, 0 for all; results do not depend on it");
-    visit("batch", c.batch, "images in one iteration");
-    visit("epochs", c.epochs, "passes through the data");
-    visit("iterations", c.iterations, "iterations in all, from the run's start; 0: as many as --epochs makes");
-    visit("minutes", c.minutes, "end after this time at the latest, with pictures and a checkpoint; 0: no limit");
-    visit("flip", c.flip, "mirror training images at random");
+    visit("batch", c.batch, "batch size");
+    visit("epochs", c.epochs, "passes over the training set");
+    visit("iterations", c.iterations, "total iterations, counted from the run's start; 0: use --epochs");
+    visit("minutes", c.minutes, "time limit in minutes; the run ends with an evaluation and a checkpoint; 0: none");
+    visit("flip", c.flip, "flip training images horizontally at random");
+}
+
+template <class ConfigType, class Visit>
+void for_each_model_setting(ConfigType& c, Visit& visit) {
     visit("width-generator", c.model.width_generator, "channels of the generator");
-    visit("width-ebm", c.model.width_ebm, "channels of the energy network");
+    visit("width-ebm", c.model.width_ebm, "channels of the EBM");
     visit("width-encoder", c.model.width_encoder, "channels of the encoder's first layer");
-    visit("latent", c.model.latent, "dimension d of z");
-    visit("steps-x", c.step.chain_x.steps, "x-chain (Eq. 3): steps k_x");
-    visit("step-size-x", c.step.chain_x.step_size, "x-chain: step s_x, drift s_x^2 / 2");
-    visit("noise-x", c.step.chain_x.noise_std, "x-chain: noise n_x; the chain's temperature is (n_x / s_x)^2");
-    visit("steps-z", c.step.chain_z.steps, "z-chain (Eq. 6): steps k_z");
-    visit("step-size-z", c.step.chain_z.step_size, "z-chain: step s_z");
-    visit("noise-z", c.step.chain_z.noise_std, "z-chain: noise n_z");
-    visit("sigma", c.step.sigma, "standard deviation of p(x|z); the release's 0.3 is 0.3 / sqrt(2) = 0.2121 here");
-    visit("resample", c.step.resample, "a second x-chain, from the updated generator, for the EBM's update (release)");
+    visit("latent", c.model.latent, "dimension d of the latent z");
+}
+
+template <class ConfigType, class Visit>
+void for_each_step_setting(ConfigType& c, Visit& visit) {
+    visit("steps-x", c.step.chain_x.steps, "x-chain (Eq. 3): number of steps k_x");
+    visit("step-size-x", c.step.chain_x.step_size, "x-chain: step size s_x; the gradient is scaled by s_x^2 / 2");
+    visit("noise-x", c.step.chain_x.noise_std,
+          "x-chain: standard deviation n_x of the noise; the temperature is (n_x / s_x)^2");
+    visit("steps-z", c.step.chain_z.steps, "z-chain (Eq. 6): number of steps k_z");
+    visit("step-size-z", c.step.chain_z.step_size, "z-chain: step size s_z");
+    visit("noise-z", c.step.chain_z.noise_std, "z-chain: standard deviation n_z of the noise");
+    visit("sigma", c.step.sigma,
+          "standard deviation of p(x|z); the authors' sig of 0.3 is 0.3 / sqrt(2) = 0.2121 here");
+    visit("resample", c.step.resample,
+          "run a second x-chain, from the updated generator, for the EBM's update, as the authors' code does");
     visit("lambda-data", c.step.lambda_data, "weight of the data term in the generator's loss (Eq. 10)");
-    visit("lambda-ebm", c.step.lambda_ebm, "weight of the EBM's revision in the generator's loss (Eq. 10)");
-    visit("lambda-prior", c.step.lambda_generated, "weight of the generated pairs in the encoder's loss (Eq. 15)");
-    visit("start-x", c.step.start_x, "where the x-chain starts: generator, or noise, uniform in [-1, 1]");
+    visit("lambda-ebm", c.step.lambda_ebm, "weight of the EBM-revised samples in the generator's loss (Eq. 10)");
+    visit("lambda-generated", c.step.lambda_generated, "weight of the generated pairs in the encoder's loss (Eq. 15)");
+    visit("start-x", c.step.start_x, "start of the x-chain: generator, or noise, uniform in [-1, 1]");
     visit("start-z", c.step.start_z,
-          "where the z-chain starts: encoder; noise, N(0, I); or persistent, where the same image's last one ended");
+          "start of the z-chain: encoder; noise, N(0, I); or persistent, the end of the same image's previous chain");
     visit("learn-ebm", c.step.learn_ebm, "update the EBM (Eq. 7)");
     visit("learn-generator", c.step.learn_generator, "update the generator (Eq. 10)");
     visit("learn-encoder", c.step.learn_encoder, "update the encoder (Eq. 15)");
-    visit("joint_elbo", c.step.joint_elbo,
-          "generator and encoder learn without chains, on the evidence lower bound (triangle, vae)");
+    visit("joint-elbo", c.step.joint_elbo,
+          "train generator and encoder jointly, without chains, on the evidence lower bound (triangle, vae)");
+}
+
+template <class ConfigType, class Visit>
+void for_each_optimiser_setting(ConfigType& c, Visit& visit) {
     visit("lr-generator", c.step.adam_generator.learning_rate, "Adam's learning rate, generator");
     visit("lr-ebm", c.step.adam_ebm.learning_rate, "Adam's learning rate, EBM");
     visit("lr-encoder", c.step.adam_encoder.learning_rate, "Adam's learning rate, encoder");
-    visit("decay-generator", c.step.adam_generator.weight_decay, "L2 weight decay, in the gradient, generator");
+    visit("decay-generator", c.step.adam_generator.weight_decay, "L2 weight decay, added to the gradient, generator");
     visit("decay-ebm", c.step.adam_ebm.weight_decay, "L2 weight decay, EBM");
     visit("decay-encoder", c.step.adam_encoder.weight_decay, "L2 weight decay, encoder");
     visit("lr-decay", c.lr_decay, "factor on all learning rates after each epoch");
     visit("ema", c.ema,
-          "samples come from a moving average of the generator's parameters that keeps this share an iteration; 0: "
-          "from the parameters");
-    visit("guard", c.max_energy_gap,
-          "a run whose energy gap passes this has diverged and returns to its last good checkpoint");
-    visit("return-lr-factor", c.rollback_lr_factor,
-          "factor on all learning rates after each return from a divergence; 1: as before");
-    visit("sampler-steps", c.sampler.steps, "x-chain when sampling after training: steps");
-    visit("sampler-step-size", c.sampler.step_size, "x-chain when sampling: step");
-    visit("sampler-noise", c.sampler.noise_std, "x-chain when sampling: noise");
-    visit("sampler-batch", c.sampler_batch, "images sampled together (batch norm sees them as one batch)");
-    visit("log-every", c.log_every, "iterations between lines where the output is no terminal");
-    visit("sample-every", c.eval_every, "iterations between pictures and sliced Wasserstein distances");
-    visit("checkpoint-every", c.checkpoint_every, "iterations between checkpoints");
-    visit("keep", c.keep_checkpoints, "checkpoints kept, the newest ones");
+          "decay of the moving average (EMA) of the generator's parameters that samples are drawn with; 0: no EMA");
+    visit("max-energy-gap", c.max_energy_gap,
+          "energy gap above which a run has diverged and rolls back to its last checkpoint");
+    visit("rollback-lr-factor", c.rollback_lr_factor, "factor on all learning rates at each rollback; 1: unchanged");
 }
+
+template <class ConfigType, class Visit>
+void for_each_output_setting(ConfigType& c, Visit& visit) {
+    visit("sampler-steps", c.sampler.steps, "x-chain when sampling after training: number of steps");
+    visit("sampler-step-size", c.sampler.step_size, "x-chain when sampling: step size");
+    visit("sampler-noise", c.sampler.noise_std, "x-chain when sampling: standard deviation of the noise");
+    visit("sampler-batch", c.sampler_batch, "batch size when sampling; batch norm sees these images together");
+    visit("log-every", c.log_every, "iterations between progress lines when stdout is not a terminal");
+    visit("eval-every", c.eval_every, "iterations between evaluations: pictures and sliced Wasserstein distances");
+    visit("checkpoint-every", c.checkpoint_every, "iterations between checkpoints");
+    visit("keep-checkpoints", c.keep_checkpoints, "number of most recent checkpoints to keep");
+}
+
+template <class ConfigType, class Visit>
+void for_each_setting(ConfigType& c, Visit visit) {
+    for_each_run_setting(c, visit);
+    for_each_model_setting(c, visit);
+    for_each_step_setting(c, visit);
+    for_each_optimiser_setting(c, visit);
+    for_each_output_setting(c, visit);
+}
+
+// ---- names --------------------------------------------------------------------------------------
+
+// Settings that have been renamed. The former names remain valid as flags, in config.txt, in the metadata of
+// checkpoints and in --set; they are never written, and no help text lists them.
+struct FormerName {
+    const char *former, *current;
+};
+inline constexpr FormerName former_names[] = {
+    {"lambda-prior", "lambda-generated"},       {"amortised", "joint-elbo"},    {"guard", "max-energy-gap"},
+    {"return-lr-factor", "rollback-lr-factor"}, {"sample-every", "eval-every"}, {"keep", "keep-checkpoints"},
+};
+
+// The current name of a former one; any other name as it is.
+std::string current_name(const std::string& name);
+
+// A word of train's command line with its flag's current name: --guard=9, --no-amortised and so on.
+std::string with_current_flag(const std::string& word);
+
+// ---- values -------------------------------------------------------------------------------------
 
 // The named preset. Fails, listing them, for any other name.
 Config preset_config(const std::string& name);
 
-// Sets one setting from its text. Fails for an unknown name or a text that is no such value.
+// Sets one setting, by its current or former name, from its text. Fails if there is no such setting or the text does
+// not parse.
 void set_setting(Config& config, const std::string& name, const std::string& value);
 
-// name -> value, exactly readable by set_setting.
+// Name -> value, which set_setting reads back exactly.
 std::map<std::string, std::string> config_to_map(const Config& config);
 
-// "name = value" a line, with each setting's help in a comment: can be given back as --config.
+// The text of config.txt: a line "name = value" for each setting, with its help in a comment. --config reads it.
 std::string config_to_text(const Config& config);
 
-// The settings in such a file, in its order. Fails, naming file and line, where a line is neither `name = value` nor a
-// # comment.
+// The settings in such a file, in its order, by their current names. Fails, naming the file and the line, if a line is
+// neither `name = value` nor a # comment, or sets a setting again.
 std::vector<std::pair<std::string, std::string>> read_config(const std::string& path);
 
-// A line for those who look at such a run, where it leaves networks untrained; empty where it does not.
+// A note for readers of a run's results if the method leaves networks untrained; else empty.
 std::string untrained_note(const Config& config);
 
-// Fails, naming the flag, for values that make no sense.
+// Fails, naming the flag, if a value makes no sense.
 void check_config(const Config& config);
 
 }  // namespace dualmcmc

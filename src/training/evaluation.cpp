@@ -1,4 +1,4 @@
-// Samples and reconstructions, as pictures in host memory.
+// Samples and reconstructions, as 8-bit images in host memory.
 #include "training/evaluation.h"
 
 #include <numeric>
@@ -21,7 +21,7 @@ void ScopedStateRestore::use_averages() {
 }
 
 ScopedStateRestore::~ScopedStateRestore() {
-    for (const auto& [in_use, copy] : saved_) in_use.copy_from(copy);
+    for (const auto& [tensor, copy] : saved_) tensor.copy_from(copy);
 }
 
 std::string BatchNormMode::text(int64_t batch) const {
@@ -32,12 +32,12 @@ std::string BatchNormMode::text(int64_t batch) const {
 
 namespace {
 
-// Means and variances of several batches together (Chan's formula).
-struct Pooled {
+// Means and variances per channel over several batches, updated by Chan's formula (Chan, Golub and LeVeque 1979).
+struct PooledStatistics {
     double count = 0;
     std::vector<double> mean, squares;  // squares: Σ (x - mean)²
 
-    // A batch of `more` numbers with this mean and unbiased variance.
+    // Adds a batch of `more` values per channel, with this mean and unbiased variance.
     void add(const std::vector<float>& batch_mean, const std::vector<float>& batch_var, double more) {
         mean.resize(batch_mean.size());
         squares.resize(batch_mean.size());
@@ -50,15 +50,14 @@ struct Pooled {
     }
 };
 
-// Sets the running statistics to those of all pixels of all batches together; variances are the unbiased ones, as
-// PyTorch's are.
+// Sets the running statistics to those of all pixels of all batches; variances are unbiased, as PyTorch's are.
 void recalibrate(Models& models, int64_t batches, int64_t batch, uint64_t seed) {
     const auto norms = models.generator.norms();
-    std::vector<Pooled> pooled(norms.size());
-    for (const auto& [norm, side] : norms) norm->momentum = 1;  // each pass leaves its own statistics behind
+    std::vector<PooledStatistics> pooled(norms.size());
+    for (const auto& [norm, side] : norms) norm->momentum = 1;  // running statistics = the last batch's
     for (int64_t b = 0; b < batches; ++b) {
-        const RandomKey key =
-            random_key(seed, RngPurpose::sample_prior, uint64_t{1} << 55 | uint64_t(b));  // beyond those of any sample
+        // Steps beyond those of any sample.
+        const RandomKey key = random_key(seed, RngPurpose::sample_prior, uint64_t{1} << 55 | uint64_t(b));
         NoGrad no_grad;
         models.generator(Var(Tensor::normal({batch, models.settings.latent}, key)));
         for (size_t i = 0; i < norms.size(); ++i) {
@@ -78,21 +77,21 @@ void recalibrate(Models& models, int64_t batches, int64_t batch, uint64_t seed) 
 
 }  // namespace
 
-void set_batch_norm(Models& models, const BatchNormMode& policy, int64_t batch, uint64_t seed) {
-    if (policy.name != "batch" && policy.name != "running" && policy.name != "recalibrated")
-        fail("--batch-norm ", policy.name, ": unknown; give batch, running or recalibrated");
-    if (policy.batches < 1) fail("--batch-norm-batches ", policy.batches, ": must be at least 1");
+void set_batch_norm(Models& models, const BatchNormMode& mode, int64_t batch, uint64_t seed) {
+    if (mode.name != "batch" && mode.name != "running" && mode.name != "recalibrated")
+        fail("--batch-norm ", mode.name, ": unknown; give batch, running or recalibrated");
+    if (mode.batches < 1) fail("--batch-norm-batches ", mode.batches, ": must be at least 1");
     for (const auto& [norm, side] : models.generator.norms()) norm->use_running_stats = false;
-    if (policy.name == "recalibrated") recalibrate(models, policy.batches, batch, seed);
-    for (const auto& [norm, side] : models.generator.norms()) norm->use_running_stats = policy.name != "batch";
+    if (mode.name == "recalibrated") recalibrate(models, mode.batches, batch, seed);
+    for (const auto& [norm, side] : models.generator.norms()) norm->use_running_stats = mode.name != "batch";
 }
 
 ImageSet pictures(const Tensor& x) { return from_floats(x.to_host().data(), x.dim(0), x.dim(1)); }
 
 Samples draw_batch(Models& models, int64_t index, int64_t batch, const std::string& start, const ChainSettings& chain,
                    uint64_t seed, bool revise) {
-    const ScopedStateRestore keep(
-        models);  // each batch finds the spectral norms as they were, and so depends on no other
+    // Each batch starts from the same spectral norms, and so depends on no other.
+    const ScopedStateRestore restore(models);
     const uint64_t step = uint64_t(index) << 16;
     Tensor x;
     if (start == "noise") {

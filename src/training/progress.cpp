@@ -1,4 +1,4 @@
-// See progress.h.
+// Signal handlers and text.
 #include "training/progress.h"
 
 #include <algorithm>

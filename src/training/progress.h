@@ -1,4 +1,4 @@
-// What long commands share: Ctrl-C that only raises a flag, and times for people.
+// For long commands: Ctrl-C that only sets a flag, and readable durations.
 #pragma once
 #include <signal.h>
 
@@ -6,7 +6,7 @@
 
 namespace dualmcmc {
 
-// While one lives, SIGINT and SIGTERM only raise a flag; a second Ctrl-C ends the program at once.
+// In its scope SIGINT and SIGTERM only set a flag. The same signal again ends the program at once.
 class SignalGuard {
 public:
     SignalGuard();

@@ -1,4 +1,4 @@
-// The loop round dual_mcmc_step.
+// The training loop around dual_mcmc_step.
 #include "training/train.h"
 
 #include <unistd.h>
@@ -7,7 +7,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <filesystem>
 #include <fstream>
 #include <numeric>
 
@@ -19,47 +18,24 @@
 
 namespace dualmcmc {
 
-namespace fs = std::filesystem;
-
 namespace {
 
-constexpr int64_t max_rollbacks =
-    5;  // divergences in a row, without a new checkpoint between them, before a run gives up
-constexpr int64_t distance_images =
-    512;  // images on each side of a sliced Wasserstein distance; fewer for batches below 32, see evaluate()
-constexpr int64_t picture_images = 64;  // in each panel of a grid
-constexpr uint64_t first_latents =
-    uint64_t(1) << 55;  // the random numbers of persistent chains' first starts; iterations count from 0
+constexpr int64_t max_rollbacks = 5;      // without a new checkpoint between them, before a run gives up
+constexpr int64_t distance_images = 512;  // images on each side of a sliced Wasserstein distance; see evaluate()
+constexpr int64_t picture_images = 64;    // in each panel of a grid
+// RNG step of the initial states of persistent chains, beyond that of any iteration.
+constexpr uint64_t initial_states_step = uint64_t(1) << 55;
 
-std::string numbered(const std::string& folder, int64_t iteration, const std::string& ending) {
-    char name[64];
-    std::snprintf(name, sizeof name, "iteration-%06lld", static_cast<long long>(iteration));
-    return folder + "/" + name + ending;
-}
-
-std::vector<std::string> checkpoints_in(const std::string& out) {
-    std::vector<std::string> found;
-    std::error_code error;
-    for (const auto& entry : fs::directory_iterator(out + "/checkpoints", error)) {
-        const std::string name = entry.path().filename().string();
-        if (name.starts_with("iteration-") && name.ends_with(".safetensors")) found.push_back(entry.path().string());
-    }
-    std::sort(found.begin(), found.end(), [](const std::string& a, const std::string& b) {
-        return a.size() != b.size() ? a.size() < b.size() : a < b;
-    });
-    return found;
-}
-
-// What one iteration reports, as numbers; what its method does not have is absent.
+// The values of one iteration; those that its method does not compute are absent.
 struct Metrics {
     std::optional<double> mse, energy_data, energy_model, gap, loss_revise, nll_posterior, nll_generated;
     StepTimings seconds;
-    double wall = 0;
-    // A loss that is not a number, or an energy gap beyond the guard [release].
-    bool good(double guard) const {
+    double wall_seconds = 0;
+    // The authors' test for divergence: a loss that is not finite, or a large energy gap [authors].
+    bool diverged(double max_energy_gap) const {
         for (const auto& value : {mse, energy_data, energy_model, loss_revise, nll_posterior, nll_generated})
-            if (value && !std::isfinite(*value)) return false;
-        return !gap || std::abs(*gap) <= guard;
+            if (value && !std::isfinite(*value)) return true;
+        return gap && !(std::abs(*gap) <= max_energy_gap);
     }
 };
 
@@ -80,17 +56,19 @@ Metrics read_metrics(const StepResult& r, const Shape& images) {
     return m;
 }
 
-// metrics.csv: one row an iteration; the distances only where they were measured.
+// metrics.csv: a row for each iteration; the distances are empty except at evaluations.
 class MetricsFile {
 public:
+    // Names that programs may already read stay as they are: nll_prior is StepResult::nll_generated.
     static constexpr const char* header =
-        "iteration,epoch,mse,energy_data,energy_model,energy_gap,loss_revise,nll_posterior,nll_prior,seconds,seconds_"
-        "chain_x,"
-        "seconds_chain_z,seconds_generator,seconds_encoder,seconds_ebm,swd_generator,swd_revised";
+        "iteration,epoch,mse,energy_data,energy_model,energy_gap,loss_revise,nll_posterior,nll_prior,"
+        "seconds,seconds_chain_x,seconds_chain_z,seconds_generator,seconds_encoder,seconds_ebm,"
+        "swd_generator,swd_revised";
 
-    // Keeps the rows up to `iteration` of a file that is there, so that a resumed run has each row once.
+    // Continues an existing file after the row of `iteration`.
     MetricsFile(const std::string& path, int64_t iteration) : path_(path) { rewind(iteration); }
 
+    // Drops the rows after `iteration`.
     void rewind(int64_t iteration) {
         std::string kept = text(header, "\n");
         std::ifstream before(path_);
@@ -110,26 +88,26 @@ public:
             if (value) out << *value;
             out << ',';
         }
-        out << m.wall << ',' << m.seconds.chain_x << ',' << m.seconds.chain_z << ',' << m.seconds.generator << ','
-            << m.seconds.encoder << ',' << m.seconds.ebm << ',' << distances << '\n';
+        out << m.wall_seconds << ',' << m.seconds.chain_x << ',' << m.seconds.chain_z << ',' << m.seconds.generator
+            << ',' << m.seconds.encoder << ',' << m.seconds.ebm << ',' << distances << '\n';
         out.flush();
-        if (!out) fail(path_, ": cannot be written; is the disk full? Free some space and go on with --resume");
+        if (!out) fail(path_, ": cannot be written; is the disk full? Free some space and continue with --resume");
     }
 
 private:
     std::string path_;
 };
 
-// One line that is drawn anew on a terminal, or a line now and then elsewhere.
+// One line that is redrawn on a terminal; elsewhere a line every so many iterations.
 class Progress {
 public:
-    // `temperature`: of the x-chain, on whose scale the energies are.
+    // `temperature` of the x-chain: the scale of the energies.
     Progress(int64_t total, int64_t every, double minutes, double temperature)
         : terminal_(isatty(STDOUT_FILENO)), total_(total), every_(every),
           seconds_left_(minutes > 0 ? 60 * minutes : INFINITY), temperature_(temperature) {}
 
     void show(int64_t iteration, int64_t epoch, const Metrics& m) {
-        average_ = average_ == 0 ? m.wall : 0.9 * average_ + 0.1 * m.wall;
+        average_ = average_ == 0 ? m.wall_seconds : 0.9 * average_ + 0.1 * m.wall_seconds;
         const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count();
         const double left = std::min(average_ * double(total_ - iteration), seconds_left_ - seconds);
         if (!terminal_ && iteration % every_ != 0 && iteration != total_) return;
@@ -147,8 +125,8 @@ public:
         open_ = terminal_;
     }
 
-    // A line that stays.
-    void say(const std::string& line) {
+    // A line of its own, which is not redrawn.
+    void print_line(const std::string& line) {
         std::printf("%s%s\n", open_ ? "\n" : "", line.c_str());
         std::fflush(stdout);
         open_ = false;
@@ -164,19 +142,23 @@ private:
 class Run {
 public:
     Run(const Config& config, const std::optional<LoadedCheckpoint>& resume, const TrainingHooks& hooks);
-    bool go();
+    // False if the user interrupted it.
+    bool train();
 
 private:
+    // Iterations count from 0 in train_iteration, batch and batch_indices; elsewhere an iteration is the number done.
+    Metrics train_iteration(int64_t iteration);
     Tensor batch(int64_t iteration);
-    std::vector<int64_t> indices(int64_t iteration) const;
+    void shuffle(int64_t epoch);
+    std::vector<int64_t> batch_indices(int64_t iteration) const;
     Tensor gather_chain_states(const std::vector<int64_t>& images) const;
     void scatter_chain_states(const std::vector<int64_t>& images, const Tensor& z);
     StepSettings settings_at(int64_t epoch) const;
     bool parameters_finite();
     std::string evaluate(int64_t iteration);
-    void checkpoint(int64_t iteration);
+    void write_checkpoint(int64_t iteration);
     int64_t roll_back(int64_t iteration, const Metrics& metrics);
-    // Noise of a run that has returned n times: another Philox key.
+    // Each rollback changes the Philox key, so that the run sees fresh noise.
     uint64_t noise_seed() const { return uint64_t(config_.seed) + uint64_t(rollbacks_) * 0x9E3779B97F4A7C15u; }
 
     Config config_;
@@ -185,35 +167,35 @@ private:
     Models models_;
     int64_t batches_per_epoch_, total_, start_ = 0;
     int64_t rollbacks_ = 0, rollbacks_in_a_row_ = 0, last_checkpoint_ = -1;
-    std::vector<int64_t> order_;
+    std::vector<int64_t> order_;  // of the images in the epoch order_epoch_
     int64_t order_epoch_ = -1;
-    ChainStates latents_;  // of persistent z-chains
+    ChainStates chain_states_;
     std::optional<FolderLock> lock_;
     std::optional<MetricsFile> metrics_;
     Progress progress_;
 };
 
-int64_t batches(const Config& config, const Dataset& data) {
+int64_t count_batches(const Config& config, const Dataset& data) {
     if (config.batch > data.train.count)
         fail("--batch ", config.batch, ": larger than the data set of ", data.train.count, " images (", data.train.name,
              ")");
-    return data.train.count / config.batch;  // the last partial batch is dropped [release]
+    return data.train.count / config.batch;  // the last partial batch is dropped [authors]
 }
 
 Run::Run(const Config& config, const std::optional<LoadedCheckpoint>& resume, const TrainingHooks& hooks)
     : config_(config), hooks_(hooks),
       data_(load_dataset(config.data, config.model.image_size(), uint64_t(config.seed))),
-      models_(config.model, uint64_t(config.seed)), batches_per_epoch_(batches(config, data_)),
+      models_(config.model, uint64_t(config.seed)), batches_per_epoch_(count_batches(config, data_)),
       total_(config.iterations > 0 ? config.iterations : config.epochs * batches_per_epoch_),
       progress_(total_, config.log_every, config.minutes, double(config.step.chain_x.temperature())) {
-    const Shape latents{data_.train.count, config.model.latent};
+    const Shape states{data_.train.count, config.model.latent};
     const bool persistent = config.step.start_z == "persistent";
     if (persistent)
-        latents_ =
-            Tensor::normal(latents, random_key(uint64_t(config.seed), RngPurpose::prior, first_latents)).to_host();
+        chain_states_ =
+            Tensor::normal(states, random_key(uint64_t(config.seed), RngPurpose::prior, initial_states_step)).to_host();
     if (resume) {
         load_checkpoint(resume->file, resume->path, models_, true);
-        if (persistent) latents_ = load_chain_states(resume->file, resume->path, latents[0], latents[1]);
+        if (persistent) chain_states_ = load_chain_states(resume->file, resume->path, states[0], states[1]);
         start_ = last_checkpoint_ = resume->iteration;
         rollbacks_ = resume->rollbacks;
     }
@@ -225,42 +207,46 @@ Run::Run(const Config& config, const std::optional<LoadedCheckpoint>& resume, co
     metrics_.emplace(config_.out + "/metrics.csv", start_);
 }
 
-// The images of one iteration: each epoch goes through a permutation of its own, drawn from (seed, epoch).
+// ---- data ---------------------------------------------------------------------------------------
+
+// Each epoch visits the images in a permutation of its own, drawn from (seed, epoch).
+void Run::shuffle(int64_t epoch) {
+    const int64_t count = data_.train.count;
+    const RandomKey key = random_key(uint64_t(config_.seed), RngPurpose::shuffle, uint64_t(epoch));
+    const std::vector<float> sort_keys = Tensor::uniform({count}, key, 0, 1).to_host();
+    order_.resize(size_t(count));
+    std::iota(order_.begin(), order_.end(), 0);
+    std::stable_sort(order_.begin(), order_.end(),
+                     [&](int64_t a, int64_t b) { return sort_keys[size_t(a)] < sort_keys[size_t(b)]; });
+    order_epoch_ = epoch;
+}
+
+// The images of an iteration, (B,S,S,3).
 Tensor Run::batch(int64_t iteration) {
-    const int64_t epoch = iteration / batches_per_epoch_, count = data_.train.count;
-    const uint64_t seed = uint64_t(config_.seed);
-    if (epoch != order_epoch_) {
-        const auto keys =
-            Tensor::uniform({count}, random_key(seed, RngPurpose::shuffle, uint64_t(epoch)), 0, 1).to_host();
-        order_.resize(size_t(count));
-        std::iota(order_.begin(), order_.end(), 0);
-        std::stable_sort(order_.begin(), order_.end(),
-                         [&](int64_t a, int64_t b) { return keys[size_t(a)] < keys[size_t(b)]; });
-        order_epoch_ = epoch;
-    }
+    if (const int64_t epoch = iteration / batches_per_epoch_; epoch != order_epoch_) shuffle(epoch);
     std::vector<bool> flip;
-    if (config_.flip)
-        for (const float u :
-             Tensor::uniform({config_.batch}, random_key(seed, RngPurpose::flip, uint64_t(iteration)), 0, 1).to_host())
-            flip.push_back(u > 0.5f);
+    if (config_.flip) {
+        const RandomKey key = random_key(uint64_t(config_.seed), RngPurpose::flip, uint64_t(iteration));
+        for (const float u : Tensor::uniform({config_.batch}, key, 0, 1).to_host()) flip.push_back(u > 0.5f);
+    }
     const Shape shape{config_.batch, data_.train.size, data_.train.size, 3};
     std::vector<float> pixels(size_t(element_count(shape)));
-    gather_batch(data_.train, indices(iteration), flip, pixels.data());
+    gather_batch(data_.train, batch_indices(iteration), flip, pixels.data());
     return Tensor::from_host(shape, pixels);
 }
 
-// Which images these are.
-std::vector<int64_t> Run::indices(int64_t iteration) const {
+// Their indices in the training set.
+std::vector<int64_t> Run::batch_indices(int64_t iteration) const {
     const auto first = order_.begin() + iteration % batches_per_epoch_ * config_.batch;
     return {first, first + config_.batch};
 }
 
-// Where the z-chains of these images ended last time (ABP's persistent chains, Han et al. 2017): (B, d).
+// The states of these images' persistent chains (ABP, Han et al. 2017): (B, d).
 Tensor Run::gather_chain_states(const std::vector<int64_t>& images) const {
     const int64_t d = config_.model.latent;
     std::vector<float> values;
     for (const int64_t i : images)
-        values.insert(values.end(), latents_.begin() + i * d, latents_.begin() + (i + 1) * d);
+        values.insert(values.end(), chain_states_.begin() + i * d, chain_states_.begin() + (i + 1) * d);
     return Tensor::from_host({int64_t(images.size()), d}, values);
 }
 
@@ -268,15 +254,36 @@ void Run::scatter_chain_states(const std::vector<int64_t>& images, const Tensor&
     const int64_t d = config_.model.latent;
     const std::vector<float> values = z.to_host();
     for (size_t row = 0; row < images.size(); ++row)
-        std::copy_n(values.begin() + int64_t(row) * d, d, latents_.begin() + images[row] * d);
+        std::copy_n(values.begin() + int64_t(row) * d, d, chain_states_.begin() + images[row] * d);
 }
+
+// ---- an iteration -------------------------------------------------------------------------------
 
 StepSettings Run::settings_at(int64_t epoch) const {
     StepSettings s = config_.step;
-    const float decay =
+    const float factor =
         float(std::pow(config_.lr_decay, double(epoch)) * std::pow(config_.rollback_lr_factor, double(rollbacks_)));
-    for (AdamSettings* adam : {&s.adam_generator, &s.adam_ebm, &s.adam_encoder}) adam->learning_rate *= decay;
+    for (AdamSettings* adam : {&s.adam_generator, &s.adam_ebm, &s.adam_encoder}) adam->learning_rate *= factor;
     return s;
+}
+
+Metrics Run::train_iteration(int64_t iteration) {
+    const auto start = std::chrono::steady_clock::now();
+    const Tensor x = batch(iteration);
+    StepNoise noise = philox_noise(noise_seed(), uint64_t(iteration), x.shape(), config_.model.latent);
+    if (!chain_states_.empty()) noise.start_z = gather_chain_states(batch_indices(iteration));
+    const StepSettings settings = settings_at(iteration / batches_per_epoch_);
+    const StepResult result = dual_mcmc_step(models_, x, noise, settings, iteration + 1);
+    if (!chain_states_.empty() && result.z_revised.defined())
+        scatter_chain_states(batch_indices(iteration), result.z_revised);
+    Metrics metrics = read_metrics(result, x.shape());  // waits for a GPU
+    metrics.wall_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    // EMA warm-up: a lower decay at first, so that early parameters fade quickly.
+    if (config_.ema > 0) {
+        const double done = double(iteration + 1);
+        update_ema(models_.generator.state, std::min(config_.ema, done / (done + 9)));
+    }
+    return metrics;
 }
 
 bool Run::parameters_finite() {
@@ -287,12 +294,13 @@ bool Run::parameters_finite() {
     return true;
 }
 
-// Pictures, and the sliced Wasserstein distances to held-out data (as two cells of metrics.csv).
+// ---- evaluations, checkpoints, rollbacks --------------------------------------------------------
+
+// Writes pictures; returns the sliced Wasserstein distances to held-out images as two cells of metrics.csv.
 std::string Run::evaluate(int64_t iteration) {
-    ScopedStateRestore keep(models_);
-    keep.use_averages();
-    // A small batch is a sign of networks that are large for the machine: a look should cost no more than a few
-    // iterations.
+    ScopedStateRestore restore(models_);
+    restore.use_averages();
+    // A small batch suggests networks large for the machine: keep evaluation at a few iterations' cost.
     const int64_t batch = config_.batch,
                   count = std::min({distance_images, std::max(batch, batch * batch / 2), data_.held_out.count});
     const uint64_t seed = uint64_t(config_.seed);
@@ -302,11 +310,10 @@ std::string Run::evaluate(int64_t iteration) {
     const int64_t shown = std::min(picture_images, count), columns = 8, scale = 64 / data_.train.size;
     const ImageSet data = first_images(real, shown), generator = first_images(samples.generated, shown),
                    ebm = first_images(samples.revised, shown);
-    write_grid(numbered(config_.out + "/samples", iteration, "-samples.png"), {&data, &generator, &ebm}, columns,
-               scale);
+    const std::string stem = config_.out + "/samples/" + iteration_name(iteration);
+    write_grid(stem + "-samples.png", {&data, &generator, &ebm}, columns, scale);
     const Reconstructions r = reconstruct(models_, data, config_.step, seed);
-    write_grid(numbered(config_.out + "/samples", iteration, "-reconstructions.png"), {&r.data, &r.encoder, &r.revised},
-               columns, scale);
+    write_grid(stem + "-reconstructions.png", {&r.data, &r.encoder, &r.revised}, columns, scale);
 
     if (!hooks_.sliced_wasserstein) return ",";
     const double generated = hooks_.sliced_wasserstein(samples.generated, real, seed),
@@ -316,142 +323,94 @@ std::string Run::evaluate(int64_t iteration) {
         line, sizeof line,
         "iteration %lld: sliced Wasserstein distance (x 1e3, %lld held-out images): generator %.1f, EBM-revised %.1f",
         static_cast<long long>(iteration), static_cast<long long>(count), generated, revised);
-    progress_.say(line);
+    progress_.print_line(line);
     return text(generated, ",", revised);
 }
 
-void Run::checkpoint(int64_t iteration) {
-    std::map<std::string, std::string> metadata = config_to_map(config_);
-    metadata["iteration"] = std::to_string(iteration);
-    metadata["returns"] = std::to_string(rollbacks_);
-    save_checkpoint(numbered(config_.out + "/checkpoints", iteration, ".safetensors"), models_, metadata, latents_);
+void Run::write_checkpoint(int64_t iteration) {
+    save_checkpoint(checkpoint_path(config_.out, iteration), models_, config_, iteration, rollbacks_, chain_states_);
     last_checkpoint_ = iteration;
-    std::vector<std::string> all = checkpoints_in(config_.out);
-    for (size_t i = 0; i + size_t(config_.keep_checkpoints) < all.size(); ++i) fs::remove(all[i]);
+    remove_old_checkpoints(config_.out, config_.keep_checkpoints);
     if (hooks_.after_checkpoint) hooks_.after_checkpoint(config_.out);
 }
 
-// From a divergence to the last good checkpoint and a fresh noise stream. Returns the iteration to go on from.
+// Restores the last checkpoint after a divergence, and switches to fresh noise. Returns the checkpoint's iteration.
 int64_t Run::roll_back(int64_t iteration, const Metrics& m) {
-    const std::string reason =
-        text("iteration ", iteration, ": diverged (energy gap ", m.gap.value_or(0), " at temperature ",
-             config_.step.chain_x.temperature(), ", mse ", m.mse.value_or(0), ", guard ", config_.max_energy_gap, ")");
+    const std::string reason = text("iteration ", iteration, ": diverged (energy gap ", m.gap.value_or(0),
+                                    " at temperature ", config_.step.chain_x.temperature(), ", mse ", m.mse.value_or(0),
+                                    ", --max-energy-gap ", config_.max_energy_gap, ")");
     if (++rollbacks_in_a_row_ > max_rollbacks)
         throw Diverged(
             text(reason, " for the ", rollbacks_in_a_row_,
                  "th time since the last good checkpoint; lower the learning rates or --step-size-x, then --resume"));
-    const std::string path = numbered(config_.out + "/checkpoints", last_checkpoint_, ".safetensors");
+    const std::string path = checkpoint_path(config_.out, last_checkpoint_);
     const LoadedCheckpoint good = read_checkpoint(path);
     load_checkpoint(good.file, path, models_, true);
-    if (!latents_.empty()) latents_ = load_chain_states(good.file, path, data_.train.count, config_.model.latent);
+    if (!chain_states_.empty())
+        chain_states_ = load_chain_states(good.file, path, data_.train.count, config_.model.latent);
     ++rollbacks_;
     metrics_->rewind(last_checkpoint_);
     const double factor = std::pow(config_.rollback_lr_factor, double(rollbacks_));
-    progress_.say(text(reason, "; back to ", path, " with fresh noise",
-                       factor < 1 ? text(" and ", factor, " of the learning rates") : "", " (return ",
-                       rollbacks_in_a_row_, " of ", max_rollbacks, ")"));
+    progress_.print_line(text(reason, "; back to ", path, " with fresh noise",
+                              factor < 1 ? text(" and ", factor, " of the learning rates") : "", " (rollback ",
+                              rollbacks_in_a_row_, " of ", max_rollbacks, ")"));
     return last_checkpoint_;
 }
 
-bool Run::go() {
+// ---- the loop -----------------------------------------------------------------------------------
+
+bool Run::train() {
     const SignalGuard signals;
-    const auto began = std::chrono::steady_clock::now();
-    auto minutes = [began] {
-        return std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() / 60;
+    const auto start = std::chrono::steady_clock::now();
+    auto minutes = [start] {
+        return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / 60;
     };
     if (start_ >= total_) {
-        progress_.say(text("nothing to do: the checkpoint is at iteration ", start_, " of ", total_,
-                           "; give a larger --iterations"));
+        progress_.print_line(text("nothing to do: the checkpoint is at iteration ", start_, " of ", total_,
+                                  "; give a larger --iterations"));
         return true;
     }
-    if (start_ == 0) {
+    if (start_ == 0) {  // the untrained networks, for comparison and for a rollback
         evaluate(0);
-        checkpoint(0);
+        write_checkpoint(0);
     }
-    for (int64_t iteration = start_; iteration < total_;) {
-        const auto before = std::chrono::steady_clock::now();
+    bool last = false;
+    for (int64_t iteration = start_; !last;) {
         const int64_t epoch = iteration / batches_per_epoch_;
-        const Tensor x = batch(iteration);
-        StepNoise noise = philox_noise(noise_seed(), uint64_t(iteration), x.shape(), config_.model.latent);
-        if (!latents_.empty()) noise.start_z = gather_chain_states(indices(iteration));
-        const StepResult result = dual_mcmc_step(models_, x, noise, settings_at(epoch), iteration + 1);
-        if (!latents_.empty() && result.z_revised.defined()) scatter_chain_states(indices(iteration), result.z_revised);
-        Metrics metrics = read_metrics(result, x.shape());  // a GPU is done only now
-        metrics.wall = std::chrono::duration<double>(std::chrono::steady_clock::now() - before).count();
+        const Metrics metrics = train_iteration(iteration);
         ++iteration;
-        // A young average forgets faster, so that it is not held back by the first iterations.
-        if (config_.ema > 0)
-            update_ema(models_.generator.state, std::min(config_.ema, double(iteration) / double(iteration + 9)));
-
-        const bool timed_out = config_.minutes > 0 && minutes() >= config_.minutes;
-        const bool last = iteration == total_ || timed_out;
-        // Asked once: a signal that comes later stops the next iteration, which is then saved.
-        const bool stopping = signals.interrupted() && !last;
-        const bool due = last || stopping || iteration % config_.checkpoint_every == 0;
-        if (!metrics.good(config_.max_energy_gap) || (due && !parameters_finite())) {
+        last = iteration == total_ || (config_.minutes > 0 && minutes() >= config_.minutes);
+        // Read once: a later signal stops the next iteration, after which a checkpoint is then due.
+        const bool interrupted = signals.interrupted() && !last;
+        const bool checkpoint_due = last || interrupted || iteration % config_.checkpoint_every == 0;
+        if (metrics.diverged(config_.max_energy_gap) || (checkpoint_due && !parameters_finite())) {
             iteration = roll_back(iteration, metrics);
-            if (stopping) {
-                progress_.say(text("interrupted; go on with: dualmcmc train --resume --out ", config_.out));
-                return false;
+            last = false;
+        } else {
+            progress_.show(iteration, epoch, metrics);
+            const bool evaluation_due = last || iteration % config_.eval_every == 0;
+            metrics_->row(iteration, epoch, metrics, evaluation_due ? evaluate(iteration) : ",");
+            if (checkpoint_due) {
+                write_checkpoint(iteration);
+                rollbacks_in_a_row_ = 0;
             }
-            continue;
         }
-        progress_.show(iteration, epoch, metrics);
-        const bool evaluating = iteration % config_.eval_every == 0 || last;
-        metrics_->row(iteration, epoch, metrics, evaluating ? evaluate(iteration) : ",");
-        if (due) {
-            checkpoint(iteration);
-            rollbacks_in_a_row_ = 0;
-        }
-        if (stopping) {
-            progress_.say(text("interrupted; go on with: dualmcmc train --resume --out ", config_.out));
+        if (interrupted) {
+            progress_.print_line(text("interrupted; continue with: dualmcmc train --resume --out ", config_.out));
             return false;
         }
-        if (last) break;
     }
-    progress_.say(text("done: pictures in ", config_.out, "/samples, the networks in ",
-                       numbered(config_.out + "/checkpoints", last_checkpoint_, ".safetensors")));
+    progress_.print_line(text("done: pictures in ", config_.out, "/samples, the networks in ",
+                              checkpoint_path(config_.out, last_checkpoint_)));
     return true;
 }
 
 }  // namespace
 
-LoadedCheckpoint read_checkpoint(const std::string& path) {
-    LoadedCheckpoint out;
-    out.path = path;
-    out.file = read_safetensors(path);
-    auto& metadata = out.file.metadata;
-    if (metadata["format"] != checkpoint_format)
-        fail(path, ": no checkpoint of this program: its format is '", metadata["format"], "', not ",
-             checkpoint_format);
-    try {
-        for_each_setting(out.config, [&](const char* name, auto&, const char*) {
-            if (metadata.count(name)) set_setting(out.config, name, metadata.at(name));
-        });
-        check_config(out.config);
-    } catch (const std::exception& error) {
-        fail(path, ": in its metadata: ", error.what());
-    }
-    auto counter = [&](const char* name) -> int64_t {
-        const std::string value = metadata.count(name) ? metadata.at(name) : "0";
-        if (value.empty() || value.size() > 15 || value.find_first_not_of("0123456789") != std::string::npos)
-            fail(path, ": metadata '", name, "' is '", value, "', not a count");
-        return std::stoll(value);
-    };
-    out.iteration = counter("iteration");
-    out.rollbacks = counter("returns");
-    return out;
-}
-
-std::string newest_checkpoint(const std::string& out) {
-    const std::vector<std::string> all = checkpoints_in(out);
-    return all.empty() ? "" : all.back();
-}
-
 bool train(const Config& config, const std::optional<LoadedCheckpoint>& resume, const TrainingHooks& hooks) {
     if (!resume && !newest_checkpoint(config.out).empty())
-        fail("--out ", config.out, ": holds a run already; go on with --resume, or give another --out");
-    return Run(config, resume, hooks).go();
+        fail("--out ", config.out, ": already holds a run; continue it with --resume, or give another --out");
+    return Run(config, resume, hooks).train();
 }
 
 }  // namespace dualmcmc

@@ -1,0 +1,124 @@
+// Flags to settings to a run.
+#include "experiments/train_command.h"
+
+#include <cstdio>
+#include <iostream>
+#include <type_traits>
+
+#include "data/dataset.h"
+#include "experiments/report.h"
+#include "experiments/sliced_wasserstein.h"
+#include "training/train.h"
+
+namespace dualmcmc {
+
+TrainCommand::TrainCommand(CLI::App& app)
+    : command_(app.add_subcommand("train", "train EBM, generator and encoder; see --preset")) {
+    command_->add_option("--config", config_file_, "a config.txt with settings; flags override it");
+    command_->add_flag("--resume", resume_,
+                       "continue from the newest checkpoint in --out, with its settings; flags override them");
+    for_each_setting(flags_, [&](const char* name, auto& field, const char* help) {
+        const std::string flag = std::string("--") + name;
+        if constexpr (std::is_same_v<std::decay_t<decltype(field)>, bool>)
+            command_->add_flag(flag + ",!--no-" + name, field, text(help, field ? " (on)" : " (off)"));
+        else command_->add_option(flag, field, help)->capture_default_str();
+    });
+}
+
+// ---- settings -----------------------------------------------------------------------------------
+
+std::string TrainCommand::flag_or_line(const std::string& name, const Lines& file) const {
+    if (!given(name))
+        for (const auto& [key, value] : file)
+            if (key == name) return value;
+    return config_to_map(flags_).at(name);
+}
+
+void TrainCommand::override_by_flags(Config& config) const {
+    for (const auto& [name, value] : config_to_map(flags_))
+        if (given(name)) set_setting(config, name, value);
+}
+
+// The order of precedence is in the header.
+Config TrainCommand::settings(const Lines& file, const std::optional<LoadedCheckpoint>& resume) const {
+    const std::string preset = flag_or_line("preset", file), method = flag_or_line("method", file);
+    Config c = resume ? resume->config : preset_config(preset);
+    if (!resume) apply_method(c.step, c.method = method);
+    for (const auto& [name, value] : file) set_setting(c, name, value);
+    if (!resume && given("method")) apply_method(c.step, method);
+    override_by_flags(c);
+    c.preset = resume ? resume->config.preset : preset;
+    return c;
+}
+
+namespace {
+
+LoadedCheckpoint checkpoint_to_resume(const std::string& out) {
+    const std::string path = newest_checkpoint(out);
+    if (path.empty()) fail("--resume: there is no checkpoint in ", out, "/checkpoints; start without --resume");
+    try {
+        return read_checkpoint(path);
+    } catch (const std::exception& error) {
+        fail(error.what(), "; delete it, and --resume continues from the checkpoint before it, if there is one");
+    }
+}
+
+// A resumed run keeps its networks and its method.
+void check_resumable(const Config& config, const LoadedCheckpoint& checkpoint) {
+    const ModelSettings &a = config.model, &b = checkpoint.config.model;
+    if (a.architecture != b.architecture || a.width_generator != b.width_generator || a.width_ebm != b.width_ebm ||
+        a.width_encoder != b.width_encoder || a.latent != b.latent)
+        fail("--resume: ", checkpoint.path, " holds ", b.architecture, " networks of widths ", b.width_generator, "/",
+             b.width_ebm, "/", b.width_encoder, ", latent ", b.latent, "; leave the architecture and width flags out");
+    if (config.method != checkpoint.config.method)
+        fail("--resume: ", checkpoint.path, " is a run of --method ", checkpoint.config.method, "; leave --method out");
+}
+
+// ---- the run ------------------------------------------------------------------------------------
+
+void print_settings(const Config& c) {
+    const ModelSettings& m = c.model;
+    const ChainSettings &x = c.step.chain_x, &z = c.step.chain_z;
+    std::printf(
+        "%s from %s: widths %lld/%lld/%lld (generator/EBM/encoder), latent %lld, batch %lld; x-chain %lld steps of %g "
+        "at temperature %.3g, z-chain %lld steps of %g\n",
+        m.architecture.c_str(), c.data.c_str(), (long long)m.width_generator, (long long)m.width_ebm,
+        (long long)m.width_encoder, (long long)m.latent, (long long)c.batch, (long long)x.steps, double(x.step_size),
+        double(x.temperature()), (long long)z.steps, double(z.step_size));
+    if (const std::string note = untrained_note(c); !note.empty()) std::printf("%s\n", note.c_str());
+    std::fflush(stdout);
+}
+
+double distance(const ImageSet& images, const ImageSet& real, uint64_t seed) {
+    return sliced_wasserstein(images, real, seed).mean;
+}
+
+// A report that cannot be written must not end the run.
+void report(const std::string& folder) {
+    try {
+        write_report(folder);
+    } catch (const std::exception& error) {
+        std::cerr << "report.html was not written: " << error.what() << '\n';
+    }
+}
+
+}  // namespace
+
+int TrainCommand::run() {
+    const Lines file = config_file_.empty() ? Lines() : read_config(config_file_);
+    std::string out = flag_or_line("out", file);
+    if (out.empty()) out = "runs/" + flag_or_line("preset", file);
+    std::optional<LoadedCheckpoint> resume;
+    if (resume_) resume = checkpoint_to_resume(out);
+
+    Config config = settings(file, resume);
+    config.out = out;
+    if (resume) check_resumable(config, *resume);
+    check_config(config);
+    if (config.data.empty()) config.data = default_data(config.model.image_size());
+    std::printf("device: %s\n", select_device(config.device, int(config.threads), config.precision).c_str());
+    print_settings(config);
+    return train(config, resume, {distance, report}) ? 0 : 130;
+}
+
+}  // namespace dualmcmc

@@ -1,0 +1,46 @@
+// `dualmcmc train`: one flag for each setting, --config and --resume.
+#pragma once
+#include <CLI/CLI.hpp>
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "training/checkpoint.h"
+#include "training/config.h"
+
+namespace dualmcmc {
+
+// Where the settings of a run come from; each source overrides those above it:
+//
+//   1. the preset; with --resume the checkpoint, and no 2 and 4
+//   2. the method's switches (apply_method)
+//   3. the lines of --config
+//   4. the method's switches again if --method is a flag, so that it also overrides switches in the file
+//   5. the flags
+//
+// The names of the preset and the method, and the output folder, are needed first. They come from the flag, else from
+// the file, else from the default. (Grids of trainings, experiments/grid.h, have sources of their own.)
+class TrainCommand {
+public:
+    explicit TrainCommand(CLI::App& app);
+    bool chosen() const { return command_->parsed(); }
+    // Returns the program's exit code: 130 if the user interrupted the run.
+    int run();
+
+private:
+    using Lines = std::vector<std::pair<std::string, std::string>>;  // name, value
+
+    bool given(const std::string& name) const { return command_->count("--" + name) > 0; }
+    std::string flag_or_line(const std::string& name, const Lines& file) const;
+    Config settings(const Lines& file, const std::optional<LoadedCheckpoint>& resume) const;
+    void override_by_flags(Config& config) const;
+
+    CLI::App* command_;
+    Config flags_;  // defaults, except for the flags that are given
+    std::string config_file_;
+    bool resume_ = false;
+};
+
+}  // namespace dualmcmc
