@@ -769,8 +769,8 @@ TEST_P(Kernel, normalize_l2) {
     EXPECT_EQ(run({{0, 0, 0}}, [](auto& p) { backend().normalize_l2(p[0], 1e-12f, 3); })[0], (Values{0, 0, 0}));
 }
 
-// What the power iteration makes of (w, u), step by step, and how wrong each may be: an element of Wu or Wᵀv by at most
-// 4 unit times the sum of what was added in magnitude; what is wrong in v goes through Wᵀ as well.
+// What the power iteration makes of (w, u), step by step, and how wrong each may be: an element of Wu or Wᵀv by at
+// most 4 unit times the sum of the magnitudes added; the error of v goes through Wᵀ as well.
 struct PowerIteration {
     std::vector<double> v, u;
     double sigma = 0, wrong_v, wrong_u, wrong_sigma;
@@ -890,6 +890,79 @@ std::string name(const ConvShape& s) {
                 s.pool ? ", pooled" : "");
 }
 
+// Shapes at which some way of computing a convolution has an edge.
+const ConvShape special_shapes[] = {
+    {1, 1, 1, 1, 1, 1, 1, 0},
+    // Chunks with strides, where dgrad has several stride phases; 200 is three chunks and a rest.
+    {2, 6, 5, 130, 17, 4, 2, 1},
+    {2, 5, 6, 17, 130, 4, 2, 1},
+    {2, 5, 7, 131, 133, 3, 2, 1},
+    {3, 3, 2, 200, 36, 1, 2, 0},
+    {2, 4, 3, 36, 200, 3, 1, 1},
+    // Small images, several to a task with a rest; linear layers; kernels as large as the image.
+    {101, 1, 1, 37, 19, 1, 1, 0},
+    {17, 1, 1, 130, 67, 1, 1, 0},
+    {1, 1, 1, 130, 1, 1, 1, 0},
+    {53, 2, 2, 5, 17, 3, 1, 1},
+    {35, 3, 3, 5, 17, 3, 1, 0},
+    {7, 4, 4, 35, 3, 4, 1, 0},
+    {50, 4, 4, 17, 5, 4, 2, 1},
+    {33, 4, 4, 3, 16, 4, 2, 0},
+    {29, 2, 3, 16, 6, 3, 2, 1},
+    {19, 3, 5, 7, 6, 3, 1, 0},
+    {37, 3, 1, 6, 7, 3, 2, 1},
+    // Batches about the 16 parts into which the gradient of the weight is cut; enough for several threads.
+    {16, 5, 3, 4, 6, 3, 1, 1},
+    {18, 3, 5, 6, 4, 3, 1, 1},
+    {5, 13, 11, 19, 35, 3, 1, 1},
+    {3, 16, 18, 8, 24, 4, 2, 1},
+    {4, 9, 9, 16, 32, 1, 1, 0},
+    // Winograd's: channels in whole vectors; sides that its 4×4 tiles divide and do not; several groups of tiles,
+    // several panels of columns.
+    {3, 32, 32, 16, 48, 3, 1, 1},
+    {2, 9, 7, 64, 16, 3, 1, 1},
+    {5, 4, 6, 32, 80, 3, 1, 1},
+    {1, 13, 5, 144, 32, 3, 1, 1},
+    {11, 8, 8, 16, 64, 3, 1, 1},
+    {2, 6, 4, 16, 144, 3, 1, 1},
+    // AMX's: halved with channels in whole vectors; an image's colours, by im2col; channels in more
+    // than two tiles.
+    {2, 16, 16, 32, 48, 4, 2, 1},
+    {3, 6, 10, 48, 16, 4, 2, 1},
+    {2, 32, 32, 3, 16, 3, 1, 1},
+    {2, 16, 8, 3, 32, 4, 2, 1},
+    {1, 12, 20, 160, 112, 3, 1, 1},
+    // Few output channels: an image's colours, and two.
+    {2, 9, 10, 35, 3, 3, 1, 1},
+    {3, 8, 5, 3, 16, 3, 1, 1},
+    {2, 6, 7, 16, 2, 3, 1, 1},
+    {20, 9, 8, 32, 3, 3, 1, 1},
+    // What these networks do not use.
+    {2, 11, 10, 3, 5, 5, 3, 2},
+    {2, 8, 7, 3, 5, 2, 2, 0},
+    {2, 5, 6, 3, 5, 3, 1, 2},
+    {2, 9, 10, 3, 5, 2, 3, 1}};
+
+// With a ReLU before (added by conv_shapes) and pooling after: by all routes, images of one tile and of several,
+// several to a task with a rest, channels in whole vectors and not, several panels of columns.
+const ConvShape fused_shapes[] = {{3, 8, 24, 16, 48, 3, 1, 1, false, true},
+                                  {2, 16, 8, 64, 16, 3, 1, 1, false, true},
+                                  {19, 8, 8, 32, 80, 3, 1, 1, false, true},
+                                  {1, 32, 32, 16, 64, 3, 1, 1, false, true},
+                                  {5, 16, 16, 48, 32, 3, 1, 1, false, true},
+                                  {1, 8, 16, 144, 16, 3, 1, 1, false, true},
+                                  {2, 6, 4, 16, 32, 3, 1, 1, false, true},
+                                  {2, 8, 6, 5, 7, 3, 1, 1, false, true},
+                                  {3, 2, 4, 16, 3, 3, 1, 1, false, true},
+                                  {2, 9, 7, 64, 16, 3, 1, 1},
+                                  {5, 4, 6, 32, 48, 3, 1, 1},
+                                  {2, 9, 10, 35, 3, 3, 1, 1},
+                                  {3, 8, 5, 3, 16, 3, 1, 1},
+                                  {2, 7, 6, 3, 5, 4, 2, 1},
+                                  {3, 5, 4, 17, 6, 1, 1, 0},
+                                  {2, 8, 6, 16, 32, 4, 2, 1},
+                                  {2, 5, 7, 48, 16, 1, 1, 0}};
+
 std::vector<ConvShape> conv_shapes() {
     std::vector<ConvShape> shapes;
     // Every geometry, over odd and even sides, one of them as small as it can be.
@@ -902,83 +975,14 @@ std::vector<ConvShape> conv_shapes() {
                                                     {4, 4},
                                                     {std::max<int64_t>(1, kernel - 2 * padding), 5}})
                     shapes.push_back({2, height, width, 3, 5, kernel, stride, padding});
-    // Every pair of channel counts: vectors with and without rest, several blocks, more than one chunk (above 128).
+    // Every pair of channel counts: vectors with and without rest, several panels, more than one chunk (above 128).
     for (const int64_t in : {1, 3, 5, 16, 17, 35, 64, 70, 130})
         for (const int64_t out : {1, 3, 5, 16, 17, 35, 64, 70, 130}) shapes.push_back({1, 3, 4, in, out, 3, 1, 1});
-    for (const ConvShape& s :
-         {ConvShape{1, 1, 1, 1, 1, 1, 1, 0},
-          // Chunks with strides, where the gradient of the input has several phases; 200 is three chunks and a rest.
-          {2, 6, 5, 130, 17, 4, 2, 1},
-          {2, 5, 6, 17, 130, 4, 2, 1},
-          {2, 5, 7, 131, 133, 3, 2, 1},
-          {3, 3, 2, 200, 36, 1, 2, 0},
-          {2, 4, 3, 36, 200, 3, 1, 1},
-          // Small images, several to a task with a rest; linear layers; kernels as large as the image.
-          {101, 1, 1, 37, 19, 1, 1, 0},
-          {17, 1, 1, 130, 67, 1, 1, 0},
-          {1, 1, 1, 130, 1, 1, 1, 0},
-          {53, 2, 2, 5, 17, 3, 1, 1},
-          {35, 3, 3, 5, 17, 3, 1, 0},
-          {7, 4, 4, 35, 3, 4, 1, 0},
-          {50, 4, 4, 17, 5, 4, 2, 1},
-          {33, 4, 4, 3, 16, 4, 2, 0},
-          {29, 2, 3, 16, 6, 3, 2, 1},
-          {19, 3, 5, 7, 6, 3, 1, 0},
-          {37, 3, 1, 6, 7, 3, 2, 1},
-          // Batches about the 16 parts into which the gradient of the weight is cut; enough for several threads.
-          {16, 5, 3, 4, 6, 3, 1, 1},
-          {18, 3, 5, 6, 4, 3, 1, 1},
-          {5, 13, 11, 19, 35, 3, 1, 1},
-          {3, 16, 18, 8, 24, 4, 2, 1},
-          {4, 9, 9, 16, 32, 1, 1, 0},
-          // Winograd's: channels in whole vectors; sides that its 4×4 tiles divide and do not; several groups of tiles,
-          // several blocks of columns.
-          {3, 32, 32, 16, 48, 3, 1, 1},
-          {2, 9, 7, 64, 16, 3, 1, 1},
-          {5, 4, 6, 32, 80, 3, 1, 1},
-          {1, 13, 5, 144, 32, 3, 1, 1},
-          {11, 8, 8, 16, 64, 3, 1, 1},
-          {2, 6, 4, 16, 144, 3, 1, 1},
-          // AMX's: halved with channels in whole vectors; an image's colours, whose patches are rows; channels in more
-          // than two tiles.
-          {2, 16, 16, 32, 48, 4, 2, 1},
-          {3, 6, 10, 48, 16, 4, 2, 1},
-          {2, 32, 32, 3, 16, 3, 1, 1},
-          {2, 16, 8, 3, 32, 4, 2, 1},
-          {1, 12, 20, 160, 112, 3, 1, 1},
-          // Narrow ones: an image's colours, and the same with two.
-          {2, 9, 10, 35, 3, 3, 1, 1},
-          {3, 8, 5, 3, 16, 3, 1, 1},
-          {2, 6, 7, 16, 2, 3, 1, 1},
-          {20, 9, 8, 32, 3, 3, 1, 1},
-          // What convolutions in general have, though these networks do not.
-          {2, 11, 10, 3, 5, 5, 3, 2},
-          {2, 8, 7, 3, 5, 2, 2, 0},
-          {2, 5, 6, 3, 5, 3, 1, 2},
-          {2, 9, 10, 3, 5, 2, 3, 1}})
-        shapes.push_back(s);
-    // With a ReLU before and pooling after: by all ways that a convolution may go, images of one tile and of several,
-    // several to a task with a rest, channels in whole vectors and not, several blocks of columns.
+    shapes.insert(shapes.end(), std::begin(special_shapes), std::end(special_shapes));
     for (const bool relu : {false, true})
-        for (const ConvShape& s : {ConvShape{3, 8, 24, 16, 48, 3, 1, 1, false, true},
-                                   {2, 16, 8, 64, 16, 3, 1, 1, false, true},
-                                   {19, 8, 8, 32, 80, 3, 1, 1, false, true},
-                                   {1, 32, 32, 16, 64, 3, 1, 1, false, true},
-                                   {5, 16, 16, 48, 32, 3, 1, 1, false, true},
-                                   {1, 8, 16, 144, 16, 3, 1, 1, false, true},
-                                   {2, 6, 4, 16, 32, 3, 1, 1, false, true},
-                                   {2, 8, 6, 5, 7, 3, 1, 1, false, true},
-                                   {3, 2, 4, 16, 3, 3, 1, 1, false, true},
-                                   {2, 9, 7, 64, 16, 3, 1, 1},
-                                   {5, 4, 6, 32, 48, 3, 1, 1},
-                                   {2, 9, 10, 35, 3, 3, 1, 1},
-                                   {3, 8, 5, 3, 16, 3, 1, 1},
-                                   {2, 7, 6, 3, 5, 4, 2, 1},
-                                   {3, 5, 4, 17, 6, 1, 1, 0},
-                                   {2, 8, 6, 16, 32, 4, 2, 1},
-                                   {2, 5, 7, 48, 16, 1, 1, 0}}) {
+        for (ConvShape s : fused_shapes) {
+            s.relu = relu;
             shapes.push_back(s);
-            shapes.back().relu = relu;
         }
     return shapes;
 }

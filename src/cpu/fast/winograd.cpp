@@ -260,8 +260,8 @@ void winograd_backward_input(float* dx, const float* dy, const float* w, const f
     convolve(dx, dy, u, {nullptr, s.relu ? x : nullptr, residual}, s, panels, false);
 }
 
-// Y = Aᵀ[U ⊙ V] A has dU_ξ = V_ξᵀ (A dY Aᵀ)_ξ, summed over tiles, and U = G g Gᵀ has dg = Gᵀ dU G. The batch is
-// cut into parts, each with its own sum; how many depends on the shape alone, never on the threads.
+// Y = Aᵀ[U ⊙ V] A has dU_ξ = V_ξᵀ (A dY Aᵀ)_ξ, summed over tiles. U = G g Gᵀ has dg = Gᵀ dU G. The batch
+// is cut into parts, each with its own sum; how many depends on the shape alone, never on the threads.
 void winograd_backward_weight(float* dw, const float* x, const float* dy, const ConvShape& s) {
     const Panels panels(s.in, s.out);
     const Tiling tiling(s.height, s.width);

@@ -9,9 +9,9 @@
 // winograd.cpp). The second takes four. So with
 //   T = diag(Bᵀ, 1) on the nine b of a tile, sorted (even, odd);  S = (G; g1) on the taps;  R = (Aᵀ, 1):
 //   Y = R [(S g Sᵀ) ⊙ (T b Tᵀ)] Rᵀ  for 4×4 results over 10×10 values of x, in two dimensions.
-// Of the 9×9 points of T b Tᵀ the four odd ones in a row share their weights: there are 6×6 different GEMMs, where
-// an odd point stands for four rows. dgrad is the adjoint, Tᵀ[(S g Sᵀ)ᵀ (Rᵀ dY R)] T, tile by tile, summed where
-// tiles overlap.
+// Of the 9×9 points of T b Tᵀ the four odd ones in a row share their weights: there are 6×6 different GEMMs; an
+// odd point stands for four rows. dgrad is the adjoint, Tᵀ[(S g Sᵀ)ᵀ (Rᵀ dY R)] T, tile by tile, summed
+// where tiles overlap.
 #include "cpu/fast/algorithms.h"
 #include "cpu/fast/tiles.h"
 
