@@ -111,7 +111,7 @@ $(AMX:%.cpp=$(BUILD)/avx512/%.o): FLAGS += $(AMX_FLAGS)
 # some systems' default _FORTIFY_SOURCE rejects.)
 $(BUILD)/simt/%.o: %.cu $(BUILD)/settings | packages
 	$(call step,$< (emulated GPU))
-	$(Q)$(CXX) -x c++ $(FLAGS) -U_FORTIFY_SOURCE -Itests/simt -DGPU -DDEVICE_NAMESPACE=simt -DDEVICE_NAME='"GPU played by the host"' \
+	$(Q)$(CXX) -x c++ $(FLAGS) -U_FORTIFY_SOURCE -Itests/simt -DGPU -DDEVICE_NAMESPACE=simt -DDEVICE_NAME='"emulated GPU"' \
 	  -c $< -o $@
 
 $(BUILD)/nvcc/%.o: %.cu $(BUILD)/settings

@@ -1,14 +1,13 @@
-// The table of kernels: all that this program asks of a device, one line each.
+// The table of kernels: everything the program needs from a device, one entry each.
 //
-// Arguments stand in the order outputs, saved values, inputs, sizes. All arrays are float32 on the device; images are
+// Arguments are in the order outputs, saved values, inputs, sizes. All arrays are float32 on the device; images are
 // NHWC (channels innermost), convolution weights (kh, kw, in, out), linear weights (in, out). A "scalar" is an array of
-// one element on the device. Every kernel owns its outputs (they may not overlap inputs unless the comment says "in
-// place"). Results never depend on the number of threads: pointwise kernels own one output per index, reductions have a
-// fixed order.
+// one element on the device. Outputs may not overlap inputs unless the comment says "in place". Results never depend on
+// the number of threads: in pointwise kernels an index owns its output, and reductions have a fixed order.
 //
-// cuda/*.cu implements the table once per instruction set (g++, four times), once for CUDA (nvcc), and for the tests
-// once more for a GPU that the host plays (tests/simt); gpu_*.cu are the GPU's own bodies. Nothing outside cuda/ names
-// a device's types.
+// cuda/kernels.cu has the kernels that all devices share, cuda/gpu/ the GPU's own, src/cpu/ the CPU's own. They are
+// compiled once per CPU instruction set (g++), once for CUDA (nvcc), and once for the emulated GPU of the tests
+// (tests/simt). No CUDA type is visible outside cuda/.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -20,45 +19,44 @@ namespace dualmcmc {
 // One convolution: x (batch, height, width, in) * w (kernel, kernel, in, out) -> y (batch, out_height, out_width, out).
 struct ConvShape {
     int64_t batch, height, width, in, out, kernel, stride, padding;
-    bool relu = false;  // of max(x, 0) in place of x
-    bool pool = false;  // then 2×2 means: of a 3×3 kernel with stride 1 and padding 1, on even sides
+    bool relu = false;  // convolve max(x, 0)
+    bool pool = false;  // followed by 2×2 average pooling; for 3×3 kernels, stride 1, padding 1, even sides
     int64_t out_height() const { return ((height + 2 * padding - kernel) / stride + 1) / (pool ? 2 : 1); }
     int64_t out_width() const { return ((width + 2 * padding - kernel) / stride + 1) / (pool ? 2 : 1); }
     int64_t x_size() const { return batch * height * width * in; }
     int64_t y_size() const { return batch * out_height() * out_width() * out; }
 };
 
-// A place in the random stream: value = f(seed, stream, step, index). See random.cuh.
+// A position in the random stream: value = f(seed, purpose, step, index). See random.cuh.
 struct RandomKey {
     uint64_t seed;     // Philox key
-    uint32_t purpose;  // what it is for, below 256
+    uint32_t purpose;  // below 256
     uint64_t step;     // below 2^56
 };
 
-// A convolution at stride 1 of u = max(0, (x - mean) rstd weight + bias), each channel by its own, or of u upsampled as
-// upsample2 does.
+// A convolution at stride 1 of u = max(0, (x - mean) rstd weight + bias), per channel, or of upsample2(u).
 struct NormReluConv {
     const float *x, *mean, *rstd, *weight, *bias;  // (batch, h, w, in); (in) each
-    ConvShape conv;  // of the convolution itself: its sides are h, w or, with `upsample`, twice as many
+    ConvShape conv;                                // its sides are h, w or, with `upsample`, 2 h, 2 w
     bool upsample = false, upsample_residual = false;
 };
 
 // A weight under spectral normalisation.
 struct SpectralWeight {
-    float *y, *sigma, *u, *v;  // y like w; a number; (columns); (rows)
+    float *y, *sigma, *u, *v;  // y like w; a scalar; (columns); (rows)
     const float* w;            // (rows, columns)
     int64_t rows, columns;
 };
 
-// X(name, (arguments)), each with what it computes above it.
+// X(name, (arguments)); the comment above each says what it computes.
 // clang-format off
 #define DUALMCMC_KERNELS(X) \
-    /* ---- memory; allocate (below) throws when there is none left */ \
+    /* ---- memory (allocation: Backend::allocate) */ \
     /* y = x */ \
     X(copy, (float* y, const float* x, int64_t n)) \
     /* y = host */ \
     X(upload, (float* y, const float* host, int64_t n)) \
-    /* host = x; waits for the device */ \
+    /* host = x; synchronises with the device */ \
     X(download, (float* host, const float* x, int64_t n)) \
     /* y = value */ \
     X(fill, (float* y, float value, int64_t n)) \
@@ -99,7 +97,7 @@ struct SpectralWeight {
     /* Eq. 3, 6: y = x - half_step_sq gradient + noise_std noise; in place allowed */ \
     X(langevin_update, (float* y, const float* x, const float* gradient, const float* noise, float \
       half_step_sq, float noise_std, int64_t n)) \
-    /* the same with the noise that `normal` draws at this key */ \
+    /* the same, with the noise that `normal` draws at this key */ \
     X(langevin_update_normal, (float* y, const float* x, const float* gradient, RandomKey key, float \
       half_step_sq, float noise_std, int64_t n)) \
     /* y = decay y + (1 - decay) x */ \
@@ -108,13 +106,13 @@ struct SpectralWeight {
     /* rsqrt_bias_correction2 + epsilon), where corrected_lr = learning rate / bias_correction1 */ \
     X(adam_update, (float* w, float* m, float* v, const float* gradient, float corrected_lr, double beta1, \
       double beta2, float rsqrt_bias_correction2, float epsilon, float weight_decay, int64_t n)) \
-    /* y = max(0, (x - mean) / sqrt(var + epsilon) weight + bias), each column by its own */ \
+    /* y = max(0, (x - mean) / sqrt(var + epsilon) weight + bias), per column */ \
     X(batch_norm_inference, (float* y, const float* x, const float* mean, const float* var, const float* \
       weight, const float* bias, float epsilon, int64_t rows, int64_t columns)) \
     /* dx = weight / sqrt(var + epsilon) dy where y > 0, else 0 */ \
     X(batch_norm_inference_backward, (float* dx, const float* y, const float* dy, const float* var, const \
       float* weight, float epsilon, int64_t rows, int64_t columns)) \
-    /* ---- gathers over images (batch, height, width, channels), named by their input's sides */ \
+    /* ---- gathers over images (batch, height, width, channels); height and width are the forward input's */ \
     /* 2×2 means, stride 2; height and width even */ \
     X(avg_pool2, (float* y, const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels)) \
     /* its adjoint */ \
@@ -141,7 +139,7 @@ struct SpectralWeight {
       int64_t n)) \
     /* y[c] = Σ_r x[r, c] */ \
     X(column_sum, (float* y, const float* x, int64_t rows, int64_t columns)) \
-    /* of each column; rstd = 1 / sqrt(variance + epsilon); running_* move by the share momentum */ \
+    /* per column; rstd = 1 / sqrt(variance + epsilon); running_* += momentum (batch's - running_*) */ \
     X(batch_statistics, (float* mean, float* rstd, float* running_mean, float* running_var, const float* x, \
       float epsilon, float momentum, int64_t rows, int64_t columns)) \
     /* y = LeakyReLU((x - mean) rstd weight + bias); slope 1: no LeakyReLU */ \
@@ -155,69 +153,69 @@ struct SpectralWeight {
     X(batch_norm_backward_elemt, (float* dx, const float* dweight, const float* dbias, const float* mean, \
       const float* rstd, const float* x, const float* weight, const float* bias, const float* dy, float slope, \
       int64_t rows, int64_t columns)) \
-    /* ---- GEMMs and what stands on them */ \
+    /* ---- spectral norm and convolutions */ \
     /* y /= max(‖y‖, epsilon), in place */ \
     X(normalize_l2, (float* y, float epsilon, int64_t n)) \
-    /* of each, in a few launches for all: v = Wu / max(‖Wu‖, epsilon), u = Wᵀv / max(‖Wᵀv‖, epsilon), in */ \
+    /* of all weights in a few launches: v = Wu / max(‖Wu‖, epsilon), u = Wᵀv / max(‖Wᵀv‖, epsilon), in */ \
     /* place; then σ = vᵀWu, y = W / σ */ \
     X(spectral_norms, (const SpectralWeight* weights, int64_t count, float epsilon)) \
-    /* with y = W / σ, σ = vᵀWu: dW = (dy - <dy, y> v uᵀ) / σ, W (rows, columns) */ \
+    /* gradient of y = W / σ, σ = vᵀWu: dW = (dy - <dy, y> v uᵀ) / σ, W (rows, columns) */ \
     X(spectral_norm_backward, (float* dw, const float* y, const float* sigma, const float* u, const float* v, \
       const float* dy, int64_t rows, int64_t columns)) \
-    /* y = x * w + bias (out) + residual (like y); either may be null */ \
+    /* fprop: y = x * w + bias (out) + residual (like y); either may be null */ \
     X(conv2d, (float* y, const float* x, const float* w, const float* bias, const float* residual, ConvShape \
       shape)) \
-    /* dx = adjoint of dy (0 where shape.relu and x <= 0; else x is not read) + residual, which may be */ \
-    /* null, or dx itself */ \
+    /* dgrad: dx = adjoint of dy (with shape.relu 0 where x <= 0; else x is not read) + residual, which */ \
+    /* may be null or dx itself */ \
     X(conv2d_backward_input, (float* dx, const float* dy, const float* w, const float* x, const float* \
       residual, ConvShape shape)) \
-    /* dw = Σ x dy over what meets under each tap */ \
+    /* wgrad: dw[kh, kw] = Σ xᵀ dy over the pixels that meet under tap (kh, kw) */ \
     X(conv2d_backward_weight, (float* dw, const float* x, const float* dy, ConvShape shape)) \
-    /* ---- random numbers: Philox4x32-10; element i of the stream goes to y[i] */ \
+    /* ---- random numbers (random.cuh); y[i] is the stream's element i */ \
     /* N(0, 1) */ \
     X(normal, (float* y, RandomKey key, int64_t n)) \
     /* uniform in (low, high] */ \
     X(uniform, (float* y, RandomKey key, float low, float high, int64_t n))
 // clang-format on
 
-// While one lives on a thread, the weights of the convolutions that this thread runs do not change: kernels may keep
-// what they make of them.
+// While one lives on a thread, the weights of that thread's convolutions do not change, so kernels may cache what they
+// compute from them under its id.
 class ConstantWeights {
 public:
-    explicit ConstantWeights(
-        uint64_t id);  // of next(), the same on all threads that share the work; 0: nothing may be kept
+    // id: from next(), the same on all threads that share the work; 0: no caching.
+    explicit ConstantWeights(uint64_t id);
     ~ConstantWeights();
     ConstantWeights(const ConstantWeights&) = delete;
     ConstantWeights& operator=(const ConstantWeights&) = delete;
-    static uint64_t next();     // an id that no other has
-    static uint64_t current();  // this thread's; 0 where none lives
+    static uint64_t next();     // a new id
+    static uint64_t current();  // this thread's id, or 0
 
 private:
     uint64_t before_;
 };
 
-// Gives the devices back all memory that waits for tensors (src/tensor.cpp); a kernel may call it that finds none for
-// its own work.
+// Frees all cached blocks of the memory pool (engine/pool.h). Kernels may call it when their own allocation fails.
 void empty_cache();
 
 struct Backend {
     const char* name;                 // "cpu (AVX-512)", ...
-    bool callable_from_many_threads;  // at once; a kernel then runs on its caller's thread
-    const Backend* exact;  // the same device with convolutions that sum fp32 MACs as they stand; null: this one does
-    std::string (
-        *start)();  // finds the device and describes it; throws, in one line, why it cannot be had. Null: it is there
+    bool callable_from_many_threads;  // concurrently; each kernel then runs on its caller's thread
+    const Backend* exact;             // the device's table with exact fp32 convolutions; null: this one
+    // Initialises the device and describes it in a line. Throws std::runtime_error, in a line too, if it is not usable.
+    // Null: nothing to do.
+    std::string (*start)();
     void* (*allocate)(size_t bytes);  // 64-byte aligned; throws std::bad_alloc
     void (*release)(void* pointer);
-    int64_t (*free_bytes)();  // what allocate could still give; null where nobody knows
-    // Between begin_capture and end_capture kernels are recorded, not run; launch_graph runs the recorded ones, on the
-    // same memory. end_capture gives null where the recording failed. Null where a device records nothing.
+    int64_t (*free_bytes)();  // free device memory; null: unknown
+    // Graphs. Between begin_capture and end_capture kernels are captured, not run; launch_graph runs them, on the same
+    // memory. end_capture returns null if the capture failed. Null where the device has no graphs.
     void (*begin_capture)();
     void* (*end_capture)();
     void (*launch_graph)(void* graph);
     void (*destroy_graph)(void* graph);
-    // y = conv2d(u, w, bias) + residual (or residual upsampled), w (kernel, kernel, in, out); its gradients: of x, norm
-    // weight and norm bias over the batch, and, where upsample_residual, of the residual (else null); of w. Null where
-    // a device has no such kernel: then the engine composes it from those above.
+    // Fused kernels; null where the device has none and the engine composes them from the table.
+    // y = conv2d(u, w, bias) + residual, or + upsample2(residual); w (kernel, kernel, in, out). The gradients are those
+    // of x, of norm weight and norm bias over the batch and, with upsample_residual (else null), of the residual; of w.
     void (*norm_relu_conv2d)(float* y, const NormReluConv& in, const float* w, const float* bias,
                              const float* residual);
     void (*norm_relu_conv2d_backward)(float* dx, float* dweight, float* dbias, float* dresidual, const NormReluConv& in,
@@ -228,14 +226,13 @@ struct Backend {
 #undef DUALMCMC_FIELD
 };
 
-// One per compilation of cuda/*.cu. The CPU's differ in the instructions that they use; all give the same results up to
-// rounding.
+// The CPU's tables, one per instruction set. Their results agree up to rounding.
 extern const Backend backend_cpu_sse2, backend_cpu_avx2, backend_cpu_avx512;
 #ifndef PLAIN
 extern const Backend backend_cpu_amx;
 #endif
 
-// The GPU's, by the precision of its matrix products: fp32, tf32, bf16. None in a build without nvcc.
+// The GPU's tables, by the precision of its convolutions: fp32, tf32, bf16. Empty in a build without nvcc.
 std::vector<const Backend*> cuda_backends();
 
 }  // namespace dualmcmc

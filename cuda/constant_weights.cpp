@@ -1,4 +1,4 @@
-// ConstantWeights: a thread's current id.
+// ConstantWeights: each thread's current id.
 #include <atomic>
 
 #include "backend.h"

@@ -1,6 +1,6 @@
-// Kernels in which one index owns one output: pointwise functions, gathers over images, the optimiser's and the
-// Langevin chains' updates, random fills. One body for every device (launch.h); no atomics, no order of evaluation to
-// depend on.
+// Kernels in which one index owns one output: pointwise functions, the updates of Adam and the Langevin chains, batch
+// norm, pooling and upsampling, random fills. One body for all devices (launch.h); without atomics, so that results do
+// not depend on the order of evaluation.
 #include "random.cuh"
 
 namespace dualmcmc::DEVICE_NAMESPACE {
@@ -104,32 +104,33 @@ void adam_update(float* w, float* m, float* v, const float* gradient, float corr
 
 void batch_norm(float* y, const float* x, const float* mean, const float* rstd, const float* weight, const float* bias,
                 float slope, int64_t rows, int64_t columns) {
-    parallel_for_columns(rows, columns, [=] DEVICE(auto kind, int64_t c) {
-        using T = decltype(kind);
-        const T average = at<T>(mean + c), factor = at<T>(rstd + c) * at<T>(weight + c), offset = at<T>(bias + c);
+    parallel_for_columns(rows, columns, [=] DEVICE(auto type, int64_t c) {
+        using T = decltype(type);
+        const T average = at<T>(mean + c), factor = at<T>(rstd + c) * at<T>(weight + c), beta = at<T>(bias + c);
         return [=](int64_t row) {
-            const int64_t place = row * columns + c;
-            const T value = (at<T>(x + place) - average) * factor + offset;
-            store(y + place, value > 0 ? value : slope * value);
+            const int64_t i = row * columns + c;
+            const T value = (at<T>(x + i) - average) * factor + beta;
+            store(y + i, value > 0 ? value : slope * value);
         };
     });
 }
 
-// With g = dy back through the LeakyReLU and x̂ = (x - mean) rstd, over N rows:  dx = weight rstd (g - Σ g / N - x̂ Σ g x̂
-// / N).
+// With g = dy back through the LeakyReLU and x̂ = (x - mean) rstd, over N rows,
+// dx = weight rstd (g - Σ g / N - x̂ Σ g x̂ / N).
 void batch_norm_backward_elemt(float* dx, const float* dweight, const float* dbias, const float* mean,
                                const float* rstd, const float* x, const float* weight, const float* bias,
                                const float* dy, float slope, int64_t rows, int64_t columns) {
     const float inverse = 1.0f / float(rows);
-    parallel_for_columns(rows, columns, [=] DEVICE(auto kind, int64_t c) {
-        using T = decltype(kind);
-        const T average = at<T>(mean + c), factor = at<T>(rstd + c) * at<T>(weight + c), offset = at<T>(bias + c);
-        const T shift = inverse * at<T>(dbias + c), slant = at<T>(rstd + c) * (inverse * at<T>(dweight + c));
+    parallel_for_columns(rows, columns, [=] DEVICE(auto type, int64_t c) {
+        using T = decltype(type);
+        const T average = at<T>(mean + c), factor = at<T>(rstd + c) * at<T>(weight + c), beta = at<T>(bias + c);
+        // Σ g / N, and rstd Σ g x̂ / N
+        const T mean_g = inverse * at<T>(dbias + c), mean_g_xhat = at<T>(rstd + c) * (inverse * at<T>(dweight + c));
         return [=](int64_t row) {
-            const int64_t place = row * columns + c;
-            const T centred = at<T>(x + place) - average, upstream = at<T>(dy + place);
-            const T gradient = centred * factor + offset > 0 ? upstream : slope * upstream;
-            store(dx + place, factor * (gradient - shift - centred * slant));
+            const int64_t i = row * columns + c;
+            const T centred = at<T>(x + i) - average, upstream = at<T>(dy + i);
+            const T g = centred * factor + beta > 0 ? upstream : slope * upstream;
+            store(dx + i, factor * (g - mean_g - centred * mean_g_xhat));
         };
     });
 }
@@ -141,7 +142,7 @@ void batch_norm_inference(float* y, const float* x, const float* mean, const flo
         float* target = y + row * columns;
         return [=](int64_t c) {
             const float value = (source[c] - mean[c]) / sqrtf(var[c] + epsilon) * weight[c] + bias[c];
-            target[c] = value <= 0 ? 0 : value;  // a NaN stays
+            target[c] = value <= 0 ? 0 : value;  // NaN stays NaN
         };
     });
 }
@@ -155,9 +156,10 @@ void batch_norm_inference_backward(float* dx, const float* y, const float* dy, c
     });
 }
 
-// ---- gathers over images: what depends on a row or a pixel alone is found once for it
-// --------------------------------------------- Image rows follow one another, so (image, row) needs no taking apart
-// where output row r reads input rows 2r and 2r + 1, or r / 2.
+// ---- gathers over images ------------------------------------------------------------------------
+
+// Rows count over the whole batch. Output row r reads the input rows 2r and 2r + 1, or r / 2, of the same image, so the
+// pooling kernels need not split r into image and row.
 
 void avg_pool2(float* y, const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels) {
     const int64_t out_width = width / 2, line = width * channels;
@@ -182,25 +184,25 @@ void avg_pool2_backward(float* dx, const float* dy, int64_t batch, int64_t heigh
     });
 }
 
-// Bilinear ×2 with align_corners: output i of 2n lies at input position i (n - 1) / (2n - 1) = i / 2 - i / (4n - 2),
-// whose last term is at most a half: its integer part is (i - 1) / 2, rounded down, or 0 for i = 0. The fraction is
-// exact but for one rounding.
-struct Interpolated {
+// Bilinear ×2 with align_corners: output i of 2n lies at input position i (n - 1) / (2n - 1) = i / 2 - i / (4n - 2).
+// The last term is at most ½, so the integer part is (i - 1) / 2, rounded down, or 0 for i = 0. The fraction has a
+// single rounding.
+struct BilinearSource {
     int64_t floor;
     float fraction;
-    DEVICE Interpolated(int64_t i, int64_t n)
+    DEVICE BilinearSource(int64_t i, int64_t n)
         : floor(i > 0 ? (i - 1) / 2 : 0), fraction(float(i * (n - 1) - floor * (2 * n - 1)) / float(2 * n - 1)) {}
 };
 
 void upsample2(float* y, const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels) {
     parallel_for_pixels(batch * 2 * height, 2 * width, channels, [=] DEVICE(int64_t index) {
         const int64_t image = index / (2 * height);
-        const Interpolated row(index - image * 2 * height, height);
-        // At the last row and column the fraction is 0: the neighbour is not needed, and there is none.
+        const BilinearSource row(index - image * 2 * height, height);
+        // The last row and column have no neighbour; their fraction is 0, so they read themselves.
         const float* above = x + (image * height + row.floor) * width * channels;
         const float* below = row.floor + 1 < height ? above + width * channels : above;
         return [=](int64_t index_in_row) {
-            const Interpolated column(index_in_row, width);
+            const BilinearSource column(index_in_row, width);
             const int64_t before = column.floor * channels,
                           after = column.floor + 1 < width ? before + channels : before;
             const float down = row.fraction, right = column.fraction;
@@ -213,18 +215,18 @@ void upsample2(float* y, const float* x, int64_t batch, int64_t height, int64_t 
     });
 }
 
-// Input position k touches outputs 2k - 1 … 2k + 2 at most, each with the weight max(0, 1 - |position - k|); those
-// beyond the edge have weight 0 and are read at a clamped place.
-struct Reach {
+// The adjoint: input k contributes to the outputs 2k - 1 … 2k + 2 at most, to each with the weight
+// max(0, 1 - |position - k|). Outputs beyond the edge have weight 0 and offset 0, which is safe to read.
+struct BilinearAdjoint {
     float weight[4];
-    int64_t place[4];
-    DEVICE Reach(int64_t k, int64_t n, int64_t step) {
+    int64_t offset[4];
+    DEVICE BilinearAdjoint(int64_t k, int64_t n, int64_t stride) {
         for (int64_t j = 0; j < 4; ++j) {
             const int64_t i = 2 * k - 1 + j, distance = i * (n - 1) - k * (2 * n - 1),
                           magnitude = distance < 0 ? -distance : distance;
             const bool inside = i >= 0 && i < 2 * n;
             weight[j] = inside && magnitude < 2 * n - 1 ? 1 - float(magnitude) / float(2 * n - 1) : 0;
-            place[j] = (inside ? i : 0) * step;
+            offset[j] = (inside ? i : 0) * stride;
         }
     }
 };
@@ -232,18 +234,18 @@ struct Reach {
 void upsample2_backward(float* dx, const float* dy, int64_t batch, int64_t height, int64_t width, int64_t channels) {
     parallel_for_pixels(batch * height, width, channels, [=] DEVICE(int64_t index) {
         const int64_t image = index / height;
-        const Reach down(index - image * height, height, 2 * width * channels);
+        const BilinearAdjoint down(index - image * height, height, 2 * width * channels);
         const float* source = dy + image * 4 * height * width * channels;
         return [=](int64_t column) {
-            const Reach right(column, width, channels);
+            const BilinearAdjoint right(column, width, channels);
             float* target = dx + (index * width + column) * channels;
             return [=](int64_t c) {
                 float total = 0;
                 for (int j = 0; j < 4; ++j) {
-                    const float* line = source + down.place[j] + c;
+                    const float* line = source + down.offset[j] + c;
                     total += down.weight[j] *
-                             (right.weight[0] * line[right.place[0]] + right.weight[1] * line[right.place[1]] +
-                              right.weight[2] * line[right.place[2]] + right.weight[3] * line[right.place[3]]);
+                             (right.weight[0] * line[right.offset[0]] + right.weight[1] * line[right.offset[1]] +
+                              right.weight[2] * line[right.offset[2]] + right.weight[3] * line[right.offset[3]]);
                 }
                 target[c] = total;
             };
@@ -273,8 +275,8 @@ void global_avg_pool_backward(float* dx, const float* dy, int64_t batch, int64_t
 
 // ---- random numbers -----------------------------------------------------------------------------
 
-// Draws the four numbers of each of n / 4 blocks, one index several blocks: value(word0, word1, a, b) makes two from
-// two words, and store(i, number) takes number i.
+// Draws n values, four from each Philox block, philox_blocks blocks an index: value(word0, word1, a, b) turns two words
+// into two values, and store(i, value) takes the i-th.
 template <class Value, class Store>
 void draw(RandomKey key, int64_t n, Value value, Store store) {
     constexpr int blocks = philox_blocks, size = 4 * blocks;

@@ -1,6 +1,6 @@
-// How a kernel body is run: parallel_for calls one lambda for each index, on the CPU (OpenMP, SIMD) or on the GPU (one
-// thread an index). The only place where kernels are launched. Included by cuda/*.cu alone; the compilation's namespace
-// is DEVICE_NAMESPACE, and GPU is defined where it is one (nvcc, or g++ with tests/simt).
+// How kernels are launched: parallel_for calls a lambda for each index, on the CPU (OpenMP, SIMD) or on the GPU (one
+// thread an index). Included by kernel sources alone. Each compilation of them has its own DEVICE_NAMESPACE; GPU is
+// defined in those for a GPU (by nvcc, or by g++ with the emulator of tests/simt).
 #pragma once
 #include <cmath>
 
@@ -13,7 +13,7 @@
 #endif
 
 namespace dualmcmc::DEVICE_NAMESPACE {
-// The kernels of this compilation; backend.cu gathers them into its table.
+// The kernels of this compilation, which backend.cu (the CPU's: backend.cpp) collects in its table.
 void* allocate(size_t bytes);
 void release(void* pointer);
 #define DUALMCMC_DECLARE(name, arguments) void name arguments;
@@ -27,7 +27,7 @@ void begin_capture();
 void* end_capture();
 void launch_graph(void* graph);
 void destroy_graph(void* graph);
-// The convolutions of the table are in fp32.
+// conv2d and its gradients, as in the table, in the other two precisions.
 void conv2d_tf32(float* y, const float* x, const float* w, const float* bias, const float* residual, ConvShape shape);
 void conv2d_bf16(float* y, const float* x, const float* w, const float* bias, const float* residual, ConvShape shape);
 void conv2d_backward_input_tf32(float* dx, const float* dy, const float* w, const float* x, const float* residual,

@@ -12,10 +12,11 @@
 
 namespace dualmcmc::DEVICE_NAMESPACE {
 
-// Work below this many elements is not worth waking the other threads for.
+// Smaller work runs on the calling thread: waking the others would cost more.
 constexpr int64_t parallel_threshold = 16384;
 
-// `elements`: how many elements one index makes. (An if that does not say `parallel` would turn SIMD off as well.)
+// body(i) for i in [0, n); one index computes `elements` elements. (Two loops, since the if clause of
+// `parallel for simd` would also turn SIMD off.)
 template <class Body>
 void parallel_for(int64_t n, Body body, int64_t elements = 1) {
     if (n * elements < parallel_threshold || omp_in_parallel()) {
@@ -27,9 +28,9 @@ void parallel_for(int64_t n, Body body, int64_t elements = 1) {
     for (int64_t i = 0; i < n; ++i) body(i);
 }
 
-// run(row) for rows of so many elements.
+// run(row) for each row of `elements` elements.
 template <class Run>
-void each_row(int64_t rows, int64_t elements, const Run& run) {
+void for_each_row(int64_t rows, int64_t elements, const Run& run) {
     if (rows * elements < parallel_threshold || omp_in_parallel()) {
         for (int64_t row = 0; row < rows; ++row) run(row);
         return;
@@ -38,18 +39,18 @@ void each_row(int64_t rows, int64_t elements, const Run& run) {
     for (int64_t row = 0; row < rows; ++row) run(row);
 }
 
-// Rows of `columns` elements: body(row) prepares the row, once, and returns what is to be done for a column.
+// Rows of `columns` elements: body(row) sets up the row, once, and returns a function of the column.
 template <class Body>
 void parallel_for_rows(int64_t rows, int64_t columns, Body body) {
-    each_row(rows, columns, [=](int64_t row) {
+    for_each_row(rows, columns, [=](int64_t row) {
         const auto for_column = body(row);
 #pragma omp simd
         for (int64_t column = 0; column < columns; ++column) for_column(column);
     });
 }
 
-// Rows of `width` pixels of `channels` elements: body(row) prepares the row and returns what prepares a pixel, given
-// its column, and returns what is to be done for a channel.
+// Rows of `width` pixels of `channels` elements: body(row) sets up the row and returns a function of the column, which
+// sets up the pixel and returns a function of the channel.
 template <class Body>
 void parallel_for_pixels(int64_t rows, int64_t width, int64_t channels, Body body) {
     const auto run = [=](int64_t row, auto count) {
@@ -60,20 +61,19 @@ void parallel_for_pixels(int64_t rows, int64_t width, int64_t channels, Body bod
             for (int64_t c = 0; c < count; ++c) for_channel(c);
         }
     };
-    each_row(rows, width * channels, [=](int64_t row) {
-        if (channels == 3) run(row, std::integral_constant<int64_t, 3>());  // colours: the compiler knows their number
+    for_each_row(rows, width * channels, [=](int64_t row) {
+        if (channels == 3) run(row, std::integral_constant<int64_t, 3>());  // RGB: a constant trip count
         else run(row, channels);
     });
 }
 
-// Rows of `columns` elements, of which much depends on the column alone: body(kind, column) prepares `column`, where
-// `kind` is a float, or as many columns from there on as the Vector `kind` has, and returns what is to be done for a
-// row. What it prepared stays in registers.
+// Rows of `columns` elements where much depends on the column alone: body(type, column) sets up `column` and returns a
+// function of the row; the setup stays in registers. `type` is a float or, for `lanes` columns at once, a Vector.
 template <class Body>
 void parallel_for_columns(int64_t rows, int64_t columns, Body body) {
-    constexpr int64_t chunk = 64;  // rows that share what is prepared, few enough for all threads to have some
-    each_row((rows + chunk - 1) / chunk, std::min(rows, chunk) * columns, [=](int64_t index) {
-        const int64_t first = index * chunk, end = std::min(rows, first + chunk);
+    constexpr int64_t task_rows = 64;  // rows that share a setup; few enough that all threads have work
+    for_each_row((rows + task_rows - 1) / task_rows, std::min(rows, task_rows) * columns, [=](int64_t index) {
+        const int64_t first = index * task_rows, end = std::min(rows, first + task_rows);
         int64_t c = 0;
         for (; c + 2 * lanes <= columns; c += 2 * lanes) {
             const auto left = body(Vector{}, c), right = body(Vector{}, c + lanes);
@@ -93,8 +93,8 @@ void parallel_for_columns(int64_t rows, int64_t columns, Body body) {
     });
 }
 
-// Working memory of the calling thread, kept from call to call so that a kernel allocates only until it has seen its
-// largest size. What must live at the same time in one thread takes different slots.
+// The calling thread's workspace, 64-byte aligned and kept between calls, so that it allocates only when it grows.
+// Buffers that are in use together take different slots. Throws std::bad_alloc.
 template <int slot>
 float* workspace(int64_t n) {
     struct Memory {

@@ -1,12 +1,12 @@
-// Elementary functions without a branch or a call, so that a loop over them is vectorised: the polynomials of Cephes
-// (Moshier 1992), a few units in the last place. A NaN stays one.
+// Elementary functions without branches or calls, so that loops over them vectorise. The polynomials are those of
+// Cephes (Moshier 1992), accurate to a few units in the last place. NaN stays NaN.
 #pragma once
 #include "launch.h"
 
 namespace dualmcmc::DEVICE_NAMESPACE {
 
-// log u of a u in (0, 1], within 2 units in the last place. u = 2^e (1 + f), f in
-// [√½ - 1, √2 - 1); log(1 + f) by a polynomial.
+// log u for u in (0, 1], within 2 units in the last place: u = 2^e (1 + f) with f in [√½ - 1, √2 - 1), and
+// log(1 + f) is a polynomial.
 DEVICE inline float log_of_uniform(float u) {
     const int32_t bits = __builtin_bit_cast(int32_t, u), root_half = 0x3F3504F3;
     const int32_t exponent = (bits - root_half) >> 23;
@@ -24,7 +24,7 @@ DEVICE inline float log_of_uniform(float u) {
     return f + p + 0.693359375f * e;  // e log 2, in two parts
 }
 
-// sin 2πu and cos 2πu of a u in (0, 1]. The quarter of the circle nearest to u is taken off exactly.
+// sin 2πu and cos 2πu for u in (0, 1]. Subtracting the nearest quarter turn is exact.
 DEVICE inline void sincos_of_turns(float u, float& sine, float& cosine) {
     const int32_t quarter = int32_t(4 * u + 0.5f);
     const float a = (4 * u - float(quarter)) * 1.57079632679489662f, square = a * a;
@@ -37,7 +37,7 @@ DEVICE inline void sincos_of_turns(float u, float& sine, float& cosine) {
     cosine = (odd ? s : c) * ((quarter + 1) & 2 ? -1.0f : 1.0f);
 }
 
-// e^x; beyond ±87, where float32 ends, e^±87. x = n log 2 + r, |r| <= ½ log 2.
+// e^x, x clamped to ±87, about float32's range: x = n log 2 + r with |r| <= ½ log 2.
 DEVICE inline float exp_vectorised(float x) {
     x = x > 87 ? 87 : x < -87 ? -87 : x;
     const float n = floorf(x * 1.44269504088896341f + 0.5f), r = x - n * 0.693359375f + n * 2.12194440e-4f;
@@ -50,7 +50,7 @@ DEVICE inline float exp_vectorised(float x) {
     return (p * r * r + r + 1) * __builtin_bit_cast(float, (int32_t(n) + 127) * (1 << 23));  // times 2^n
 }
 
-// Below 0.625 a polynomial, where 1 - 2 / (e^2x + 1) would cancel.
+// 1 - 2 / (e^2|x| + 1) with the sign of x; below 0.625, where that would cancel, a polynomial.
 DEVICE inline float tanh_vectorised(float x) {
     const float magnitude = x < 0 ? -x : x, square = x * x;
     const float far = 1 - 2 / (exp_vectorised(2 * magnitude) + 1);

@@ -1,4 +1,4 @@
-// In the place of the GPU's tables where the program is built without nvcc.
+// Stands in for cuda/gpu in builds without nvcc: an empty list of GPU tables.
 #include "backend.h"
 
 namespace dualmcmc {

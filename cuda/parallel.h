@@ -1,4 +1,4 @@
-// Tasks on OpenMP's threads.
+// Dynamically scheduled loops on OpenMP's threads.
 #pragma once
 #include <omp.h>
 
@@ -7,8 +7,8 @@
 
 namespace dualmcmc {
 
-// Calls task(0 … count - 1), each on the thread that is free next; one after the other inside another parallel region.
-// The first exception (say, bad_alloc) is rethrown here once all are done.
+// Calls task(0 … count - 1), each on the next free thread; sequentially inside another parallel region. The first
+// exception (say, bad_alloc) is rethrown here once all are done.
 template <class Task>
 void parallel_dynamic(int64_t count, const Task& task) {
     if (count <= 1 || omp_in_parallel()) {

@@ -1,7 +1,8 @@
 // Counter-based random numbers: Philox4x32-10 (Salmon et al. 2011) with cuRAND's mapping to uniforms and normals.
 //
-// value = f(seed, stream, step, index), no state: key = seed; counter = (index / 4, stream << 56 | step), so that
-// curand_init(seed, stream << 56 | step, index) followed by curand_normal4 gives the same four values, up to rounding.
+// value = f(seed, purpose, step, index), without state. The key is the seed; the counter is
+// (index / 4, purpose << 56 | step). curand_init(seed, purpose << 56 | step, index) and curand_normal4 give the same
+// four values, up to rounding.
 #pragma once
 #ifndef GPU
 #include <immintrin.h>
@@ -14,15 +15,15 @@
 
 namespace dualmcmc::DEVICE_NAMESPACE {
 
-// Blocks that one index of a draw makes: on the CPU enough for vectors; on the GPU one, so that neighbouring threads
-// write side by side. Words64: as many words as are worked on together, each in the low half of 64 bits; what the upper
-// half holds is of no account.
+// philox_blocks: blocks that one index draws. On the CPU enough to vectorise; on the GPU one, so that neighbouring
+// threads write neighbouring values. Words64: the words computed together, each in the low half of 64 bits; the upper
+// halves are ignored.
 #ifdef GPU
 constexpr int philox_blocks = 1;
 using Words64 = uint64_t;
 #else
-constexpr int philox_blocks = 64;  // so many that words are long stored when vectors of another width load them
-#ifdef __AVX2__  // AVX-512 has no more multipliers than two of these
+constexpr int philox_blocks = 64;  // enough that stores retire before loads of another width read them
+#ifdef __AVX2__  // also for AVX-512, whose multiplier throughput is the same
 using Words64 = uint64_t __attribute__((vector_size(32)));
 inline Words64 product(Words64 a, uint32_t b) { return (Words64)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(b)); }
 #else
@@ -32,7 +33,7 @@ inline Words64 product(Words64 a, uint32_t b) { return (Words64)_mm_mul_epu32((_
 #endif
 DEVICE inline uint64_t product(uint64_t a, uint32_t b) { return uint64_t(uint32_t(a)) * b; }
 
-// Random123's philox4x32 with ten rounds: the counter's four words become random bits.
+// Philox4x32 with ten rounds (Random123): turns the counter's four words into random bits.
 template <class Word>
 DEVICE inline void philox_rounds(Word (&word)[4], uint64_t key) {
     uint32_t key0 = uint32_t(key), key1 = uint32_t(key >> 32);
@@ -45,18 +46,18 @@ DEVICE inline void philox_rounds(Word (&word)[4], uint64_t key) {
     }
 }
 
-// The 128 bits of the blocks first … first + count - 1 at this key, word by word.
+// The 128-bit blocks first … first + count - 1 at this key: word[k][i] is word k of block first + i.
 template <int count>
 struct Philox4 {
     uint32_t word[4][count];
 
     DEVICE Philox4(RandomKey key, uint64_t first) {
         using Word = std::conditional_t<count == 1, uint64_t, Words64>;
-        constexpr int together = sizeof(Word) / sizeof(uint64_t);
+        constexpr int width = sizeof(Word) / sizeof(uint64_t);
         const uint64_t subsequence = uint64_t(key.purpose) << 56 | key.step;
         uint64_t bits[4][count];
         for (int i = 0; i < count; ++i) bits[0][i] = first + uint64_t(i);
-        for (int start = 0; start < count; start += together) {
+        for (int start = 0; start < count; start += width) {
             Word block;
             memcpy(&block, bits[0] + start, sizeof(Word));
             Word words[4] = {block, block >> 32, Word{} + subsequence, Word{} + (subsequence >> 32)};
@@ -68,10 +69,10 @@ struct Philox4 {
     }
 };
 
-// (0, 1], as curand_uniform.
+// Uniform in (0, 1], as curand_uniform.
 DEVICE inline float to_uniform(uint32_t word) { return float(word) * 0x1p-32f + 0x1p-33f; }
 
-// Two independent normals from two words: Box and Muller, sine first, as curand_normal4.
+// Two independent normals from two words by Box-Muller, sine first, as curand_normal4.
 DEVICE inline void box_muller(uint32_t word0, uint32_t word1, float& first, float& second) {
     const float radius = sqrtf(-2.0f * log_of_uniform(to_uniform(word0)));
     float sine, cosine;

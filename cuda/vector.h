@@ -1,4 +1,4 @@
-// Vectors as wide as this compilation's registers, for the CPU's kernels.
+// Vectors as wide as this compilation's SIMD registers, for the CPU's kernels.
 #pragma once
 #include <type_traits>
 #include <utility>
@@ -13,7 +13,7 @@ constexpr int lanes = 8;
 constexpr int lanes = 4;
 #endif
 
-#define INLINE __attribute__((always_inline))  // no value that belongs in a register may pass through memory
+#define INLINE __attribute__((always_inline))  // a call would spill the vectors in registers
 
 using Vector = float __attribute__((vector_size(lanes * sizeof(float))));
 using UnalignedVector = float __attribute__((vector_size(lanes * sizeof(float)), aligned(sizeof(float))));
@@ -22,14 +22,15 @@ inline Vector load(const float* p) { return *reinterpret_cast<const UnalignedVec
 inline void store(float* p, Vector v) { *reinterpret_cast<UnalignedVector*>(p) = v; }
 inline void store(float* p, float value) { *p = value; }
 
-// What lies at p: of one column, or of as many as a vector has lanes.
+// One float at p, or a Vector from p on.
 template <class Values>
 INLINE inline Values at(const float* p) {
     if constexpr (std::is_same_v<Values, float>) return *p;
     else return load(p);
 }
 
-// Calls body(integral_constant 0), … unrolled by the language, so that accumulator arrays stay in registers.
+// Calls body(integral_constant<int, 0 … count - 1>), unrolled at compile time, so that accumulator arrays stay in
+// registers.
 template <int count, class Body>
 INLINE inline void unroll(Body body) {
     [&]<int... i>(std::integer_sequence<int, i...>) INLINE { (body(std::integral_constant<int, i>{}), ...); }

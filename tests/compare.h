@@ -20,7 +20,7 @@
 #include "engine/tensor.h"
 
 namespace dualmcmc {
-extern const Backend backend_simt_fp32, backend_simt_tf32, backend_simt_bf16;  // a GPU that the host plays: tests/simt
+extern const Backend backend_simt_fp32, backend_simt_tf32, backend_simt_bf16;  // the emulated GPU: tests/simt
 }
 
 namespace dualmcmc::test {
@@ -110,8 +110,7 @@ inline std::vector<const Backend*> cpu_backends() {
     return able;
 }
 
-// The GPU's tables, of the one that the host plays and, in a build with nvcc, of a real one: in fp32, or in every
-// precision.
+// The tables of the emulated GPU and, in a build with nvcc, of the real one: in fp32, or in every precision.
 inline std::vector<const Backend*> gpu_backends_of_all_precisions() {
     std::vector<const Backend*> tables{&backend_simt_fp32, &backend_simt_tf32, &backend_simt_bf16};
     for (const Backend* table : cuda_backends()) tables.push_back(table);
@@ -144,8 +143,8 @@ inline const std::string& why_not(const Backend& table) {
     return entry->second;
 }
 
-// Ends the program where a kernel wrote beyond the played GPU's memory (gpu_test.cpp).
-void check_played_memory();
+// Aborts if a kernel wrote outside the emulated GPU's memory (gpu_test.cpp).
+void check_emulated_memory();
 
 // While one lives, `table` is the backend in use.
 class WithBackend {
@@ -181,7 +180,7 @@ protected:
     void SetUp() override {
         if (!why_not(*GetParam()).empty()) GTEST_SKIP() << GetParam()->name << ": " << why_not(*GetParam());
     }
-    void TearDown() override { check_played_memory(); }
+    void TearDown() override { check_emulated_memory(); }
 
 private:
     WithBackend with_{*GetParam()};

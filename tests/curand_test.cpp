@@ -1,6 +1,5 @@
-// Our Philox and its mapping to uniforms and normals against cuRAND's own device functions, from NVIDIA's header,
-// compiled for the host where CUDA's headers are installed: curand_init(seed, stream << 56 | step, index), as
-// random.cuh says.
+// random.cuh against cuRAND's device functions, curand_init(seed, purpose << 56 | step, index), which NVIDIA's header
+// lets us compile for the host. Skipped where CUDA's headers are not installed.
 #include <gtest/gtest.h>
 
 #if __has_include(<curand_kernel.h>)
@@ -18,7 +17,7 @@
 namespace dualmcmc::test {
 namespace {
 
-TEST(Curand, DrawsTheSameNumbers) {
+TEST(Curand, DrawsTheSameValues) {
 #ifdef HAS_CURAND
     const RandomKey keys[] = {
         {1, 2, 3}, {(1ull << 40) + 7, 200, (1ull << 55) + 5}, {~0ull, 255, (1ull << 56) - 1}, {0, 0, 0}};
@@ -39,7 +38,7 @@ TEST(Curand, DrawsTheSameNumbers) {
                 float x, y, z, w;
                 against_curand::box_muller(words[0], words[1], x, y);
                 against_curand::box_muller(words[2], words[3], z, w);
-                // Two mappings of that kind, each within 40 units of the exact value: random_test.cpp.
+                // Each of the two is within 40 units of the exact value (random_test.cpp).
                 for (const auto& [found, expected] :
                      {std::pair(x, normals.x), {y, normals.y}, {z, normals.z}, {w, normals.w}})
                     ASSERT_NEAR(found, expected, 80 * 0x1p-24) << "block " << block;

@@ -1,7 +1,7 @@
-// What belongs to the GPU alone: chains recorded as graphs; and on the GPU that the host plays (tests/simt), where all
-// of that can be brought about and counted: no allocation and no waiting within an iteration, full memory, absent and
-// unfit devices; the choice of device and precision. The kernels' values are kernels_test.cpp's, networks and
-// iterations networks_test.cpp's and reference_test.cpp's.
+// What only a GPU has: chains as CUDA graphs. Then, on the emulated GPU (tests/simt), which can produce and count such
+// events: no allocation and no waiting within an iteration, full memory, absent and unsuitable devices. Then the choice
+// of device and precision. Kernels are compared with references in kernels_test.cpp, networks and iterations in
+// networks_test.cpp and reference_test.cpp.
 #include <algorithm>
 
 #include "compare.h"
@@ -11,7 +11,7 @@
 
 namespace dualmcmc::test {
 
-void check_played_memory() { simt::check_memory(); }
+void check_emulated_memory() { simt::check_memory(); }
 
 namespace {
 
@@ -36,7 +36,7 @@ StepSettings chains_of(int64_t steps) {
     return s;
 }
 
-// All that an iteration gives back, and the networks after it.
+// All results of an iteration, and the networks after it.
 std::vector<Values> iterate(Models& models, const StepSettings& settings, int64_t iteration) {
     const Tensor x = random_tensor(images, uint32_t(iteration));
     const StepResult r =
@@ -45,8 +45,8 @@ std::vector<Values> iterate(Models& models, const StepSettings& settings, int64_
     for (const Tensor& tensor : {r.x_revised, r.x_resampled, r.z_revised, r.loss_recon, r.loss_revise, r.nll_posterior,
                                  r.nll_generated, r.energy_model})
         out.push_back(tensor.to_host());
-    for (const auto& profile : {r.energy_trace, r.sse_trace})
-        for (const Tensor& value : profile) out.push_back(value.to_host());
+    for (const auto& trace : {r.energy_trace, r.sse_trace})
+        for (const Tensor& value : trace) out.push_back(value.to_host());
     for (const auto& [prefix, state] : models.networks())
         for (const NamedTensor& entry : state->entries()) out.push_back(entry.value.value().to_host());
     return out;
@@ -59,16 +59,16 @@ class GpuChains : public EachBackend {
 };
 INSTANTIATE_TEST_SUITE_P(Gpu, GpuChains, testing::ValuesIn(gpu_backends_of_all_precisions()), backend_name);
 
-TEST_P(GpuChains, RecordedOnesGiveTheSameBits) {
-    Models recorded(small, 3), plain(small, 3);
+TEST_P(GpuChains, ReplayedGraphsGiveTheBitsOfEagerSteps) {
+    Models replayed(small, 3), eager(small, 3);
     for (int64_t iteration = 0; iteration < 3; ++iteration) {
-        const auto found = iterate(recorded, chains_of(4), iteration);
+        const auto found = iterate(replayed, chains_of(4), iteration);
         const DisableGraphs no_graphs;
-        EXPECT_EQ(iterate(plain, chains_of(4), iteration), found) << "iteration " << iteration;
+        EXPECT_EQ(iterate(eager, chains_of(4), iteration), found) << "iteration " << iteration;
     }
 }
 
-TEST_F(EmulatedGpu, EachStepOfAChainButTheFirstIsAGraph) {
+TEST_F(EmulatedGpu, EveryChainStepButTheFirstIsAGraphLaunch) {
     Models models(small, 3);
     const int64_t before = simt::machine.graph_launches;
     iterate(models, chains_of(4), 0);
@@ -78,9 +78,9 @@ TEST_F(EmulatedGpu, EachStepOfAChainButTheFirstIsAGraph) {
     EXPECT_EQ(simt::machine.graph_launches - before, 3 * 3);
 }
 
-// A step is one graph, and besides it its input's copy, the update, which draws its noise itself, and the profile's
-// entry.
-TEST_F(EmulatedGpu, ARecordedStepIsAFewLaunches) {
+// A replayed step is one graph and, outside it, the copy of its input, the update, which draws its own noise, and the
+// trace's entry.
+TEST_F(EmulatedGpu, AReplayedStepIsAFewLaunches) {
     Models models(small, 3);
     const Tensor start = random_tensor(images, 1);
     const auto launches = [&](int64_t steps) {
@@ -93,11 +93,11 @@ TEST_F(EmulatedGpu, ARecordedStepIsAFewLaunches) {
         return simt::machine.launches - before;
     };
     const int64_t two = launches(2), seven = launches(7);
-    EXPECT_GT(two, 90);             // once plain, once recorded
-    EXPECT_EQ(seven - two, 5 * 3);  // update, and the profile's sum, which is two
+    EXPECT_GT(two, 90);             // one eager step, one captured
+    EXPECT_EQ(seven - two, 5 * 3);  // the update, and the trace's sum, which is two
 }
 
-TEST_F(EmulatedGpu, AllSpectralNormsAreFiveLaunches) {
+TEST_F(EmulatedGpu, AllSpectralNormsTakeFiveLaunches) {
     Models models(small, 3);
     const NoGrad no_grad;
     const int64_t before = simt::machine.launches;
@@ -105,19 +105,19 @@ TEST_F(EmulatedGpu, AllSpectralNormsAreFiveLaunches) {
     EXPECT_EQ(simt::machine.launches - before, 5);
 }
 
-// The next chain of the same form changes the graph that is there.
-TEST_F(EmulatedGpu, GraphsAreMadeOnce) {
+// The next chain with the same graph updates the existing executable.
+TEST_F(EmulatedGpu, GraphsAreInstantiatedOnce) {
     Models models(small, 3);
     iterate(models, chains_of(3), 0);
-    const int64_t made = simt::machine.graphs_made, changed = simt::machine.graphs_changed;
+    const int64_t instantiated = simt::machine.graphs_instantiated, updated = simt::machine.graphs_updated;
     iterate(models, chains_of(3), 1);
-    EXPECT_EQ(simt::machine.graphs_made, made);
-    EXPECT_EQ(simt::machine.graphs_changed, changed + 3);
+    EXPECT_EQ(simt::machine.graphs_instantiated, instantiated);
+    EXPECT_EQ(simt::machine.graphs_updated, updated + 3);
 }
 
-// What others allocate and write between two calls must not be the recording's memory, nor the results' that the
-// network keeps.
-TEST_F(EmulatedGpu, RecordedMemoryIsNobodyElses) {
+// Tensors allocated and written between two calls must not share memory with the graph, nor with those of its results
+// that the network keeps.
+TEST_F(EmulatedGpu, AGraphsMemoryIsPrivate) {
     Models models(small, 3);
     const Tensor first = random_tensor(images, 1), second = random_tensor(images, 2);
     GraphedFunction gradient([&](const Tensor& x) { return std::vector{energy_gradient(models.ebm, x).gradient}; });
@@ -139,28 +139,28 @@ TEST_F(EmulatedGpu, RecordedMemoryIsNobodyElses) {
     const DisableGraphs no_graphs;
     for (int i = 0; i < 2; ++i) energy_gradient(again.ebm, first);
     EXPECT_EQ(found, energy_gradient(again.ebm, second).gradient.to_host());
-    // The weights that the last, recorded, power iteration left are the network's.
+    // The network has the weights of the last power iteration, which ran in the graph.
     EXPECT_EQ(models.ebm.energy(Var(first)).value().to_host(), again.ebm.energy(Var(first)).value().to_host());
 }
 
-// Full memory may have the pool give back what it has while a step is recorded.
-TEST_F(EmulatedGpu, WhatIsFreedWhileRecordingIsFreedAfterwards) {
+// If memory is full the pool may free its cached blocks during a capture.
+TEST_F(EmulatedGpu, FreesDuringACaptureAreDeferred) {
     const Tensor x = random_tensor({4}, 1);
-    Tensor::full({int64_t(1) << 20}, 0);  // waits in the pool from now on
+    Tensor::full({int64_t(1) << 20}, 0);  // cached by the pool from now on
     size_t within = 0;
-    GraphedFunction trims([&](const Tensor& y) {
+    GraphedFunction empties([&](const Tensor& y) {
         empty_cache();
         within = simt::machine.allocated;
         return std::vector{y.clone()};
     });
-    trims(x);
+    empties(x);
     Tensor::full({int64_t(1) << 20}, 0);
-    EXPECT_EQ(trims(x)[0].to_host(), x.to_host());
+    EXPECT_EQ(empties(x)[0].to_host(), x.to_host());
     EXPECT_LE(simt::machine.allocated + (size_t(3) << 20), within);
 }
 
-// Working memory that a graph names must not have been replaced.
-TEST_F(EmulatedGpu, AGraphIsNotSentAgainAfterLargerWork) {
+// The graph holds pointers to the workspace, which has grown and moved.
+TEST_F(EmulatedGpu, AGraphIsRefusedAfterItsWorkspaceMoved) {
     const Tensor w = random_tensor({3, 3, 8, 8}, 1), x = random_tensor({1, 6, 5, 8}, 2);
     const auto convolved = [&](const Tensor& images) {
         return conv2d(Var(images), Var(w), Var(), {.padding = 1}).value();
@@ -171,23 +171,23 @@ TEST_F(EmulatedGpu, AGraphIsNotSentAgainAfterLargerWork) {
     EXPECT_THROW(convolve(x), std::runtime_error);
 }
 
-TEST_F(EmulatedGpu, AFunctionThatReadsBackIsRefused) {
+TEST_F(EmulatedGpu, AFunctionThatDownloadsIsRefused) {
     const Tensor x = random_tensor({4}, 1);
-    GraphedFunction reads([](const Tensor& y) { return std::vector{Tensor::from_host({4}, y.to_host())}; });
-    EXPECT_EQ(reads(x)[0].to_host(), x.to_host());
-    EXPECT_THROW(reads(x), std::runtime_error);
+    GraphedFunction downloads([](const Tensor& y) { return std::vector{Tensor::from_host({4}, y.to_host())}; });
+    EXPECT_EQ(downloads(x)[0].to_host(), x.to_host());
+    EXPECT_THROW(downloads(x), std::runtime_error);
     EXPECT_EQ(x.clone().to_host(), random_values(4, 1)) << "the stream works again";
     const DisableGraphs no_graphs;
-    EXPECT_EQ(reads(x)[0].to_host(), x.to_host());
+    EXPECT_EQ(downloads(x)[0].to_host(), x.to_host());
 }
 
-// The graph would send what lay in the host's memory later.
-TEST_F(EmulatedGpu, AFunctionThatLoadsIsRefused) {
+// The graph would upload whatever is in the host's memory at its launch.
+TEST_F(EmulatedGpu, AFunctionThatUploadsIsRefused) {
     const Tensor x = random_tensor({4}, 1);
-    GraphedFunction loads([](const Tensor&) { return std::vector{Tensor::from_host({4}, {1, 2, 3, 4})}; });
-    loads(x);
-    EXPECT_THROW(loads(x), std::runtime_error);
-    EXPECT_EQ(Tensor::from_host({2}, {5, 6}).to_host(), (Values{5, 6})) << "loading works again";
+    GraphedFunction uploads([](const Tensor&) { return std::vector{Tensor::from_host({4}, {1, 2, 3, 4})}; });
+    uploads(x);
+    EXPECT_THROW(uploads(x), std::runtime_error);
+    EXPECT_EQ(Tensor::from_host({2}, {5, 6}).to_host(), (Values{5, 6})) << "uploading works again";
 }
 
 // ---- memory and waiting -------------------------------------------------------------------------
@@ -207,38 +207,37 @@ TEST_F(EmulatedGpu, AnIterationNeitherAllocatesNorWaits) {
     }
 }
 
-TEST_F(EmulatedGpu, FullMemoryGivesBackWhatWaitsAndTriesAgain) {
+TEST_F(EmulatedGpu, FullMemoryEmptiesTheCacheAndRetries) {
     constexpr int64_t mebi = int64_t(1) << 18;  // floats
     { const Tensor large = Tensor::full({32 * mebi}, 1); }
     simt::machine.limit = simt::machine.allocated + (8 << 20);
-    const Tensor other = Tensor::full({24 * mebi}, 2);  // fits only once `large` has been given back
+    const Tensor other = Tensor::full({24 * mebi}, 2);  // fits only after `large` has been freed
     EXPECT_EQ(other.to_host().back(), 2);
     EXPECT_LE(simt::machine.allocated, simt::machine.limit);
     try {
         const Tensor too_large = Tensor::full({1024 * mebi}, 3);
-        FAIL() << "1024 MiB were given";
+        FAIL() << "1024 MiB were allocated";
     } catch (const std::runtime_error& error) {
         const std::string message = error.what();
         for (const char* part : {"out of memory", "1024 MiB", "MiB are free", "--batch"})
             EXPECT_NE(message.find(part), std::string::npos) << message;
     }
-    EXPECT_EQ(other.to_host().front(), 2) << "what is in use stays";
+    EXPECT_EQ(other.to_host().front(), 2) << "memory in use is kept";
 }
 
-TEST_F(EmulatedGpu, WorkingMemoryIsTakenFromWhatWaits) {
-    { const Tensor large = Tensor::full({int64_t(1) << 24}, 1); }  // 64 MiB, which wait for a tensor
+TEST_F(EmulatedGpu, TheWorkspaceMayTakeCachedBlocks) {
+    { const Tensor large = Tensor::full({int64_t(1) << 24}, 1); }  // 64 MiB, now cached
     const Tensor x = Tensor::full({1, 256, 256, 64}, 1), w = Tensor::full({3, 3, 64, 1}, 1);
     Tensor y({1, 256, 256, 1});
     simt::machine.limit = simt::machine.allocated + (1 << 20);
     const int64_t before = pool_bytes();
     (backend().exact ? *backend().exact : backend())
-        .conv2d(y.data(), x.data(), w.data(), nullptr, nullptr,
-                {1, 256, 256, 64, 1, 3, 1, 1});  // x among zeros: 16 MiB
+        .conv2d(y.data(), x.data(), w.data(), nullptr, nullptr, {1, 256, 256, 64, 1, 3, 1, 1});  // x padded: 16 MiB
     EXPECT_EQ(y.to_host()[256 * 128 + 128], 9 * 64);
     EXPECT_LT(pool_bytes(), before);
 }
 
-// ---- absent and unfit devices -------------------------------------------------------------------
+// ---- absent and unsuitable devices --------------------------------------------------------------
 
 void expect_reason(const std::string& part) {
     try {
@@ -250,25 +249,25 @@ void expect_reason(const std::string& part) {
     }
 }
 
-TEST_F(EmulatedGpu, SaysWhyThereIsNone) {
-    EXPECT_NE(backend_simt_fp32.start().find("the host plays"), std::string::npos);
+TEST_F(EmulatedGpu, SaysWhyItIsNotUsable) {
+    EXPECT_NE(backend_simt_fp32.start().find("emulated GPU"), std::string::npos);
     simt::machine.code_status = cudaErrorNoKernelImageForDevice;
-    expect_reason("holds no code for the a GPU that the host plays: build it with CUDA_ARCH=80");
+    expect_reason("has no code for the emulated GPU: build it with CUDA_ARCH=80");
     simt::machine.devices = 0;
-    expect_reason("there is none");
+    expect_reason("no NVIDIA GPU found");
     simt::machine.device_status = cudaErrorNoDevice;
-    expect_reason("no NVIDIA GPU answers");
+    expect_reason("no NVIDIA GPU found: error 100");
     simt::machine.device_status = cudaErrorInsufficientDriver;
     simt::machine.driver = 11080;
-    expect_reason("knows CUDA 11.8 and this build needs 13.0: update the driver");
+    expect_reason("supports CUDA 11.8 and this build needs 13.0: update the driver");
     simt::machine.driver = 0;
-    expect_reason("no NVIDIA driver");
+    expect_reason("no NVIDIA driver found");
 }
 
 TEST_F(EmulatedGpu, ErrorsNameFileExpressionLibraryAndMessage) {
     try {
         backend_simt_fp32.release(this);
-        FAIL() << "memory was given back that nobody had";
+        FAIL() << "released memory that was not allocated";
     } catch (const std::runtime_error& error) {
         const std::string message = error.what();
         for (const char* part : {"gpu/memory.cu:", "cudaFree(pointer)", "CUDA says", "error 1"})
@@ -276,9 +275,9 @@ TEST_F(EmulatedGpu, ErrorsNameFileExpressionLibraryAndMessage) {
     }
 }
 
-// ---- what the played GPU must see ---------------------------------------------------------------
+// ---- what the emulator must detect --------------------------------------------------------------
 
-TEST(PlayedGpuDeathTest, BarriersThatSomeThreadsMissAndWritesBeyondMemory) {
+TEST(EmulatedGpuDeathTest, BarriersThatSomeThreadsMissAndWritesOutsideMemory) {
     const WithThreads one(1);
     EXPECT_DEATH(simt::run_grid(1, 32,
                                 [] {
@@ -291,7 +290,7 @@ TEST(PlayedGpuDeathTest, BarriersThatSomeThreadsMissAndWritesBeyondMemory) {
             backend_simt_fp32.fill(values, 1, 5);
             simt::check_memory();
         },
-        "beyond the bounds");
+        "outside device memory");
 }
 
 // ---- the real device's choice -------------------------------------------------------------------
@@ -319,7 +318,7 @@ TEST(Device, PrecisionsOfTheCpu) {
 TEST(Device, WithoutAGpuSaysSo) {
     const WithThreads one(1);
     const WithBackend keep(backend());
-    if (!cuda_backends().empty() && why_not(*cuda_backends()[0]).empty()) GTEST_SKIP() << "a GPU answers here";
+    if (!cuda_backends().empty() && why_not(*cuda_backends()[0]).empty()) GTEST_SKIP() << "a GPU is available here";
     const std::string reason =
         cuda_backends().empty() ? "this build holds no code for GPUs" : why_not(*cuda_backends()[0]);
     EXPECT_EQ(refusal("cuda", "auto"), "--device cuda: " + reason + " (--device cpu needs none)");

@@ -2,7 +2,7 @@
 //
 // Each array lies between two guards that hold NaN, and outputs hold NaN before the call: an element that is not
 // written, a write beyond the end, or a read from there that matters, all show. Each call is made with 1, 2 and 3
-// threads and must give the same bits. (To the GPU that the host plays these are three orders in which its threads take
+// threads and must give the same bits. (On the emulated GPU these are three orders in which its threads take
 // turns.) What is not here: the values of random numbers (random_test.cpp), gradients as gradients (ops_test.cpp).
 //
 // Tolerances are in units u = 2^-24, the largest relative error of one rounding. A single formula gets a small multiple

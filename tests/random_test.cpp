@@ -1,6 +1,5 @@
-// Random numbers: Philox4x32-10 and its mapping to uniforms and normals against reference/philox.safetensors, value by
-// value, on each backend; then what a stateless generator promises: moments, independence of seed, stream and step,
-// prefixes.
+// Random numbers: Philox4x32-10 and its mapping to uniforms and normals against reference/philox.safetensors, on each
+// backend. Then the properties of a stateless generator: moments; independence of seed, purpose and step; prefixes.
 #include <algorithm>
 #include <set>
 
@@ -19,7 +18,7 @@ Values uniforms(RandomKey key, int64_t n, float low = 0, float high = 1) {
     return Tensor::uniform({n}, key, low, high).to_host();
 }
 
-// Calls body(case's name, key, uniforms, normals) for each case of the reference.
+// Calls body(name, key, uniforms, normals) for each case of the reference.
 template <class Body>
 void for_each_case(Body body) {
     const SafetensorsFile file = read_safetensors("reference/philox.safetensors");
@@ -34,24 +33,24 @@ void for_each_case(Body body) {
     }
 }
 
-// Ours is the word rounded to 24 bits, times 2^-32, plus 2^-33, rounded: two roundings of a value up to 1. The
-// reference is rounded once.
-TEST_P(Random, uniforms_are_the_references) {
+// Ours rounds the word to 24 bits, and again after adding 2^-33: two roundings of a value up to 1. The reference is
+// rounded once.
+TEST_P(Random, uniforms_match_the_reference) {
     for_each_case([](const std::string& name, RandomKey key, const Values& expected, const Values&) {
         expect_close(uniforms(key, int64_t(expected.size())), expected, 4 * unit, 0, name);
     });
 }
 
-// sqrt(-2 log U) sin(2πV), with u = 2^-24: the angle, up to 2π, is wrong by about 6 u, which counts times the radius,
-// at most 6.7: 40 u. Near U = 1 the rounding of U counts times 1 / radius: less than that but for radii below 1/40, one
-// draw in three thousand.
-TEST_P(Random, normals_are_the_references) {
+// sqrt(-2 log U) sin(2πV), with u = 2^-24: the error of the angle, up to 2π, is about 6 u, times the radius, at
+// most 6.7: 40 u. Near U = 1 the rounding of U is divided by the radius; that is less than 40 u unless the radius is
+// below 1/40, which holds for one draw in three thousand.
+TEST_P(Random, normals_match_the_reference) {
     for_each_case([](const std::string& name, RandomKey key, const Values&, const Values& expected) {
         expect_close(normals(key, int64_t(expected.size())), expected, 8 * unit, 40 * unit, name);
     });
 }
 
-// Moments of n draws lie within five of their standard deviations.
+// Moments of n draws must lie within five standard deviations of their expectation.
 constexpr int64_t many = 1 << 20;
 
 double moment(const Values& values, int power, double about = 0) {
@@ -60,19 +59,19 @@ double moment(const Values& values, int power, double about = 0) {
     return total / double(values.size());
 }
 
-TEST_P(Random, normals_have_a_normals_moments) {
+TEST_P(Random, normals_have_the_right_moments) {
     const Values values = normals({5, 3, 7}, many);
     const double n = double(many);
     EXPECT_NEAR(moment(values, 1), 0, 5 * std::sqrt(1 / n));
     EXPECT_NEAR(moment(values, 2), 1, 5 * std::sqrt(2 / n));   // var x² = 3 - 1
     EXPECT_NEAR(moment(values, 3), 0, 5 * std::sqrt(15 / n));  // E x⁶
     EXPECT_NEAR(moment(values, 4), 3, 5 * std::sqrt(96 / n));  // E x⁸ - 9 = 105 - 9
-    for (const int64_t lag : {1, 2, 3, 4}) {                   // neighbours within and between blocks are uncorrelated
+    for (const int64_t lag : {1, 2, 3, 4}) {                   // neighbours are uncorrelated, within and between blocks
         double product = 0;
         for (size_t i = size_t(lag); i < values.size(); ++i) product += double(values[i]) * values[i - size_t(lag)];
         EXPECT_NEAR(product / n, 0, 5 * std::sqrt(1 / n)) << "lag " << lag;
     }
-    // Tails: of a million normals about 60 lie beyond 4 and none beyond 7.
+    // Tails: of a million normals about 66 lie beyond ±4 and none beyond ±7.
     const auto beyond = [&](float bound) {
         return std::count_if(values.begin(), values.end(), [=](float v) { return std::abs(v) > bound; });
     };
@@ -95,8 +94,8 @@ TEST_P(Random, uniforms_are_uniform) {
     EXPECT_NEAR(chi_square, 49, 5 * std::sqrt(2 * 49.0));  // mean and variance of χ² with 49 degrees of freedom
 }
 
-// A uniform is (word + 1/2) / 2^32, never 0, whose logarithm a normal needs: below 2^-9, where float32 holds it
-// exactly, an odd multiple of 2^-33. (The references' few values would not show a lost half.)
+// A uniform is (word + 1/2) / 2^32 and never 0, since a normal needs its logarithm. Below 2^-9, where float32 holds it
+// exactly, it is an odd multiple of 2^-33. (The reference has too few values to show a missing half.)
 TEST_P(Random, uniforms_are_never_zero) {
     int small = 0;
     for (const float value : uniforms({5, 3, 8}, many)) {
@@ -107,7 +106,7 @@ TEST_P(Random, uniforms_are_never_zero) {
     EXPECT_NEAR(small, 2048, 5 * std::sqrt(2048.0));
 }
 
-// All blocks of a long draw differ: the block's number is in the counter.
+// All blocks of a long draw differ, since the counter contains the block's number.
 TEST_P(Random, blocks_differ) {
     const Values values = uniforms({1, 2, 3}, 40000);
     std::set<std::vector<float>> blocks;
@@ -116,8 +115,8 @@ TEST_P(Random, blocks_differ) {
     EXPECT_EQ(blocks.size(), values.size() / 4);
 }
 
-// Any bit of the key that differs gives other numbers, not the same ones shifted.
-TEST_P(Random, seeds_streams_and_steps_differ) {
+// Keys that differ in any bit give different values, not the same ones shifted.
+TEST_P(Random, seeds_purposes_and_steps_differ) {
     const RandomKey keys[] = {{1, 2, 3},
                               {2, 2, 3},
                               {1 + (1ull << 32), 2, 3},
@@ -135,19 +134,19 @@ TEST_P(Random, seeds_streams_and_steps_differ) {
     size_t drawn = 0;
     for (const RandomKey& key : keys)
         for (const float value : normals(key, 256)) seen.insert(value), ++drawn;
-    // Among 3328 values with about 2^23 places two coincide now and then (expected 3328² / 2 / 2^23 = 0.7), a whole
-    // stream never.
+    // Of 3328 values out of about 2^23, a few pairs may coincide (expected 3328² / 2 / 2^23 = 0.7), a whole stream
+    // never.
     EXPECT_GE(seen.size() + 10, drawn);
 }
 
-TEST_P(Random, a_short_draw_begins_a_long_one) {
+TEST_P(Random, a_short_draw_is_a_prefix_of_a_long_one) {
     const RandomKey key{9, 8, 7};
     const Values longest_normals = normals(key, 1001), longest_uniforms = uniforms(key, 1001, -1, 1);
     for (const int64_t n : {1, 2, 3, 4, 5, 6, 7, 8, 255, 256, 257, 1000}) {
         EXPECT_EQ(normals(key, n), Values(longest_normals.begin(), longest_normals.begin() + n)) << n;
         EXPECT_EQ(uniforms(key, n, -1, 1), Values(longest_uniforms.begin(), longest_uniforms.begin() + n)) << n;
     }
-    EXPECT_EQ(normals(key, 1001), longest_normals) << "the same key gives the same numbers";
+    EXPECT_EQ(normals(key, 1001), longest_normals) << "the same key gives the same values";
 }
 
 TEST_P(Random, uniforms_are_scaled_to_their_interval) {
@@ -158,7 +157,7 @@ TEST_P(Random, uniforms_are_scaled_to_their_interval) {
     EXPECT_EQ(uniforms({4, 5, 6}, 5, 2, 2), Values(5, 2.0f)) << "an empty interval";
 }
 
-// The backends compute the same numbers up to rounding.
+// All backends draw the same values up to rounding.
 TEST(RandomBackends, agree) {
     Values first;
     std::vector<const Backend*> tables = cpu_backends();

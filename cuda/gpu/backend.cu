@@ -1,4 +1,4 @@
-// The GPU's tables of kernels, one for each precision of its GEMMs' inputs.
+// The GPU's tables of kernels, one for each precision of its convolutions.
 #include "gpu/gpu.h"
 
 #define NAME_(a, b, c) a##b##c
@@ -20,7 +20,7 @@ constexpr Backend fp32 = {.name = DEVICE_NAME ", fp32",
                           .end_capture = DEVICE_NAMESPACE::end_capture,
                           .launch_graph = DEVICE_NAMESPACE::launch_graph,
                           .destroy_graph = DEVICE_NAMESPACE::destroy_graph,
-#else  // a capture cannot wait for its kernels
+#else  // SYNC waits after each kernel, which a capture does not allow
                           .begin_capture = nullptr,
                           .end_capture = nullptr,
                           .launch_graph = nullptr,
@@ -34,7 +34,7 @@ constexpr Backend fp32 = {.name = DEVICE_NAME ", fp32",
 #undef DUALMCMC_ENTRY
 };
 
-// The same with the convolutions of another precision.
+// The same table with convolutions of another precision.
 constexpr Backend with_convolutions(const char* name, decltype(Backend::conv2d) conv2d,
                                     decltype(Backend::conv2d_backward_input) input,
                                     decltype(Backend::conv2d_backward_weight) weight) {

@@ -1,170 +1,176 @@
-// What the two ways of a convolution on the GPU share (gpu_conv.cu, gpu_tensor.cu): numbers as they are multiplied,
-// images among zeros, and what becomes of results.
+// What the GPU's two convolutions share (conv.cu, conv_mma.cu): conversion to the GEMMs' element types, the prologue
+// (ReLU, box filter and padding of the input) and the epilogue of the output.
 #pragma once
 #include "gpu/conv_geometry.h"
 #include "gpu/gpu.h"
 
 namespace dualmcmc::DEVICE_NAMESPACE {
 
+// ---- element types ------------------------------------------------------------------------------
+
 using Bf16 = uint16_t;  // the upper half of a float's bits
 struct Tf32 {
     uint32_t bits;  // a float's, the last 13 of them 0
 };
 
-DEVICE inline void round_to(float& y, float x) { y = x; }
-// To nearest, ties to even; a NaN stays one.
+// The bits of x without the last `dropped`, rounded to nearest, ties to even; NaN stays NaN.
 DEVICE inline uint32_t rounded_bits(float x, int dropped) {
     const uint32_t bits = __builtin_bit_cast(uint32_t, x), half = (1u << (dropped - 1)) - 1;
     return x != x ? 0x7fffffffu >> dropped : (bits + half + (bits >> dropped & 1)) >> dropped;
 }
-DEVICE inline void round_to(Bf16& y, float x) { y = Bf16(rounded_bits(x, 16)); }
-DEVICE inline void round_to(Tf32& y, float x) { y.bits = rounded_bits(x, 13) << 13; }
+DEVICE inline void convert(float& y, float x) { y = x; }
+DEVICE inline void convert(Bf16& y, float x) { y = Bf16(rounded_bits(x, 16)); }
+DEVICE inline void convert(Tf32& y, float x) { y.bits = rounded_bits(x, 13) << 13; }
 
-// ---- images among zeros -------------------------------------------------------------------------
+// n values moved by one vector access.
+template <class T, int n>
+struct alignas(n * sizeof(T)) AlignedArray {
+    T values[n];
+};
 
-// What the convolution sees of x.
-struct View {
+// y = x, `vectors` times n values.
+template <int n, class To>
+void convert_vectors(To* y, const float* x, int64_t vectors) {
+    parallel_for(vectors, [=] DEVICE(int64_t i) {
+        const auto loaded = reinterpret_cast<const AlignedArray<float, n>*>(x)[i];
+        AlignedArray<To, n> converted;
+        for (int k = 0; k < n; ++k) convert(converted.values[k], loaded.values[k]);
+        reinterpret_cast<AlignedArray<To, n>*>(y)[i] = converted;
+    });
+}
+template <class To>
+void convert_array(To* y, const float* x, int64_t n) {
+    if (n % 4 == 0) convert_vectors<4>(y, x, n / 4);
+    else convert_vectors<1>(y, x, n);
+}
+
+// ---- prologue: the padded source ----------------------------------------------------------------
+
+// What is applied to x on its way into the padded buffer: max(x, 0); the 2×2 box filter of a convolution with pooling.
+struct Prologue {
     bool relu, pool;
 };
 
-// The places in x of the pixels whose mean is one of the source's: itself, or up to four where the source is x
-// box-filtered; -1: none.
-struct Corners {
-    int64_t place[4];
-    DEVICE Corners(const Halo& halo, bool pool, int64_t pixel, int64_t channels) {
-        const int64_t height = halo.rows.size - pool, width = halo.columns.size - pool,
-                      image = pixel / (halo.rows.size * halo.columns.size);
-        const int64_t row = pixel / halo.columns.size % halo.rows.size, column = pixel % halo.columns.size;
+// The offsets in x of the pixels whose mean is one pixel of the source: that pixel itself or, where the source is x
+// box-filtered (one row and column larger), the up to four in its 2×2 window. -1: none.
+struct BoxWindow {
+    int64_t offset[4];
+    DEVICE BoxWindow(const PaddedImages& source, bool pool, int64_t pixel, int64_t channels) {
+        const int64_t height = source.rows.size - pool, width = source.columns.size - pool,
+                      image = pixel / (source.rows.size * source.columns.size);
+        const int64_t row = pixel / source.columns.size % source.rows.size, column = pixel % source.columns.size;
         for (int k = 0; k < 4; ++k) {
             const int64_t h = row - k / 2, w = column - k % 2;
-            const bool there = pixel >= 0 && (k == 0 || pool) && h >= 0 && h < height && w >= 0 && w < width;
-            place[k] = there ? ((image * height + h) * width + w) * channels : -1;
+            const bool inside = pixel >= 0 && (k == 0 || pool) && h >= 0 && h < height && w >= 0 && w < width;
+            offset[k] = inside ? ((image * height + h) * width + w) * channels : -1;
         }
     }
 };
 
-// So many numbers are read, or written, at a time.
-template <class T, int n>
-struct alignas(n * sizeof(T)) Pack {
-    T values[n];
-};
-
-// to = from, `packs` times n numbers.
-template <int n, class To>
-void round_packs(To* to, const float* from, int64_t packs) {
-    parallel_for(packs, [=] DEVICE(int64_t i) {
-        const auto read = reinterpret_cast<const Pack<float, n>*>(from)[i];
-        Pack<To, n> rounded;
-        for (int k = 0; k < n; ++k) round_to(rounded.values[k], read.values[k]);
-        reinterpret_cast<Pack<To, n>*>(to)[i] = rounded;
-    });
-}
-template <class To>
-void round_all(To* to, const float* from, int64_t n) {
-    if (n % 4 == 0) round_packs<4>(to, from, n / 4);
-    else round_packs<1>(to, from, n);
-}
-
 // `channels` is a multiple of n.
 template <int n, class To>
-void fill_halo(To* out, const float* x, const Halo& halo, int64_t channels, View view) {
-    const float share = view.pool ? 0.25f : 1;
-    parallel_for_rows(halo.phases() * halo.phase_size(), channels / n, [=] DEVICE(int64_t index) {
-        const Corners corners(halo, view.pool, halo.source(index), channels);
-        return [=](int64_t piece) {
+void fill_padded(To* out, const float* x, const PaddedImages& source, int64_t channels, Prologue prologue) {
+    const float weight = prologue.pool ? 0.25f : 1;
+    parallel_for_rows(source.size(), channels / n, [=] DEVICE(int64_t index) {
+        const BoxWindow window(source, prologue.pool, source.source_pixel(index), channels);
+        return [=](int64_t vector) {
             float total[n] = {};
-            for (const int64_t place : corners.place) {
-                if (place < 0) continue;
-                const auto read = *reinterpret_cast<const Pack<float, n>*>(x + place + piece * n);
-                for (int i = 0; i < n; ++i)
-                    total[i] += view.relu && read.values[i] <= 0 ? 0 : read.values[i];  // a NaN stays one
+            for (const int64_t offset : window.offset) {
+                if (offset < 0) continue;
+                const auto loaded = *reinterpret_cast<const AlignedArray<float, n>*>(x + offset + vector * n);
+                for (int i = 0; i < n; ++i)  // NaN stays NaN
+                    total[i] += prologue.relu && loaded.values[i] <= 0 ? 0 : loaded.values[i];
             }
-            Pack<To, n> rounded;
-            for (int i = 0; i < n; ++i) round_to(rounded.values[i], share * total[i]);
-            *reinterpret_cast<Pack<To, n>*>(out + index * channels + piece * n) = rounded;
+            AlignedArray<To, n> converted;
+            for (int i = 0; i < n; ++i) convert(converted.values[i], weight * total[i]);
+            *reinterpret_cast<AlignedArray<To, n>*>(out + index * channels + vector * n) = converted;
         };
     });
 }
 
-// x, as the view has it, among the halo's zeros; x itself where nothing is asked for.
+// x after the prologue, padded and converted, in the workspace; x itself where there is nothing to do.
 template <class To>
-const To* with_halo(Slot slot, const float* x, const Halo& halo, int64_t channels, View view = {}) {
+const To* padded_source(WorkspaceSlot slot, const float* x, const PaddedImages& source, int64_t channels,
+                        Prologue prologue = {}) {
     if constexpr (std::is_same_v<To, float>)
-        if (halo.bare() && !view.relu && !view.pool) return x;
-    To* out = workspace<To>(slot, halo.phases() * halo.phase_size() * channels);
-    (channels % 4 == 0 ? fill_halo<4, To> : fill_halo<1, To>)(out, x, halo, channels, view);
+        if (source.unpadded() && !prologue.relu && !prologue.pool) return x;
+    To* out = workspace<To>(slot, source.size() * channels);
+    (channels % 4 == 0 ? fill_padded<4, To> : fill_padded<1, To>)(out, x, source, channels, prologue);
     return out;
 }
 
-// What becomes of a convolution's results: y = result (0 where mask <= 0) + bias (channels) + residual (like y); each
-// but the result may be null.
+// ---- epilogue -----------------------------------------------------------------------------------
+
+// What becomes of a result before it is stored: + bias[channel], then 0 where mask <= 0, then + residual; mask and
+// residual are like y. Each may be null. The bias belongs to fprop and the mask to dgrad: never both are given.
 struct Epilogue {
-    const float *bias, *residual, *mask;
-    // y[place] and its neighbours, n in all; place and channel are multiples of n.
+    const float *bias = nullptr, *mask = nullptr, *residual = nullptr;
+    // n neighbouring results at `offset` of y; offset and channel are multiples of n.
     template <int n>
-    DEVICE Pack<float, n> operator()(Pack<float, n> result, int64_t channel, int64_t place) const {
-        const auto all = [](const float* from) { return *reinterpret_cast<const Pack<float, n>*>(from); };
-        Pack<float, n> masks{}, biases{}, addends{};
-        if (mask) masks = all(mask + place);
-        if (bias) biases = all(bias + channel);
-        if (residual) addends = all(residual + place);
+    DEVICE AlignedArray<float, n> operator()(AlignedArray<float, n> result, int64_t channel, int64_t offset) const {
+        const auto load = [](const float* from) { return *reinterpret_cast<const AlignedArray<float, n>*>(from); };
+        AlignedArray<float, n> masks{}, biases{}, residuals{};
+        if (mask) masks = load(mask + offset);
+        if (bias) biases = load(bias + channel);
+        if (residual) residuals = load(residual + offset);
         for (int i = 0; i < n; ++i)
             result.values[i] =
-                (mask && masks.values[i] <= 0 ? 0 : result.values[i]) + biases.values[i] + addends.values[i];
+                (mask && masks.values[i] <= 0 ? 0 : result.values[i] + biases.values[i]) + residuals.values[i];
         return result;
     }
 };
 
 // `channels` is a multiple of n.
 template <int n>
-void gather_packs(float* y, const float* result, const Epilogue& f, bool pool, const Halo& halo, const Targets& targets,
-                  int64_t channels) {
-    const int64_t height = targets.height - pool, width = targets.width - pool;
-    const float share = pool ? 0.25f : 1;
-    parallel_for_rows(halo.batch * height * width, channels / n, [=] DEVICE(int64_t pixel) {
+void gather_vectors(float* y, const float* result, const Epilogue& epilogue, bool pool, const PaddedImages& source,
+                    const OutputMap& out, int64_t channels) {
+    const int64_t height = out.height - pool, width = out.width - pool;
+    const float weight = pool ? 0.25f : 1;
+    parallel_for_rows(source.batch * height * width, channels / n, [=] DEVICE(int64_t pixel) {
         const int64_t image = pixel / (height * width), row = pixel / width % height, column = pixel % width;
         const float* from[4];
         for (int k = 0; k < 4; ++k) {
-            const int64_t of = (image * targets.height + row + k / 2) * targets.width + column + k % 2;
-            from[k] = k == 0 || pool ? result + targets.place(halo, of) * channels : nullptr;
+            const int64_t output = (image * out.height + row + k / 2) * out.width + column + k % 2;
+            from[k] = k == 0 || pool ? result + out.result_index(source, output) * channels : nullptr;
         }
         const int64_t first = pixel * channels;
-        return [=](int64_t piece) {
-            Pack<float, n> total{};
+        return [=](int64_t vector) {
+            AlignedArray<float, n> total{};
             for (const float* const values : from) {
                 if (!values) continue;
-                const auto read = *reinterpret_cast<const Pack<float, n>*>(values + piece * n);
-                for (int i = 0; i < n; ++i) total.values[i] += read.values[i];
+                const auto loaded = *reinterpret_cast<const AlignedArray<float, n>*>(values + vector * n);
+                for (int i = 0; i < n; ++i) total.values[i] += loaded.values[i];
             }
-            for (int i = 0; i < n; ++i) total.values[i] *= share;
-            *reinterpret_cast<Pack<float, n>*>(y + first + piece * n) = f(total, piece * n, first + piece * n);
+            for (int i = 0; i < n; ++i) total.values[i] *= weight;
+            *reinterpret_cast<AlignedArray<float, n>*>(y + first + vector * n) =
+                epilogue(total, vector * n, first + vector * n);
         };
     });
 }
 
-// y (pixels, channels) from the targets' places; pool: the adjoint of the box filter, the mean of the four of which a
-// pixel is a part.
-inline void gather(float* y, const float* result, const Epilogue& f, bool pool, const Halo& halo,
-                   const Targets& targets, int64_t channels) {
-    (channels % 4 == 0 ? gather_packs<4> : gather_packs<1>)(y, result, f, pool, halo, targets, channels);
+// y (pixels, channels) from the rows of `result` that are outputs. pool: the adjoint of the box filter, the mean of the
+// four windows that hold the pixel.
+inline void gather(float* y, const float* result, const Epilogue& epilogue, bool pool, const PaddedImages& source,
+                   const OutputMap& out, int64_t channels) {
+    (channels % 4 == 0 ? gather_vectors<4> : gather_vectors<1>)(y, result, epilogue, pool, source, out, channels);
 }
 
-// The convolution of what the View shows. A kernel as large as the image, without padding, sees each image once, whole:
-// a matrix product over images of one pixel, and the weights lie in memory as they should.
-inline ConvShape convolved(const ConvShape& s) {
+// ---- shapes and the tensor cores' path ----------------------------------------------------------
+
+// The convolution that is left after the prologue. A kernel as large as the image, without padding, is a GEMM over
+// images of one pixel; its weights already lie in memory as that needs them.
+inline ConvShape lowered_shape(const ConvShape& s) {
     if (s.pool) return {s.batch, s.height + 1, s.width + 1, s.in, s.out, s.kernel, 2, 0};
     if (s.padding == 0 && s.kernel == s.height && s.kernel == s.width)
         return {s.batch, 1, 1, s.kernel * s.kernel * s.in, s.out, 1, 1, 0};
     return {s.batch, s.height, s.width, s.in, s.out, s.kernel, s.stride, s.padding};
 }
 
-// ---- by the tensor cores alone, for Bf16 and Tf32 (gpu_tensor.cu) -------------------------------
-
-// Where the convolution, or the gradient of its input, can go that way, they do it and return true.
+// fprop and dgrad in the tensor cores (conv_mma.cu), for Bf16 and Tf32. They return false, and do nothing, where their
+// kernels do not apply to the shape.
 template <class Element>
-bool tensor_forward(float* y, const float* x, const float* w, const Epilogue& epilogue, const ConvShape& shape);
+bool mma_forward(float* y, const float* x, const float* w, const Epilogue& epilogue, const ConvShape& shape);
 template <class Element>
-bool tensor_backward_input(float* dx, const float* dy, const float* w, const Epilogue& epilogue,
-                           const ConvShape& shape);
+bool mma_backward_input(float* dx, const float* dy, const float* w, const Epilogue& epilogue, const ConvShape& shape);
 
 }  // namespace dualmcmc::DEVICE_NAMESPACE

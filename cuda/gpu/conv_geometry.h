@@ -1,17 +1,34 @@
-// Where the taps of a convolution find their numbers on the GPU (gpu_conv.cu): the arithmetic alone, for the host, the
-// device and tests/taps_test.cpp.
+// Index arithmetic of the GPU's convolutions: at which offset each tap finds its pixels. Shared by the host code and
+// kernels of conv.cu and conv_mma.cu and by tests/conv_geometry_test.cpp; nothing here touches a pixel.
 //
-// The source, an image or its gradient, stands among zeros, its "halo", so that a tap is one shift for all places of
-// all images: with the places as the rows of a matrix, a convolution is a sum of matrix products on shifted views of
-// one buffer,
+// A convolution is an implicit GEMM: the sum over its taps of one GEMM each, on shifted views of one zero-padded
+// buffer,
 //
-//   result[r, :] = Σ_tap source[r + shift(tap), :] · weights(tap)          for every place r, those between the images
-//   too;
+//   fprop   y[m, :]  = Σ_tap x[m + shift(tap), :] w[tap]           the convolution
+//   dgrad   dx[m, :] = Σ_tap dy[m + shift(tap), :] w[tap]ᵀ         the gradient of its input
+//   wgrad   dw[tap]  = Σ_m x[m + shift(tap), :]ᵀ dy[m, :]          the gradient of its weights
 //
-// what comes out at places that no target has is dropped. With a stride s the source is split into s² phases, the
-// places whose row and column leave the same rests modulo s: then a tap stays within one phase, and its shift is again
-// the same for all places. For the gradient of the input it is the result that has phases, each of which meets taps of
-// its own.
+// where m runs over the padded pixels of all images and w[tap] is (C_in, C_out). Rows m that are no output are dropped.
+// wgrad always takes cuBLAS, one GEMM a tap.
+//
+// Example: a 4×4 image, 3×3 kernel, padding 1, fprop. The pitch is 5, not 6: the zero between two rows is the right
+// padding of the one and the left padding of the other. The same holds for the zero row between two images.
+//
+//    0:  . . . . .       25 padded pixels, then a tail of 12 zeros for the largest shift. Output (h, w) is row
+//    5:  . A B C D       m = 5 h + w; tap (kh, kw) reads pixel m + 5 kh + kw. So the nine shifts are
+//   10:  . E F G H       0 1 2, 5 6 7, 10 11 12. Rows with h = 4 or w = 4 are dropped.
+//   15:  . I J K L
+//   20:  . M N O P
+//
+// With stride 2 the output is 2×2, and the padded image is split into 2² phases by the parity of row and column, so
+// that a tap is one shift again. The pitch is 3. A phase has 9 padded pixels and a tail of 4; phase f starts at 13 f:
+//
+//   0:  . . .      1:  . . .      2:  . B D      3:  A C .
+//       . F H          E G .          . J L          I K .
+//       . N P          M O .          . . .          . . .
+//
+// Output (h, w) is row m = 3 h + w, and the nine shifts are 0 13 1, 26 39 27, 3 16 4. In dgrad it is dx that has the
+// four phases; they meet 4, 2, 2 and 1 taps, with the shifts 4 3 1 0, 4 1, 4 3 and 4 into one padded dy of pitch 3.
 #pragma once
 #include <algorithm>
 #include <vector>
@@ -26,150 +43,156 @@
 
 namespace dualmcmc {
 
-// One axis of the source: place j of phase f holds its element j stride + f - lead, or zero where there is none.
-// `pitch` places make a row (or the rows of an image); place `pitch` is the next one's first, and where that is zero in
-// every phase, it serves both.
-struct Axis {
-    int64_t size, stride, lead, pitch;
+// One axis of the padded source. Padded pixel j of phase f holds the source's element j stride + f - pad_before, or
+// zero outside [0, size). `pitch` padded pixels make a row (rows make an image).
+struct PaddedAxis {
+    int64_t size, stride, pad_before, pitch;
 };
 
-// The pitch at which targets 0 … targets - 1 do not overlap and taps shifted by 0 … reach find zeros beyond the ends.
-inline Axis make_axis(int64_t size, int64_t stride, int64_t lead, int64_t targets, int64_t reach) {
-    const int64_t filled = (size - 1 + lead) / stride + 1, zeros = lead / stride;
-    return {size, stride, lead, std::max({filled, targets, targets + reach - zeros})};
+// With the smallest pitch at which the outputs 0 … outputs - 1 do not overlap and shifts up to max_shift read zeros
+// beyond either end.
+inline PaddedAxis padded_axis(int64_t size, int64_t stride, int64_t pad_before, int64_t outputs, int64_t max_shift) {
+    const int64_t filled = (size - 1 + pad_before) / stride + 1, zeros = pad_before / stride;
+    return {size, stride, pad_before, std::max({filled, outputs, outputs + max_shift - zeros})};
 }
 
-// `batch` images among zeros: `phases` buffers, each of all places of all images and a tail of zeros for the largest
-// shift.
-struct Halo {
+// A batch of zero-padded images: one buffer a phase, each with the padded pixels of all images and a tail of zeros.
+struct PaddedImages {
     int64_t batch, tail;
-    Axis rows, columns;
+    PaddedAxis rows, columns;
 
-    HOST_DEVICE int64_t image() const { return rows.pitch * columns.pitch; }
-    HOST_DEVICE int64_t places() const { return batch * image(); }
-    HOST_DEVICE int64_t phase_size() const { return places() + tail; }
+    HOST_DEVICE int64_t image_size() const { return rows.pitch * columns.pitch; }
+    HOST_DEVICE int64_t padded_pixels() const { return batch * image_size(); }
+    HOST_DEVICE int64_t phase_size() const { return padded_pixels() + tail; }
     HOST_DEVICE int64_t phases() const { return rows.stride * columns.stride; }
+    HOST_DEVICE int64_t size() const { return phases() * phase_size(); }
     int64_t shift(int64_t row, int64_t column) const { return row * columns.pitch + column; }
-    // The source itself, without a zero.
-    bool bare() const { return tail == 0 && phases() == 1 && rows.pitch == rows.size && columns.pitch == columns.size; }
+    // Whether the buffer is the source itself, without a zero.
+    bool unpadded() const {
+        return tail == 0 && phases() == 1 && rows.pitch == rows.size && columns.pitch == columns.size;
+    }
 
-    // The pixel of the source, (image height + row) width + column, that stands at `index` of all phases one after the
-    // other; -1: zero.
-    HOST_DEVICE int64_t source(int64_t index) const {
-        const int64_t phase = index / phase_size(), place = index % phase_size();
-        const int64_t row = place / columns.pitch % rows.pitch * rows.stride + phase / columns.stride - rows.lead;
-        const int64_t column = place % columns.pitch * columns.stride + phase % columns.stride - columns.lead;
-        const bool there = place < places() && row >= 0 && row < rows.size && column >= 0 && column < columns.size;
-        return there ? (place / image() * rows.size + row) * columns.size + column : -1;
+    // The source's pixel, (image height + row) width + column, at `index` of the buffers; -1: zero.
+    HOST_DEVICE int64_t source_pixel(int64_t index) const {
+        const int64_t phase = index / phase_size(), padded = index % phase_size();
+        const int64_t row =
+            padded / columns.pitch % rows.pitch * rows.stride + phase / columns.stride - rows.pad_before;
+        const int64_t column = padded % columns.pitch * columns.stride + phase % columns.stride - columns.pad_before;
+        const bool inside =
+            padded < padded_pixels() && row >= 0 && row < rows.size && column >= 0 && column < columns.size;
+        return inside ? (padded / image_size() * rows.size + row) * columns.size + column : -1;
     }
 };
 
-// Where the results stand: row h of the target is in phase (h + offset) mod stride, at row (h + offset) / stride -
-// first.
-struct Targets {
+// Which padded pixel m holds an output: row h is in phase (h + offset) mod stride, at row (h + offset) / stride -
+// first; columns likewise. Results of several phases follow one another without tails.
+struct OutputMap {
     int64_t height, width, stride, offset, first;
 
-    // The place, in all phases one after the other, of the pixel (image height + row) width + column.
-    HOST_DEVICE int64_t place(const Halo& halo, int64_t pixel) const {
+    // The index in the results of output pixel (image height + row) width + column.
+    HOST_DEVICE int64_t result_index(const PaddedImages& source, int64_t pixel) const {
         const int64_t column = pixel % width + offset, row = pixel / width % height + offset,
                       image = pixel / (width * height);
-        return (row % stride * stride + column % stride) * halo.places() + image * halo.image() +
-               (row / stride - first) * halo.columns.pitch + column / stride - first;
+        return (row % stride * stride + column % stride) * source.padded_pixels() + image * source.image_size() +
+               (row / stride - first) * source.columns.pitch + column / stride - first;
     }
 };
 
-// The target pixels of one phase, one after the other: those at the rows first_row, first_row + stride, … and columns
-// likewise. Below 2^31.
-struct Pixels {
-    uint32_t rows, columns;  // in one image
+// The outputs of one phase alone, without dropped rows: GEMM row r -> output pixel and padded pixel. They are the rows
+// first_row, first_row + stride, … and the columns likewise. Fewer than 2^31.
+struct RowMap {
+    uint32_t rows, columns;  // of outputs in one image
     int64_t height, width, stride, first_row, first_column;
-    int64_t image, pitch, base;  // an image's places and a row's; the first pixel's place
-    struct At {
-        int64_t pixel, place;  // as Targets::place has them, but for the phase
+    int64_t image_size, pitch, base;  // of the padded source; the padded pixel of the first output
+    struct Entry {
+        int64_t pixel, padded;  // as in OutputMap::result_index, `padded` within the phase
     };
-    HOST_DEVICE At at(int64_t r) const {
-        const uint32_t line = uint32_t(r) / columns, column = uint32_t(r) - line * columns, of = line / rows,
-                       row = line - of * rows;
-        return {(of * height + first_row + row * stride) * width + first_column + column * stride,
-                of * image + row * pitch + column + base};
+    HOST_DEVICE Entry at(int64_t r) const {
+        const uint32_t line = uint32_t(r) / columns, column = uint32_t(r) - line * columns, image = line / rows,
+                       row = line - image * rows;
+        return {(image * height + first_row + row * stride) * width + first_column + column * stride,
+                image * image_size + row * pitch + column + base};
     }
-    int64_t in_image() const { return int64_t(rows) * columns; }
+    int64_t rows_per_image() const { return int64_t(rows) * columns; }
 };
 
-inline Pixels phase_pixels(const Halo& halo, const Targets& t, int64_t phase) {
-    const auto first = [&](int64_t rest) { return ((rest - t.offset) % t.stride + t.stride) % t.stride; };
-    const auto count = [&](int64_t from, int64_t size) {
-        return uint32_t(std::max<int64_t>(0, (size - from + t.stride - 1) / t.stride));
+inline RowMap row_map(const PaddedImages& source, const OutputMap& out, int64_t phase) {
+    const auto first = [&](int64_t remainder) {
+        return ((remainder - out.offset) % out.stride + out.stride) % out.stride;
     };
-    const auto place = [&](int64_t from) { return (from + t.offset) / t.stride - t.first; };
-    const int64_t row = first(phase / t.stride), column = first(phase % t.stride);
-    return {count(row, t.height),
-            count(column, t.width),
-            t.height,
-            t.width,
-            t.stride,
+    const auto count = [&](int64_t from, int64_t size) {
+        return uint32_t(std::max<int64_t>(0, (size - from + out.stride - 1) / out.stride));
+    };
+    const auto padded = [&](int64_t from) { return (from + out.offset) / out.stride - out.first; };
+    const int64_t row = first(phase / out.stride), column = first(phase % out.stride);
+    return {count(row, out.height),
+            count(column, out.width),
+            out.height,
+            out.width,
+            out.stride,
             row,
             column,
-            halo.image(),
-            halo.columns.pitch,
-            place(row) * halo.columns.pitch + place(column)};
+            source.image_size(),
+            source.columns.pitch,
+            padded(row) * source.columns.pitch + padded(column)};
 }
 
-// n pixels that stand where they are.
-inline Pixels pixels_in_order(int64_t n) { return {1, uint32_t(n), 1, n, 1, 0, 0, n, n, 0}; }
+// n pixels without padding: row r is pixel r.
+inline RowMap identity_row_map(int64_t n) { return {1, uint32_t(n), 1, n, 1, 0, 0, n, n, 0}; }
 
-// One product: the weights of tap `weight` = kh kernel + kw meet the source at `shift`, counted over all phases.
+// One GEMM: the weights of tap `weight` = kh kernel + kw with the source shifted by `shift`, counted over all phases.
 struct Tap {
     int64_t weight, shift;
 };
 
-// ---- forward: y[h, w] = Σ x[h s - padding + kh, w s - padding + kw] -----------------------------
+// ---- fprop: y[h, w] = Σ x[h s - padding + kh, w s - padding + kw] w[kh, kw] ----
 
-inline Halo forward_halo(const ConvShape& s) {
-    const int64_t reach = (s.kernel - 1) / s.stride;
-    const Axis rows = make_axis(s.height, s.stride, s.padding, s.out_height(), reach);
-    const Axis columns = make_axis(s.width, s.stride, s.padding, s.out_width(), reach);
-    return {s.batch, reach * columns.pitch + reach, rows, columns};
+inline PaddedImages fprop_source(const ConvShape& s) {
+    const int64_t max_shift = (s.kernel - 1) / s.stride;
+    const PaddedAxis rows = padded_axis(s.height, s.stride, s.padding, s.out_height(), max_shift);
+    const PaddedAxis columns = padded_axis(s.width, s.stride, s.padding, s.out_width(), max_shift);
+    return {s.batch, max_shift * columns.pitch + max_shift, rows, columns};
 }
-inline Targets forward_targets(const ConvShape& s) { return {s.out_height(), s.out_width(), 1, 0, 0}; }
+inline OutputMap fprop_output(const ConvShape& s) { return {s.out_height(), s.out_width(), 1, 0, 0}; }
 
-inline std::vector<Tap> forward_taps(const ConvShape& s, const Halo& halo) {
+inline std::vector<Tap> fprop_taps(const ConvShape& s, const PaddedImages& x) {
     std::vector<Tap> taps;
     for (int64_t kh = 0; kh < s.kernel; ++kh)
-        for (int64_t kw = 0; kw < s.kernel; ++kw)
-            taps.push_back({kh * s.kernel + kw, (kh % s.stride * s.stride + kw % s.stride) * halo.phase_size() +
-                                                    halo.shift(kh / s.stride, kw / s.stride)});
+        for (int64_t kw = 0; kw < s.kernel; ++kw) {
+            const int64_t phase = kh % s.stride * s.stride + kw % s.stride;
+            taps.push_back({kh * s.kernel + kw, phase * x.phase_size() + x.shift(kh / s.stride, kw / s.stride)});
+        }
     return taps;
 }
 
-// dy at the places of the results, zeros elsewhere: for the gradient of the weight, dw[tap] = Σ_r x[r + shift(tap)]ᵀ
-// dy[r].
-inline Halo target_halo(const ConvShape& s, const Halo& halo) {
-    return {s.batch, 0, {s.out_height(), 1, 0, halo.rows.pitch}, {s.out_width(), 1, 0, halo.columns.pitch}};
+// ---- wgrad: x and its taps as in fprop; dy at the outputs' padded pixels, zero where fprop drops a row ----
+
+inline PaddedImages wgrad_dy(const ConvShape& s, const PaddedImages& x) {
+    return {s.batch, 0, {s.out_height(), 1, 0, x.rows.pitch}, {s.out_width(), 1, 0, x.columns.pitch}};
 }
 
-// ---- gradient of the input: with q = h + padding, dx[h] = Σ dy[(q - kh) / s] over the kh = q mod s + s m ----
+// ---- dgrad: with q = h + padding, dx[h] = Σ dy[(q - kh) / s] w[kh]ᵀ over kh ≡ q (mod s), columns likewise ----
 
-inline int64_t backward_reach(const ConvShape& s) { return std::max(s.padding / s.stride, (s.kernel - 1) / s.stride); }
+inline int64_t dgrad_max_shift(const ConvShape& s) { return std::max(s.padding / s.stride, (s.kernel - 1) / s.stride); }
 
-inline Halo backward_halo(const ConvShape& s) {
-    const int64_t reach = backward_reach(s), lead = reach - s.padding / s.stride;
-    auto targets = [&](int64_t size) { return (size - 1 + s.padding) / s.stride - s.padding / s.stride + 1; };
-    const Axis rows = make_axis(s.out_height(), 1, lead, targets(s.height), reach);
-    const Axis columns = make_axis(s.out_width(), 1, lead, targets(s.width), reach);
-    return {s.batch, reach * columns.pitch + reach, rows, columns};
+inline PaddedImages dgrad_source(const ConvShape& s) {
+    const int64_t max_shift = dgrad_max_shift(s), pad_before = max_shift - s.padding / s.stride;
+    auto outputs = [&](int64_t size) { return (size - 1 + s.padding) / s.stride - s.padding / s.stride + 1; };
+    const PaddedAxis rows = padded_axis(s.out_height(), 1, pad_before, outputs(s.height), max_shift);
+    const PaddedAxis columns = padded_axis(s.out_width(), 1, pad_before, outputs(s.width), max_shift);
+    return {s.batch, max_shift * columns.pitch + max_shift, rows, columns};
 }
-inline Targets backward_targets(const ConvShape& s) {
+inline OutputMap dgrad_output(const ConvShape& s) {
     return {s.height, s.width, s.stride, s.padding, s.padding / s.stride};
 }
 
-// Those that the results of one phase meet, in the (only) phase of dy.
-inline std::vector<Tap> backward_taps(const ConvShape& s, const Halo& halo, int64_t phase) {
+// The taps that one phase of dx meets. dy itself has a single phase.
+inline std::vector<Tap> dgrad_taps(const ConvShape& s, const PaddedImages& dy, int64_t phase) {
     std::vector<Tap> taps;
-    const int64_t reach = backward_reach(s);
+    const int64_t max_shift = dgrad_max_shift(s);
     for (int64_t kh = phase / s.stride; kh < s.kernel; kh += s.stride)
         for (int64_t kw = phase % s.stride; kw < s.kernel; kw += s.stride)
-            taps.push_back({kh * s.kernel + kw, halo.shift(reach - kh / s.stride, reach - kw / s.stride)});
+            taps.push_back({kh * s.kernel + kw, dy.shift(max_shift - kh / s.stride, max_shift - kw / s.stride)});
     return taps;
 }
 

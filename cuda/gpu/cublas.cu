@@ -1,5 +1,5 @@
-// The functions of cuBLAS that gpu.h names, found in the library at the first call, so that the program starts where
-// there is none.
+// Wrappers of the cuBLAS functions that cuda/gpu calls. They load the library at the first call, so that the program
+// also starts on machines without it.
 #include <cublas_v2.h>
 #include <dlfcn.h>
 
@@ -20,7 +20,7 @@ void* library() {
         if (!found)
             throw std::runtime_error(
                 "cuBLAS cannot be loaded (" + std::string(dlerror()) +
-                "): install CUDA " TEXT(CUBLAS_VER_MAJOR) "'s, or name its folder in LD_LIBRARY_PATH");
+                "): install CUDA " TEXT(CUBLAS_VER_MAJOR) "'s cuBLAS, or add its folder to LD_LIBRARY_PATH");
         return found;
     }();
     return instance;
@@ -30,7 +30,7 @@ template <class Function>
 Function* find(const char* name) {
     if (void* const symbol = dlsym(library(), name)) return reinterpret_cast<Function*>(symbol);
     throw std::runtime_error("cuBLAS has no function " + std::string(name) +
-                             ": install CUDA " TEXT(CUBLAS_VER_MAJOR) "'s");
+                             ": install CUDA " TEXT(CUBLAS_VER_MAJOR) "'s cuBLAS");
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Kernel launches on the GPU: one thread an index. Included by launch.h alone.
+// Kernel launches on the GPU, one thread an index. Included by launch.h alone.
 #pragma once
 #include "backend.h"
 
@@ -10,10 +10,10 @@
 
 namespace dualmcmc::DEVICE_NAMESPACE {
 
-// All of this program's work on the device goes, in order, through this one stream.
+// The program's only stream: all its work on the device runs in order.
 cudaStream_t cuda_stream();
 
-// Throws file, line, the expression and the library's message.
+// Throws std::runtime_error with file, line, expression and the library's message.
 [[noreturn]] void library_failure(const char* file, int line, const char* expression, const char* library,
                                   const char* message);
 #define CUDA_CHECK(expression)                                                                         \
@@ -23,8 +23,8 @@ cudaStream_t cuda_stream();
             library_failure(__FILE__, __LINE__, #expression, "CUDA", cudaGetErrorString(cuda_status)); \
     } while (0)
 
-// kernel<<<grid, block>>>(arguments...) on the stream. make SYNC=1: waits, so that an error is reported where it was
-// made.
+// kernel<<<grid, block>>>(arguments...) on the stream. With make SYNC=1 it waits, so that an error is reported at the
+// kernel that caused it.
 template <class... Parameters>
 void launch(dim3 grid, dim3 block, void (*kernel)(Parameters...), std::type_identity_t<Parameters>... arguments) {
     void* pointers[] = {&arguments...};
@@ -34,7 +34,7 @@ void launch(dim3 grid, dim3 block, void (*kernel)(Parameters...), std::type_iden
 #endif
 }
 
-constexpr unsigned block_size = 256;
+constexpr unsigned block_size = 256;  // threads of a thread block (CTA)
 inline unsigned blocks_for(int64_t n, int64_t per_block) { return unsigned((n + per_block - 1) / per_block); }
 
 template <class Body>
@@ -43,7 +43,7 @@ __global__ void run_each(int64_t n, Body body) {
     if (i < n) body(i);
 }
 
-// `elements`: how many elements one index makes (on the CPU little work stays on one thread).
+// body(i) for i in [0, n). `elements`, the elements one index computes, matters on the CPU only.
 template <class Body>
 void parallel_for(int64_t n, Body body, [[maybe_unused]] int64_t elements = 1) {
     if (n > 0) launch(blocks_for(n, block_size), block_size, run_each<Body>, n, body);
@@ -59,34 +59,34 @@ __global__ void run_rows(int64_t rows, int64_t columns, Body body) {
         for_column(column);
 }
 
-// As many threads to a row as it has columns, rounded up to a power of two, but no more than read two sectors of memory
-// at a time: what is prepared for a row, each of them prepares. And as many rows as make a block.
+// (threads per row, rows) of a thread block. Threads per row: its columns rounded up to a power of two, at most 16 (two
+// memory sectors); each repeats the row's setup.
 inline dim3 block_for_rows(int64_t columns) {
     unsigned width = 1;
     while (width < 16 && width < columns) width *= 2;
     return dim3(width, block_size / width);
 }
 
-// Rows of `columns` elements: body(row) prepares the row and returns what is to be done for a column. Few rows are cut
-// into as many pieces as it takes to give all multiprocessors work.
+// Rows of `columns` elements: body(row) sets up the row and returns a function of the column. Few rows are divided
+// among several thread blocks each, so that all multiprocessors have work.
 template <class Body>
 void parallel_for_rows(int64_t rows, int64_t columns, Body body) {
     if (rows == 0 || columns == 0) return;
     const dim3 block = block_for_rows(columns);
-    const unsigned of_rows = blocks_for(rows, block.y);
-    launch({of_rows, std::clamp(1024 / of_rows, 1u, blocks_for(columns, block.x))}, block, run_rows<Body>, rows,
+    const unsigned row_blocks = blocks_for(rows, block.y);
+    launch({row_blocks, std::clamp(1024 / row_blocks, 1u, blocks_for(columns, block.x))}, block, run_rows<Body>, rows,
            columns, body);
 }
 
-// vector.h's, of one column.
+// As in vector.h, for one column.
 template <class Values>
 DEVICE Values at(const float* p) {
     return *p;
 }
 DEVICE inline void store(float* p, float value) { *p = value; }
 
-// Rows of `columns` elements: body(kind, column), with a float `kind`, returns what is to be done for a row. (On the
-// CPU `kind` may be a vector.)
+// Rows of `columns` elements: body(float, column) returns a function of the row. (On the CPU the first argument may be
+// a Vector: that many columns at once.)
 template <class Body>
 void parallel_for_columns(int64_t rows, int64_t columns, Body body) {
     parallel_for_rows(rows, columns,
@@ -101,8 +101,8 @@ __global__ void run_pixels(int64_t rows, int64_t width, int64_t channels, Body b
     for (int64_t c = threadIdx.x; c < channels; c += blockDim.x) for_channel(c);
 }
 
-// Rows of `width` pixels of `channels` elements: body(row) prepares the row and returns what prepares a pixel, given
-// its column, and returns what is to be done for a channel.
+// Rows of `width` pixels of `channels` elements: body(row) sets up the row and returns a function of the column, which
+// sets up the pixel and returns a function of the channel.
 template <class Body>
 void parallel_for_pixels(int64_t rows, int64_t width, int64_t channels, Body body) {
     if (rows * width == 0 || channels == 0) return;

@@ -1,4 +1,4 @@
-// The GPU: finding it, its stream, its memory, copies across its edge, and recorded launches (CUDA graphs).
+// The GPU: the device itself, its stream, memory, copies from and to the host, and CUDA graphs.
 #include "gpu/gpu.h"
 
 #include <cstring>
@@ -22,17 +22,17 @@ __global__ void probe() {}
 
 std::string version(int number) { return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10); }
 
-// Why no GPU can be had, where cudaGetDeviceCount says `status`.
+// Why there is no usable GPU, given what cudaGetDeviceCount returned.
 std::string no_device(cudaError_t status) {
     int driver = 0, runtime = 0;
     cudaDriverGetVersion(&driver);
     cudaRuntimeGetVersion(&runtime);
-    if (driver == 0) return "no NVIDIA driver answers here";
+    if (driver == 0) return "no NVIDIA driver found";
     if (status == cudaErrorInsufficientDriver)
-        return "the NVIDIA driver knows CUDA " + version(driver) + " and this build needs " + version(runtime) +
+        return "the NVIDIA driver supports CUDA " + version(driver) + " and this build needs " + version(runtime) +
                ": update the driver";
-    return std::string("no NVIDIA GPU answers: ") +
-           (status == cudaSuccess ? "there is none" : cudaGetErrorString(status));
+    return status == cudaSuccess ? "no NVIDIA GPU found"
+                                 : std::string("no NVIDIA GPU found: ") + cudaGetErrorString(status);
 }
 
 }  // namespace
@@ -45,18 +45,18 @@ std::string start() {
     CUDA_CHECK(cudaGetDeviceProperties(&properties, 0));
     if (properties.major < 8)
         throw std::runtime_error(std::string("the ") + properties.name +
-                                 " has neither TF32 nor bf16: compute capability 8.0 is needed");
+                                 " has neither TF32 nor bf16: compute capability 8.0 or later is needed");
     const std::string capability = std::to_string(properties.major) + std::to_string(properties.minor);
     cudaFuncAttributes attributes;
     const cudaError_t code = cudaFuncGetAttributes(&attributes, probe);
     if (code == cudaErrorNoKernelImageForDevice || code == cudaErrorInvalidDeviceFunction)
-        throw std::runtime_error(std::string("this build holds no code for the ") + properties.name +
+        throw std::runtime_error(std::string("this build has no code for the ") + properties.name +
                                  ": build it with CUDA_ARCH=" + capability);
     CUDA_CHECK(code);
     try {
         cublas();
     } catch (const std::bad_alloc&) {
-        throw std::runtime_error(std::string("the memory of the ") + properties.name + " is in use");
+        throw std::runtime_error(std::string("the memory of the ") + properties.name + " is full");
     }
     return std::string(properties.name) + ", " + std::to_string(properties.totalGlobalMem >> 20) + " MiB";
 }
@@ -71,8 +71,8 @@ cudaStream_t cuda_stream() {
 }
 
 namespace {
-// For this file's own needs: with what waits for tensors, where there is nothing else.
-void* allocate_or_trim(size_t bytes) {
+// For this file's own buffers: if memory is full, frees the pool's cached blocks and tries again.
+void* allocate_or_empty_cache(size_t bytes) {
     try {
         return allocate(bytes);
     } catch (const std::bad_alloc&) {
@@ -87,8 +87,8 @@ cublasHandle_t cublas() {
         cublasHandle_t made;
         CUBLAS_CHECK(cublasCreate(&made));
         CUBLAS_CHECK(cublasSetStream(made, cuda_stream()));
-        constexpr size_t workspace = size_t(32) << 20;  // what cuBLAS itself takes on Hopper
-        CUBLAS_CHECK(cublasSetWorkspace(made, allocate_or_trim(workspace), workspace));
+        constexpr size_t workspace = size_t(32) << 20;  // cuBLAS's own default on Hopper
+        CUBLAS_CHECK(cublasSetWorkspace(made, allocate_or_empty_cache(workspace), workspace));
         return made;
     }();
     return instance;
@@ -97,16 +97,16 @@ cublasHandle_t cublas() {
 // ---- memory -------------------------------------------------------------------------------------
 
 namespace {
-bool recording = false;       // between begin_capture and end_capture
-std::vector<void*> released;  // meanwhile: cudaFree waits for the device, which a recording cannot
-int64_t workspace_generation = 0;
+bool capturing = false;             // between begin_capture and end_capture
+std::vector<void*> deferred_frees;  // of a capture, which cannot call cudaFree, since that waits for the device
+int64_t workspace_generation = 0;   // how often some slot has grown
 }  // namespace
 
 void* allocate(size_t bytes) {
     void* memory = nullptr;
     const cudaError_t status = cudaMalloc(&memory, bytes);
     if (status == cudaErrorMemoryAllocation) {
-        cudaGetLastError();  // it is dealt with
+        cudaGetLastError();  // clears the error
         throw std::bad_alloc();
     }
     CUDA_CHECK(status);
@@ -114,7 +114,7 @@ void* allocate(size_t bytes) {
 }
 
 void release(void* pointer) {
-    if (recording) released.push_back(pointer);
+    if (capturing) deferred_frees.push_back(pointer);
     else CUDA_CHECK(cudaFree(pointer));
 }
 
@@ -124,8 +124,8 @@ int64_t free_bytes() {
     return int64_t(available);
 }
 
-// A recorded graph names this memory, too; but it is recorded after the same work has been done plainly, so that it
-// fits, and is gone before other work makes it grow (launch_graph sees to that).
+// Graphs hold these pointers. Capture follows an eager run of the same work, so the workspace already has its size;
+// launch_graph refuses graphs that were captured before it grew.
 void* workspace_bytes(int slot, size_t bytes) {
     struct Memory {
         void* data;
@@ -134,18 +134,18 @@ void* workspace_bytes(int slot, size_t bytes) {
     static Memory memory[slot_count] = {};
     Memory& m = memory[slot];
     if (m.size < bytes) {
-        if (recording)
+        if (capturing)
             throw std::runtime_error(
-                "a step of a chain wants more working memory than before: it cannot be recorded as a graph "
+                "a chain step needs more workspace than in its eager run: it cannot be captured as a graph "
                 "(DisableGraphs)");
         release(m.data);
         m = {};
         ++workspace_generation;
         try {
-            m.data = allocate_or_trim(bytes);
+            m.data = allocate_or_empty_cache(bytes);
         } catch (const std::bad_alloc&) {
-            throw std::runtime_error("out of memory on the GPU: a kernel wanted " + std::to_string(bytes >> 20) +
-                                     " MiB of working memory, " + std::to_string(free_bytes() >> 20) +
+            throw std::runtime_error("out of memory on the GPU: a kernel needs " + std::to_string(bytes >> 20) +
+                                     " MiB of workspace, " + std::to_string(free_bytes() >> 20) +
                                      " MiB are free; lower --batch or the widths");
         }
         m.size = bytes;
@@ -157,28 +157,28 @@ void copy(float* y, const float* x, int64_t n) {
     CUDA_CHECK(cudaMemcpyAsync(y, x, size_t(n) * sizeof(float), cudaMemcpyDeviceToDevice, cuda_stream()));
 }
 
-// Through pinned memory, so that the caller's may go at once and nobody waits, but for the last upload to have left it.
+// Staged through pinned memory: the caller's buffer is free at once. Waits only for the previous upload.
 void upload(float* y, const float* host, int64_t n) {
-    if (recording)
+    if (capturing)
         throw std::runtime_error(
-            "a step of a chain loads numbers from the host: it cannot be recorded as a graph (DisableGraphs)");
+            "a chain step uploads data from the host: it cannot be captured as a graph (DisableGraphs)");
     static struct {
         void* data;
         size_t size;
-        cudaEvent_t left;
+        cudaEvent_t uploaded;
     } pinned = {};
     const size_t bytes = size_t(n) * sizeof(float);
-    if (!pinned.left) CUDA_CHECK(cudaEventCreateWithFlags(&pinned.left, cudaEventDisableTiming));
-    CUDA_CHECK(cudaEventSynchronize(pinned.left));
+    if (!pinned.uploaded) CUDA_CHECK(cudaEventCreateWithFlags(&pinned.uploaded, cudaEventDisableTiming));
+    CUDA_CHECK(cudaEventSynchronize(pinned.uploaded));
     if (pinned.size < bytes) {
         CUDA_CHECK(cudaFreeHost(pinned.data));
-        pinned = {nullptr, 0, pinned.left};
+        pinned = {nullptr, 0, pinned.uploaded};
         CUDA_CHECK(cudaMallocHost(&pinned.data, bytes));
         pinned.size = bytes;
     }
     std::memcpy(pinned.data, host, bytes);
     CUDA_CHECK(cudaMemcpyAsync(y, pinned.data, bytes, cudaMemcpyHostToDevice, cuda_stream()));
-    CUDA_CHECK(cudaEventRecord(pinned.left, cuda_stream()));
+    CUDA_CHECK(cudaEventRecord(pinned.uploaded, cuda_stream()));
 }
 
 void download(float* host, const float* x, int64_t n) {
@@ -193,24 +193,24 @@ namespace {
 struct Graph {
     cudaGraphExec_t executable;
     size_t nodes;
-    int64_t growths;  // workspace_generation when it was recorded
+    int64_t generation;  // workspace_generation at its capture
 };
 
-// Executable graphs that are free for a recording of as many nodes: to change one's arguments costs less than to make
-// one.
-std::multimap<size_t, cudaGraphExec_t>& spare_graphs() {
+// Executables of destroyed graphs, by their number of nodes: to update one (cudaGraphExecUpdate) costs less than to
+// instantiate another.
+std::multimap<size_t, cudaGraphExec_t>& graph_exec_cache() {
     static auto& instance = *new std::multimap<size_t, cudaGraphExec_t>;
     return instance;
 }
 
 cudaGraphExec_t make_executable(cudaGraph_t graph, size_t nodes) {
-    const auto spare = spare_graphs().find(nodes);
-    if (spare != spare_graphs().end()) {
-        const cudaGraphExec_t executable = spare->second;
-        spare_graphs().erase(spare);
+    const auto cached = graph_exec_cache().find(nodes);
+    if (cached != graph_exec_cache().end()) {
+        const cudaGraphExec_t executable = cached->second;
+        graph_exec_cache().erase(cached);
         cudaGraphExecUpdateResultInfo result;
         if (cudaGraphExecUpdate(executable, graph, &result) == cudaSuccess) return executable;
-        cudaGetLastError();  // of another form, though of as many nodes
+        cudaGetLastError();  // as many nodes, but a different graph
         CUDA_CHECK(cudaGraphExecDestroy(executable));
     }
     cudaGraphExec_t executable;
@@ -220,17 +220,17 @@ cudaGraphExec_t make_executable(cudaGraph_t graph, size_t nodes) {
 
 }  // namespace
 
-// Relaxed: the pool may ask for memory meanwhile.
+// Relaxed, since the pool may call cudaMalloc during the capture.
 void begin_capture() {
     CUDA_CHECK(cudaStreamBeginCapture(cuda_stream(), cudaStreamCaptureModeRelaxed));
-    recording = true;
+    capturing = true;
 }
 
 void* end_capture() {
-    recording = false;
+    capturing = false;
     cudaGraph_t graph = nullptr;
     const cudaError_t status = cudaStreamEndCapture(cuda_stream(), &graph);
-    for (void* const pointer : std::exchange(released, {})) release(pointer);
+    for (void* const pointer : std::exchange(deferred_frees, {})) release(pointer);
     if (status != cudaSuccess || !graph) {
         cudaGetLastError();
         return nullptr;
@@ -243,15 +243,15 @@ void* end_capture() {
 }
 
 void launch_graph(void* graph) {
-    const Graph& recorded = *static_cast<Graph*>(graph);
-    if (recorded.growths != workspace_generation)
-        throw std::runtime_error("a recorded graph is sent again after larger work (DisableGraphs)");
-    CUDA_CHECK(cudaGraphLaunch(recorded.executable, cuda_stream()));
+    const Graph& captured = *static_cast<Graph*>(graph);
+    if (captured.generation != workspace_generation)
+        throw std::runtime_error("a graph is launched after its workspace moved (DisableGraphs)");
+    CUDA_CHECK(cudaGraphLaunch(captured.executable, cuda_stream()));
 }
 
 void destroy_graph(void* graph) {
     const Graph* const done = static_cast<Graph*>(graph);
-    spare_graphs().emplace(done->nodes, done->executable);
+    graph_exec_cache().emplace(done->nodes, done->executable);
     delete done;
 }
 

@@ -1,26 +1,28 @@
-// Sums of matrix products on shifted views in the GPU's tensor cores, one kernel for all the taps of a convolution
-// (taps.h):
+// Implicit GEMM of a convolution in the GPU's tensor cores, one kernel for all taps (conv_geometry.h):
 //
-//   result[r, n] = Σ_tap Σ_k a[place(r) + shift(tap), k] b[tap, n, k]
+//   y[m, n] = Σ_tap Σ_c a[padded(m) + shift(tap), c] b[tap, n, c]
 //
-// A block makes 128 rows × 128 columns, a warp 64 × 64 of them, or, where there are no more columns, 128 × 64 and 32 ×
-// 64, by mma.sync (compute capability 8.0 and later). Its numbers of a and b come to shared memory by cp.async, two
-// steps ahead of the products, and from there to registers by ldmatrix; a step is 16 words of 32 bits of a row: 32 bf16
-// or 16 TF32, whose fragments are the same, word for word (PTX ISA, "Matrix Fragments for mma.m16n8k16 / mma.m16n8k8"):
-// with g = lane / 4 and t = lane % 4,
+// M = output pixels, N = output channels, K = channels of a × taps. (In dgrad the output is dx, and a is dy.)
+//
+// The CTA tile is 128 × 128, of four warp tiles of 64 × 64; where N <= 64 it is 128 × 64, of warp tiles of 32 × 64.
+// The arithmetic is mma.sync (compute capability 8.0 and later). cp.async brings K tiles of a and b to shared memory,
+// two stages ahead; ldmatrix brings them to registers. A K tile is 16 words of 32 bits of each row: 32 bf16 or 16 TF32,
+// whose fragments are the same, word for word (PTX ISA, "Matrix Fragments for mma.m16n8k16 / mma.m16n8k8"). With
+// g = lane / 4 and t = lane % 4,
 //
 //   a   word 0: row g, word t;  1: row g + 8, word t;  2: row g, word t + 4;  3: row g + 8, word t + 4
 //   b   word 0: column g, word t;  1: column g, word t + 4
 //   c   0, 1: row g, columns 2t, 2t + 1;  2, 3: row g + 8
 //
-// All taps meet the same words of a before the next words come: their rows overlap, and are found in the first-level
-// cache. In shared memory four words of a row stay together, at the place (chunk ^ row / 2 % 4): the chunks of 8 rows
-// that ldmatrix takes at a time, and the 8 chunks that an eighth of a warp writes at a time, lie in different banks.
+// Taps are the inner loop and channels the outer one: the rows of a that the taps read overlap and hit in L1.
+//
+// Shared memory is swizzled: the 16-byte vector v of a row is stored as vector v ^ (row / 2 % 4). So the vectors of 8
+// rows that ldmatrix reads together, and the 8 that a quarter-warp writes together, lie in different banks.
 #pragma once
 #include "gpu/conv_common.h"
 
 #ifdef __CUDACC__
-#define UNROLL _Pragma("unroll")  // what it indexes stays in registers
+#define UNROLL _Pragma("unroll")  // so that the arrays it indexes stay in registers
 #else
 #include "simt_mma.h"
 #define UNROLL
@@ -28,17 +30,19 @@
 
 namespace dualmcmc::DEVICE_NAMESPACE::mma {
 
-constexpr int block_rows = 128, warp_columns = 64, threads = 128;
-constexpr int64_t columns_of_block(int64_t columns) { return columns <= 64 ? 64 : 128; }
-constexpr int step_words = 16, stages = 3, max_taps = 16, max_phases = 4;
+constexpr int tile_m = 128, warp_n = 64, cta_threads = 128;
+constexpr int64_t choose_tile_n(int64_t n) { return n <= 64 ? 64 : 128; }
+constexpr int k_tile_words = 16, stages = 3, max_taps = 16, max_groups = 4;
 
-using Words = uint32_t[step_words];  // a row's, of a step
+using TileRow = uint32_t[k_tile_words];  // one row's part of a K tile
 
 template <class Element>
-constexpr int step_size = int(step_words * sizeof(uint32_t) / sizeof(Element));  // elements of a row in a step
+constexpr int tile_k = int(sizeof(TileRow) / sizeof(Element));  // elements of a row in a K tile
+
+// ---- PTX, and its emulation for the tests -------------------------------------------------------
 
 #ifdef __CUDACC__
-// `ca`: by way of the first-level cache; `cg`: past it.
+// cp.async of 16 bytes, by way of the L1 cache (ca) or past it (cg).
 DEVICE inline void copy_ca(uint32_t* shared, const void* global) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(uint32_t(__cvta_generic_to_shared(shared))),
                  "l"(global)
@@ -49,11 +53,11 @@ DEVICE inline void copy_cg(uint32_t* shared, const void* global) {
                  "l"(global)
                  : "memory");
 }
-DEVICE inline void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// All but the newest group have come.
-DEVICE inline void wait() { asm volatile("cp.async.wait_group %0;" ::"n"(stages - 2) : "memory"); }
-// Four matrices of 8 rows × 4 words, whose rows' places the lanes give, eight for each; of each this lane gets row g,
-// word t.
+DEVICE inline void commit_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Waits until all but the newest stages - 2 groups have landed.
+DEVICE inline void wait_group() { asm volatile("cp.async.wait_group %0;" ::"n"(stages - 2) : "memory"); }
+// ldmatrix: four matrices of 8 rows × 4 words. Lanes 8 i … 8 i + 7 point to the rows of matrix i; each lane receives
+// row g, word t of every matrix.
 DEVICE inline void load_matrices(uint32_t (&words)[4], const uint32_t* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
@@ -75,8 +79,8 @@ DEVICE inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uin
 #else
 inline void copy_ca(uint32_t* shared, const void* global) { ::simt::copy_async(shared, global, 16); }
 inline void copy_cg(uint32_t* shared, const void* global) { ::simt::copy_async(shared, global, 16); }
-inline void commit() { ::simt::commit(); }
-inline void wait() { ::simt::wait_groups(stages - 2); }
+inline void commit_group() { ::simt::commit_group(); }
+inline void wait_group() { ::simt::wait_group(stages - 2); }
 inline void load_matrices(uint32_t (&words)[4], const uint32_t* row) { ::simt::load_matrices(words, row); }
 inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t* b, Bf16) {
     ::simt::multiply_add(c, a, b, true);
@@ -86,173 +90,193 @@ inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t* 
 }
 #endif
 
-struct Taps {
+// ---- the problem --------------------------------------------------------------------------------
+
+struct TapList {
     int count = 0;
-    int64_t offset[max_taps] = {}, weight[max_taps] = {};  // Tap's shift, in numbers of a, and its weight
+    int64_t a_offset[max_taps] = {}, weight[max_taps] = {};  // Tap's shift, in elements of a, and its weight
 };
 
-// Results that meet the same taps; the blocks of one phase follow those of another.
-struct Phase {
-    int64_t rows;
+// Rows that meet the same taps: all of fprop's, or one stride phase of dgrad's. CTAs are numbered group by group.
+struct GemmGroup {
+    int64_t m;
     int first_tap, taps;
-    unsigned first_block;
-    Pixels pixels;
+    unsigned first_cta;
+    RowMap rows;
 };
 
-struct Sum {
-    int64_t columns, depth;  // of the result; numbers in a row of a and b
-    float* y;                // (pixels, columns)
+struct ImplicitGemm {
+    int64_t n, channels;  // K of a single tap
+    float* y;             // (output pixels, n)
     Epilogue epilogue;
-    Taps taps{};  // phase by phase
-    int phases = 0;
-    unsigned blocks = 0;
-    Phase phase[max_phases] = {};
+    TapList taps{};  // of all groups, one group after the other
+    int groups = 0;
+    unsigned ctas = 0;
+    GemmGroup group[max_groups] = {};
 
-    void add(int64_t rows, const std::vector<Tap>& its_taps, const Pixels& pixels) {
-        if (rows == 0) return;
-        phase[phases++] = {rows, taps.count, int(its_taps.size()), blocks, pixels};
-        blocks += blocks_for(rows, block_rows) * blocks_for(columns, columns_of_block(columns));
+    void add_group(int64_t m, const std::vector<Tap>& its_taps, const RowMap& rows) {
+        if (m == 0) return;
+        group[groups++] = {m, taps.count, int(its_taps.size()), ctas, rows};
+        ctas += blocks_for(m, tile_m) * blocks_for(n, choose_tile_n(n));
         for (const Tap& tap : its_taps) {
-            taps.offset[taps.count] = tap.shift * depth;
+            taps.a_offset[taps.count] = tap.shift * channels;
             taps.weight[taps.count++] = tap.weight;
         }
     }
 };
 
-// Whether the kernel can do it: rows of whole steps, results in pairs, and not a few blocks with very many steps, which
-// cuBLAS shares out. `rows`, `taps`: of all phases.
+// Whether the kernel applies: whole K tiles, results in pairs, and not a few CTAs with very many K tiles, which cuBLAS
+// splits. `m` and `taps` count all groups.
 template <class Element>
-bool applies(int64_t rows, int64_t columns, int64_t depth, int64_t taps) {
-    const int64_t blocks = blocks_for(rows, block_rows) * blocks_for(columns, columns_of_block(columns)),
-                  steps = taps * depth / step_size<Element>;
-    return depth % step_size<Element> == 0 && columns % 2 == 0 && taps <= max_taps && rows > 0 &&
-           rows < int64_t(1) << 31 && (blocks >= 16 || steps <= 64);
+bool applies(int64_t m, int64_t n, int64_t channels, int64_t taps) {
+    const int64_t ctas = blocks_for(m, tile_m) * blocks_for(n, choose_tile_n(n)),
+                  k_tiles = taps * channels / tile_k<Element>;
+    return channels % tile_k<Element> == 0 && n % 2 == 0 && taps <= max_taps && m > 0 && m < int64_t(1) << 31 &&
+           (ctas >= 16 || k_tiles <= 64);
 }
 
-// c += a bᵀ of one step, for a warp's rows of a and of b in shared memory.
-template <class Element, int tall>
-DEVICE void multiply_step(float (&c)[tall][warp_columns / 8][4], const Words* a, const Words* b, int lane) {
-    // Row `row` + lane % 8, whose row / 2 % 4 is lane % 8 / 2.
-    const auto at = [lane](const Words* of, int row, int piece) {
-        return &of[row + lane % 8][(piece ^ lane % 8 / 2) * 4];
+// ---- the kernel ---------------------------------------------------------------------------------
+
+// Copies a CTA's K tiles from a and b to the stages in shared memory. A thread copies one 16-byte vector of every 32nd
+// row of a and of every 32nd column of b.
+template <class Element, int tile_n>
+struct StageLoader {
+    static constexpr int lines = cta_threads / 4, loads_a = tile_m / lines, loads_b = tile_n / lines;
+    const Element *source_a[loads_a], *source_b[loads_b];
+    bool inside_b[loads_b];
+    int line, word;               // where this thread writes in a stage
+    int tap = 0;                  // the next K tile's tap,
+    int64_t k = 0, b_offset = 0;  // its first channel, and its offset in b
+
+    DEVICE StageLoader(const Element* a, const Element* b, const ImplicitGemm& gemm, const GemmGroup& group,
+                       int64_t first_m, int64_t first_n) {
+        const int vector = int(threadIdx.x) % 4;
+        line = int(threadIdx.x) / 4;
+        word = (vector ^ (line / 2 % 4)) * 4;
+        UNROLL
+        for (int i = 0; i < loads_a; ++i) {  // rows beyond M repeat the last one
+            const int64_t row = first_m + line + i * lines;
+            source_a[i] = a + group.rows.at(row < group.m ? row : group.m - 1).padded * gemm.channels +
+                          vector * (tile_k<Element> / 4);
+        }
+        UNROLL
+        for (int i = 0; i < loads_b; ++i) {  // columns beyond N stay undefined; their results are not stored
+            const int64_t column = first_n + line + i * lines;
+            source_b[i] = b + (group.first_tap * gemm.n + column) * gemm.channels + vector * (tile_k<Element> / 4);
+            inside_b[i] = column < gemm.n;
+        }
+    }
+
+    // Starts to copy the next K tile to `stage`; beyond the last one copies nothing.
+    DEVICE void load(TileRow* stage, const ImplicitGemm& gemm, const GemmGroup& group) {
+        if (k < gemm.channels) {
+            const int64_t a_offset = gemm.taps.a_offset[group.first_tap + tap] + k;
+            UNROLL
+            for (int i = 0; i < loads_a; ++i) copy_ca(&stage[line + i * lines][word], source_a[i] + a_offset);
+            UNROLL
+            for (int i = 0; i < loads_b; ++i)
+                if (inside_b[i]) copy_cg(&stage[tile_m + line + i * lines][word], source_b[i] + b_offset);
+            if (++tap < group.taps) b_offset += gemm.n * gemm.channels;
+            else tap = 0, k += tile_k<Element>, b_offset = k;
+        }
+        commit_group();
+    }
+};
+
+// c += a bᵀ of one K tile, for a warp's rows of a and of b in shared memory.
+template <class Element, int m_frags>
+DEVICE void multiply_k_tile(float (&c)[m_frags][warp_n / 8][4], const TileRow* a, const TileRow* b, int lane) {
+    // A vector of row `row` + lane % 8. `row` is a multiple of 8, so the swizzle is the lane's alone.
+    const auto swizzled = [lane](const TileRow* tile, int row, int vector) {
+        return &tile[row + lane % 8][(vector ^ lane % 8 / 2) * 4];
     };
-    const int second = lane / 8 % 2, third = lane / 16;
+    const int low = lane / 8 % 2, high = lane / 16;  // of ldmatrix's four matrices, the one that the lane points to
     UNROLL
     for (int half = 0; half < 2; ++half) {
-        uint32_t fragment_a[tall][4], fragment_b[warp_columns / 16][4];  // of b two at a time
+        uint32_t fragment_a[m_frags][4], fragment_b[warp_n / 16][4];  // of b two at a time
         UNROLL
-        for (int i = 0; i < tall; ++i) load_matrices(fragment_a[i], at(a, i * 16 + second * 8, half * 2 + third));
+        for (int i = 0; i < m_frags; ++i) load_matrices(fragment_a[i], swizzled(a, i * 16 + low * 8, half * 2 + high));
         UNROLL
-        for (int j = 0; j < warp_columns / 16; ++j)
-            load_matrices(fragment_b[j], at(b, j * 16 + third * 8, half * 2 + second));
+        for (int j = 0; j < warp_n / 16; ++j)
+            load_matrices(fragment_b[j], swizzled(b, j * 16 + high * 8, half * 2 + low));
         UNROLL
-        for (int i = 0; i < tall; ++i) UNROLL
-        for (int j = 0; j < warp_columns / 8; ++j)
+        for (int i = 0; i < m_frags; ++i) UNROLL
+        for (int j = 0; j < warp_n / 8; ++j)
             multiply_add(c[i][j], fragment_a[i], fragment_b[j / 2] + j % 2 * 2, Element{});
     }
 }
 
-// A warp's results, finished, to their pixels (-1: none) and the columns from `column` on. All of a row is read before
-// anything of it is written, which may be the residual: one way to memory and back, not one for each.
-template <int tall>
-DEVICE void put_results(const Sum& sum, const float (&c)[tall][warp_columns / 8][4], const int64_t* pixel,
-                        int64_t column, int lane) {
-    using Pair = Pack<float, 2>;
-    const int64_t first = column + lane % 4 * 2;
+// Stores a warp tile after the epilogue: its rows at `pixel` (-1: beyond M), its columns from first_n on. All of a
+// row's residuals are loaded before any result is stored, since they may be the same memory: one round trip a row.
+template <int m_frags>
+DEVICE void store_warp_tile(const ImplicitGemm& gemm, const float (&c)[m_frags][warp_n / 8][4], const int64_t* pixel,
+                            int64_t first_n, int lane) {
+    using Pair = AlignedArray<float, 2>;
+    const int64_t column = first_n + lane % 4 * 2;
     UNROLL
-    for (int i = 0; i < tall; ++i) UNROLL
+    for (int i = 0; i < m_frags; ++i) UNROLL
     for (int half = 0; half < 2; ++half) {
-        const int64_t target = pixel[i * 16 + half * 8 + lane / 4], place = target * sum.columns + first;
-        if (target < 0) continue;
-        Pair results[warp_columns / 8];
+        const int64_t row = pixel[i * 16 + half * 8 + lane / 4], offset = row * gemm.n + column;
+        if (row < 0) continue;
+        Pair results[warp_n / 8];
         UNROLL
-        for (int j = 0; j < warp_columns / 8; ++j)
-            if (first + j * 8 < sum.columns)
-                results[j] = sum.epilogue(Pair{c[i][j][2 * half], c[i][j][2 * half + 1]}, first + j * 8, place + j * 8);
+        for (int j = 0; j < warp_n / 8; ++j)
+            if (column + j * 8 < gemm.n)
+                results[j] =
+                    gemm.epilogue(Pair{c[i][j][2 * half], c[i][j][2 * half + 1]}, column + j * 8, offset + j * 8);
         UNROLL
-        for (int j = 0; j < warp_columns / 8; ++j)
-            if (first + j * 8 < sum.columns) *reinterpret_cast<Pair*>(sum.y + place + j * 8) = results[j];
+        for (int j = 0; j < warp_n / 8; ++j)
+            if (column + j * 8 < gemm.n) *reinterpret_cast<Pair*>(gemm.y + offset + j * 8) = results[j];
     }
 }
 
-template <class Element, int block_columns>
-__global__ void __launch_bounds__(threads, 256 / block_columns)
-    run_sum(const Element* a, const Element* b, const __grid_constant__ Sum sum) {
-    constexpr int row_warps = threads / 32 / (block_columns / warp_columns), warp_rows = block_rows / row_warps;
-    alignas(16) __shared__ Words shared[stages][block_rows + block_columns];
+template <class Element, int tile_n>
+__global__ void __launch_bounds__(cta_threads, 256 / tile_n)
+    implicit_gemm_kernel(const Element* a, const Element* b, const __grid_constant__ ImplicitGemm gemm) {
+    constexpr int m_warps = cta_threads / 32 / (tile_n / warp_n), warp_m = tile_m / m_warps;
+    alignas(16) __shared__ TileRow shared[stages][tile_m + tile_n];
     static_assert(sizeof(shared) <= 48 << 10);
     const int thread = int(threadIdx.x), warp = thread / 32, lane = thread % 32;
     int index = 0;
-    while (index + 1 < sum.phases && blockIdx.x >= sum.phase[index + 1].first_block) ++index;
-    const Phase& phase = sum.phase[index];
-    // Blocks of the same rows follow one another.
-    const unsigned block = blockIdx.x - phase.first_block,
-                   column_blocks = (unsigned(sum.columns) + block_columns - 1) / block_columns;
-    const int64_t first_row = int64_t(block / column_blocks) * block_rows,
-                  first_column = int64_t(block % column_blocks) * block_columns;
-    const int steps = phase.taps * int(sum.depth / step_size<Element>);
+    while (index + 1 < gemm.groups && blockIdx.x >= gemm.group[index + 1].first_cta) ++index;
+    const GemmGroup& group = gemm.group[index];
+    // CTAs of the same rows follow one another.
+    const unsigned cta = blockIdx.x - group.first_cta, n_tiles = (unsigned(gemm.n) + tile_n - 1) / tile_n;
+    const int64_t first_m = int64_t(cta / n_tiles) * tile_m, first_n = int64_t(cta % n_tiles) * tile_n;
+    const int k_tiles = group.taps * int(gemm.channels / tile_k<Element>);
 
-    // Each thread brings a chunk of a step of each 32nd row of a, beyond whose end the last one serves, and of each
-    // 32nd column of b.
-    constexpr int at_once = threads / 4, turns_a = block_rows / at_once, turns_b = block_columns / at_once;
-    const int chunk = thread % 4, line = thread / 4, place = (chunk ^ (line / 2 % 4)) * 4;
-    const Element *source_a[turns_a], *source_b[turns_b];
-    bool
-        wanted[turns_b];  // columns beyond the end hold what they may: it stays in their own results, which are dropped
-    UNROLL
-    for (int i = 0; i < turns_a; ++i) {
-        const int64_t row = first_row + line + i * at_once;
-        source_a[i] = a + phase.pixels.at(row < phase.rows ? row : phase.rows - 1).place * sum.depth +
-                      chunk * (step_size<Element> / 4);
-    }
-    UNROLL
-    for (int i = 0; i < turns_b; ++i) {
-        const int64_t column = first_column + line + i * at_once;
-        source_b[i] = b + (phase.first_tap * sum.columns + column) * sum.depth + chunk * (step_size<Element> / 4);
-        wanted[i] = column < sum.columns;
-    }
-    int coming = 0, tap = 0, k = 0;  // the stage that is filled next, with what
-    int64_t of_b = 0;
-    const int64_t tap_size = sum.columns * sum.depth;
-    const auto bring = [&] {
-        if (k < sum.depth) {
-            const int64_t of_a = sum.taps.offset[phase.first_tap + tap] + k;
-            UNROLL
-            for (int i = 0; i < turns_a; ++i) copy_ca(&shared[coming][line + i * at_once][place], source_a[i] + of_a);
-            UNROLL
-            for (int i = 0; i < turns_b; ++i)
-                if (wanted[i]) copy_cg(&shared[coming][block_rows + line + i * at_once][place], source_b[i] + of_b);
-            if (++tap < phase.taps) of_b += tap_size;
-            else tap = 0, k += step_size<Element>, of_b = k;
-        }
-        coming = coming + 1 == stages ? 0 : coming + 1;
-        commit();
+    StageLoader<Element, tile_n> loader(a, b, gemm, group, first_m, first_n);
+    const int warp_row = warp % m_warps * warp_m, warp_column = warp / m_warps * warp_n;
+    const bool idle = first_n + warp_column >= gemm.n;
+    float c[warp_m / 16][warp_n / 8][4] = {};
+    int write_stage = 0;
+    const auto load_stage = [&] {
+        loader.load(shared[write_stage], gemm, group);
+        write_stage = write_stage + 1 == stages ? 0 : write_stage + 1;
     };
-
-    const int warp_row = warp % row_warps * warp_rows, warp_column = warp / row_warps * warp_columns;
-    const bool idle = first_column + warp_column >= sum.columns;
-    float c[warp_rows / 16][warp_columns / 8][4] = {};
-    for (int step = 0; step < stages - 1; ++step) bring();
-    for (int step = 0, now = 0; step < steps; ++step, now = now + 1 == stages ? 0 : now + 1) {
-        wait();
-        __syncthreads();  // all threads' chunks have come, and all are done with the stage that is filled next
-        bring();
-        if (!idle) multiply_step<Element>(c, shared[now] + warp_row, shared[now] + block_rows + warp_column, lane);
+    for (int k_tile = 0; k_tile < stages - 1; ++k_tile) load_stage();
+    for (int k_tile = 0, read_stage = 0; k_tile < k_tiles; ++k_tile) {
+        wait_group();
+        __syncthreads();  // all threads' copies to read_stage have landed, and nobody reads write_stage any more
+        load_stage();
+        if (!idle)
+            multiply_k_tile<Element>(c, shared[read_stage] + warp_row, shared[read_stage] + tile_m + warp_column, lane);
+        read_stage = read_stage + 1 == stages ? 0 : read_stage + 1;
     }
 
-    __syncthreads();  // nobody reads the stages any more: they serve for the rows' pixels
+    __syncthreads();  // nobody reads the stages any more: they now hold the rows' pixels
     auto* const pixel = reinterpret_cast<int64_t*>(&shared[0][0][0]);
-    pixel[thread] = first_row + thread < phase.rows ? phase.pixels.at(first_row + thread).pixel : -1;
-    static_assert(threads == block_rows);
+    pixel[thread] = first_m + thread < group.m ? group.rows.at(first_m + thread).pixel : -1;
+    static_assert(cta_threads == tile_m);
     __syncthreads();
-    if (!idle) put_results(sum, c, pixel + warp_row, first_column + warp_column, lane);
+    if (!idle) store_warp_tile(gemm, c, pixel + warp_row, first_n + warp_column, lane);
 }
 
 template <class Element>
-void launch_sum(const Element* a, const Element* b, const Sum& sum) {
-    if (sum.blocks > 0)
-        launch(sum.blocks, threads, columns_of_block(sum.columns) == 64 ? run_sum<Element, 64> : run_sum<Element, 128>,
-               a, b, sum);
+void launch_implicit_gemm(const Element* a, const Element* b, const ImplicitGemm& gemm) {
+    const auto kernel =
+        choose_tile_n(gemm.n) == 64 ? implicit_gemm_kernel<Element, 64> : implicit_gemm_kernel<Element, 128>;
+    if (gemm.ctas > 0) launch(gemm.ctas, cta_threads, kernel, a, b, gemm);
 }
 
 }  // namespace dualmcmc::DEVICE_NAMESPACE::mma

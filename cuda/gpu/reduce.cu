@@ -1,18 +1,18 @@
-// Reductions on the GPU: scalars, column statistics, matrix-vector products. Deterministic: the data is cut into parts
-// whose number and bounds depend on its size alone; a block sums its part in a fixed order, and a second kernel the
-// parts. Scalars stay on the device.
+// Reductions on the GPU: scalars, column statistics, matrix-vector products. Deterministic: the data is divided into
+// parts that depend on its size alone; a thread block sums each part in a fixed order, and a second kernel sums the
+// parts' totals. Scalars stay on the device.
 #include "gpu/gpu.h"
 
 namespace dualmcmc::DEVICE_NAMESPACE {
 
 namespace {
 
-// ---- one number ---------------------------------------------------------------------------------
+// ---- scalars ------------------------------------------------------------------------------------
 
-// Σ value over the block's threads (a multiple of 16), the same in each of them.
-constexpr unsigned largest_block = 1024;
+// Σ value over the block's threads (a multiple of 16); all of them get the same total.
+constexpr unsigned max_block_size = 1024;
 __device__ double block_sum(double value) {
-    __shared__ double values[largest_block], strips[16];
+    __shared__ double values[max_block_size], strips[16];
     values[threadIdx.x] = value;
     __syncthreads();
     if (threadIdx.x < 16) {
@@ -26,7 +26,7 @@ __device__ double block_sum(double value) {
     return total;
 }
 
-// partial[part] = Σ term(i) over the part's `length` indices.
+// partial[part] = Σ term(i) over the `length` indices of each part, one thread block a part.
 template <class Term>
 __global__ void sum_parts(double* partial, int64_t n, int64_t length, Term term) {
     const int64_t begin = blockIdx.x * length, end = begin + length < n ? begin + length : n;
@@ -36,7 +36,7 @@ __global__ void sum_parts(double* partial, int64_t n, int64_t length, Term term)
     if (threadIdx.x == 0) partial[blockIdx.x] = total;
 }
 
-// finish(Σ partial).
+// Calls finish(Σ partial) on one thread.
 template <class Finish>
 __global__ void sum_partials(const double* partial, unsigned parts, Finish finish) {
     double total = 0;
@@ -54,37 +54,38 @@ void sum_terms(int64_t n, Term term, Finish finish) {
     launch(1, block_size, sum_partials<Finish>, partial, parts, finish);
 }
 
-// ---- one number a column ------------------------------------------------------------------------
+// ---- columns ------------------------------------------------------------------------------------
 
 constexpr int64_t max_parts = 64;
-__host__ __device__ inline int64_t rows_of_part(int64_t rows) {
+__host__ __device__ inline int64_t rows_per_part(int64_t rows) {
     return rows > 64 * max_parts ? (rows + max_parts - 1) / max_parts : 64;
 }
-constexpr unsigned strip_columns = 32, strip_rows = 8;  // a block's threads
+constexpr unsigned strip_columns = 32, strip_rows = 8;  // a thread block's shape
 
-// A part's sums of the `count` terms that term(row, column, total) adds: partial (parts, count, columns).
+// term(row, column, total) adds a row's `count` terms to total. Writes each part's sums: partial (parts, count,
+// columns).
 template <int count, class Term>
 __global__ void column_parts(double* partial, int64_t rows, int64_t columns, int64_t length, Term term) {
-    __shared__ double lanes[strip_rows][strip_columns][count];
+    __shared__ double partials[strip_rows][strip_columns][count];
     const int64_t column = int64_t(blockIdx.x) * strip_columns + threadIdx.x;
     const int64_t begin = blockIdx.y * length, end = begin + length < rows ? begin + length : rows;
     float total[count] = {};
     if (column < columns)
         for (int64_t row = begin + threadIdx.y; row < end; row += strip_rows) term(row, column, total);
-    for (int k = 0; k < count; ++k) lanes[threadIdx.y][threadIdx.x][k] = double(total[k]);
+    for (int k = 0; k < count; ++k) partials[threadIdx.y][threadIdx.x][k] = double(total[k]);
     __syncthreads();
     if (threadIdx.y > 0 || column >= columns) return;
     for (int k = 0; k < count; ++k) {
         double sum = 0;
-        for (unsigned lane = 0; lane < strip_rows; ++lane) sum += lanes[lane][threadIdx.x][k];
+        for (unsigned lane = 0; lane < strip_rows; ++lane) sum += partials[lane][threadIdx.x][k];
         partial[(blockIdx.y * count + k) * columns + column] = sum;
     }
 }
 
-// finish(column, totals) with the `count` totals of each column.
+// Calls finish(column, totals) with the `count` totals of each column.
 template <int count, class Term, class Finish>
 void sum_columns(int64_t rows, int64_t columns, Term term, Finish finish) {
-    const int64_t length = rows_of_part(rows);
+    const int64_t length = rows_per_part(rows);
     const unsigned parts = blocks_for(rows, length);
     double* partial = workspace<double>(partial_slot, parts * count * columns);
     launch({blocks_for(columns, strip_columns), parts}, {strip_columns, strip_rows}, column_parts<count, Term>, partial,
@@ -134,8 +135,7 @@ void column_sum(float* y, const float* x, int64_t rows, int64_t columns) {
 
 // ---- batch normalisation ------------------------------------------------------------------------
 
-// From sums of what each number and its square are beyond the column's first number: in one pass, and without the loss
-// of digits where the mean is large.
+// Shifted by the column's first value, so that one pass gives both sums without cancellation where the mean is large.
 void batch_statistics(float* mean, float* rstd, float* running_mean, float* running_var, const float* x, float epsilon,
                       float momentum, int64_t rows, int64_t columns) {
     sum_columns<2>(
@@ -146,17 +146,17 @@ void batch_statistics(float* mean, float* rstd, float* running_mean, float* runn
             total[1] += difference * difference;
         },
         [=] DEVICE(int64_t c, const double* totals) {
-            const double beyond = totals[0] / double(rows), squares = totals[1] - totals[0] * beyond,
-                         deviation = squares > 0 ? squares : 0;
-            mean[c] = float(double(x[c]) + beyond);
-            rstd[c] = float(1 / sqrt(deviation / double(rows) + double(epsilon)));
+            const double mean_shift = totals[0] / double(rows), squares = totals[1] - totals[0] * mean_shift,
+                         sum_squares = squares > 0 ? squares : 0;
+            mean[c] = float(double(x[c]) + mean_shift);
+            rstd[c] = float(1 / sqrt(sum_squares / double(rows) + double(epsilon)));
             // The running variance is the unbiased one, as in PyTorch.
             running_mean[c] += momentum * (mean[c] - running_mean[c]);
-            running_var[c] += momentum * (float(deviation / double(rows > 1 ? rows - 1 : 1)) - running_var[c]);
+            running_var[c] += momentum * (float(sum_squares / double(rows > 1 ? rows - 1 : 1)) - running_var[c]);
         });
 }
 
-// The LeakyReLU's input is computed again from x.
+// Recomputes the LeakyReLU's input from x.
 void batch_norm_backward_reduce(float* dweight, float* dbias, const float* mean, const float* rstd, const float* x,
                                 const float* weight, const float* bias, const float* dy, float slope, int64_t rows,
                                 int64_t columns) {
@@ -178,7 +178,7 @@ void batch_norm_backward_reduce(float* dweight, float* dbias, const float* mean,
 
 namespace {
 
-// y /= max(‖y‖, ε), by one block; gives its product with what it was before, to each thread.
+// y /= max(‖y‖, ε), by one thread block. Returns <new y, old y> to each thread.
 __device__ double normalize_l2_block(float* y, float epsilon, int64_t n) {
     double squares = 0;
     for (int64_t i = threadIdx.x; i < n; i += blockDim.x) squares += double(y[i] * y[i]);
@@ -190,62 +190,62 @@ __device__ double normalize_l2_block(float* y, float epsilon, int64_t n) {
 
 __global__ void normalize_l2_kernel(float* y, float epsilon, int64_t n) { normalize_l2_block(y, epsilon, n); }
 
-// All weights go through each step of the power iteration together; blockIdx.y says which one a block works on.
+// Each step of the power iteration is one launch for all weights; blockIdx.y selects the weight.
 constexpr int64_t max_weights = 16;
 struct SpectralWeights {
-    SpectralWeight of[max_weights];
+    SpectralWeight items[max_weights];
     int64_t columns;  // of the widest
-    double* partial;  // (weights, max_parts, columns): Wᵀv is summed in parts of the rows
+    double* partial;  // (weights, max_parts, columns): partial sums of Wᵀv
     DEVICE static int64_t parts(const SpectralWeight& s) {
-        return (s.rows + rows_of_part(s.rows) - 1) / rows_of_part(s.rows);
+        return (s.rows + rows_per_part(s.rows) - 1) / rows_per_part(s.rows);
     }
-    DEVICE double* part(int64_t weight, int64_t index) const {
-        return partial + (weight * max_parts + index) * columns;
+    DEVICE double* part(int64_t index, int64_t part_index) const {
+        return partial + (index * max_parts + part_index) * columns;
     }
 };
 
-// v = W u, a warp a row.
+// v = W u, one warp per row.
 __global__ void spectral_rows(const __grid_constant__ SpectralWeights weights) {
-    __shared__ double lanes[strip_rows][strip_columns + 1];
-    const SpectralWeight& s = weights.of[blockIdx.y];
+    __shared__ double partials[strip_rows][strip_columns + 1];
+    const SpectralWeight& s = weights.items[blockIdx.y];
     const int64_t first = int64_t(blockIdx.x) * strip_rows, row = first + threadIdx.y;
     float total = 0;
     if (row < s.rows)
         for (int64_t c = threadIdx.x; c < s.columns; c += strip_columns) total += s.w[row * s.columns + c] * s.u[c];
-    lanes[threadIdx.y][threadIdx.x] = double(total);
+    partials[threadIdx.y][threadIdx.x] = double(total);
     __syncthreads();
     if (threadIdx.y > 0 || threadIdx.x >= strip_rows || first + threadIdx.x >= s.rows) return;
     double sum = 0;
-    for (unsigned lane = 0; lane < strip_columns; ++lane) sum += lanes[threadIdx.x][lane];
+    for (unsigned lane = 0; lane < strip_columns; ++lane) sum += partials[threadIdx.x][lane];
     s.v[first + threadIdx.x] = float(sum);
 }
 
 __global__ void spectral_v(const __grid_constant__ SpectralWeights weights, float epsilon) {
-    const SpectralWeight& s = weights.of[blockIdx.y];
+    const SpectralWeight& s = weights.items[blockIdx.y];
     normalize_l2_block(s.v, epsilon, s.rows);
 }
 
-// Wᵀ v, a part of the rows and a strip of the columns each block.
+// Partial sums of Wᵀ v: each thread block takes a part of the rows and a strip of the columns.
 __global__ void spectral_columns(const __grid_constant__ SpectralWeights weights) {
-    __shared__ double lanes[strip_rows][strip_columns];
+    __shared__ double partials[strip_rows][strip_columns];
     const int64_t weight = blockIdx.y / max_parts, part = blockIdx.y % max_parts;
-    const SpectralWeight& s = weights.of[weight];
-    const int64_t length = rows_of_part(s.rows), end = (part + 1) * length < s.rows ? (part + 1) * length : s.rows;
+    const SpectralWeight& s = weights.items[weight];
+    const int64_t length = rows_per_part(s.rows), end = (part + 1) * length < s.rows ? (part + 1) * length : s.rows;
     const int64_t column = int64_t(blockIdx.x) * strip_columns + threadIdx.x;
     float total = 0;
     if (column < s.columns)
         for (int64_t row = part * length + threadIdx.y; row < end; row += strip_rows)
             total += s.w[row * s.columns + column] * s.v[row];
-    lanes[threadIdx.y][threadIdx.x] = double(total);
+    partials[threadIdx.y][threadIdx.x] = double(total);
     __syncthreads();
     if (threadIdx.y > 0 || column >= s.columns || part >= weights.parts(s)) return;
     double sum = 0;
-    for (unsigned lane = 0; lane < strip_rows; ++lane) sum += lanes[lane][threadIdx.x];
+    for (unsigned lane = 0; lane < strip_rows; ++lane) sum += partials[lane][threadIdx.x];
     weights.part(weight, part)[column] = sum;
 }
 
 __global__ void spectral_u(const __grid_constant__ SpectralWeights weights, float epsilon) {
-    const SpectralWeight& s = weights.of[blockIdx.y];
+    const SpectralWeight& s = weights.items[blockIdx.y];
     const double* const partial = weights.part(blockIdx.y, 0);
     const int64_t parts = weights.parts(s);
     for (int64_t c = threadIdx.x; c < s.columns; c += blockDim.x) {
@@ -258,7 +258,7 @@ __global__ void spectral_u(const __grid_constant__ SpectralWeights weights, floa
 }
 
 __global__ void spectral_quotient(const __grid_constant__ SpectralWeights weights) {
-    const SpectralWeight& s = weights.of[blockIdx.y];
+    const SpectralWeight& s = weights.items[blockIdx.y];
     const int64_t n = s.rows * s.columns, step = int64_t(gridDim.x) * blockDim.x;
     const float sigma = *s.sigma;
     for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += step) s.y[i] = s.w[i] / sigma;
@@ -275,32 +275,32 @@ void spectral_norms(const SpectralWeight* all, int64_t count, float epsilon) {
     }
     if (count == 0) return;
     SpectralWeights weights{};
-    int64_t rows = 0, largest = 0;
+    int64_t rows = 0, max_size = 0;
     for (int64_t i = 0; i < count; ++i) {
-        weights.of[i] = all[i];
+        weights.items[i] = all[i];
         rows = std::max(rows, all[i].rows);
         weights.columns = std::max(weights.columns, all[i].columns);
-        largest = std::max(largest, all[i].rows * all[i].columns);
+        max_size = std::max(max_size, all[i].rows * all[i].columns);
     }
     weights.partial = workspace<double>(partial_slot, count * max_parts * weights.columns);
     const unsigned each = unsigned(count);
     launch({blocks_for(rows, strip_rows), each}, {strip_columns, strip_rows}, spectral_rows, weights);
-    launch({1, each}, largest_block, spectral_v, weights, epsilon);
+    launch({1, each}, max_block_size, spectral_v, weights, epsilon);
     launch({blocks_for(weights.columns, strip_columns), each * unsigned(max_parts)}, {strip_columns, strip_rows},
            spectral_columns, weights);
-    launch({1, each}, largest_block, spectral_u, weights, epsilon);
-    launch({std::min(256u, blocks_for(largest, block_size)), each}, block_size, spectral_quotient, weights);
+    launch({1, each}, max_block_size, spectral_u, weights, epsilon);
+    launch({std::min(256u, blocks_for(max_size, block_size)), each}, block_size, spectral_quotient, weights);
 }
 
 void spectral_norm_backward(float* dw, const float* y, const float* sigma, const float* u, const float* v,
                             const float* dy, int64_t rows, int64_t columns) {
-    float* inner = workspace<float>(vector_slot, 1);
-    dot(inner, dy, y, rows * columns);
+    float* dy_dot_y = workspace<float>(vector_slot, 1);
+    dot(dy_dot_y, dy, y, rows * columns);
     parallel_for_rows(rows, columns, [=] DEVICE(int64_t row) {
         const float* upstream = dy + row * columns;
-        const float along = inner[0] * v[row], inverse = 1 / sigma[0];
+        const float projection = dy_dot_y[0] * v[row], inverse = 1 / sigma[0];
         float* target = dw + row * columns;
-        return [=](int64_t c) { target[c] = (upstream[c] - along * u[c]) * inverse; };
+        return [=](int64_t c) { target[c] = (upstream[c] - projection * u[c]) * inverse; };
     });
 }
 

@@ -1,6 +1,5 @@
-// cuBLAS played by the host (cuda_runtime.h): the functions that cuda/gpu.h names, as plain loops. TF32 inputs lose
-// their lower 13 bits, as the tensor cores do to inputs that were not rounded before. What it cannot show: the order in
-// which cuBLAS adds.
+// The emulated GPU's cuBLAS (cuda_runtime.h): the functions that cuda/gpu calls, as simple loops. TF32 inputs lose
+// their lower 13 bits, as on tensor cores. Not emulated: cuBLAS's order of accumulation.
 #pragma once
 #include "cuda_runtime.h"
 
@@ -20,17 +19,17 @@ inline cublasStatus_t cublasSetWorkspace(cublasHandle_t, void*, size_t) { return
 
 namespace simt {
 
-// op(matrix) (rows, columns), column after column, as the products see its elements.
+// op(matrix) (rows, columns), column-major, with its elements as the GEMM sees them.
 inline std::vector<float> operand(const void* matrix, cudaDataType_t type, cublasComputeType_t compute,
                                   cublasOperation_t operation, int rows, int columns, int leading) {
     std::vector<float> out(size_t(rows) * size_t(columns));
     for (int c = 0; c < columns; ++c)
         for (int r = 0; r < rows; ++r) {
-            const size_t place = operation == CUBLAS_OP_N ? size_t(c) * size_t(leading) + size_t(r)
-                                                          : size_t(r) * size_t(leading) + size_t(c);
+            const size_t offset = operation == CUBLAS_OP_N ? size_t(c) * size_t(leading) + size_t(r)
+                                                           : size_t(r) * size_t(leading) + size_t(c);
             uint32_t bits = type == CUDA_R_16BF
-                                ? uint32_t(static_cast<const uint16_t*>(matrix)[place]) << 16
-                                : __builtin_bit_cast(uint32_t, static_cast<const float*>(matrix)[place]);
+                                ? uint32_t(static_cast<const uint16_t*>(matrix)[offset]) << 16
+                                : __builtin_bit_cast(uint32_t, static_cast<const float*>(matrix)[offset]);
             if (compute == CUBLAS_COMPUTE_32F_FAST_TF32) bits &= 0xffffe000;
             out[size_t(c) * size_t(rows) + size_t(r)] = __builtin_bit_cast(float, bits);
         }
@@ -39,7 +38,7 @@ inline std::vector<float> operand(const void* matrix, cudaDataType_t type, cubla
 
 }  // namespace simt
 
-// C (m, n) = op(A) (m, k) op(B) (k, n), or added to C where beta is 1; columns first.
+// C (m, n) = op(A) (m, k) op(B) (k, n) + beta C, column-major; alpha 1, beta 0 or 1.
 inline cublasStatus_t cublasGemmEx(cublasHandle_t, cublasOperation_t transa, cublasOperation_t transb, int m, int n,
                                    int k, const void* alpha, const void* a, cudaDataType_t a_type, int lda,
                                    const void* b, cudaDataType_t b_type, int ldb, const void* beta, void* c,

@@ -1,19 +1,20 @@
-// A GPU played by the host, so that cuda/gpu_*.cu and kernels.cu, the very sources that nvcc compiles, run in the tests
-// of a machine without one: g++ finds this header in the place of CUDA's.
+// The SIMT emulator: CUDA's runtime on the host, in place of CUDA's headers. With it g++ compiles cuda/gpu and
+// kernels.cu, the same sources as nvcc, so that the tests run them on machines without a GPU.
 //
-//   threads   a block's threads are fibers, which run one after the other and change at barriers; blocks run one after
-//   the other.
-//             The order of both depends on the number of OpenMP threads (1: forward, 2: backward, 3: odd ones first),
-//             so that tests that compare those find results that depend on it. A barrier that some threads do not reach
-//             ends the program.
-//   stream    everything is queued and done when somebody waits: what is read too early, or overwritten before it was
-//   used, shows. graphs    what is queued while a stream is captured is kept and put into the queue by each launch.
-//   memory    fresh memory holds NaN; zones round it are checked when it is freed and by check_memory(). `limit` plays
-//   a full GPU. errors    launches are held against CUDA's limits; `device_status` and the like play absent or unfit
-//   devices.
+//   threads   A block's threads are fibers, which run one after the other and switch at barriers; blocks run one after
+//             the other. The order of both depends on the number of OpenMP threads (1: forward, 2: backward, 3: odd
+//             ones first), so tests that compare those find results that depend on it. A barrier that some threads do
+//             not reach aborts the program.
+//   stream    Work is queued and runs only when somebody waits, so that reading too early, or overwriting data that is
+//             still needed, shows in the results.
+//   graphs    What is queued during a capture is kept; each launch queues it again.
+//   memory    Fresh memory holds NaN. Guard zones around each allocation are checked by cudaFree and check_memory().
+//             `limit` emulates a full GPU.
+//   errors    Launches are checked against CUDA's limits. `device_status` and the like emulate absent or unsuitable
+//             devices.
 //
-// It cannot show: speed; what needs threads that really run at once (the memory model, warps); the roundings of the
-// GPU's arithmetic and of cuBLAS; whether a real driver does what is said here of it.
+// Not emulated: speed; threads that really run concurrently (the memory model, warps); the rounding of the GPU's
+// arithmetic and of cuBLAS; a driver's departures from what is described here.
 #pragma once
 #include <omp.h>
 #include <setjmp.h>
@@ -34,7 +35,7 @@
 #define __global__
 #define __device__
 #define __host__
-#define __shared__ static  // blocks run one after the other
+#define __shared__ static  // one copy is enough, since blocks run one after the other
 #define __launch_bounds__(...)
 #define __grid_constant__
 
@@ -62,14 +63,14 @@ namespace simt {
 using Work = std::vector<std::function<void()>>;
 
 struct Machine {
-    // Played by the tests.
+    // Set by the tests.
     size_t limit = size_t(-1);
     int devices = 1, driver = 13000;
     cudaError_t device_status = cudaSuccess, code_status = cudaSuccess;
-    // What happened.
+    // Counters.
     size_t allocated = 0;
-    int64_t allocations = 0, launches = 0, graph_launches = 0, graphs_made = 0, graphs_changed = 0, waits = 0;
-
+    int64_t allocations = 0, launches = 0, graph_launches = 0, graphs_instantiated = 0, graphs_updated = 0, waits = 0;
+    // State.
     Work queue, *captured = nullptr;
     bool capture_failed = false;
     std::map<void*, size_t> blocks;
@@ -81,11 +82,11 @@ inline Machine machine;
     std::abort();
 }
 
-// ---- fibers: contexts made once, then changed by _setjmp and _longjmp, which make no system calls ----
+// ---- fibers: contexts are created once, then switched by _setjmp and _longjmp, without system calls ----
 
 struct Fiber {
     ucontext_t context;
-    jmp_buf place;
+    jmp_buf resume_point;
     std::unique_ptr<char[]> stack;
     enum { nowhere, at_block, at_warp } waiting = nowhere;
 };
@@ -97,15 +98,15 @@ inline void fiber_main() {
     for (;;) {
         (*body)();
         running->waiting = Fiber::nowhere;
-        if (_setjmp(running->place) == 0) _longjmp(scheduler, 1);
+        if (_setjmp(running->resume_point) == 0) _longjmp(scheduler, 1);
     }
 }
 
-// Runs `fiber` until it waits at a barrier or is done.
+// Runs `fiber` until it waits at a barrier or returns.
 inline void resume(Fiber& fiber) {
     running = &fiber;
     if (_setjmp(scheduler) == 0) {
-        if (fiber.stack) _longjmp(fiber.place, 1);
+        if (fiber.stack) _longjmp(fiber.resume_point, 1);
         constexpr size_t size = 64 << 10;
         fiber.stack = std::make_unique<char[]>(size);
         getcontext(&fiber.context);
@@ -132,7 +133,7 @@ inline unsigned in_order(unsigned i, unsigned n) {
 
 inline void set_thread(unsigned i) { threadIdx = {i % blockDim.x, i / blockDim.x}; }
 
-// One block. Where its first thread meets no barrier, none may, and they need no fibers.
+// Runs one block. If its first thread meets no barrier, none may, and the others run without fibers.
 inline void run_block() {
     static Fiber fibers[1024];
     const unsigned threads = blockDim.x * blockDim.y;
@@ -140,28 +141,28 @@ inline void run_block() {
     for (unsigned i = 0; i < threads; ++i) left.push_back(in_order(i, threads));
     set_thread(left[0]);
     resume(fibers[left[0]]);
-    const bool plain = fibers[left[0]].waiting == Fiber::nowhere;
+    const bool no_barriers = fibers[left[0]].waiting == Fiber::nowhere;
     for (size_t i = 1; i < threads; ++i) {
         set_thread(left[i]);
-        if (plain) (*body)();
+        if (no_barriers) (*body)();
         else resume(fibers[left[i]]);
     }
-    while (!plain) {
-        unsigned at_block = 0, at_warp[32] = {}, going = 0;
+    while (!no_barriers) {
+        unsigned at_block = 0, at_warp[32] = {}, resumed = 0;
         for (const unsigned i : left) {
             at_block += fibers[i].waiting == Fiber::at_block;
             at_warp[i / 32] += fibers[i].waiting == Fiber::at_warp;
         }
-        const auto whole = [&](unsigned i) { return at_warp[i / 32] == std::min(32u, threads - i / 32 * 32); };
+        const auto warp_complete = [&](unsigned i) { return at_warp[i / 32] == std::min(32u, threads - i / 32 * 32); };
         for (const unsigned i : left) {
-            if (at_block < threads && !whole(i)) continue;
-            ++going;
+            if (at_block < threads && !warp_complete(i)) continue;
+            ++resumed;
             set_thread(i);
             resume(fibers[i]);
         }
-        if (going > 0) continue;
+        if (resumed > 0) continue;
         for (const unsigned i : left)
-            if (fibers[i].waiting != Fiber::nowhere) die("a barrier that not all threads of the block, or warp, reach");
+            if (fibers[i].waiting != Fiber::nowhere) die("a barrier that not all threads of the block or warp reach");
         return;
     }
 }
@@ -187,7 +188,7 @@ inline void finish() {
     for (const auto& item : work) item();
 }
 
-// What may not happen during a capture.
+// Runs the queue. Not allowed during a capture, which then fails.
 inline cudaError_t wait() {
     ++machine.waits;
     if (machine.captured) {
@@ -200,34 +201,32 @@ inline cudaError_t wait() {
 
 // ---- memory -------------------------------------------------------------------------------------
 
-constexpr size_t zone = 256;
-constexpr unsigned char mark = 0xff;  // what is read there is NaN
+constexpr size_t guard = 256;           // bytes on either side of an allocation
+constexpr unsigned char poison = 0xff;  // NaN as float, double and bf16
 
 inline void check_block(const void* pointer, size_t bytes) {
     const auto* memory = static_cast<const unsigned char*>(pointer);
-    for (size_t i = 0; i < zone; ++i)
-        if (memory[-1 - int64_t(i)] != mark || memory[bytes + i] != mark)
-            die("a write beyond the bounds of device memory");
+    for (size_t i = 0; i < guard; ++i)
+        if (memory[-1 - int64_t(i)] != poison || memory[bytes + i] != poison) die("a write outside device memory");
 }
 inline void check_memory() {
     finish();
     for (const auto& [pointer, bytes] : machine.blocks) check_block(pointer, bytes);
 }
 
-}  // namespace simt
+// ---- barriers -----------------------------------------------------------------------------------
 
-namespace simt {
 inline void wait_at(decltype(Fiber::waiting) barrier) {
     if (!running) die("a barrier that the block's first thread did not reach");
     running->waiting = barrier;
-    if (_setjmp(running->place) == 0) _longjmp(scheduler, 1);
+    if (_setjmp(running->resume_point) == 0) _longjmp(scheduler, 1);
     running->waiting = Fiber::nowhere;
 }
 }  // namespace simt
 inline void __syncthreads() { simt::wait_at(simt::Fiber::at_block); }
 inline void __syncwarp() { simt::wait_at(simt::Fiber::at_warp); }
 
-// ---- CUDA's functions, as far as cuda/ calls them -----------------------------------------------
+// ---- the part of CUDA's runtime that cuda/gpu calls ---------------------------------------------
 
 using cudaStream_t = void*;
 using cudaEvent_t = void*;
@@ -257,7 +256,7 @@ inline cudaError_t cudaGetDeviceCount(int* count) {
 inline cudaError_t cudaDriverGetVersion(int* version) { return *version = simt::machine.driver, cudaSuccess; }
 inline cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 13000, cudaSuccess; }
 inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
-    return *properties = {"a GPU that the host plays", 1 << 30, 8, 0}, cudaSuccess;
+    return *properties = {"emulated GPU", 1 << 30, 8, 0}, cudaSuccess;
 }
 template <class Kernel>
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel*) {
@@ -276,12 +275,11 @@ inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return simt::finish(), cu
 
 inline cudaError_t cudaMalloc(void** pointer, size_t bytes) {
     if (simt::machine.allocated + bytes > simt::machine.limit) return cudaErrorMemoryAllocation;
-    auto* memory = static_cast<unsigned char*>(std::aligned_alloc(256, (bytes + 2 * simt::zone + 255) / 256 * 256));
-    std::memset(memory, simt::mark, bytes + 2 * simt::zone);
-    std::memset(memory + simt::zone, 0xff, bytes);  // NaN, as float, double and bf16
+    auto* memory = static_cast<unsigned char*>(std::aligned_alloc(256, (bytes + 2 * simt::guard + 255) / 256 * 256));
+    std::memset(memory, simt::poison, bytes + 2 * simt::guard);
     simt::machine.allocated += bytes;
     ++simt::machine.allocations;
-    simt::machine.blocks[*pointer = memory + simt::zone] = bytes;
+    simt::machine.blocks[*pointer = memory + simt::guard] = bytes;
     return cudaSuccess;
 }
 inline cudaError_t cudaFree(void* pointer) {
@@ -293,7 +291,7 @@ inline cudaError_t cudaFree(void* pointer) {
     simt::check_block(pointer, block->second);
     simt::machine.allocated -= block->second;
     simt::machine.blocks.erase(block);
-    std::free(static_cast<unsigned char*>(pointer) - simt::zone);
+    std::free(static_cast<unsigned char*>(pointer) - simt::guard);
     return cudaSuccess;
 }
 inline cudaError_t cudaMallocHost(void** pointer, size_t bytes) { return *pointer = std::malloc(bytes), cudaSuccess; }
@@ -334,12 +332,12 @@ inline cudaError_t cudaGraphGetNodes(cudaGraph_t graph, void*, size_t* nodes) {
     return *nodes = graph->size(), cudaSuccess;
 }
 inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned) {
-    ++simt::machine.graphs_made;
+    ++simt::machine.graphs_instantiated;
     return *executable = new simt::Work(*graph), cudaSuccess;
 }
 inline cudaError_t cudaGraphExecUpdate(cudaGraphExec_t executable, cudaGraph_t graph, cudaGraphExecUpdateResultInfo*) {
     if (executable->size() != graph->size()) return cudaErrorGraphExecUpdateFailure;
-    ++simt::machine.graphs_changed;
+    ++simt::machine.graphs_updated;
     return *executable = *graph, cudaSuccess;
 }
 inline cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t) {
