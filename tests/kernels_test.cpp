@@ -987,11 +987,10 @@ std::vector<ConvShape> conv_shapes() {
     return shapes;
 }
 
-// What rounding may do to a sum of n products of values of about 1. Directly: 4 n units. By Winograd's F(4×4, 3×3),
-// which 3×3 convolutions at stride 1 may go through, a value passes with a weight of up to Σ|A||G||B| = 48 in each
-// dimension, where the direct sum has 3: at worst (48 / 3)² = 256 times as much, its square root where the roundings
-// are independent of each other, as here. The F(4, 2) of pooled ones has 20 to the direct sum's 2: (20 / 2)², less than
-// that.
+// What rounding may do to a sum of n products of values of about 1. Directly: 4 n units. In Winograd's F(4×4, 3×3) a
+// value passes with a weight of up to Σ|A||G||B| = 48 in each dimension, where the direct sum has 3: at worst
+// (48 / 3)² = 256 times as much, its square root where the roundings are independent of each other, as here. The
+// F(4, 2) of pooled convolutions has 20 to the direct sum's 2: less.
 double rounding(const ConvShape& s, int64_t n) {
     const bool winograd = s.kernel == 3 && s.stride == 1 && s.padding == 1 && std::min(s.height, s.width) >= 4;
     return 4 * double(n) * unit * (winograd ? 16 : 1);
