@@ -91,7 +91,7 @@ $(BUILD)/%.o: %.cpp $(BUILD)/settings | packages
 	$(Q)$(CXX) $(FLAGS) -c $< -o $@
 
 # What does not compute need not wait for the optimiser: half the time to compile.
-COLD := $(filter-out %/toys.o %/plane.o %/annealing.o %/statistics.o %/sliced_wasserstein.o, \
+COLD := $(filter-out %/toys.o %/density2d.o %/annealing.o %/statistics.o %/sliced_wasserstein.o, \
           $(filter $(addprefix $(BUILD)/src/,main.o formats/% training/% experiments/%),$(SOURCES:%.cpp=$(BUILD)/%.o)))
 $(COLD) $(TESTS): FLAGS += -O1
 

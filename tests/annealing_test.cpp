@@ -1,6 +1,5 @@
-// Annealed importance sampling against densities whose Z is known: Gaussians in 3072 dimensions in closed form,
-// densities of the plane by quadrature; and the Hamiltonian moves against the moments of what they should leave
-// invariant.
+// Annealed importance sampling against densities with known Z: Gaussians in 3072 dimensions in closed form, 2-D
+// densities by quadrature. Hamiltonian moves against the moments of the densities that they should leave invariant.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -8,7 +7,7 @@
 
 #include "compare.h"
 #include "experiments/ais.h"
-#include "experiments/plane.h"
+#include "experiments/density2d.h"
 
 namespace dualmcmc::test {
 namespace {
@@ -45,9 +44,9 @@ struct Gaussian {
 
 // ---- the moves ----------------------------------------------------------------------------------
 
-// 4000 chains, started at the target, stay there: a move that broke detailed balance (the rejections left out, say)
-// would widen the variances by about ε²/4 of the frequency squared. Steps this long are often refused, so that the
-// correction has work to do.
+// 4000 chains that start from the target stay there. A move that broke detailed balance (by leaving out the rejections,
+// for example) would widen the variances by about ε²/4 of the frequency squared. Steps this long are often rejected,
+// so the correction matters.
 TEST(Hamiltonian, LeavesAGaussianInvariant) {
     const Gaussian target(3, 4);
     constexpr int64_t chains = 4000;
@@ -56,7 +55,7 @@ TEST(Hamiltonian, LeavesAGaussianInvariant) {
     double acceptance = 0;
     for (uint64_t k = 0; k < 60; ++k) acceptance += annealing.move(state, 1, 0.85, k) / 60;
     EXPECT_GT(acceptance, 0.3);
-    EXPECT_LT(acceptance, 0.85) << "so few refusals test nothing";
+    EXPECT_LT(acceptance, 0.85) << "so few rejections test nothing";
     for (size_t i = 0; i < 3; ++i) {
         double mean = 0, variance = 0;
         for (size_t c = 0; c < chains; ++c)
@@ -67,7 +66,7 @@ TEST(Hamiltonian, LeavesAGaussianInvariant) {
     }
 }
 
-// From far away the chains come to the target, under f_β with its own variance: 1/v = (1 - β)/4 + β/s².
+// Chains from far away reach f_β, whose variance v is given by 1/v = (1 - β)/4 + β/s².
 TEST(Hamiltonian, ReachesTheDensityBetween) {
     const Gaussian target(2, 9);
     constexpr int64_t chains = 4000;
@@ -82,28 +81,28 @@ TEST(Hamiltonian, ReachesTheDensityBetween) {
     }
 }
 
-// Leapfrog's energy error falls with ε²: a quarter for half the step (with twice the steps).
+// The energy error of the leapfrog integrator is O(ε²): a quarter with half the step (and twice the steps).
 TEST(Hamiltonian, AcceptanceGrowsAsTheStepFalls) {
     const Gaussian target(3072, 1);
-    double refused[2];
+    double rejected[2];
     for (const int halves : {0, 1}) {
         const Annealing annealing({StartDensity::Kind::gaussian, 3072, 1}, target.potential(),
                                   {32, 1, 4 << halves, 0.7, 7});
         ChainState state = annealing.at(target.samples(32, 7));
         double acceptance = 0;
         for (uint64_t k = 0; k < 20; ++k) acceptance += annealing.move(state, 1, 0.2 / (1 << halves), k) / 20;
-        refused[halves] = 1 - acceptance;
+        rejected[halves] = 1 - acceptance;
     }
-    // In many dimensions the acceptance is erfc(c ε²): a refusal is proportional to ε² while it is small.
-    EXPECT_GT(refused[0], 0.1);
-    EXPECT_NEAR(refused[1] / refused[0], 0.25, 0.06);
+    // In many dimensions the acceptance rate is erfc(c ε²), so a small rejection rate is proportional to ε².
+    EXPECT_GT(rejected[0], 0.1);
+    EXPECT_NEAR(rejected[1] / rejected[0], 0.25, 0.06);
 }
 
 TEST(Hamiltonian, WallsFoldTheFlightBack) {
     const StartDensity cube{StartDensity::Kind::cube, 1, 1.5};
     for (const double from : {-1.4, 0.0, 1.2})
         for (const double velocity : {-7.3, -0.2, 0.4, 2.9, 31.0}) {
-            // Bounce after bounce, in a thousand small flights, each of which meets one wall at most.
+            // Bounce by bounce, in a thousand short flights, each of which hits at most one wall.
             double x = from, p = velocity;
             for (int k = 0; k < 1000; ++k) {
                 x += p / 1000;
@@ -120,7 +119,7 @@ TEST(Hamiltonian, WallsFoldTheFlightBack) {
     EXPECT_TRUE(std::isnan(lost));
 }
 
-// A density with walls: exp(-a x) on [-1, 1] has the mean 1/a - coth a.
+// A density between walls: exp(-a x) on [-1, 1] has mean 1/a - coth a.
 TEST(Hamiltonian, LeavesADensityBetweenWallsInvariant) {
     constexpr int64_t chains = 4000;
     const double slope = 1.5;
@@ -143,7 +142,7 @@ TEST(Hamiltonian, LeavesADensityBetweenWallsInvariant) {
 // ---- log Z --------------------------------------------------------------------------------------
 
 TEST(Annealing, LogZOfWeights) {
-    // Three weights 1, 2, 5 times e^1000, which no double holds.
+    // Weights 1, 2, 5 times e^1000, which overflows a double.
     const std::vector<double> w{1000, 1000 + std::log(2), 1000 + std::log(5)};
     const LogZ forward = log_z(w, false), reverse = log_z(w, true);
     EXPECT_NEAR(forward.mean, 1000 + std::log(10) / 3, 1e-9);
@@ -157,8 +156,7 @@ TEST(Annealing, LogZOfWeights) {
     EXPECT_NEAR(forward.error, std::sqrt(variance / 3), 1e-9);
 }
 
-// The bounds stand on their sides of the truth, in 3072 dimensions, and both come nearer as the temperatures grow in
-// number.
+// In 3072 dimensions the bounds are on their sides of the true value, and both tighten with more temperatures.
 void expect_bounds(double condition) {
     const Gaussian target(3072, condition);
     const double truth = target.log_z();
@@ -188,7 +186,7 @@ TEST(Annealing, BoundsOfAGaussianIn3072DimensionsCondition1) { expect_bounds(1);
 TEST(Annealing, BoundsOfAGaussianIn3072DimensionsCondition10) { expect_bounds(10); }
 TEST(Annealing, BoundsOfAGaussianIn3072DimensionsCondition1000) { expect_bounds(1000); }
 
-// Where nothing has to be moved, the weights are exact: f = 5 p_0.
+// If f = 5 p_0, the weights are exact.
 TEST(Annealing, ExactWhereTheTargetIsTheStart) {
     const StartDensity start{StartDensity::Kind::gaussian, 7, 0.8};
     const PotentialFunction target = [&](const Points& x) {
@@ -201,13 +199,13 @@ TEST(Annealing, ExactWhereTheTargetIsTheStart) {
     for (const double w : annealing.forward(schedule).log_weight) EXPECT_NEAR(w, std::log(5), 1e-10);
     for (const double w : annealing.reverse(schedule, start.draw(4, 1, 1)).log_weight)
         EXPECT_NEAR(w, std::log(5), 1e-10);
-    // The density between: log p_0 of N(0, s² I) by its formula.
+    // -log p_0 of N(0, s² I) by its formula.
     const Points x(7, 0.4);
     EXPECT_NEAR(start.potential(x).value[0], 7 * (0.5 * 0.25 + std::log(0.8 * std::sqrt(2 * std::numbers::pi))), 1e-12);
 }
 
-// Six modes on the plane, between walls, against the sum over a grid.
-TEST(Annealing, PlaneAgainstQuadrature) {
+// A 2-D density with six modes, between walls, against the sum over a grid.
+TEST(Annealing, Density2dAgainstQuadrature) {
     auto energy = [](double x, double y) {
         return 2 * std::cos(2.5 * x) * std::sin(2 * y) + 0.3 * x * x + 0.1 * (y - 1) * (y - 1);
     };
@@ -230,7 +228,7 @@ TEST(Annealing, PlaneAgainstQuadrature) {
     const Schedule schedule = annealing.find_schedule();
     const Annealing::Run forward = annealing.forward(schedule);
     const LogZ lower = log_z(forward.log_weight, false);
-    // Exact samples by rejection: u <= exp(-(E - lowest)); the energy is above -2.
+    // Exact samples by rejection: u <= exp(-(E - min E)), with min E >= -2.
     const Tensor proposals = Tensor::uniform({60000, 3}, RandomKey{12, 0, 0}, 0, 1);
     const std::vector<float> u = proposals.to_host();
     Points samples;
@@ -240,13 +238,12 @@ TEST(Annealing, PlaneAgainstQuadrature) {
     }
     ASSERT_EQ(samples.size(), 4000u);
     const LogZ upper = log_z(annealing.reverse(schedule, samples).log_weight, true);
-    std::printf("plane: log Z %.4f by quadrature; lower %.4f +- %.4f, upper %.4f +- %.4f\n", std::log(z), lower.mean,
+    std::printf("2-D: log Z %.4f by quadrature; lower %.4f +- %.4f, upper %.4f +- %.4f\n", std::log(z), lower.mean,
                 lower.error, upper.mean, upper.error);
     EXPECT_LE(lower.mean, std::log(z) + 4 * lower.error);
     EXPECT_GE(upper.mean, std::log(z) - 4 * upper.error);
     EXPECT_LT(upper.mean - lower.mean, 0.2);
-    // The mean of the weights is Z itself, up to its own error: the weights' relative deviation is sqrt(B / effective -
-    // 1).
+    // The mean weight is Z up to its standard error; the relative deviation of the weights is sqrt(B / effective - 1).
     const double error = std::sqrt((2000 / lower.effective - 1) / 2000);
     EXPECT_NEAR(lower.log_mean, std::log(z), 4 * error);
     EXPECT_LT(error, 0.05);
@@ -262,9 +259,8 @@ ModelSettings narrow() {
     return sizes;
 }
 
-// One function, whoever asked before, though each pass through the EBM moves the spectral norms on: E / T of the first
-// pass.
-TEST(TemperedEnergy, IsTheFirstPassAgainAndAgain) {
+// The same function at every call, E / T of the first pass, although each pass through the EBM advances u and v.
+TEST(TemperedEnergy, IsTheSameAtEveryCall) {
     Models models(narrow(), 3), other(narrow(), 3);
     const Tensor x = random_tensor({2, 32, 32, 3}, 4);
     const std::vector<float> host = x.to_host();
@@ -279,11 +275,11 @@ TEST(TemperedEnergy, IsTheFirstPassAgainAndAgain) {
     for (size_t i = 0; i < gradient.size(); ++i)
         ASSERT_NEAR(first.gradient[i] * 1e-6, gradient[i], 1e-6 * std::abs(gradient[i]));
     EXPECT_GT(std::abs(energy_gradient(other.ebm, x).energy.to_host()[0] - e.energy.to_host()[0]), 0)
-        << "a second pass is another function";
+        << "a second pass evaluates another function";
 }
 
-// Without biases the energy is homogeneous: E(λ x) = λ E(x), so that exp(-E / T) has no Z over all of space where E is
-// below 0.
+// Without biases the energy is homogeneous, E(λ x) = λ E(x). So exp(-E / T) has no Z over all of space if E is
+// negative anywhere.
 TEST(TemperedEnergy, IsHomogeneous) {
     Models models(narrow(), 3);
     const PotentialFunction potential = tempered_energy(models, {32, 32, 3}, 1);
@@ -295,15 +291,15 @@ TEST(TemperedEnergy, IsHomogeneous) {
     EXPECT_NEAR(far, 4 * once, 1e-5 * std::abs(4 * once));
 }
 
-// A density that is uniform on the cube of dequantised images has 8 bits a dimension; one that is uniform within a
-// pixel's cell, 0.
+// The uniform density on the cube of dequantised images has 8 bits per dimension; the uniform density on one pixel cell
+// has 0.
 TEST(TemperedEnergy, BitsPerDimension) {
     EXPECT_NEAR(bits_per_dimension(0, 3072 * std::log(2 * image_cube), 3072), 8, 1e-12);
-    EXPECT_NEAR(bits_per_dimension(0, log_cell(3072), 3072), 0, 1e-12);
+    EXPECT_NEAR(bits_per_dimension(0, log_cell_volume(3072), 3072), 0, 1e-12);
     EXPECT_NEAR(bits_per_dimension(3072 * std::log(2), 3072 * std::log(2 * image_cube), 3072), 9, 1e-12);
 }
 
-TEST(Annealing, RefusesEnergiesThatAreNoNumbers) {
+TEST(Annealing, FailsForNanEnergies) {
     const PotentialFunction target = [](const Points& x) {
         return Potential{std::vector<double>(x.size(), NAN), Points(x.size(), 0)};
     };

@@ -410,13 +410,14 @@ TEST_F(CommandLine, SamplesAsArraysAndPictures) {
 TEST_F(CommandLine, FullDiskKeepsTheSamplesThatAreWhole) {
     const std::string sample =
         "sample --model " + tiny_model() + " --count 6 --batch 2 --steps-x 1 --kind generator --out pictures";
-    expect_refused(sample, {"cannot write", "pictures/generator/00000", "0 of 6 images are whole", "goes on"},
+    expect_refused(sample,
+                   {"cannot write", "pictures/generator/00000", "0 of 6 images are complete", "same command again"},
                    "ulimit -f 1; trap '' XFSZ;");
     for (const auto& entry : fs::recursive_directory_iterator(in("pictures")))
         EXPECT_NE(entry.path().extension(), ".tmp") << entry.path();
     expect_runs(sample);
     fs::remove(in("pictures/generator/000004.png"));
-    EXPECT_NE(expect_runs(sample).out.find("4 of 6 images are there already"), std::string::npos);
+    EXPECT_NE(expect_runs(sample).out.find("4 of 6 images are already done"), std::string::npos);
 }
 
 TEST_F(CommandLine, InterruptKeepsTheSamplesThatAreWhole) {
@@ -426,7 +427,7 @@ TEST_F(CommandLine, InterruptKeepsTheSamplesThatAreWhole) {
                 "100000000 >run.txt 2>&1; code=$?; test $code = 130 && touch stopped;");
     const std::string output = contents(in("run.txt"));
     EXPECT_TRUE(fs::exists(in("stopped"))) << output;
-    EXPECT_NE(output.find("of 100000000 images are in pictures; the same command goes on"), std::string::npos)
+    EXPECT_NE(output.find("of 100000000 images are in pictures; run the same command again"), std::string::npos)
         << output;
     const auto there = std::distance(fs::directory_iterator(in("pictures/generator")), fs::directory_iterator());
     EXPECT_GT(there, 0);

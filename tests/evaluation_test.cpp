@@ -56,7 +56,7 @@ TEST_F(Folder, ResumesAfterTheWholeFiles) {
     const PngFolder folder(path, 5);
     EXPECT_EQ(folder.complete(), 3);
     EXPECT_FALSE(fs::exists(file("000004.png.tmp")));
-    expect_failure([&] { folder.check(); }, {"000003.png", "not whole"});
+    expect_failure([&] { folder.check(); }, {"000003.png", "incomplete"});
     write_bytes(file("000000.png"), "");
     EXPECT_EQ(PngFolder(path, 5).complete(), 0);
 }

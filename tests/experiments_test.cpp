@@ -1,5 +1,5 @@
-// The experiments' statistics against direct formulas, constants from NumPy and SciPy (reference/write_statistics.py)
-// and closed forms; their commands, run on a tiny model, with the numbers that they write computed again; and the
+// The experiments' statistics against direct formulas, closed forms, and constants from NumPy and SciPy
+// (reference/write_statistics.py); their commands on a tiny model, with the values that they write recomputed; and the
 // report.
 #include <sys/wait.h>
 
@@ -44,8 +44,7 @@ std::pair<std::vector<float>, std::vector<float>> two_images(int64_t side) {
     return {a, b};
 }
 
-// SSIM as Wang et al. write it: for each window two passes, the means first, then the weighted squared deviations from
-// them.
+// SSIM as Wang et al. define it, with two passes per window: first the means, then the weighted squared deviations.
 double direct_ssim(const std::vector<float>& a, const std::vector<float>& b, int64_t side) {
     double weights[11][11], total = 0;
     for (int i = 0; i < 11; ++i)
@@ -85,7 +84,7 @@ TEST(ImageQuality, EqualsSciPyAndTheDirectFormula) {
     for (const auto& c : cases) {
         const auto [a, b] = two_images(c.side);
         const double mse = mean_squared_error(a.data(), b.data(), int64_t(a.size()));
-        // The images are rounded to floats on both sides, b from a sine that may differ in its last bits.
+        // Both sides round the images to floats, and the sine in b may differ in its last bits.
         EXPECT_NEAR(mse, c.mse, 1e-8);
         EXPECT_NEAR(psnr(mse), c.psnr, 1e-6);
         EXPECT_NEAR(structural_similarity(a.data(), b.data(), c.side), c.ssim, 1e-7);
@@ -100,7 +99,7 @@ TEST(ImageQuality, KnownCases) {
     EXPECT_NEAR(psnr(4), 0, 1e-12);
     EXPECT_NEAR(psnr(0.04), 20, 1e-12);
     EXPECT_NEAR(structural_similarity(a.data(), a.data(), 17), 1, 1e-12);
-    // Constant images u and v: the windows' variances vanish, (2uv + c1) / (u² + v² + c1) is left.
+    // For constant images u and v the variances vanish, and SSIM is (2uv + c1) / (u² + v² + c1).
     std::fill(a.begin(), a.end(), 0.5f);
     std::fill(b.begin(), b.end(), -0.25f);
     EXPECT_NEAR(structural_similarity(a.data(), b.data(), 17), (-0.25 + 0.0004) / (0.3125 + 0.0004), 1e-9);
@@ -143,7 +142,7 @@ TEST(Auroc, EqualsSciPyAndKnownCases) {
 
 // ---- chains -------------------------------------------------------------------------------------
 
-// x_t = ρ x_t-1 + sqrt(1 - ρ²) u, started in its stationary density.
+// x_t = ρ x_t-1 + sqrt(1 - ρ²) u, started from the stationary density.
 Chains autoregressive(size_t chains, size_t draws, double rho, unsigned seed) {
     std::mt19937 random(seed);
     std::normal_distribution<double> normal;
@@ -179,9 +178,9 @@ TEST(Mixing, EqualsNumPy) {
     EXPECT_NEAR(effective_sample_size(sums), 4.507662946, 1e-8);
 }
 
-// From the variogram instead of autocovariances (Bayesian Data Analysis 3, section 11.5: ρ_t = 1 - V_t / (2 var⁺)), for
-// chains long enough that their edges do not count; and R̂ from between- and within-sequence variances B and W, by their
-// definitions.
+// ESS from the variogram instead of autocovariances (Bayesian Data Analysis 3, section 11.5):
+// ρ_t = 1 - V_t / (2 var⁺). The chains are so long that edge effects are negligible. R̂ from the between- and
+// within-sequence variances B and W by definition.
 TEST(Mixing, AgreesWithTheVariogram) {
     const Chains chains = autoregressive(3, 30000, 0.7, 5);
     Chains half;
@@ -221,8 +220,8 @@ TEST(Mixing, AgreesWithTheVariogram) {
 }
 
 TEST(Mixing, KnownCases) {
-    // Madras and Sokal 1988, eq. 3.19: an estimate of τ with a window of w lags has the relative variance 2 (2w + 1) /
-    // N. At |ρ| ≤ 0.6 a window of 40 lags holds all but 0.6^40 of τ; four standard deviations.
+    // Madras and Sokal 1988, eq. 3.19: an estimate of τ with a window of w lags has relative variance 2 (2w + 1) / N.
+    // For |ρ| ≤ 0.6 a window of 40 lags covers all but 0.6^40 of τ. The tolerance is four standard deviations.
     const size_t draws = 100000;
     const double tolerance = 4 * std::sqrt(2 * 81 / (4.0 * double(draws)));  // 0.08
     for (const double rho : {0.0, 0.3, 0.6, -0.5}) {
@@ -231,7 +230,7 @@ TEST(Mixing, KnownCases) {
         EXPECT_NEAR(effective_sample_size(chains) / expected, 1, tolerance) << rho;
         EXPECT_NEAR(split_rhat(chains), 1, 0.001) << rho;
     }
-    // A drift within each chain, and chains at different places.
+    // A drift within each chain, and chains with different means.
     Chains drifting = autoregressive(4, 1000, 0, 9), apart = drifting;
     for (size_t c = 0; c < 4; ++c)
         for (size_t t = 0; t < 1000; ++t) {
@@ -274,7 +273,7 @@ TEST(Interpolation, LinesAndCircles) {
         EXPECT_NEAR(angle(a, point), t * angle(a, b), 1e-5) << t;
         EXPECT_NEAR(angle(point, b), (1 - t) * angle(a, b), 1e-5) << t;
     }
-    // Where there is no one circle, the line.
+    // Without a unique circle: the line.
     EXPECT_NEAR(interpolate_latent({1, 0}, {-1, 0}, 0.25, true)[0], 0.5, 1e-6);
     EXPECT_NEAR(interpolate_latent({0, 0}, {0, 2}, 0.5, true)[1], 1, 1e-6);
 }
@@ -302,7 +301,7 @@ double number(const Table& table, const std::string& column, size_t row) { retur
 
 constexpr int64_t test_images = 12;
 
-// One tiny model for all tests; each works on what lies in its run's folder.
+// One tiny model for all tests, in the run folder run/.
 class Experiments : public testing::Test {
 protected:
     static void SetUpTestSuite() {
@@ -315,8 +314,7 @@ protected:
         const std::vector<uint8_t> wrong(2 * 20 * 20 * 3);
         write_npy(in("small.npy"), {2, 20, 20, 3}, wrong.data());
         ASSERT_EQ(run("train --preset demo --width-generator 2 --width-ebm 2 --width-encoder 1 --latent 3 --batch 2 "
-                      "--steps-x 1 "
-                      "--steps-z 3 --sampler-steps 4 --sampler-batch 4 --iterations 2 --data " +
+                      "--steps-x 1 --steps-z 3 --sampler-steps 4 --sampler-batch 4 --iterations 2 --data " +
                       in("images.npy") + " --out " + in("run")),
                   0)
             << read_bytes(in("error.txt"));
@@ -332,7 +330,7 @@ protected:
         const int status = std::system(command.c_str());
         return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
     }
-    // Runs an experiment on the model; returns what it printed.
+    // Runs an experiment on the model and returns its output.
     static std::string experiment(const std::string& arguments) {
         EXPECT_EQ(run(arguments + " --model " + model()), 0) << arguments << "\n" << read_bytes(in("error.txt"));
         return read_bytes(in("out.txt"));
@@ -342,7 +340,7 @@ protected:
         const int exit_code = run(arguments);
         expect_refusal(exit_code, read_bytes(in("error.txt")), parts);
     }
-    static void expect_says(const std::string& text, std::initializer_list<std::string> parts) {
+    static void expect_contains(const std::string& text, std::initializer_list<std::string> parts) {
         for (const std::string& part : parts)
             EXPECT_NE(text.find(part), std::string::npos) << text << "\n lacks: " << part;
     }
@@ -364,7 +362,7 @@ TEST_F(Experiments, RefuseBadInput) {
         expect_refused(with_model + " --data " + in("missing"), {in("missing")});
         expect_refused(with_model + " --data " + in("small.npy"), {"small.npy", "20x20"});
         expect_refused(with_model + " --out " + in("images.npy") + "/below", {"--out", in("images.npy")});
-        EXPECT_FALSE(fs::exists(in("run/") + name)) << "a refused command leaves nothing behind";
+        EXPECT_FALSE(fs::exists(in("run/") + name)) << "a rejected command leaves nothing behind";
     }
     const std::string with_model = " --model " + model();
     expect_refused("reconstruct --count 13" + with_model, {"--count 13", "12 test images", "at most 12"});
@@ -390,9 +388,9 @@ TEST_F(Experiments, RefuseBadInput) {
 }
 
 TEST_F(Experiments, ReconstructMeasuresWhatTheNetworksReturn) {
-    const std::string said = experiment("reconstruct --count 6 --seed 3");
-    expect_says(said, {"count 6", "12 in all", "batches of 4", "batch norm on each batch's statistics",
-                       "3 steps of 0.1, noise 0.1", "= 1", "sigma", "11x11"});
+    const std::string output = experiment("reconstruct --count 6 --seed 3");
+    expect_contains(output, {"count 6", "12 in all", "batches of 4", "batch norm on each batch's statistics",
+                             "3 steps of 0.1, noise 0.1", "= 1", "sigma", "11x11"});
     const Table rows = read_table(in("run/reconstruct/reconstruct.csv")),
                 steps = read_table(in("run/reconstruct/steps.csv"));
     EXPECT_EQ(rows.at("start"),
@@ -405,9 +403,9 @@ TEST_F(Experiments, ReconstructMeasuresWhatTheNetworksReturn) {
                       steps.at(quantity + ("_" + rows.at("start")[row])).at(size_t(number(rows, "steps", row))))
                 << quantity << row;
     EXPECT_TRUE(fs::exists(in("run/reconstruct/reconstruct.png")));
-    EXPECT_NE(said.find(read_bytes(in("run/reconstruct/summary.txt"))), std::string::npos);
+    EXPECT_NE(output.find(read_bytes(in("run/reconstruct/summary.txt"))), std::string::npos);
 
-    // The encoder's mean, computed here: batches 0 … 3 and 4 … 7 of the test images, of which 6 count.
+    // Recompute the row of the encoder's mean: test images in batches 0 … 3 and 4 … 7, of which the first 6 count.
     const LoadedCheckpoint checkpoint = read_checkpoint(model());
     Models models(checkpoint.config.model, 0);
     load_checkpoint(checkpoint.file, model(), models, false);
@@ -436,35 +434,36 @@ TEST_F(Experiments, ReconstructMeasuresWhatTheNetworksReturn) {
 
 TEST_F(Experiments, ReviseAgreesWithReconstruct) {
     experiment("reconstruct --count 4 --seed 5 --steps-z 6 --out " + in("reconstruct"));
-    const std::string said = experiment("revise --count 4 --seed 5 --steps-z 6 --steps-x 7 --out " + in("revise"));
-    expect_says(said, {"x-chain: 7 steps of 4, noise 0.002, temperature (noise/step)^2 = 2.5e-07", "z-chain: 6 steps"});
+    const std::string output = experiment("revise --count 4 --seed 5 --steps-z 6 --steps-x 7 --out " + in("revise"));
+    expect_contains(output,
+                    {"x-chain: 7 steps of 4, noise 0.002, temperature (noise/step)^2 = 2.5e-07", "z-chain: 6 steps"});
     const Table x = read_table(in("revise/x_chain.csv")), z = read_table(in("revise/z_chain.csv")),
                 steps = read_table(in("reconstruct/steps.csv"));
     ASSERT_EQ(x.at("step").size(), 8u);
     ASSERT_EQ(z.at("step").size(), 7u);
     EXPECT_GT(number(x, "energy_mean", 0), number(x, "energy_mean", 7)) << "the x-chain goes downhill";
-    // With the same seed the z-chain of the first batch is the same in both; its mean is of floats here.
+    // With the same seed both have the same z-chain for the first batch; here the mean is over floats.
     for (size_t k = 0; k < 7; ++k) {
         EXPECT_NEAR(number(z, "mse_mean", k), number(steps, "mse_encoder", k), 1e-6) << k;
         EXPECT_LE(number(z, "mse_p10", k), number(z, "mse_mean", k)) << k;
     }
     for (const char* name : {"x_chain.png", "z_chain.png", "summary.txt"})
         EXPECT_TRUE(fs::exists(in("revise/") + name)) << name;
-    // The same command again gives the same bytes; another seed does not.
+    // The same command gives the same bytes, another seed does not.
     const std::string before = read_bytes(in("revise/x_chain.csv"));
     experiment("revise --count 4 --seed 5 --steps-z 6 --steps-x 7 --out " + in("revise"));
     EXPECT_EQ(read_bytes(in("revise/x_chain.csv")), before);
     experiment("revise --count 4 --seed 6 --steps-z 6 --steps-x 7 --out " + in("revise"));
     EXPECT_NE(read_bytes(in("revise/x_chain.csv")), before);
-    // Zero steps: the start alone.
+    // Zero steps: only the start.
     experiment("revise --count 2 --strips 1 --steps-z 0 --steps-x 0 --out " + in("nothing"));
     EXPECT_EQ(read_table(in("nothing/z_chain.csv")).at("step").size(), 1u);
 }
 
 TEST_F(Experiments, InterpolateMeetsAtTheEnds) {
-    expect_says(experiment("interpolate --count 3 --points 5 --out " + in("line")),
-                {"linear", "5 points", "temperature"});
-    expect_says(experiment("interpolate --count 3 --points 5 --spherical --out " + in("circle")), {"spherical"});
+    expect_contains(experiment("interpolate --count 3 --points 5 --out " + in("line")),
+                    {"linear", "5 points", "temperature"});
+    expect_contains(experiment("interpolate --count 3 --points 5 --spherical --out " + in("circle")), {"spherical"});
     const Table line = read_table(in("line/interpolate.csv")), circle = read_table(in("circle/interpolate.csv"));
     EXPECT_EQ(line.at("t"), (std::vector<std::string>{"0", "0.25", "0.5", "0.75", "1"}));
     for (const char* quantity : {"energy_samples", "energy_reconstructions"}) {
@@ -479,14 +478,14 @@ TEST_F(Experiments, InterpolateMeetsAtTheEnds) {
 }
 
 TEST_F(Experiments, OodCountsAllPairs) {
-    const std::string said =
+    const std::string output =
         experiment("ood --count 10 --against " + in("images.npy") + " --against " + in("images.npy"));
-    expect_says(said, {"AUROC = P(E_other > E_test)", "uniform noise", "constant images", "means of two test images",
-                       "shapes  ", "training images", "temperature"});
+    expect_contains(output, {"AUROC = P(E_other > E_test)", "uniform noise", "constant images",
+                             "means of two test images", "shapes  ", "training images", "temperature"});
     const Table table = read_table(in("run/ood/ood.csv")), all = read_table(in("run/ood/energies.csv"));
     const std::vector<std::string>& sets = table.at("set");
     ASSERT_EQ(sets.size(), 8u);
-    // By set in order: a set's images are numbered from 0.
+    // The sets are in order; image numbers start from 0 in each.
     std::vector<std::vector<float>> scores;
     for (size_t i = 0; i < all.at("set").size(); ++i) {
         if (all.at("image")[i] == "0") scores.emplace_back();
@@ -497,7 +496,7 @@ TEST_F(Experiments, OodCountsAllPairs) {
         EXPECT_EQ(scores[s].size(), 10u) << sets[s];
         EXPECT_NEAR(number(table, "auroc", s), direct_auroc(scores[0], scores[s]), 1e-9) << sets[s];
     }
-    // The training images of so small a set are the test images, and so are the files.
+    // In so small a set the training images are the test images, and so are the files.
     for (const size_t same : {size_t{5}, size_t{6}, size_t{7}}) EXPECT_EQ(table.at("auroc")[same], "0.5") << sets[same];
     EXPECT_NE(table.at("auroc")[1], "0.5");
     const Table histogram = read_table(in("run/ood/histogram.csv"));
@@ -505,7 +504,7 @@ TEST_F(Experiments, OodCountsAllPairs) {
     for (size_t b = 0; b < histogram.at("energy").size(); ++b) share += number(histogram, "share_uniform noise", b);
     EXPECT_NEAR(share, 1, 1e-6);
 
-    // Energies of the first images, computed here.
+    // Recompute the energies of the first images.
     const LoadedCheckpoint checkpoint = read_checkpoint(model());
     Models models(checkpoint.config.model, 0);
     load_checkpoint(checkpoint.file, model(), models, false);
@@ -517,9 +516,9 @@ TEST_F(Experiments, OodCountsAllPairs) {
 }
 
 TEST_F(Experiments, LongrunMixingFollowsFromItsTrace) {
-    const std::string said = experiment("longrun --steps 40 --count 5 --warmup 9");
-    expect_says(said,
-                {"40 steps of 4", "temperature", "step 32:", "step 40:", "steps 10 to 40", "split R-hat", "of 155"});
+    const std::string output = experiment("longrun --steps 40 --count 5 --warmup 9");
+    expect_contains(
+        output, {"40 steps of 4", "temperature", "step 32:", "step 40:", "steps 10 to 40", "split R-hat", "of 155"});
     const Table energy = read_table(in("run/longrun/energy.csv")), mixing = read_table(in("run/longrun/mixing.csv"));
     ASSERT_EQ(energy.at("step").size(), 41u);
     EXPECT_EQ(read_table(in("run/longrun/drift.csv")).at("step"),
@@ -532,11 +531,11 @@ TEST_F(Experiments, LongrunMixingFollowsFromItsTrace) {
     EXPECT_NEAR(number(mixing, "value", 0), split_rhat(chains), 1e-5);
     EXPECT_NEAR(number(mixing, "value", 1), effective_sample_size(chains), 1e-3);
     EXPECT_TRUE(fs::exists(in("run/longrun/longrun.png")));
-    // Too short to say anything of mixing, and a chain that leaves the numbers.
-    expect_says(experiment("longrun --steps 5 --count 2 --out " + in("short")),
-                {"need 8 steps after the warm-up of 2, there are 3"});
-    expect_says(experiment("longrun --steps 50 --count 2 --step-size-x 1e30 --out " + in("far")),
-                {"stopped: after", "not a number"});
+    // A run too short for mixing statistics, and a chain that diverges.
+    expect_contains(experiment("longrun --steps 5 --count 2 --out " + in("short")),
+                    {"need 8 steps after the warm-up of 2, have 3"});
+    expect_contains(experiment("longrun --steps 50 --count 2 --step-size-x 1e30 --out " + in("far")),
+                    {"stopped: after", "not finite"});
     EXPECT_TRUE(fs::exists(in("far/longrun.png")));
 }
 
@@ -554,15 +553,15 @@ std::vector<Picture> pictures_in(const std::string& folder) {
     return out;
 }
 
-// The images are g(z) of the moving average, drawn here; a folder that is gone on from, in the middle of a batch, is
-// that of one go.
-TEST_F(Experiments, SamplesAreTheAveragedGeneratorsInAnyNumberOfGos) {
-    expect_says(experiment("sample --count 7 --seed 4 --out " + in("samples")),
-                {"moving average (ema 0.99)", "seed 4", "batches of 4", "batch norm on each batch's statistics",
-                 "temperature", "7 images"});
-    expect_says(experiment("sample --count 11 --seed 4 --out " + in("samples")),
-                {"7 of 11 images are there already", "generator: 11 images"});
-    const std::string said = experiment("sample --count 11 --seed 4 --out " + in("at_once"));
+// The samples are g(z) of the moving average, recomputed here. A folder that was continued, even from the middle of a
+// batch, equals one written at once.
+TEST_F(Experiments, SamplesComeFromTheAveragedGeneratorInAnyNumberOfRuns) {
+    expect_contains(experiment("sample --count 7 --seed 4 --out " + in("samples")),
+                    {"moving average (ema 0.99)", "seed 4", "batches of 4", "batch norm on each batch's statistics",
+                     "temperature", "7 images"});
+    expect_contains(experiment("sample --count 11 --seed 4 --out " + in("samples")),
+                    {"7 of 11 images are already done", "generator: 11 images"});
+    const std::string output = experiment("sample --count 11 --seed 4 --out " + in("at_once"));
     for (const char* kind : {"generator", "revised"})
         for (const auto& entry : fs::directory_iterator(in("at_once/") + kind))
             EXPECT_EQ(read_bytes(entry.path().string()),
@@ -596,7 +595,7 @@ TEST_F(Experiments, SamplesAreTheAveragedGeneratorsInAnyNumberOfGos) {
         EXPECT_EQ(equal, averaged ? found.size() : 0u) << averaged;
     }
 
-    // The distances printed are those of the pictures.
+    // The printed distances are those of the pictures.
     const ImageSet real = load_dataset(in("images.npy"), 32, 0).held_out;
     for (const auto& [name, pictures] : {std::pair("generator", &found), std::pair("EBM-revised", &revised)}) {
         ImageSet set{11, 32, {}, name};
@@ -604,9 +603,9 @@ TEST_F(Experiments, SamplesAreTheAveragedGeneratorsInAnyNumberOfGos) {
             set.pixels.insert(set.pixels.end(), picture.pixels.begin(), picture.pixels.end());
         char number[48];
         std::snprintf(number, sizeof number, "%s %.1f", name, sliced_wasserstein(set, first_images(real, 11), 4).mean);
-        expect_says(said, {"(x 1e3, 11 images against images.npy", number});
+        expect_contains(output, {"(x 1e3, 11 images against images.npy", number});
     }
-    // As arrays, the same.
+    // The same images as arrays.
     experiment("sample --count 11 --seed 4 --npy --kind generator --out " + in("arrays"));
     NpyImages array(in("arrays/generator.npy"));
     ASSERT_EQ(array.count, 11);
@@ -630,17 +629,17 @@ TEST_F(Experiments, SamplesOfOneKindAndNoMixtures) {
     EXPECT_EQ(pictures_in(in("kinds/revised")).size(), 5u);
     fs::remove(in("kinds/samples.txt"));
     expect_refused(sample + " --count 5" + with_model, {"kinds/generator", "no samples.txt"});
-    // A model whose data is elsewhere now can be sampled all the same.
+    // A model can be sampled even if its data has moved.
     const fs::path data = in("images.npy"), away = in("away.npy");
     fs::rename(data, away);
-    expect_says(experiment("sample --count 2 --out " + in("alone")),
-                {"no sliced Wasserstein distance: ", "images.npy", "2 images"});
+    expect_contains(experiment("sample --count 2 --out " + in("alone")),
+                    {"no sliced Wasserstein distance: ", "images.npy", "2 images"});
     fs::rename(away, data);
 }
 
 TEST_F(Experiments, ExportsADataSet) {
     EXPECT_EQ(run("export --data " + in("images.npy") + " --out " + in("exported")), 0) << read_bytes(in("error.txt"));
-    expect_says(read_bytes(in("out.txt")), {"12 images of images.npy"});
+    expect_contains(read_bytes(in("out.txt")), {"12 images of images.npy"});
     const std::vector<Picture> found = pictures_in(in("exported"));
     ASSERT_EQ(found.size(), size_t(test_images));
     std::vector<uint8_t> drawn(3072);
@@ -654,32 +653,31 @@ TEST_F(Experiments, ExportsADataSet) {
                    {"--split", "middle"});
 }
 
-TEST_F(Experiments, SayTheirBatchNorm) {
-    expect_says(experiment("reconstruct --count 2 --batch-norm running --out " + in("norm")),
-                {"batch norm on the running statistics of training"});
+TEST_F(Experiments, LogTheirBatchNorm) {
+    expect_contains(experiment("reconstruct --count 2 --batch-norm running --out " + in("norm")),
+                    {"batch norm on the running statistics of training"});
     const std::string running = read_bytes(in("norm/reconstruct.csv"));
-    expect_says(
+    expect_contains(
         experiment("reconstruct --count 2 --batch-norm recalibrated --batch-norm-batches 3 --out " + in("norm")),
         {"batch norm on the statistics of 3 batches of 4 samples"});
     EXPECT_NE(read_bytes(in("norm/reconstruct.csv")), running);
-    expect_says(experiment("sample --count 2 --batch-norm recalibrated --out " + in("norm_samples")),
-                {"batch norm on the statistics of 50 batches of 4 samples"});
+    expect_contains(experiment("sample --count 2 --batch-norm recalibrated --out " + in("norm_samples")),
+                    {"batch norm on the statistics of 50 batches of 4 samples"});
     expect_refused("revise --batch-norm layer --model " + model(), {"--batch-norm layer", "recalibrated"});
     expect_refused("revise --batch-norm-batches 0 --model " + model(), {"--batch-norm-batches 0"});
 }
 
-// 64x64 images through the whole program.
+// All commands on 64x64 images.
 TEST_F(Experiments, SixtyFourPixels) {
     std::vector<uint8_t> pixels(8 * 64 * 64 * 3);
     for (int64_t i = 0; i < 8; ++i) draw_shape(3, i, 64, pixels.data() + i * 64 * 64 * 3);
     write_npy(in("images64.npy"), {8, 64, 64, 3}, pixels.data());
     ASSERT_EQ(run("train --preset celeba64 --width-generator 16 --width-ebm 16 --width-encoder 1 --latent 3 --batch 2 "
-                  "--steps-x 2 "
-                  "--steps-z 2 --sampler-steps 3 --sampler-batch 4 --iterations 2 --data " +
+                  "--steps-x 2 --steps-z 2 --sampler-steps 3 --sampler-batch 4 --iterations 2 --data " +
                   in("images64.npy") + " --out " + in("run64")),
               0)
         << read_bytes(in("error.txt"));
-    expect_says(read_bytes(in("out.txt")), {"celeba64 from", "sliced Wasserstein distance", "(T 1.11e-05)"});
+    expect_contains(read_bytes(in("out.txt")), {"celeba64 from", "sliced Wasserstein distance", "(T 1.11e-05)"});
     const std::string model = " --model " + in("run64/checkpoints/iteration-000002.safetensors");
     for (const char* command :
          {"reconstruct --count 3", "revise --count 3 --strips 2", "interpolate --count 2 --points 3", "ood --count 4",
@@ -688,7 +686,7 @@ TEST_F(Experiments, SixtyFourPixels) {
         const size_t out = arguments.find("samples64");
         EXPECT_EQ(run((out == std::string::npos ? arguments : arguments.substr(0, out) + in("samples64")) + model), 0)
             << command << read_bytes(in("error.txt"));
-        expect_says(read_bytes(in("out.txt")), {"emperature"});
+        expect_contains(read_bytes(in("out.txt")), {"emperature"});
     }
     const struct {
         const char* path;
@@ -704,21 +702,21 @@ TEST_F(Experiments, SixtyFourPixels) {
         EXPECT_EQ(picture.height, e.height) << e.path;
     }
     const std::string report = read_bytes(in("run64/report.html"));
-    expect_says(report, {"preset celeba64", "<h2>reconstruct</h2>", "<h2>revise</h2>", "<h2>interpolate</h2>",
-                         "<h2>ood</h2>", "<h2>longrun</h2>"});
+    expect_contains(report, {"preset celeba64", "<h2>reconstruct</h2>", "<h2>revise</h2>", "<h2>interpolate</h2>",
+                             "<h2>ood</h2>", "<h2>longrun</h2>"});
     EXPECT_EQ(run("export --architecture celeba64 --data " + in("images64.npy") + " --out " + in("exported64")), 0)
         << read_bytes(in("error.txt"));
     EXPECT_EQ(pictures_in(in("exported64")).size(), 8u);
     expect_refused("reconstruct --data shapes.npy" + model, {"shapes.npy"});
 }
 
-// At a temperature at which the EBM is all but flat, log Z is that of the cube but for the mean of E / T over it, and
-// an image has 8 bits a dimension but for its own energy: both sides must say so.
+// At a temperature where the EBM is almost flat, log Z is that of the cube up to the mean of E / T over it, and an
+// image has 8 bits per dimension up to its own energy. Both bounds must agree.
 TEST_F(Experiments, AisOfAFlatDensity) {
-    const std::string said =
+    const std::string output =
         experiment("ais --count 5 --chains 4 --temperatures 6 --leapfrog 2 --settle 2 --temperature 1e3 --batch 5");
-    expect_says(said, {"4 chains, 6 temperatures", "T = 1000", "forward, a lower bound", "reverse, an upper bound if",
-                       "at least 8", "at most 8"});
+    expect_contains(output, {"4 chains, 6 temperatures", "T = 1000", "forward, a lower bound",
+                             "reverse, an upper bound if", "at least 8", "at most 8"});
     const Table bits = read_table(in("run/ais/bits.csv")), z = read_table(in("run/ais/ais.csv"));
     const double cube = 3072 * std::log(2 * 256 / 255.0);
     ASSERT_EQ(bits.at("image").size(), 5u);
@@ -734,10 +732,10 @@ TEST_F(Experiments, AisOfAFlatDensity) {
     }
     EXPECT_EQ(read_table(in("run/ais/path.csv")).at("k").size(), 6u);
     EXPECT_TRUE(fs::exists(in("run/ais/settled.png")));
-    // From images, too; the same seed gives the same forward run.
+    // Reverse chains from images; the same seed gives the same forward run.
     experiment(
-        "ais --count 5 --chains 4 --temperatures 6 --leapfrog 2 --settle 2 --temperature 1e3 --batch 5 --reverse-from "
-        "images --out " +
+        "ais --count 5 --chains 4 --temperatures 6 --leapfrog 2 --settle 2 --temperature 1e3 --batch 5 "
+        "--reverse-from images --out " +
         in("ais2"));
     EXPECT_EQ(read_table(in("ais2/ais.csv")).at("mean")[0], z.at("mean")[0]);
     EXPECT_NEAR(number(read_table(in("ais2/ais.csv")), "mean", 1), cube, 0.05);
@@ -791,13 +789,13 @@ std::vector<std::pair<double, double>> polyline(const std::string& svg) {
 }
 
 TEST(Report, CurvesLieWhereTheirValuesAre) {
-    // The plot's area is x 52 … 390, y 8 … 196.
+    // The plot area is x 52 … 390, y 8 … 196.
     auto points = polyline(plot("title", "x", {0, 1, 2, 4}, {{"y", {3, NAN, 1, 2}}}));
     ASSERT_EQ(points.size(), 3u);
     EXPECT_EQ(points[0], (std::pair{52.0, 8.0}));
     EXPECT_EQ(points[1], (std::pair{221.0, 196.0}));
     EXPECT_EQ(points[2], (std::pair{390.0, 102.0}));
-    // Over two decades the axis is logarithmic: 10 is in the middle of 1 and 100; with a value below 0 it cannot be.
+    // Over two decades the axis is logarithmic, with 10 halfway between 1 and 100; with a negative value it is not.
     points = polyline(plot("title", "x", {0, 1, 2}, {{"y", {1, 10, 100}}}));
     EXPECT_EQ(points[1], (std::pair{221.0, 102.0}));
     points = polyline(plot("title", "x", {0, 1, 2}, {{"y", {-100, 0, 100}}}));
@@ -814,43 +812,44 @@ TEST(Report, CurvesLieWhereTheirValuesAre) {
     EXPECT_EQ(plot("<t>", "<x>", {0, 1}, {{"<y>", {1, 2}}}).find("<t>"), std::string::npos);
 }
 
-TEST_F(Experiments, ReportHoldsAllThatTheRunHolds) {
-    // Training has written one.
+TEST_F(Experiments, ReportHoldsEverythingInTheRun) {
+    // Training has written a report.
     const std::string first = read_bytes(in("run/report.html"));
-    expect_says(first,
-                {"<!DOCTYPE html>", "name=\"viewport\"", "@media print", "2 iterations", "reconstruction MSE per pixel",
-                 "energy gap", "temperature 2.5e-07", "time", "iteration-000002-samples.png",
-                 "iteration-000002-reconstructions.png", "<span>width-generator</span><b>2</b>"});
+    expect_contains(
+        first, {"<!DOCTYPE html>", "name=\"viewport\"", "@media print", "2 iterations", "reconstruction MSE per pixel",
+                "energy gap", "temperature 2.5e-07", "time", "iteration-000002-samples.png",
+                "iteration-000002-reconstructions.png", "<span>width-generator</span><b>2</b>"});
     const std::string picture = "src=\"data:image/png;base64,";
     EXPECT_NE(first.find(picture + base64(read_bytes(in("run/samples/iteration-000002-samples.png"))) + "\""),
               std::string::npos);
     // An experiment in the run's folder adds its section; one elsewhere does not.
-    expect_says(experiment("revise --count 4 --out " + in("run/revise")), {"report: ", "run/report.html"});
+    expect_contains(experiment("revise --count 4 --out " + in("run/revise")), {"report: ", "run/report.html"});
     const std::string second = read_bytes(in("run/report.html"));
-    expect_says(second, {"<h2>revise</h2>", "x-chain: 4 steps of 4", "x_chain.png", "z_chain.csv", "p90"});
+    expect_contains(second, {"<h2>revise</h2>", "x-chain: 4 steps of 4", "x_chain.png", "z_chain.csv", "p90"});
     EXPECT_EQ(occurrences(second, "<h2>revise</h2>"), 1u);
     EXPECT_EQ(experiment("revise --count 4 --out " + in("elsewhere")).find("report: "), std::string::npos);
     EXPECT_FALSE(fs::exists(in("report.html")));
 
-    // What stands in files is text, not HTML; folders of other programs are shown too.
+    // The contents of files are text, not HTML; folders of other programs are included.
     fs::create_directories(in("run/<mine>"));
     write_bytes(in("run/<mine>/table.csv"), "name,value\n<script>alert(1)</script>,2\n");
     write_bytes(in("run/<mine>/summary.txt"), "a < b & c");
-    // A folder of samples is no page to look at.
+    // A folder of many samples is not shown in full.
     fs::create_directories(in("run/many"));
     const uint8_t pixel[3] = {1, 2, 3};
     for (int i = 0; i < 41; ++i) write_png(in("run/many/") + std::to_string(i) + ".png", pixel, 1, 1, false);
     EXPECT_EQ(run("report " + in("run")), 0);
     const std::string third = read_bytes(in("run/report.html"));
-    expect_says(third, {"<h2>&lt;mine&gt;</h2>", "&lt;script&gt;alert(1)&lt;/script&gt;", "a &lt; b &amp; c"});
+    expect_contains(third, {"<h2>&lt;mine&gt;</h2>", "&lt;script&gt;alert(1)&lt;/script&gt;", "a &lt; b &amp; c"});
     EXPECT_EQ(third.find("<script"), std::string::npos);
-    expect_says(third, {"<h2>many</h2>\n<p>41 pictures</p>"});
+    expect_contains(third, {"<h2>many</h2>\n<p>41 pictures</p>"});
     EXPECT_EQ(third.find(base64(read_bytes(in("run/many/7.png")))), std::string::npos);
-    // A phone scrolls what is wide: three panels of eight images, not a strip of five.
+    // Wide pictures scroll on a phone: three panels of eight images do, a strip of five does not.
     EXPECT_GT(decode(in("run/samples/iteration-000002-samples.png")).width, 800);
     EXPECT_LT(decode(in("run/revise/x_chain.png")).width, 800);
-    expect_says(third, {"<div class=\"wide\"><img alt=\"iteration-000002-samples.png", "<div><img alt=\"x_chain.png"});
-    // Nothing is fetched: no address but those of the pictures within.
+    expect_contains(third,
+                    {"<div class=\"wide\"><img alt=\"iteration-000002-samples.png", "<div><img alt=\"x_chain.png"});
+    // Nothing is fetched: the only addresses are those of embedded pictures.
     EXPECT_EQ(occurrences(third, "src="), occurrences(third, picture));
     for (const char* part : {"href=", "http:", "https:", "url(", "@import"})
         EXPECT_EQ(third.find(part), std::string::npos) << part;
@@ -862,29 +861,28 @@ TEST_F(Experiments, ReportHoldsAllThatTheRunHolds) {
     fs::remove_all(in("run/many"));
 }
 
-TEST_F(Experiments, AReportThatCannotBeWrittenStopsNoTraining) {
+TEST_F(Experiments, AnUnwritableReportDoesNotStopTraining) {
     fs::create_directories(in("blocked/report.html/folder"));
     EXPECT_EQ(run("train --preset demo --width-generator 2 --width-ebm 2 --width-encoder 1 --latent 3 --batch 2 "
-                  "--steps-x 1 --steps-z 1 "
-                  "--sampler-batch 4 --iterations 1 --data " +
+                  "--steps-x 1 --steps-z 1 --sampler-batch 4 --iterations 1 --data " +
                   in("images.npy") + " --out " + in("blocked")),
               0);
-    expect_says(read_bytes(in("error.txt")), {"report.html was not written", in("blocked")});
+    expect_contains(read_bytes(in("error.txt")), {"report.html was not written", in("blocked")});
     EXPECT_TRUE(fs::exists(in("blocked/checkpoints/iteration-000001.safetensors")));
 }
 
-TEST_F(Experiments, ReportOfWhatIsNoRunOrHardlyOne) {
+TEST_F(Experiments, ReportOfEmptyOrBrokenRuns) {
     expect_refused("report", {"folder"});
     expect_refused("report " + in("missing"), {in("missing"), "config.txt"});
     fs::create_directories(in("bare"));
     expect_refused("report " + in("bare"), {in("bare"), "config.txt"});
     write_bytes(in("bare/config.txt"), "preset = demo\n");
     EXPECT_EQ(run("report " + in("bare")), 0);
-    expect_says(read_bytes(in("bare/report.html")), {"No iteration has been done yet", "preset demo"});
-    // A row that is still being written, and a column of an older program that is not there.
+    expect_contains(read_bytes(in("bare/report.html")), {"No iterations yet", "preset demo"});
+    // A row that is still being written, and missing columns, as from an older version.
     write_bytes(in("bare/metrics.csv"), "iteration,mse,energy_gap\n1,0.5,0.1\n2,0.25,0.3\n3,0.1");
     EXPECT_EQ(run("report " + in("bare")), 0);
-    expect_says(read_bytes(in("bare/report.html")), {"2 iterations", "MSE 0.375", "gap 0.2"});
+    expect_contains(read_bytes(in("bare/report.html")), {"2 iterations", "MSE 0.375", "gap 0.2"});
     write_bytes(in("bare/config.txt"), "colour = red\n");
     expect_refused("report " + in("bare"), {"config.txt:1", "colour"});
 }

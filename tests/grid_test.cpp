@@ -1,5 +1,4 @@
-// ablate and compare: each row against what `train` and the separate commands give, grids that go on, and flags that
-// are refused.
+// ablate and compare: each row against `train` and the separate commands, grids that are continued, and rejected flags.
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
@@ -28,18 +27,18 @@ namespace fs = std::filesystem;
 
 constexpr int64_t images = 12;
 
-// A .csv's rows by the names of its columns.
+// The rows of a .csv file by column name.
 std::vector<std::map<std::string, std::string>> rows_of(const std::string& path) {
     const CsvTable table = parse_csv(read_bytes(path));
     std::vector<std::map<std::string, std::string>> out;
-    for (const auto& cells : table.rows) {
+    for (const auto& fields : table.rows) {
         out.emplace_back();
-        for (size_t c = 0; c < cells.size(); ++c) out.back()[table.header[c]] = cells[c];
+        for (size_t c = 0; c < fields.size(); ++c) out.back()[table.header[c]] = fields[c];
     }
     return out;
 }
 
-// The program, run in a folder of the test's own that holds a few images.
+// Runs the program in a folder of the test's own that holds a few images.
 class Grid : public testing::Test {
 protected:
     void SetUp() override {
@@ -53,7 +52,7 @@ protected:
     void TearDown() override { fs::remove_all(folder_); }
 
     std::string in(const std::string& name) const { return folder_ + "/" + name; }
-    std::string said() const { return read_bytes(in("out.txt")); }
+    std::string output() const { return read_bytes(in("out.txt")); }
     int run(const std::string& arguments, const std::string& before = "") const {
         const std::string command = before + " env CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 " + program_path() + " " +
                                     arguments + " >" + in("out.txt") + " 2>" + in("error.txt");
@@ -68,7 +67,7 @@ protected:
         const int exit_code = run(arguments);
         expect_refusal(exit_code, read_bytes(in("error.txt")), parts);
     }
-    // Flags of a grid of tiny networks; and of `train` for the same ones.
+    // Flags for a grid of tiny networks, and for `train` with the same networks.
     std::string tiny(const std::string& out) const {
         std::string flags = " --preset demo --count 6 --data " + in("images.npy") + " --out " + in(out);
         for (const auto& [name, value] : settings_) flags += " --set " + name + "=" + value;
@@ -106,19 +105,19 @@ TEST(GridPieces, BudgetAndInference) {
     StepSettings s;
     s.start_z = "noise";
     EXPECT_EQ(inference_of(s)->start, "noise");
-    EXPECT_EQ(inference_of(s)->steps, 10) << "what was trained with an encoder keeps the training's own chain";
+    EXPECT_EQ(inference_of(s)->steps, 10) << "with an encoder, the chain of training is kept";
     apply_method(s, "abp");
     s.chain_z.steps = 50;
     EXPECT_EQ(inference_of(s)->steps, 50);
 }
 
-// Each row again by train, reconstruct and sample.
+// Recomputes each row with train, reconstruct and sample.
 TEST_F(Grid, RowsAreWhatTheSeparateCommandsGive) {
     expect_runs("compare" + tiny("grid") + " --method dual,shortrun,abp,vae --iterations 3 --seeds 2");
     const auto rows = rows_of(in("grid/compare.csv"));
     ASSERT_EQ(rows.size(), 4u);
     const ImageSet real = first_images(load_dataset(in("images.npy"), 32, 2).held_out, 6);
-    // The encoder after its steps; from noise, 30 steps; the encoder's mean.
+    // The encoder and its z-chain; 30 steps from noise; the encoder's mean.
     const std::map<std::string, size_t> row_of_reconstruct{{"dual", 2}, {"abp", 5}, {"vae", 0}};
     for (const auto& row : rows) {
         const std::string method = row.at("cell"), model = in(method) + "/checkpoints/iteration-000003.safetensors";
@@ -131,23 +130,23 @@ TEST_F(Grid, RowsAreWhatTheSeparateCommandsGive) {
         } else {
             EXPECT_EQ(row.at("mse"), "");
         }
-        // A short-run EBM draws with the 100 steps that it learned with.
+        // A short-run EBM samples with the 100 steps of its training.
         expect_runs("sample --npy --count 6 --seed 2 --model " + model + " --out " + in("sample-" + method) +
                     (method == "shortrun" ? " --steps-x 100" : ""));
         for (const std::string kind : {"generator", "revised"}) {
-            const std::string& cell = row.at("swd_" + kind);
+            const std::string& value = row.at("swd_" + kind);
             const bool has = kind == "generator" ? method != "shortrun" : method == "dual" || method == "shortrun";
-            ASSERT_EQ(!cell.empty(), has) << kind;
+            ASSERT_EQ(!value.empty(), has) << kind;
             if (!has) continue;
             NpyImages file(in("sample-" + method + "/" + kind + ".npy"));
             ImageSet drawn{6, 32, std::vector<uint8_t>(6 * 3072), ""};
             for (int64_t i = 0; i < 6; ++i) file.read_next(drawn.pixels.data() + i * 3072);
             const double distance = sliced_wasserstein(drawn, real, 2).mean;
-            EXPECT_NEAR(std::stod(cell), distance, 1e-7 * distance) << kind;
+            EXPECT_NEAR(std::stod(value), distance, 1e-7 * distance) << kind;
         }
         EXPECT_EQ(row.at("iterations"), "3");
         EXPECT_EQ(row.at("returns"), "0");
-        // The median of three.
+        // The median of three iterations.
         std::vector<double> seconds;
         for (const auto& iteration : rows_of(in("grid/") + method + "-2/metrics.csv"))
             seconds.push_back(std::stod(iteration.at("seconds")));
@@ -155,7 +154,7 @@ TEST_F(Grid, RowsAreWhatTheSeparateCommandsGive) {
         std::sort(seconds.begin(), seconds.end());
         EXPECT_NEAR(std::stod(row.at("seconds")), seconds[1], 1e-8);
     }
-    // The cells are runs: other commands work on them, and they have reports; the grid has a page of its own.
+    // The variants' folders are runs, with reports, on which other commands work. The grid has its own page.
     expect_runs("revise --count 2 --model " + in("grid/dual-2/checkpoints/iteration-000003.safetensors"));
     EXPECT_NE(read_bytes(in("grid/dual-2/report.html")).find("<h2>revise</h2>"), std::string::npos);
     const std::string page = read_bytes(in("grid/report.html"));
@@ -179,10 +178,10 @@ TEST_F(Grid, TablesHoldMeansAndRanges) {
     const std::string table = read_bytes(in("grid/compare.md"));
     EXPECT_NE(table.find(cell), std::string::npos) << table << cell;
     EXPECT_NE(table.find("| vae | – | 0.0341 |"), std::string::npos) << table;
-    EXPECT_NE(said().find(table), std::string::npos);
+    EXPECT_NE(output().find(table), std::string::npos);
 }
 
-TEST_F(Grid, AblateHasTheCellsOfBothTables) {
+TEST_F(Grid, AblateHasTheVariantsOfBothTables) {
     expect_runs("ablate" + tiny("grid") + " --iterations 1");
     const auto rows = rows_of(in("grid/ablate.csv"));
     std::vector<std::string> names;
@@ -194,43 +193,43 @@ TEST_F(Grid, AblateHasTheCellsOfBothTables) {
     EXPECT_EQ(c.step.chain_z.steps, 10);
     EXPECT_EQ(c.step.start_z, "noise");
     EXPECT_EQ(read_checkpoint(newest_checkpoint(in("grid/x50-encoder10-1"))).config.step.chain_x.steps, 50);
-    // The row that both tables share has the same numbers in both, behind the paper's.
+    // The row that both tables share has the same values in both, after the paper's.
     const std::string table = read_bytes(in("grid/ablate.md"));
     const size_t fourth = table.find("| encoder, 10 | 9.26 |"), fifth = table.find("| 30 | 9.26 |");
     ASSERT_NE(fourth, std::string::npos) << table;
     ASSERT_NE(fifth, std::string::npos) << table;
     EXPECT_EQ(table.substr(fourth + 16, table.find('\n', fourth) - fourth - 16),
               table.substr(fifth + 7, table.find('\n', fifth) - fifth - 7));
-    // The chain of noise starts is the training's own: row "noise, 10" of reconstruct.
+    // Chains from noise are those of training: row "noise, 10" of reconstruct.
     expect_runs("reconstruct --count 6 --model " + in("grid/x30-noise10-1/checkpoints/iteration-000001.safetensors") +
                 " --out " + in("reconstruct"));
     const double mse = std::stod(rows_of(in("reconstruct/reconstruct.csv")).at(3).at("mse"));
     EXPECT_NEAR(std::stod(rows[0].at("mse")), mse, 1e-8 * mse);
 }
 
-TEST_F(Grid, GoesOnWhereItStopped) {
+TEST_F(Grid, ContinuesWhereItStopped) {
     const std::string command = "compare" + tiny("grid") + " --method dual,vae --iterations 4 --seeds 1";
     expect_runs(command);
     const std::string table = read_bytes(in("grid/compare.csv")), picture = read_bytes(in("grid/compare.png"));
     expect_runs(command);
     EXPECT_EQ(read_bytes(in("grid/compare.csv")), table) << "nothing is measured again";
-    EXPECT_NE(said().find("dual-1: done before"), std::string::npos) << said();
+    EXPECT_NE(output().find("dual-1: already done"), std::string::npos) << output();
 
-    // As if it had been stopped in the second cell.
+    // As if it had been stopped in the second variant.
     fs::remove(in("grid/vae-1/result.csv"));
     fs::remove(in("grid/vae-1/checkpoints/iteration-000004.safetensors"));
     expect_runs(command);
-    EXPECT_NE(said().find("dual-1: done before"), std::string::npos) << said();
-    EXPECT_NE(said().find("vae-1: 4 iterations, going on from 2"), std::string::npos) << said();
+    EXPECT_NE(output().find("dual-1: already done"), std::string::npos) << output();
+    EXPECT_NE(output().find("vae-1: 4 iterations, resuming from 2"), std::string::npos) << output();
     EXPECT_EQ(read_bytes(in("grid/compare.png")), picture);
     const CsvTable before = parse_csv(table), after = parse_csv(read_bytes(in("grid/compare.csv")));
     ASSERT_EQ(after.rows.size(), 2u);
     for (size_t c = 0; c < before.header.size(); ++c) {
-        if (before.header[c].starts_with("seconds")) continue;  // the iterations 3 and 4 were timed anew
+        if (before.header[c].starts_with("seconds")) continue;  // iterations 3 and 4 were timed again
         for (size_t row = 0; row < 2; ++row) EXPECT_EQ(after.rows[row][c], before.rows[row][c]) << before.header[c];
     }
 
-    // More images: measured again, not trained again. Other settings: refused.
+    // More images: measured again, not trained again. Other settings: rejected.
     const auto trained = fs::last_write_time(in("grid/vae-1/checkpoints/iteration-000004.safetensors"));
     expect_runs(command + " --count 7");
     EXPECT_EQ(rows_of(in("grid/compare.csv"))[1].at("count"), "7");
@@ -243,11 +242,11 @@ TEST_F(Grid, CtrlCStopsItWithACheckpoint) {
     const std::string command =
         "compare" + tiny("grid") + " --method vae --iterations 10000000 --seeds 1 --set log-every=1000000";
     EXPECT_EQ(run(command, "timeout --foreground --preserve-status -s INT 3"), 130) << read_bytes(in("error.txt"));
-    EXPECT_NE(said().find("go on with the same command"), std::string::npos) << said();
+    EXPECT_NE(output().find("run the same command again"), std::string::npos) << output();
     EXPECT_GT(read_checkpoint(newest_checkpoint(in("grid/vae-1"))).iteration, 0);
 }
 
-TEST_F(Grid, MinutesAreFixedAsIterationsOnce) {
+TEST_F(Grid, MinutesAreConvertedToIterationsOnce) {
     const std::string command = "compare" + tiny("grid") + " --minutes 0.0005 --seeds 1,2 --threads 1 --method vae";
     expect_runs(command);
     const auto budget = rows_of(in("grid/budget.csv"));
@@ -257,10 +256,10 @@ TEST_F(Grid, MinutesAreFixedAsIterationsOnce) {
         EXPECT_EQ(row.at("iterations"), budget[0].at("iterations"));
         EXPECT_EQ(row.at("processor_seconds"), budget[0].at("seconds"));
     }
-    // With another method beside it the first is not timed again; with other minutes it would be another training.
+    // With another method added, the first is not timed again. With another budget it would be another training.
     expect_runs(command + ",abp");
     EXPECT_EQ(rows_of(in("grid/budget.csv")).size(), 2u);
-    EXPECT_NE(said().find("vae-1: done before"), std::string::npos);
+    EXPECT_NE(output().find("vae-1: already done"), std::string::npos);
     write_bytes(in("grid/budget.csv"), "cell,minutes,seconds,iterations\nvae,0.0005,1,7\n");
     expect_refused(command, {"iterations = " + budget[0].at("iterations"), "now 7"});
 }
@@ -299,15 +298,16 @@ TEST_F(Grid, RefusesBadFlags) {
         expect_refused(grid + " --set steps-z=many", {"--steps-z many"});
         expect_refused(grid + " --set sigma=0", {"--sigma 0"});
         expect_refused(grid + " --set seed=3", {"--set seed=3", "--help"});
-        expect_refused(grid + " --set nobody:sigma=1", {"--set nobody:sigma=1", "no cell nobody", "the cells are"});
-        EXPECT_FALSE(fs::exists(in("grid"))) << "a refused command leaves nothing behind";
+        expect_refused(grid + " --set nobody:sigma=1",
+                       {"--set nobody:sigma=1", "no variant nobody", "the variants are"});
+        EXPECT_FALSE(fs::exists(in("grid"))) << "a rejected command leaves nothing behind";
     }
     expect_refused("compare" + tiny("grid") + " --method dual,gan", {"--method gan", "cooperative"});
     expect_refused("compare" + tiny("grid") + " --method vae,vae", {"--method vae", "twice"});
     expect_refused("compare" + tiny("grid") + " --set start-x=noise --method dual,vae",
-                   {"--set start-x=noise", "CELL:start-x=VALUE", "dual, vae"});
+                   {"--set start-x=noise", "VARIANT:start-x=VALUE", "dual, vae"});
     expect_refused("ablate" + tiny("grid") + " --set steps-x=40",
-                   {"--set steps-x=40", "CELL:steps-x=VALUE", "x30-noise10"});
+                   {"--set steps-x=40", "VARIANT:steps-x=VALUE", "x30-noise10"});
 }
 
 }  // namespace

@@ -40,9 +40,9 @@ TEST_P(Reference, StepFilesAgreeUpToRounding) {
     for (const std::string& path : step_files()) {
         SCOPED_TRACE(path);
         const SafetensorsFile file = read_safetensors(path);
-        const std::vector<ReplayLine> lines = replay_step(path, 1e-3);
+        const std::vector<StepCheck> lines = check_step(path, 1e-3);
         size_t outputs = 0, gradients = 0, rest = 0;
-        for (const ReplayLine& line : lines) {
+        for (const StepCheck& line : lines) {
             EXPECT_TRUE(line.passes()) << line.name << ": " << line.error << ", limit " << line.limit;
             const bool output = line.name.starts_with("out."), gradient = line.name.starts_with("grad.");
             if (output || gradient) {
@@ -89,7 +89,7 @@ public:
     // The names of the comparisons that fail.
     std::vector<std::string> failures() const {
         std::vector<std::string> names;
-        for (const ReplayLine& line : replay_step(path, 1e-3))
+        for (const StepCheck& line : check_step(path, 1e-3))
             if (!line.passes()) names.push_back(line.name);
         return names;
     }
@@ -205,7 +205,7 @@ TEST_F(TamperedStep, NanNeverPasses) {
 }
 
 TEST_F(TamperedStep, OwnNanNeverPasses) {
-    EXPECT_FALSE((ReplayLine{"nan", std::numeric_limits<double>::quiet_NaN(), 1e-3}.passes()));
+    EXPECT_FALSE((StepCheck{"nan", std::numeric_limits<double>::quiet_NaN(), 1e-3}.passes()));
     // Noise so large that the iteration overflows, whereas the file expects finite values.
     const Names failures = Tampered([](SafetensorsFile& f) {
                                change(f, "noise.langevin_x", [](Values& v) { scale_by(v, 1e30f); });
@@ -234,7 +234,7 @@ TEST_F(TamperedStep, SettingsMatter) {
 
 TEST_F(TamperedStep, ResampleNeedsItsNoise) {
     const Tampered file([](SafetensorsFile& f) { f.metadata.at("resample") = "1"; }, step_cifar10);
-    expect_failure([&] { replay_step(file.path, 1e-3); }, {"noise.langevin_x_resample", file.path});
+    expect_failure([&] { check_step(file.path, 1e-3); }, {"noise.langevin_x_resample", file.path});
 }
 
 TEST_F(TamperedStep, MissingTensorsAndKeysAreNamed) {
@@ -245,7 +245,7 @@ TEST_F(TamperedStep, MissingTensorsAndKeysAreNamed) {
           "after.netE.conv_1.sc.weight_v"}) {
         SCOPED_TRACE(name);
         const Tampered file([&](SafetensorsFile& f) { ASSERT_EQ(f.tensors.erase(name), 1u); });
-        expect_failure([&] { replay_step(file.path, 1e-3); }, {name, file.path});
+        expect_failure([&] { check_step(file.path, 1e-3); }, {name, file.path});
     }
     for (const char* key : {"format",        "architecture",
                             "width",         "inference_width",
@@ -260,7 +260,7 @@ TEST_F(TamperedStep, MissingTensorsAndKeysAreNamed) {
                             "wdG",           "wdI"}) {
         SCOPED_TRACE(key);
         const Tampered file([&](SafetensorsFile& f) { ASSERT_EQ(f.metadata.erase(key), 1u); });
-        expect_failure([&] { replay_step(file.path, 1e-3); }, {key, file.path});
+        expect_failure([&] { check_step(file.path, 1e-3); }, {key, file.path});
     }
 }
 
@@ -279,13 +279,13 @@ TEST_F(TamperedStep, WrongValuesAreNamed) {
     for (const auto& c : cases) {
         SCOPED_TRACE(std::string(c.key) + " = " + c.value);
         const Tampered file([&](SafetensorsFile& f) { f.metadata.at(c.key) = c.value; });
-        expect_failure([&] { replay_step(file.path, 1e-3); }, {file.path, c.value});
+        expect_failure([&] { check_step(file.path, 1e-3); }, {file.path, c.value});
     }
     const Tampered shape([](SafetensorsFile& f) {
         const Values fewer(size_t(2 * 3 * 32 * 32));
         f.tensors.at("batch.x") = store_floats({2, 3, 32, 32}, fewer.data());
     });
-    expect_failure([&] { replay_step(shape.path, 1e-3); }, {"batch.x", "(2, 3, 32, 32)", "(3, 3, 32, 32)", shape.path});
+    expect_failure([&] { check_step(shape.path, 1e-3); }, {"batch.x", "(2, 3, 32, 32)", "(3, 3, 32, 32)", shape.path});
 }
 
 // The authors' code never reads the running statistics; files of other implementations may lack them.

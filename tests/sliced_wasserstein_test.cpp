@@ -55,10 +55,11 @@ TEST(Pyramid, EqualsScipy) {
     for (int level = 0; level < 2; ++level) {
         const int side = 32 >> level, last = side - 1;
         ASSERT_EQ(levels[level].size(), static_cast<size_t>(side * side * 3));
-        const int places[5][2] = {{0, 0}, {0, last}, {5, 9}, {last, 3}, {last, last}};
+        const int pixels_at[5][2] = {{0, 0}, {0, last}, {5, 9}, {last, 3}, {last, last}};
         for (int p = 0; p < 5; ++p)
             for (int c = 0; c < 3; ++c)
-                EXPECT_NEAR(levels[level][(places[p][0] * side + places[p][1]) * 3 + c], pixels[level][p][c], 1e-4)
+                EXPECT_NEAR(levels[level][(pixels_at[p][0] * side + pixels_at[p][1]) * 3 + c], pixels[level][p][c],
+                            1e-4)
                     << level << " " << p << " " << c;
         double sum = 0;
         for (size_t i = 0; i < levels[level].size(); ++i)
@@ -84,14 +85,14 @@ TEST(SlicedWasserstein, NothingToItself) {
 
 TEST(SlicedWasserstein, SymmetricAndMeanOfItsLevels) {
     const ImageSet a = shapes(10, 64, 1), b = map_pixels(a, [](int v, size_t i) { return i % 7 < 3 ? v : 255 - v; });
-    const SlicedWasserstein there = sliced_wasserstein(a, b, 5), back = sliced_wasserstein(b, a, 5);
-    ASSERT_EQ(there.per_level.size(), 3u);
-    EXPECT_EQ(there.per_level, back.per_level);
-    EXPECT_GT(there.mean, 10);
-    EXPECT_DOUBLE_EQ(there.mean, (there.per_level[0] + there.per_level[1] + there.per_level[2]) / 3);
+    const SlicedWasserstein ab = sliced_wasserstein(a, b, 5), ba = sliced_wasserstein(b, a, 5);
+    ASSERT_EQ(ab.per_level.size(), 3u);
+    EXPECT_EQ(ab.per_level, ba.per_level);
+    EXPECT_GT(ab.mean, 10);
+    EXPECT_DOUBLE_EQ(ab.mean, (ab.per_level[0] + ab.per_level[1] + ab.per_level[2]) / 3);
 }
 
-// Brightness and contrast of a whole set are normalised away: 2 a + 1 is as good as a.
+// The normalisation removes brightness and contrast of the whole set: 2 a + 1 is equivalent to a.
 TEST(SlicedWasserstein, BlindToAnAffineChangeOfTheWholeSet) {
     const ImageSet a = map_pixels(shapes(20, 32, 1), [](int v, size_t) { return v / 3; });
     const ImageSet b = map_pixels(a, [](int v, size_t i) { return i % 3 == 1 ? 3 * v : 2 * v + 1; });
@@ -99,9 +100,9 @@ TEST(SlicedWasserstein, BlindToAnAffineChangeOfTheWholeSet) {
     EXPECT_GT(sliced_wasserstein(a, map_pixels(a, [](int v, size_t i) { return i % 2 ? v : 3 * v; }), 5).mean, 10);
 }
 
-// Images of one grey level each: a patch is one number, and the distance on a direction is the Wasserstein distance of
-// two distributions on four points, times |sum of the direction's components|. Levels {0, 0, 255, 255} become
-// -1 -1 1 1, levels {0, 0, 0, 255} become -1/sqrt(3) (three times) and sqrt(3).
+// If each image has one grey level, a patch is a single value, and the distance in one direction is the Wasserstein
+// distance of two distributions on four points, times |sum of the direction's components|. Levels {0, 0, 255, 255}
+// become -1 -1 1 1, levels {0, 0, 0, 255} become -1/sqrt(3) (three times) and sqrt(3).
 TEST(SlicedWasserstein, ClosedFormForGreyImages) {
     const ImageSet a = grey_images({0, 255, 0, 255}, 16), b = grey_images({0, 0, 255, 0}, 16);
     const double r = std::sqrt(3.0), distance = (2 * (1 - 1 / r) + (1 + 1 / r) + (r - 1)) / 4;
@@ -162,7 +163,7 @@ double naive_distance(const ImageSet* sets[2], int64_t level, uint64_t seed, int
     return 1e3 * total / static_cast<double>(all);
 }
 
-// Odd sizes everywhere: neither patches nor directions fill their last block, and one set is longer.
+// Odd sizes: neither patches nor directions fill their last block, and one set is larger.
 TEST(SlicedWasserstein, EqualsTheNaiveDefinition) {
     const ImageSet a = shapes(7, 32, 1);
     const ImageSet b = map_pixels(shapes(9, 32, 2), [](int v, size_t i) { return (v + i % 50) / 2; });
@@ -203,7 +204,7 @@ TEST(SlicedWasserstein, SeedsDisagreeALittle) {
     EXPECT_NEAR(first, second, 0.15 * first);
 }
 
-// What it is for: fresh images of the same kind are near, noisier ones ever farther, noise alone the farthest.
+// Its purpose: new images of the same kind are close, noisy ones farther away, pure noise the farthest.
 TEST(SlicedWasserstein, GrowsWithTheDamage) {
     const ImageSet a = shapes(100, 32, 1), fresh = shapes(100, 32, 2);
     double previous = sliced_wasserstein(a, fresh, 5).mean;
@@ -233,8 +234,8 @@ TEST(SlicedWasserstein, Contracts) {
     EXPECT_THROW(sliced_wasserstein(shapes(2, 8, 1), shapes(2, 8, 1), 1), std::runtime_error);
 }
 
-// E[w] = 0 and E[w w'] = I / 147 on the unit sphere; here over 4000 directions, so 5 standard errors are 5 / sqrt(4000)
-// of a component's deviation 1 / sqrt(147).
+// On the unit sphere E[w] = 0 and E[w w'] = I / 147. Over 4000 directions 5 standard errors are 5 / sqrt(4000) of a
+// component's deviation 1 / sqrt(147).
 TEST(Projections, UniformOnTheSphere) {
     const int n = 4000;
     std::vector<double> mean(147), squares(147), neighbours(147);
@@ -256,7 +257,7 @@ TEST(Projections, UniformOnTheSphere) {
     }
 }
 
-// Every corner at which a 7x7 patch fits a 16x16 level, equally often.
+// Every position of a 7x7 patch on a 16x16 level occurs equally often.
 TEST(Projections, PatchesCoverTheImage) {
     std::vector<int> counts(100);
     for (int64_t p = 0; p < 40000; ++p) {

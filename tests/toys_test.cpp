@@ -1,4 +1,4 @@
-// Densities on the plane and what `dualmcmc toys` computes of them, against closed forms and against samples.
+// The 2-D densities and the metrics of `dualmcmc toys`, against closed forms and samples.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -19,7 +19,7 @@ Field gaussian(const Grid& grid, const Point& mean, double deviation) {
         log_density.push_back(-0.5 * (std::pow(p[0] - mean[0], 2) + std::pow(p[1] - mean[1], 2)) /
                               (deviation * deviation));
     }
-    return normalised_exp(grid, log_density);
+    return normalized_exp(grid, log_density);
 }
 
 double total(const Grid& grid, const Field& field) {
@@ -28,9 +28,9 @@ double total(const Grid& grid, const Field& field) {
     return sum;
 }
 
-// The midpoint rule is exact for a Gaussian up to e^(-2π² (deviation / step)²), far below 1e-10 here; what is cut off
-// beyond 4 units is 1e-15 of it.
-TEST(Plane, NormalisedAndKlOfGaussians) {
+// For a Gaussian the midpoint rule has an error of e^(-2π² (deviation / step)²), far below 1e-10 here. The mass
+// beyond 4 units is 1e-15.
+TEST(Density2d, NormalisedAndKlOfGaussians) {
     const Field p = gaussian(fine, {0.3, -0.2}, 0.4), q = gaussian(fine, {0, 0.1}, 0.5);
     EXPECT_NEAR(total(fine, p), 1, 1e-12);
     // KL(N(m, a² I) ‖ N(n, b² I)) = 2 log(b/a) + (2 a² + |m - n|²) / (2 b²) - 1
@@ -38,26 +38,26 @@ TEST(Plane, NormalisedAndKlOfGaussians) {
     EXPECT_NEAR(kl_divergence(fine, p, q, 0), expected, 1e-9);
     EXPECT_NEAR(kl_divergence(fine, p, p), 0, 1e-12);
     EXPECT_NEAR(kl_divergence(fine, p, q), expected, 0.01 * expected) << "the floor of 1e-4 changes little";
-    EXPECT_THROW(normalised_exp(fine, Field(size_t(fine.size()), NAN)), std::exception);
+    EXPECT_THROW(normalized_exp(fine, Field(size_t(fine.size()), NAN)), std::exception);
 }
 
-// Gaussians laid on Gaussians: N(0, a²) spread by N(·, b²) is N(·, a² + b²).
-TEST(Plane, DepositIsConvolution) {
+// A Gaussian convolved with a Gaussian: N(·, a²) and N(·, b²) give N(·, a² + b²).
+TEST(Density2d, DepositIsConvolution) {
     const Field p = gaussian(fine, {0.3, -0.2}, 0.4);
     Field spread(p.size(), 0);
     for (int64_t cell = 0; cell < fine.size(); ++cell)
         deposit(fine, spread, fine.centre(cell), 0.3, p[size_t(cell)] * fine.area());
     const Field expected = gaussian(fine, {0.3, -0.2}, 0.5);
     for (size_t i = 0; i < spread.size(); ++i)
-        ASSERT_NEAR(spread[i], expected[i], 1e-7) << i;  // cut off at 6 deviations: e^-18
+        ASSERT_NEAR(spread[i], expected[i], 1e-7) << i;  // truncated at 6 deviations: e^-18
     Field none(p.size(), 0);
     deposit(fine, none, {9, 0}, 0.3, 1);
     deposit(fine, none, {NAN, 0}, 0.3, 1);
     EXPECT_EQ(total(fine, none), 0);
 }
 
-// Points drawn from a field have its mean and, but for the twelfth of a cell squared, its variance.
-TEST(Plane, SamplesOfAField) {
+// Points drawn from a field have its mean and its variance, plus 1/12 of a squared cell.
+TEST(Density2d, SamplesOfAField) {
     constexpr int64_t n = 20000;
     const std::vector<float> x = sample_field(fine, gaussian(fine, {0.3, -0.8}, 0.4), n, {7, 0, 0}).to_host();
     for (size_t axis : {0, 1}) {
@@ -70,11 +70,11 @@ TEST(Plane, SamplesOfAField) {
     }
 }
 
-// Samples against the density: how many fall into each of 8 × 8 squares. With n samples a count is off by sqrt(n p (1 -
-// p)); χ² over the squares that are not nearly empty is then about their number k, ± sqrt(2k); 6 of these are allowed.
-TEST(Plane, SamplesFollowTheDensity) {
-    for (const std::string& name : plane_names) {
-        const PlaneData data = plane_data(name);
+// Samples against the density: the counts in 8 × 8 squares. With n samples a count has deviation sqrt(n p (1 - p)), so
+// χ² over the k squares that are not nearly empty is about k ± sqrt(2k); six of these deviations are allowed.
+TEST(Density2d, SamplesFollowTheDensity) {
+    for (const std::string& name : density2d_names) {
+        const Density2d data = density2d(name);
         const Field density = data.density(fine);
         EXPECT_NEAR(total(fine, density), 1, name == "rings" ? 2e-3 : 1e-4) << name;
         constexpr int64_t n = 40000, squares = 8;
@@ -100,11 +100,11 @@ TEST(Plane, SamplesFollowTheDensity) {
         EXPECT_GE(count, 4) << name;
         EXPECT_LT(chi2, count + 6 * std::sqrt(2 * count)) << name;
     }
-    EXPECT_THROW(plane_data("squares"), std::exception);
+    EXPECT_THROW(density2d("squares"), std::exception);
 }
 
-// Models whose densities are known: all weights but the last layers' biases are 0, so that E is constant and g(z) = c.
-TEST(Toys, TruthOfKnownModels) {
+// Models with known densities: everything but the generator's last bias is 0, so E is constant and g(z) = c.
+TEST(Toys, MetricsOfKnownModels) {
     ModelSettings sizes;
     sizes.architecture = "toy2d";
     sizes.width_generator = sizes.width_ebm = sizes.width_encoder = 3;
@@ -120,35 +120,35 @@ TEST(Toys, TruthOfKnownModels) {
     s.sigma = 0.5f;
     s.chain_x.steps = 9;
     s.chain_x.step_size = s.chain_x.noise_std = 0.2f;
-    PlaneFields fields;
-    const PlaneTruth truth = plane_truth(models, s, plane_data("gaussians25"), fields);
-    // E = 0: the uniform density on the square, of which 64 is the area.
+    Fields2d fields;
+    const Metrics2d metrics = exact_metrics(models, s, density2d("gaussians25"), fields);
+    // E = 0: the uniform density on the square of area 64.
     for (const double value : fields.ebm) ASSERT_NEAR(value, 1 / 64.0, 1e-9);
-    EXPECT_NEAR(*truth.log_z, std::log(64), 1e-9);
-    const PlaneLogZ annealed = annealed_log_z(models, s, fields, 1);
+    EXPECT_NEAR(*metrics.log_z, std::log(64), 1e-9);
+    const LogZBounds annealed = annealed_log_z(models, s, fields, 1);
     EXPECT_NEAR(annealed.lower.mean, std::log(64), 1e-9);
     EXPECT_NEAR(annealed.upper.mean, std::log(64), 1e-9);
-    // g constant: p_θ(x) = N(x; g, σ²), but for the 1e-6 of the latents' mass that lies beyond 5.
+    // g constant: p_θ(x) = N(x; g, σ²), up to the 1e-6 of the latents' mass beyond 5.
     const Field generator = gaussian(fields.grid, {0.5, -0.25}, 0.5);
     for (size_t i = 0; i < generator.size(); ++i) ASSERT_NEAR(fields.generator[i], generator[i], 1e-5);
-    // The x-chain without drift: a random walk of 9 steps from g, which the grid blurs by one cell at the start.
+    // The x-chain without drift: a random walk of 9 steps from g, blurred at the start by one cell of the grid.
     const double walk = std::sqrt(9 * 0.04 + std::pow(fields.grid.step(), 2));
     const Field revised = gaussian(fields.grid, {0.5, -0.25}, walk);
     for (size_t i = 0; i < revised.size(); ++i) ASSERT_NEAR(fields.revised[i], revised[i], 1e-5);
-    // The encoder's N(0, I) is the true posterior where x tells nothing of z.
-    EXPECT_NEAR(*truth.posterior_encoder, 0, 1e-4);
-    // The z-chain then has the drift -½ s² z: from variance 1 it goes to v (1 - s²/2)² + n² each step, which stays 1 up
-    // to s⁴/4.
-    EXPECT_NEAR(*truth.posterior_revised, 0, 1e-4);
-    EXPECT_GT(*truth.data_ebm, 0.5);
+    // The encoder's N(0, I) is the true posterior, since x is independent of z.
+    EXPECT_NEAR(*metrics.posterior_encoder, 0, 1e-4);
+    // The z-chain has drift -½ s² z. A step maps a variance v to v (1 - s²/2)² + n², which keeps 1 up to s⁴/4.
+    EXPECT_NEAR(*metrics.posterior_revised, 0, 1e-4);
+    EXPECT_GT(*metrics.data_ebm, 0.5);
 }
 
-TEST(Toys, EachMethodHasItsTruth) {
-    for (const char* method : {"dual", "cooperative", "triangle", "shortrun", "exact", "abp", "vae"}) {
-        const ToyRun run = train_toy("rings", method, 2, 1, 1);
+TEST(Toys, EachMethodHasItsMetrics) {
+    ASSERT_EQ(toy_methods(),
+              (std::vector<std::string>{"dual", "cooperative", "triangle", "shortrun", "exact", "abp", "vae"}));
+    for (const std::string& name : toy_methods()) {
+        const ToyRun run = train_toy("rings", name, 2, 1, 1);
         ASSERT_EQ(run.history.size(), 1u);
-        const PlaneTruth& t = run.history[0].second;
-        const std::string name = method;
+        const Metrics2d& t = run.history[0].second;
         const bool ebm = name != "abp" && name != "vae", generator = name != "shortrun" && name != "exact";
         EXPECT_EQ(t.data_ebm.has_value(), ebm) << name;
         EXPECT_EQ(t.data_generator.has_value(), generator) << name;
@@ -158,11 +158,11 @@ TEST(Toys, EachMethodHasItsTruth) {
     }
 }
 
-// The gradient of Eq. 7 is that of KL(data ‖ EBM) where the chain's samples are those of the EBM: then training makes
-// the energy the density, up to what the network can say. And annealing brackets the log Z that the grid has.
-TEST(Toys, TheEnergyIsTheDensityWhereTheSamplesAreExact) {
+// With exact samples of the EBM, the gradient of Eq. 7 is that of KL(data ‖ EBM), so training fits the density as
+// well as the network can. Annealing brackets the log Z of the grid.
+TEST(Toys, ExactSamplesFitTheDensity) {
     const ToyRun run = train_toy("moons", "exact", 800, 2, 1);
-    const PlaneTruth& end = run.history.back().second;
+    const Metrics2d& end = run.history.back().second;
     EXPECT_LT(*end.data_ebm, 0.12);
     EXPECT_LT(*end.data_ebm, *run.history.front().second.data_ebm);
     EXPECT_LE(run.log_z->lower.mean, *end.log_z + 4 * run.log_z->lower.error);
@@ -186,8 +186,7 @@ TEST(Toys, ResultsDoNotDependOnTheNumberOfThreads) {
     EXPECT_EQ(found[0], found[1]);
 }
 
-// The temperature: on E = ½ x² a chain of noise n and step s has the variance of exp(-E / T) with T = (n / s)² = 4, not
-// 1 nor 16.
+// On E = ½ x² a chain with noise n and step s has the variance of exp(-E / T) with T = (n / s)² = 4, not 1 or 16.
 TEST(Toys, TheChainTargetsTheTemperedDensity) {
     double variance = 0;
     // x <- x - ½ s² x + n U on E = ½ x²: stationary variance n² / (s² - s⁴/4) = T / (1 - s²/4).
@@ -197,8 +196,8 @@ TEST(Toys, TheChainTargetsTheTemperedDensity) {
                            return Tensor::normal({2000, 2}, random_key(5, RngPurpose::langevin_x, uint64_t(k)));
                        }).end;
     for (const float value : end.to_host()) variance += double(value) * double(value) / 4000;
-    EXPECT_NEAR(variance, 4 / (1 - 0.01),
-                5 * 4 * std::sqrt(2.0 / 4000));  // 5 standard deviations of a variance from 4000 values
+    // 5 standard deviations of a variance from 4000 values.
+    EXPECT_NEAR(variance, 4 / (1 - 0.01), 5 * 4 * std::sqrt(2.0 / 4000));
     EXPECT_NEAR(chain.temperature(), 4, 1e-5);
 }
 

@@ -1,4 +1,4 @@
-// A cell is named by its chains: x30-encoder10 has k_x = 30, and a z-chain of 10 steps from the encoder.
+// Variants are named by their chains: x30-encoder10 has k_x = 30 and a z-chain of 10 steps from the encoder.
 #include "experiments/ablate.h"
 
 #include <algorithm>
@@ -11,8 +11,8 @@ struct Row {
     int64_t steps_x;
     std::string start_z;
     int64_t steps_z;
-    std::string fid, mse, seconds;  // the paper's
-    std::string cell() const { return text("x", steps_x, "-", start_z, steps_z); }
+    std::string fid, mse, seconds;  // from the paper
+    std::string variant() const { return text("x", steps_x, "-", start_z, steps_z); }
 };
 
 const std::vector<Row> table_4{{30, "noise", 10, "17.32", "0.0214", "1.576"},
@@ -28,15 +28,15 @@ const std::vector<Row> table_5{{10, "encoder", 10, "14.78", "–", "0.861"},
 
 AblateCommand::AblateCommand(CLI::App& app)
     : GridCommand(app, "ablate",
-                  "Tables 4 and 5 as short trainings: the z-chain's start and length, the x-chain's length", 0, 1000,
+                  "Tables 4 and 5 as short trainings: start and length of the z-chain, length of the x-chain", 0, 1000,
                   {1}) {}
 
-std::vector<Cell> AblateCommand::cells() const {
-    std::vector<Cell> out;
+std::vector<Variant> AblateCommand::variants() const {
+    std::vector<Variant> out;
     for (const auto* table : {&table_4, &table_5})
         for (const Row& r : *table)
-            if (std::none_of(out.begin(), out.end(), [&](const Cell& known) { return known.name == r.cell(); }))
-                out.push_back({r.cell(),
+            if (std::none_of(out.begin(), out.end(), [&](const Variant& known) { return known.name == r.variant(); }))
+                out.push_back({r.variant(),
                                "dual",
                                {{"steps-x", text(r.steps_x)}, {"start-z", r.start_z}, {"steps-z", text(r.steps_z)}}});
     return out;
@@ -50,16 +50,16 @@ std::string AblateCommand::tables() const {
                       : "\nTable 5: the x-chain (z-chain of 10 steps from the encoder)\n\n";
         out += heading({fourth ? "z starts at, k_z" : "k_x", "FID (paper)", "MSE (paper)", "s/iteration (paper)", "MSE",
                         "SWD generator", "SWD revised", "cost", "s/iteration", "x-chain", "z-chain", "generator",
-                        "encoder", "EBM", "iterations", "returns"});
+                        "encoder", "EBM", "iterations", "rollbacks"});
         for (const Row& r : *table) {
             const auto value = [&](std::optional<double> Result::*field, int decimals) {
-                return over_seeds(r.cell(), field, decimals);
+                return over_seeds(r.variant(), field, decimals);
             };
             out += row({fourth ? text(r.start_z, ", ", r.steps_z) : text(r.steps_x), r.fid, r.mse, r.seconds,
                         value(&Result::mse, 4), value(&Result::swd_generator, 1), value(&Result::swd_revised, 1),
-                        value(&Result::processor, 3), value(&Result::seconds, 3), value(&Result::chain_x, 3),
+                        value(&Result::cpu_seconds, 3), value(&Result::wall_seconds, 3), value(&Result::chain_x, 3),
                         value(&Result::chain_z, 3), value(&Result::generator, 3), value(&Result::encoder, 3),
-                        value(&Result::ebm, 3), value(&Result::iterations, 0), value(&Result::returns, 0)});
+                        value(&Result::ebm, 3), value(&Result::iterations, 0), value(&Result::rollbacks, 0)});
         }
     }
     return out;

@@ -1,5 +1,6 @@
-// `dualmcmc ablate`: the paper's Tables 4 and 5 as a grid of short trainings: where the z-chain starts and how long it
-// is, and how long the x-chain is. The third row of Table 4's is also the k_x = 30 of Table 5, and is trained once.
+// `dualmcmc ablate`: the paper's Tables 4 and 5 as a grid of short trainings that vary the start and length of the
+// z-chain and the length of the x-chain. The variant that both tables share (encoder, k_z = 10, k_x = 30) is trained
+// once.
 #pragma once
 #include "experiments/grid.h"
 
@@ -10,7 +11,7 @@ public:
     explicit AblateCommand(CLI::App& app);
 
 protected:
-    std::vector<Cell> cells() const override;
+    std::vector<Variant> variants() const override;
     std::string tables() const override;
 };
 

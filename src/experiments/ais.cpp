@@ -1,4 +1,4 @@
-// The EBM as a target of annealing.h, and what its bounds mean for images.
+// Annealed importance sampling of the EBM, and its bounds as bits per dimension.
 #include "experiments/ais.h"
 
 #include <algorithm>
@@ -13,7 +13,7 @@ namespace dualmcmc {
 
 PotentialFunction tempered_energy(Models& models, const Shape& point, double temperature) {
     return [&models, point, temperature](const Points& x) {
-        const ScopedStateRestore keep(models);
+        const ScopedStateRestore restore(models);
         Shape shape{int64_t(x.size()) / element_count(point)};
         shape.insert(shape.end(), point.begin(), point.end());
         const EnergyGradient e =
@@ -30,24 +30,26 @@ double bits_per_dimension(double potential, double log_z, int64_t dimension) {
     return (potential + log_z) / (double(dimension) * std::numbers::ln2) + std::log2(127.5);
 }
 
-double log_cell(int64_t dimension) { return -double(dimension) * std::log(127.5); }
+double log_cell_volume(int64_t dimension) { return -double(dimension) * std::log(127.5); }
 
 AisCommand::AisCommand(CLI::App& app)
     : Experiment(app, "ais", "bounds on log Z of the EBM and on the bits per dimension of test images", 100,
                  "test images") {
     command_->add_option("--chains", annealing_.chains, "chains in each direction")->capture_default_str();
-    command_->add_option("--temperatures", annealing_.temperatures, "between the uniform density and the EBM")
+    command_
+        ->add_option("--temperatures", annealing_.temperatures, "temperatures between the uniform density and the EBM")
         ->capture_default_str();
-    command_->add_option("--leapfrog", annealing_.leapfrog, "leapfrog steps of a move")->capture_default_str();
-    command_->add_option("--acceptance", annealing_.acceptance, "of the moves, which the pilot aims at")
+    command_->add_option("--leapfrog", annealing_.leapfrog, "leapfrog steps per move")->capture_default_str();
+    command_
+        ->add_option("--acceptance", annealing_.acceptance, "acceptance rate that the pilot run tunes the moves for")
         ->capture_default_str();
     command_
         ->add_option("--reverse-from", reverse_from_,
-                     "where the reverse chains come from: ends of the forward ones, or test images")
+                     "start of the reverse chains: ends (of the forward chains) or images (test images)")
         ->capture_default_str();
-    command_->add_option("--settle", settle_, "moves under the EBM itself between the two directions")
+    command_->add_option("--settle", settle_, "moves under the EBM itself before the reverse run")
         ->capture_default_str();
-    command_->add_option("--temperature", temperature_, "T (default: the training's, (noise-x / step-size-x)^2)");
+    command_->add_option("--temperature", temperature_, "T (default: that of training, (noise-x / step-size-x)^2)");
 }
 
 void AisCommand::check() const {
@@ -66,8 +68,8 @@ void AisCommand::check() const {
         fail("--temperature ", temperature_, ": must be above 0");
 }
 
-// Test images from `first` on, a batch of them.
-Points AisCommand::dequantised(int64_t first) const {
+// One batch of test images, starting at `first`.
+Points AisCommand::dequantized(int64_t first) const {
     const Tensor x = batch_of(test(), first);
     const std::vector<float> u =
         Tensor::uniform(x.shape(), random_key(seed(), RngPurpose::start_x, uint64_t(first)), 0, 1).to_host();
@@ -80,38 +82,39 @@ Points AisCommand::dequantised(int64_t first) const {
 std::vector<double> AisCommand::image_potentials(const PotentialFunction& potential) {
     std::vector<double> out;
     for (int64_t first = 0; first < count_; first += batch_) {
-        const std::vector<double> values = potential(dequantised(first)).value;
+        const std::vector<double> values = potential(dequantized(first)).value;
         out.insert(out.end(), values.begin(), values.begin() + std::min(batch_, count_ - first));
     }
     return out;
 }
 
-void AisCommand::say_run(const std::string& name, const LogZ& z, const std::vector<double>& acceptance) {
-    say(text(name, ": log Z ", digits(z.mean), " +- ", z.error, " (mean log weight), ", digits(z.log_mean),
+void AisCommand::log_run(const std::string& name, const LogZ& z, const std::vector<double>& acceptance) {
+    log(text(name, ": log Z ", digits(z.mean), " +- ", z.error, " (mean log weight), ", digits(z.log_mean),
              " (log mean weight); effective chains ", z.effective, " of ", annealing_.chains, "; acceptance ",
-             mean_of(acceptance), ", the least ", *std::min_element(acceptance.begin(), acceptance.end())));
+             mean_of(acceptance), " on average, at least ", *std::min_element(acceptance.begin(), acceptance.end())));
 }
 
-// Of exact samples of the EBM there are none: these, settled, stand for them.
+// Exact samples of the EBM do not exist. These, after some moves under the EBM, take their place.
 Points AisCommand::reverse_start(const Annealing::Run& forward) const {
     if (reverse_from_ == "ends") return forward.end;
     Points out;
     for (int64_t first = 0; out.size() < forward.end.size(); first += batch_) {
-        const Points batch = dequantised(first);
+        const Points batch = dequantized(first);
         out.insert(out.end(), batch.begin(), batch.end());
     }
     out.resize(forward.end.size());
     return out;
 }
 
-void AisCommand::say_bits(const std::vector<double>& data, double lower, double upper) {
+void AisCommand::log_bits(const std::vector<double>& data, double lower, double upper) {
     const int64_t dimension = 3 * test().size * test().size;
-    const double cells = log_cell(dimension) - *std::min_element(data.begin(), data.end());
-    say(text("log Z is at least ", digits(cells), " by the cell of the test image of lowest energy alone"));
+    const double cells = log_cell_volume(dimension) - *std::min_element(data.begin(), data.end());
+    log(text("log Z is at least ", digits(cells),
+             ", from the pixel cell of the test image with the lowest energy alone"));
     const bool refuted = cells > upper;
     if (refuted)
-        say("that refutes the reverse run's bound: its chains are no samples of the EBM, and nothing bounds log Z from "
-            "above");
+        log("this contradicts the bound of the reverse run: its chains are not samples of the EBM, so there is no "
+            "upper bound on log Z");
     lower = std::max(lower, cells);
     if (refuted) upper = INFINITY;
     Csv bits({"image", "potential", "bits_lower", "bits_upper"});
@@ -119,56 +122,63 @@ void AisCommand::say_bits(const std::vector<double>& data, double lower, double 
         bits.row({double(i), data[i], bits_per_dimension(data[i], lower, dimension),
                   bits_per_dimension(data[i], upper, dimension)});
     bits.write(file("bits.csv"));
-    say(text("bits per dimension of ", data.size(), " test images, dequantised (8: uniform): at least ",
+    log(text("bits per dimension of ", data.size(), " dequantised test images (8: uniform density): at least ",
              bits_per_dimension(mean_of(data), lower, dimension), ", at most ",
              bits_per_dimension(mean_of(data), upper, dimension)));
+}
+
+void AisCommand::write_tables(const Schedule& schedule, const Annealing::Run& forward, const Annealing::Run& reverse) {
+    Csv path({"k", "beta", "step", "acceptance_forward", "acceptance_reverse"}),
+        table({"direction", "mean", "error", "log_mean", "effective_chains"});
+    for (size_t k = 1; k < schedule.beta.size(); ++k)
+        path.row({double(k), schedule.beta[k], schedule.step[k], forward.acceptance[k - 1], reverse.acceptance[k - 1]});
+    for (const auto& [name, z] : {std::pair("forward", log_z(forward.log_weight, false)),
+                                  std::pair("reverse", log_z(reverse.log_weight, true))})
+        table.row(name, {z.mean, z.error, z.log_mean, z.effective});
+    table.write(file("ais.csv"));
+    path.write(file("path.csv"));
 }
 
 void AisCommand::measure() {
     const int64_t side = config_.model.image_size(), dimension = 3 * side * side;
     const double temperature = temperature_ > 0 ? temperature_ : double(config_.step.chain_x.temperature());
     annealing_.seed = seed();
-    say(text("annealing: ", annealing_.chains, " chains, ", annealing_.temperatures, " temperatures, moves of ",
+    log(text("annealing: ", annealing_.chains, " chains, ", annealing_.temperatures, " temperatures, moves of ",
              annealing_.leapfrog, " leapfrog steps; from the uniform density on [-h, h]^", dimension,
              ", h = 256/255, to exp(-E/T) on it, T = ", temperature));
     const PotentialFunction potential = tempered_energy(*models_, {side, side, 3}, temperature);
     const std::vector<double> data = image_potentials(potential);
     const Annealing annealing({StartDensity::Kind::cube, dimension, image_cube}, potential, annealing_);
     const auto stage = [](const char* name) { std::fprintf(stderr, "%s ...\n", name); };  // each takes minutes
-    stage("temperatures and steps");
+    stage("pilot run: temperatures and step sizes");
     const Schedule schedule = annealing.find_schedule();
-    stage("forward");
+    stage("forward run");
     const Annealing::Run forward = annealing.forward(schedule);
     const LogZ lower = log_z(forward.log_weight, false);
-    say_run("forward, a lower bound", lower, forward.acceptance);
-    stage("moves under the EBM, and reverse");
+    log_run("forward, a lower bound", lower, forward.acceptance);
+    stage("moves under the EBM, and reverse run");
     const Points start = reverse_start(forward);
     Points samples = start;
     const double settled = annealing.move_on(samples, schedule.step.back(), settle_);
     const std::vector<double> before = potential(start).value, after = potential(samples).value;
-    say(text("E/T of the ", reverse_from_, " ", digits(mean_of(before)), ", after ", settle_, " moves under the EBM ",
-             digits(mean_of(after)), " (acceptance ", settled, "); of the test images ", digits(mean_of(data))));
+    log(text("mean E/T of the ", reverse_from_, ": ", digits(mean_of(before)), ", after ", settle_,
+             " moves under the EBM: ", digits(mean_of(after)), " (acceptance ", settled,
+             "); of the test images: ", digits(mean_of(data))));
     const Annealing::Run reverse = annealing.reverse(schedule, samples);
     const LogZ upper = log_z(reverse.log_weight, true);
-    say_run("reverse, an upper bound if it starts from samples of the EBM, which is not known", upper,
+    log_run("reverse, an upper bound if it starts from samples of the EBM, which cannot be verified", upper,
             reverse.acceptance);
     if (std::min(*std::min_element(after.begin(), after.end()), *std::min_element(data.begin(), data.end())) < 0)
-        say("E is below 0 at some images: without the cube's walls Z would be infinite, for E(lambda x) = lambda E(x)");
-    say_bits(data, lower.mean, upper.mean);
+        log("E is negative for some images: without the walls of the cube Z would be infinite, since E(lambda x) = "
+            "lambda E(x)");
+    log_bits(data, lower.mean, upper.mean);
+    write_tables(schedule, forward, reverse);
 
-    Csv path({"k", "beta", "step", "acceptance_forward", "acceptance_reverse"}),
-        table({"direction", "mean", "error", "log_mean", "effective_chains"});
-    for (size_t k = 1; k < schedule.beta.size(); ++k)
-        path.row({double(k), schedule.beta[k], schedule.step[k], forward.acceptance[k - 1], reverse.acceptance[k - 1]});
-    table.row("forward", {lower.mean, lower.error, lower.log_mean, lower.effective});
-    table.row("reverse", {upper.mean, upper.error, upper.log_mean, upper.effective});
-    table.write(file("ais.csv"));
-    path.write(file("path.csv"));
     const ImageSet ends = pictures(
         Tensor::from_host({annealing_.chains, side, side, 3}, std::vector<float>(samples.begin(), samples.end())));
     const ImageSet shown = first_images(ends, 64);
     write_grid(file("settled.png"), {&shown}, 8, picture_scale(shown));
-    say("settled.png: where the chains stand under the EBM itself");
+    log("settled.png: the chains after their moves under the EBM itself");
 }
 
 }  // namespace dualmcmc

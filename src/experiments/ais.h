@@ -1,34 +1,36 @@
-// `dualmcmc ais`: bounds on log Z of the EBM exp(-E / T), and with them on the bits per dimension of test images.
+// `dualmcmc ais`: bounds on log Z of the EBM exp(-E / T), and from them bounds on the bits per dimension of test
+// images.
 //
-// The EBM of the images has no biases, so that E(λ x) = λ E(x) for λ > 0: wherever E is below 0, exp(-E / T) grows
-// without end, and over all of space there is no Z. The density is therefore taken on the cube of all dequantised
-// images, p_0 is uniform on it, and its walls reflect. (Training knows no walls: its chains are short.)
+// The image EBM has no biases, so E(λ x) = λ E(x) for λ > 0. If E is negative anywhere, exp(-E / T) grows without
+// bound and has no Z over all of space. The density is therefore restricted to the cube that dequantised images fill:
+// p_0 is uniform on it, and its walls reflect. (The short chains of training know no walls.)
 //
 //   pixel p in 0 … 255, u uniform in (0, 1]:  x = (p + u - ½) / 127.5 - 1 in [-h, h], h = 256 / 255
-//   bits per dimension = (E(x) / T + log Z) / (D log 2) + log2 127.5: of the density of p + u; 8 for the uniform one.
-//   It bounds those of p itself, P(p) = ∫ density(p + u) du, from above (by Jensen, in the mean over u).
+//   bits per dimension = (E(x) / T + log Z) / (D log 2) + log2 127.5, for the density of p + u; 8 if it is uniform.
+//   By Jensen's inequality (mean over u) this is an upper bound on those of p itself, P(p) = ∫ density(p + u) du.
 //
-// Chains that have not found the low energies where the images lie are no samples, and the reverse run's bound then
-// bounds nothing. The images themselves can show it: Z >= ∫ over the cell of one image >= 127.5^-D e^(-E(x)/T) (again
-// by Jensen, in the mean over u). The lower bound reported is the greater of the two; where this one passes the reverse
-// run's, there is no upper bound.
+// Chains that have not reached the low energies of the images are not samples of the EBM, and then the reverse run
+// bounds nothing. The images themselves can reveal this: Z >= ∫ over one image's pixel cell >= 127.5^-D e^(-E(x)/T)
+// (again Jensen, mean over u). The reported lower bound is the greater of the two; if this one exceeds the bound of the
+// reverse run, there is no upper bound.
 #pragma once
 #include "experiments/annealing.h"
 #include "experiments/common.h"
 
 namespace dualmcmc {
 
-// The half side h of the cube that dequantised images fill.
+// Half the side, h, of the cube that dequantised images fill.
 inline constexpr double image_cube = 256 / 255.0;
 
-// U = E / T and its gradient at points of shape `point`, without the batch. The spectral norms' power iteration starts
-// each time from where the checkpoint left it, so that U is one function, whoever asked before.
+// U = E / T and its gradient, at points of shape `point` (without the batch). Each call restarts the power iterations
+// from the checkpoint's u and v, so that U is the same function every time.
 PotentialFunction tempered_energy(Models& models, const Shape& point, double temperature);
 
+// The bits per dimension of an image with U = `potential`, by the formula above.
 double bits_per_dimension(double potential, double log_z, int64_t dimension);
 
-// log of the volume of a pixel value's cell: what an image of potential U adds to Z is at least e^(-U + this).
-double log_cell(int64_t dimension);
+// log of the volume of an image's pixel cell. An image with potential U adds at least exp(-U + this) to Z.
+double log_cell_volume(int64_t dimension);
 
 class AisCommand : public Experiment {
 public:
@@ -39,11 +41,12 @@ protected:
     void measure() override;
 
 private:
-    Points dequantised(int64_t first) const;
+    Points dequantized(int64_t first) const;
     std::vector<double> image_potentials(const PotentialFunction& potential);
     Points reverse_start(const Annealing::Run& forward) const;
-    void say_run(const std::string& name, const LogZ& z, const std::vector<double>& acceptance);
-    void say_bits(const std::vector<double>& data, double lower, double upper);
+    void log_run(const std::string& name, const LogZ& z, const std::vector<double>& acceptance);
+    void log_bits(const std::vector<double>& data, double lower, double upper);
+    void write_tables(const Schedule& schedule, const Annealing::Run& forward, const Annealing::Run& reverse);
     std::string reverse_from_ = "ends";
     AnnealingSettings annealing_;
     int64_t settle_ = 200;

@@ -1,4 +1,4 @@
-// The path, the moves on it and the weights.
+// The start density, the moves, the path between the densities, and the weights.
 #include "experiments/annealing.h"
 
 #include <algorithm>
@@ -13,16 +13,16 @@ namespace dualmcmc {
 
 namespace {
 
-constexpr int64_t most_pilot_steps = 20000;
-constexpr int64_t pilot_moves = 2;        // at each temperature of the pilot
-constexpr int64_t moves_at_the_end = 40;  // of the pilot, under the target itself
+constexpr int64_t max_pilot_steps = 20000;
+constexpr int64_t pilot_moves = 2;        // per temperature of the pilot run
+constexpr int64_t moves_at_the_end = 40;  // of the pilot run, under the target itself
 constexpr double adaptation_rate = 0.3;
 
-// Runs that use random numbers; each move has a draw of its own.
+// The phases that use random numbers. Each move of each phase has its own draw.
 enum Phase : uint64_t { pilot_phase, forward_phase, reverse_phase, target_phase };
 uint64_t draw_number(Phase phase, int64_t move) { return (uint64_t(phase) << 40) + uint64_t(move); }
 
-double squares(const double* values, int64_t n) { return std::inner_product(values, values + n, values, 0.0); }
+double sum_of_squares(const double* values, int64_t n) { return std::inner_product(values, values + n, values, 0.0); }
 
 double log_sum_exp(const std::vector<double>& values) {
     const double largest = *std::max_element(values.begin(), values.end());
@@ -48,20 +48,20 @@ void kick(Points& momentum, const ChainState& state, double beta, double time) {
         momentum[i] -= time * ((1 - beta) * state.start.gradient[i] + beta * state.target.gradient[i]);
 }
 
-// K + 1 places along the path, whose own are a nat apart.
+// Resamples the path, whose points are one nat apart, at K + 1 evenly spaced positions.
 Schedule spread_evenly(const Schedule& path, int64_t temperatures) {
     Schedule out;
     for (int64_t k = 0; k <= temperatures; ++k) {
-        const double place = double(k) / double(temperatures) * double(path.beta.size() - 1);
-        const size_t i = std::min(path.beta.size() - 2, size_t(place));
-        const double share = place - double(i);
+        const double position = double(k) / double(temperatures) * double(path.beta.size() - 1);
+        const size_t i = std::min(path.beta.size() - 2, size_t(position));
+        const double share = position - double(i);
         out.beta.push_back((1 - share) * path.beta[i] + share * path.beta[i + 1]);
         out.step.push_back(std::pow(path.step[i], 1 - share) * std::pow(path.step[i + 1], share));
     }
     return out;
 }
 
-// Chain i of `to` becomes that of `from`.
+// Copies one chain from `from` to `to`.
 void take_chain(ChainState& to, const ChainState& from, int64_t chain, int64_t dimension) {
     const size_t i = size_t(chain);
     const int64_t first = chain * dimension;
@@ -92,13 +92,12 @@ Potential StartDensity::potential(const Points& x) const {
     const double variance = scale * scale;
     const double constant = 0.5 * double(dimension) * std::log(2 * std::numbers::pi * variance);
     for (int64_t i = 0; i < count; ++i)
-        out.value[size_t(i)] = squares(x.data() + i * dimension, dimension) / (2 * variance) + constant;
+        out.value[size_t(i)] = sum_of_squares(x.data() + i * dimension, dimension) / (2 * variance) + constant;
     for (size_t i = 0; i < x.size(); ++i) out.gradient[i] = x[i] / variance;
     return out;
 }
 
-// Without walls the flight would go on; it is periodic in 4 · scale, and the second half of a period runs the other
-// way.
+// Free flight between walls is periodic in 4 · scale; the second half of a period runs backwards.
 void StartDensity::reflect(double& position, double& momentum) const {
     if (kind == Kind::gaussian || std::abs(position) <= scale) return;
     double along = std::fmod(position + scale, 4 * scale);
@@ -133,7 +132,7 @@ double Annealing::move(ChainState& state, double beta, double step, uint64_t dra
     const double epsilon = step * (0.8 + 0.4 * double(uniforms[size_t(chains)]));
     Points momentum(normals.begin(), normals.end());
     auto energy = [&](const ChainState& s, int64_t chain) {
-        return potential_between(s, beta, chain) + 0.5 * squares(momentum.data() + chain * dimension, dimension);
+        return potential_between(s, beta, chain) + 0.5 * sum_of_squares(momentum.data() + chain * dimension, dimension);
     };
     std::vector<double> before;
     for (int64_t i = 0; i < chains; ++i) before.push_back(energy(state, i));
@@ -151,7 +150,7 @@ double Annealing::move(ChainState& state, double beta, double step, uint64_t dra
     double acceptance = 0;
     for (int64_t i = 0; i < chains; ++i) {
         const double log_ratio = before[size_t(i)] - energy(end, i);
-        if (!std::isfinite(log_ratio)) continue;  // a trajectory that left the numbers
+        if (!std::isfinite(log_ratio)) continue;  // the trajectory diverged
         acceptance += std::min(1.0, std::exp(log_ratio)) / double(chains);
         if (std::log(double(uniforms[size_t(i)])) < log_ratio) take_chain(state, end, i, dimension);
     }
@@ -181,16 +180,16 @@ Schedule Annealing::find_schedule() const {
         }
     };
     while (path.beta.back() < 1) {
-        const double spread = std::sqrt(variance_of(log_ratio(state)));
-        if (!std::isfinite(spread)) fail("annealing: an energy is not a number; the model cannot be used");
-        if (int64_t(path.beta.size()) > most_pilot_steps)
-            fail("annealing: after ", most_pilot_steps, " pilot temperatures beta is ", path.beta.back(),
+        const double deviation = std::sqrt(variance_of(log_ratio(state)));
+        if (!std::isfinite(deviation)) fail("annealing: an energy is not finite; the model cannot be used");
+        if (int64_t(path.beta.size()) > max_pilot_steps)
+            fail("annealing: after ", max_pilot_steps, " pilot temperatures beta is ", path.beta.back(),
                  "; give a higher --temperature");
-        path.beta.push_back(std::min(1.0, path.beta.back() + 1 / spread));
+        path.beta.push_back(std::min(1.0, path.beta.back() + 1 / deviation));
         adapt(path.beta.back(), pilot_moves);
     }
-    // Chains that lag behind β have energy to lose, and take steps that those in equilibrium refuse; on the way back it
-    // is the other way round, and the steps that are found are short enough.
+    // Chains that lag behind β lose energy and accept steps that chains in equilibrium would reject. On the way back
+    // it is the other way round, so the step sizes found there are short enough.
     path.step.resize(path.beta.size());
     adapt(1, moves_at_the_end);
     for (size_t k = path.beta.size(); k-- > 0;) {

@@ -1,5 +1,5 @@
-// Timing of training iterations; with --serve on request, so that a driver (reference/bench.py) can take turns with a
-// peer.
+// Times training iterations. With --serve, one per request, so that a driver (reference/bench.py) can alternate between
+// programs.
 #include "experiments/bench.h"
 
 #include <sys/resource.h>
@@ -12,34 +12,32 @@ namespace dualmcmc {
 
 BenchCommand::BenchCommand(CLI::App& app)
     : command_(app.add_subcommand("bench", "time training iterations on random images")) {
-    command_->add_option("--architecture", model_.architecture, "as in train, and so on down to --no-resample")
-        ->capture_default_str();
+    command_->add_option("--architecture", model_.architecture, "as in train")->capture_default_str();
     command_->add_option("--width-generator", model_.width_generator, "channels of the generator")
         ->capture_default_str();
     command_->add_option("--width-ebm", model_.width_ebm, "channels of the EBM")->capture_default_str();
     command_->add_option("--width-encoder", model_.width_encoder, "channels of the encoder")->capture_default_str();
-    command_->add_option("--latent", model_.latent, "numbers in z")->capture_default_str();
-    command_->add_option("--batch", batch_, "images")->capture_default_str();
-    command_->add_option("--steps-x", step_.chain_x.steps, "of the x-chain")->capture_default_str();
-    command_->add_option("--steps-z", step_.chain_z.steps, "of the z-chain")->capture_default_str();
-    command_->add_flag("--resample,!--no-resample", step_.resample,
-                       "a second x-chain for the EBM's update; on unless said otherwise");
-    command_->add_option("--iterations", iterations_, "after one that is not counted")->capture_default_str();
+    command_->add_option("--latent", model_.latent, "dimension of z")->capture_default_str();
+    command_->add_option("--batch", batch_, "images per iteration")->capture_default_str();
+    command_->add_option("--steps-x", step_.chain_x.steps, "steps of the x-chain")->capture_default_str();
+    command_->add_option("--steps-z", step_.chain_z.steps, "steps of the z-chain")->capture_default_str();
+    command_->add_flag("--resample,!--no-resample", step_.resample, "a second x-chain for the EBM's update (on)");
+    command_->add_option("--iterations", iterations_, "timed iterations, after one untimed")->capture_default_str();
     command_->add_option("--device", device_, "as in train")->capture_default_str();
     command_->add_option("--precision", precision_, "as in train")->capture_default_str();
     command_->add_option("--threads", threads_, "CPU threads, 0 for all")->capture_default_str();
     command_->add_flag("--synchronize,--wait", step_.synchronize,
-                       "for the GPU after each part, so that the parts' times are its own");
-    command_->add_flag("--serve", serve_, "one iteration for each line read, one line of JSON for each iteration");
+                       "wait for the device after each part, so that the parts' times are GPU times");
+    command_->add_flag("--serve", serve_, "run one iteration for each line of input and answer with one line of JSON");
 }
 
 StepTimings BenchCommand::iterate(Models& models, const Tensor& x) {
     const StepNoise noise = philox_noise(1, uint64_t(done_), x.shape(), model_.latent);
     StepResult result = dual_mcmc_step(models, x, noise, step_, ++done_);
-    // What a GPU has still to do is waited for here, and booked on the last part, so that the total is right.
+    // Waits for pending GPU work and counts it towards the last part, so that the total is right.
     const auto before = std::chrono::steady_clock::now();
     if (!std::isfinite(result.energy_model.item()))
-        fail("bench: the energy is not a number after ", done_, " iterations");
+        fail("bench: the energy is not finite after ", done_, " iterations");
     result.seconds.ebm += std::chrono::duration<double>(std::chrono::steady_clock::now() - before).count();
     return result.seconds;
 }

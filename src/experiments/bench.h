@@ -1,4 +1,4 @@
-// `dualmcmc bench`: the time of one training iteration, in all and by part, on random images.
+// `dualmcmc bench`: the time of one training iteration and of its parts, on random images.
 #pragma once
 #include <CLI/CLI.hpp>
 

@@ -1,4 +1,4 @@
-// Strips and profiles of the two chains; per image, where the core's profiles are sums over the batch.
+// Strips of images and traces of both chains, with values per image (the traces of langevin.h are sums over the batch).
 #include "experiments/chains_command.h"
 
 #include <algorithm>
@@ -9,15 +9,15 @@ namespace dualmcmc {
 
 namespace {
 
-constexpr int64_t most_columns = 11;  // a chain of 30 steps is shown at every third, as in the paper's figure
+constexpr int64_t max_columns = 11;  // a chain of 30 steps shows every third, as the paper's figure does
 
-// A chain's numbers by step, and the pictures of the steps that are shown, of its first images alone.
-class Film {
+// The values of a chain at every step, and pictures of its first images at some steps.
+class ChainRecord {
 public:
-    Film(int64_t steps, int64_t rows)
-        : values_(size_t(steps) + 1), shown_(spaced_steps(steps, most_columns)), rows_(rows) {}
+    ChainRecord(int64_t steps, int64_t rows)
+        : values_(size_t(steps) + 1), shown_(spaced_steps(steps, max_columns)), rows_(rows) {}
 
-    // The first values of a batch at step k; its pictures where they belong to the strips.
+    // Adds the first `wanted` values of a batch at step k, and its pictures if they belong to the strips.
     void add(int64_t k, const Tensor& images, const std::vector<float>& values, int64_t wanted, bool first_batch) {
         values_[size_t(k)].insert(values_[size_t(k)].end(), values.begin(), values.begin() + wanted);
         if (first_batch && std::find(shown_.begin(), shown_.end(), k) != shown_.end())
@@ -27,13 +27,13 @@ public:
     void write_table(const std::string& path, const std::string& quantity) const {
         Csv csv({"step", quantity + "_mean", quantity + "_p10", quantity + "_p90"});
         for (size_t k = 0; k < values_.size(); ++k) {
-            const Spread s = spread_of(values_[k]);
-            csv.row({double(k), s.mean, s.low, s.high});
+            const MeanDeciles m = mean_and_deciles(values_[k]);
+            csv.row({double(k), m.mean, m.p10, m.p90});
         }
         csv.write(path);
     }
 
-    // `data`, where given, becomes a last column.
+    // `data`, if not null, becomes the last column.
     void write_picture(const std::string& path, const ImageSet* data) const {
         std::vector<ImageSet> columns = columns_;
         if (data) columns.push_back(*data);
@@ -46,7 +46,7 @@ public:
         for (const int64_t k : shown_) out += (out.empty() ? "" : ", ") + std::to_string(k);
         return out;
     }
-    double mean(size_t k) const { return spread_of(values_.at(k)).mean; }
+    double mean(size_t k) const { return mean_and_deciles(values_.at(k)).mean; }
 
 private:
     std::vector<std::vector<float>> values_;
@@ -59,7 +59,7 @@ private:
 
 ReviseCommand::ReviseCommand(CLI::App& app)
     : Experiment(app, "revise", "strips of both chains, energy and MSE by step (Fig. 2)", 100,
-                 "samples, and test images, in the tables") {
+                 "samples and test images that the tables average over") {
     command_->add_option("--strips", strips_, "rows of each picture, at most --count and --batch")
         ->capture_default_str();
     use_chain_x();
@@ -77,24 +77,24 @@ void ReviseCommand::measure() {
 
 void ReviseCommand::measure_x() {
     const int64_t steps = chain_x().steps, side = config_.model.image_size();
-    Film film(steps, std::min({strips_, count_, batch_}));
+    ChainRecord record(steps, std::min({strips_, count_, batch_}));
     for (int64_t first = 0; first < count_; first += batch_) {
         const StepNoise noise =
             philox_noise(seed(), uint64_t(first / batch_), {batch_, side, side, 3}, config_.model.latent);
         watch_chain_x(*models_, generate(noise.prior), chain_x(), noise.langevin_x,
                       [&](int64_t k, const Tensor& x, const Tensor& energy) {
-                          film.add(k, x, energy.to_host(), std::min(batch_, count_ - first), first == 0);
+                          record.add(k, x, energy.to_host(), std::min(batch_, count_ - first), first == 0);
                       });
     }
-    film.write_table(file("x_chain.csv"), "energy");
-    film.write_picture(file("x_chain.png"), nullptr);
-    say(text("x-chain, mean energy of ", count_, " samples: ", film.mean(0), " at g(z), ", film.mean(size_t(steps)),
-             " after ", steps, " steps; x_chain.png: steps ", film.steps_shown()));
+    record.write_table(file("x_chain.csv"), "energy");
+    record.write_picture(file("x_chain.png"), nullptr);
+    log(text("x-chain, mean energy of ", count_, " samples: ", record.mean(0), " at g(z), ", record.mean(size_t(steps)),
+             " after ", steps, " steps; x_chain.png: steps ", record.steps_shown()));
 }
 
 void ReviseCommand::measure_z() {
     const int64_t steps = chain_z().steps;
-    Film film(steps, std::min({strips_, count_, batch_}));
+    ChainRecord record(steps, std::min({strips_, count_, batch_}));
     for (int64_t first = 0; first < count_; first += batch_) {
         const Tensor x = batch_of(test(), first);
         const std::vector<float> data = x.to_host();
@@ -107,13 +107,13 @@ void ReviseCommand::measure_z() {
                           for (int64_t i = 0; i < batch_; ++i)
                               errors.push_back(float(mean_squared_error(data.data() + i * values,
                                                                         reconstruction.data() + i * values, values)));
-                          film.add(k, image, errors, std::min(batch_, count_ - first), first == 0);
+                          record.add(k, image, errors, std::min(batch_, count_ - first), first == 0);
                       });
     }
-    film.write_table(file("z_chain.csv"), "mse");
-    film.write_picture(file("z_chain.png"), &test());
-    say(text("z-chain, mean mse of ", count_, " test images: ", film.mean(0), " at the encoder's z, ",
-             film.mean(size_t(steps)), " after ", steps, " steps; z_chain.png: steps ", film.steps_shown(),
+    record.write_table(file("z_chain.csv"), "mse");
+    record.write_picture(file("z_chain.png"), &test());
+    log(text("z-chain, mean mse of ", count_, " test images: ", record.mean(0), " at the encoder's z, ",
+             record.mean(size_t(steps)), " after ", steps, " steps; z_chain.png: steps ", record.steps_shown(),
              ", and the test image"));
 }
 

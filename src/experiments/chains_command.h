@@ -1,5 +1,5 @@
-// `dualmcmc revise`: Fig. 2, the two chains at work: strips of intermediate states, the x-chain's energy and the
-// z-chain's MSE by step.
+// `dualmcmc revise`: Fig. 2, the two chains at work. Strips of intermediate states, the energy along the x-chain and
+// the MSE along the z-chain.
 #pragma once
 #include "experiments/common.h"
 

@@ -1,4 +1,4 @@
-// Step file in, comparison out.
+// See check_step.h.
 #include "experiments/check_step.h"
 
 #include <algorithm>
@@ -11,7 +11,7 @@ namespace dualmcmc {
 
 namespace {
 
-// The file and its metadata as numbers.
+// The file, with its metadata as numbers.
 struct StepFile {
     explicit StepFile(const std::string& path_) : path(path_), file(read_safetensors(path_)) {
         if (word("format") != "dual-mcmc-step-1")
@@ -19,7 +19,7 @@ struct StepFile {
     }
     std::string word(const std::string& key) const {
         const auto found = file.metadata.find(key);
-        if (found == file.metadata.end()) fail(path, ": no step file: its metadata lacks '", key, "'");
+        if (found == file.metadata.end()) fail(path, ": not a step file: its metadata lacks '", key, "'");
         return found->second;
     }
     double number(const std::string& key) const {
@@ -30,10 +30,10 @@ struct StepFile {
             fail(path, ": metadata '", key, "' is '", value, "', not a number");
         return parsed;
     }
-    int64_t count(const std::string& key, int64_t least) const {
+    int64_t count(const std::string& key, int64_t min) const {
         const double value = number(key);
-        if (value != std::floor(value) || value < double(least) || value > 1e6)
-            fail(path, ": metadata '", key, "' is ", word(key), "; expected a whole number of at least ", least);
+        if (value != std::floor(value) || value < double(min) || value > 1e6)
+            fail(path, ": metadata '", key, "' is ", word(key), "; expected a whole number of at least ", min);
         return int64_t(value);
     }
     std::vector<float> values(const std::string& name, const Layout& layout) const {
@@ -74,11 +74,11 @@ ModelSettings model_settings(const StepFile& f) {
 
 StepSettings step_settings(const StepFile& f) {
     StepSettings s;
-    if (f.file.metadata.count("method"))
-        apply_method(s, f.word("method"));  // an addition to the format: without it, dual
+    if (f.file.metadata.count("method")) apply_method(s, f.word("method"));  // optional; the default is dual
     s.chain_x = {f.count("steps_x", 0), float(f.number("e_l_step_size")), float(f.number("e_n_step_size"))};
     s.chain_z = {f.count("steps_z", 0), float(f.number("l_step_size")), float(f.number("n_step_size"))};
-    s.sigma = float(f.number("sig") / std::sqrt(2.0));  // the release's convention: ‖x - g‖² / sig², without the ½
+    // The authors' code has ‖x - g‖² / sig², without the ½.
+    s.sigma = float(f.number("sig") / std::sqrt(2.0));
     s.lambda_data = float(f.number("Gfactor"));
     s.lambda_ebm = float(f.number("Sfactor"));
     s.lambda_generated = float(f.number("Ifactor"));
@@ -102,7 +102,7 @@ double distance(const std::vector<float>& a, const std::vector<float>& b) {
     return std::sqrt(total);
 }
 
-// |found - expected| / |expected|; where both are 0, 0.
+// |found - expected| / scale; 0 if there is no difference.
 double relative_error(const std::vector<float>& found, const std::vector<float>& expected, double scale) {
     const double difference = distance(found, expected);
     return difference == 0 ? 0 : difference / scale;
@@ -112,7 +112,7 @@ class Comparison {
 public:
     Comparison(const StepFile& file, double tolerance) : file_(file), tolerance_(tolerance) {}
 
-    // What the method does not have must not be expected either.
+    // A file must not expect what the method does not compute.
     void output(const std::string& name, const Tensor& found, const Layout& layout) {
         if (!found.defined()) {
             if (file_.file.tensors.count(name))
@@ -149,6 +149,7 @@ public:
         }
     }
 
+    // The parameters after Adam's step, and the singular vectors of spectral normalisation.
     void after(const std::string& prefix, const ParameterStore& state, double learning_rate) {
         int64_t far = 0, count = 0;
         for (const NamedTensor& entry : state.entries()) {
@@ -158,32 +159,23 @@ public:
             if (!entry.trainable) continue;
             const std::vector<float> expected = file_.values(name, entry.layout), found = entry.value.value().to_host();
             for (size_t i = 0; i < found.size(); ++i)
-                far += !(std::abs(double(found[i]) - double(expected[i])) <= 0.02 * learning_rate);  // a NaN is far
+                far +=
+                    !(std::abs(double(found[i]) - double(expected[i])) <= 0.02 * learning_rate);  // also true for NaN
             count += int64_t(found.size());
         }
         add("after." + prefix + "* (share beyond 2 % of a learning rate)", double(far) / double(count), 0.01);
     }
 
-    std::vector<ReplayLine> lines;
+    std::vector<StepCheck> checks;
 
 private:
-    void add(const std::string& name, double error, double limit) { lines.push_back({name, error, limit}); }
+    void add(const std::string& name, double error, double limit) { checks.push_back({name, error, limit}); }
     const StepFile& file_;
     double tolerance_;
 };
 
-}  // namespace
-
-std::vector<ReplayLine> replay_step(const std::string& path, double tolerance, bool fast) {
-    std::optional<ExactConvolutions> direct;
-    if (!fast) direct.emplace();
-    const StepFile file(path);
-    const StepSettings settings = step_settings(file);
-    Models models(model_settings(file), 0);
-    for (const auto& [prefix, state] : models.networks()) load_state(file.file, path, prefix, *state, true);
-
-    const int64_t batch = file.count("batch", 1), side = models.settings.image_size();
-    const Layout image = Layout::image({batch, side, side, 3}), latent = Layout::plain({batch, models.settings.latent});
+// All noise of the iteration.
+StepNoise step_noise(const StepFile& file, const StepSettings& settings, const Layout& image, const Layout& latent) {
     StepNoise noise{file.tensor("noise.prior", latent),
                     file.tensor("noise.reparam", latent),
                     file.noise("noise.langevin_x", settings.chain_x.steps, image),
@@ -195,6 +187,22 @@ std::vector<ReplayLine> replay_step(const std::string& path, double tolerance, b
         noise.langevin_x_resample = file.noise("noise.langevin_x_resample", settings.chain_x.steps, image);
     if (settings.start_x == "noise")
         noise.start_x = [start = file.noise("noise.start_x", 1, image)] { return std::get<Tensor>(start(0)); };
+    return noise;
+}
+
+}  // namespace
+
+std::vector<StepCheck> check_step(const std::string& path, double tolerance, bool fast) {
+    std::optional<ExactConvolutions> exact;
+    if (!fast) exact.emplace();
+    const StepFile file(path);
+    const StepSettings settings = step_settings(file);
+    Models models(model_settings(file), 0);
+    for (const auto& [prefix, state] : models.networks()) load_state(file.file, path, prefix, *state, true);
+
+    const int64_t batch = file.count("batch", 1), side = models.settings.image_size();
+    const Layout image = Layout::image({batch, side, side, 3}), latent = Layout::plain({batch, models.settings.latent});
+    const StepNoise noise = step_noise(file, settings, image, latent);
     const StepResult out = dual_mcmc_step(models, file.tensor("batch.x", image), noise, settings, 1);
 
     Comparison compare(file, tolerance);
@@ -220,7 +228,7 @@ std::vector<ReplayLine> replay_step(const std::string& path, double tolerance, b
     compare.after("netE.", models.ebm.state, double(settings.adam_ebm.learning_rate));
     compare.after("netG.", models.generator.state, double(settings.adam_generator.learning_rate));
     compare.after("netI.", models.encoder.state, double(settings.adam_encoder.learning_rate));
-    return compare.lines;
+    return compare.checks;
 }
 
 }  // namespace dualmcmc

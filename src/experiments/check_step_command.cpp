@@ -23,8 +23,8 @@ int CheckStepCommand::run() {
     if (!(tolerance_ > 0)) fail("--tolerance ", tolerance_, ": must be above 0");
     std::printf("device: %s\n", select_device(device_, threads_, precision_).c_str());
     int failures = 0;
-    const std::vector<ReplayLine> lines = replay_step(file_, tolerance_, fast_);
-    for (const ReplayLine& line : lines) {
+    const std::vector<StepCheck> lines = check_step(file_, tolerance_, fast_);
+    for (const StepCheck& line : lines) {
         std::printf("%-60s %.3e%s\n", line.name.c_str(), line.error, line.passes() ? "" : "  FAILS");
         failures += !line.passes();
     }

@@ -1,4 +1,4 @@
-// What the experiments share: see common.h.
+// See common.h.
 #include "experiments/common.h"
 
 #include <algorithm>
@@ -21,10 +21,10 @@ void add_batch_norm_flags(CLI::App& command, BatchNormMode& policy) {
     command
         .add_option(
             "--batch-norm", policy.name,
-            "the generator's batch norm: on each batch's statistics (batch, as in training), on "
-            "training's running ones (running), or on those of many samples of the model as it is (recalibrated)")
+            "statistics of the generator's batch norm: of each batch (batch, as in training), the running averages of "
+            "training (running), or those of many samples from the model (recalibrated)")
         ->capture_default_str();
-    command.add_option("--batch-norm-batches", policy.batches, "batches of samples for recalibrated statistics")
+    command.add_option("--batch-norm-batches", policy.batches, "batches of samples for the recalibrated statistics")
         ->capture_default_str();
 }
 
@@ -33,12 +33,13 @@ Experiment::Experiment(CLI::App& app, const std::string& name, const std::string
     : command_(app.add_subcommand(name, help)), name_(name), count_(count) {
     command_->add_option("--model", model_, "a checkpoint, .safetensors")->required();
     command_->add_option("--data", data_,
-                         "as in train (default: what the model was trained on); its test images are used");
+                         "as in train (default: the data the model was trained on); its test images are used");
     command_->add_option("--count", count_, counts)->capture_default_str();
     command_->add_option("--out", out_, "folder for pictures and tables (default: " + name + " in the run's folder)");
-    command_->add_option("--seed", seed_, "of the noise")->capture_default_str();
-    command_->add_option("--batch", batch_,
-                         "images that batch norm sees together (default: the model's sampler-batch, 100)");
+    command_->add_option("--seed", seed_, "seed of the noise")->capture_default_str();
+    command_->add_option(
+        "--batch", batch_,
+        "images per batch, which batch norm normalises together (default: the model's sampler-batch, 100)");
     add_batch_norm_flags(*command_, batch_norm_);
     command_->add_option("--device", device_, "as in train")->capture_default_str();
     command_->add_option("--threads", threads_, "CPU threads, 0 for all")->capture_default_str();
@@ -47,17 +48,19 @@ Experiment::Experiment(CLI::App& app, const std::string& name, const std::string
 void Experiment::use_chain_x(std::optional<int64_t> long_steps) {
     uses_x_ = true;
     long_steps_ = long_steps;
-    if (long_steps) command_->add_option("--steps", *long_steps_, "x-chain: steps")->capture_default_str();
-    else command_->add_option("--steps-x", flags_x_.steps, "x-chain: steps (default: the model's sampler-steps, 70)");
+    if (long_steps) command_->add_option("--steps", *long_steps_, "x-chain: number of steps")->capture_default_str();
+    else
+        command_->add_option("--steps-x", flags_x_.steps,
+                             "x-chain: number of steps (default: the model's sampler-steps, 70)");
     command_->add_option("--step-size-x", flags_x_.step_size,
-                         "x-chain: step (default: the model's sampler-step-size, 0.4)");
+                         "x-chain: step size (default: the model's sampler-step-size, 0.4)");
     command_->add_option("--noise-x", flags_x_.noise_std, "x-chain: noise (default: the model's sampler-noise, 0.001)");
 }
 
 void Experiment::use_chain_z() {
     uses_z_ = true;
-    command_->add_option("--steps-z", flags_z_.steps, "z-chain: steps (default: the model's)");
-    command_->add_option("--step-size-z", flags_z_.step_size, "z-chain: step (default: the model's)");
+    command_->add_option("--steps-z", flags_z_.steps, "z-chain: number of steps (default: the model's)");
+    command_->add_option("--step-size-z", flags_z_.step_size, "z-chain: step size (default: the model's)");
     command_->add_option("--noise-z", flags_z_.noise_std, "z-chain: noise (default: the model's)");
     command_->add_option("--sigma", sigma_, "standard deviation of p(x|z) (default: the model's)");
 }
@@ -80,7 +83,7 @@ void Experiment::check_flags() const {
     if (seed_ < 0) fail("--seed ", seed_, ": must be at least 0");
     if (given("--batch") && batch_ < 1) fail("--batch ", batch_, ": must be at least 1");
     for (const auto& [name, flags] : {std::pair("x", flags_x_), std::pair("z", flags_z_)}) {
-        ChainSettings chain{1, 1, 1};  // what is not given is the model's, and good
+        ChainSettings chain{1, 1, 1};  // other settings are the model's, which are valid
         if (given(text("--steps-", name))) chain.steps = flags.steps;
         if (given(text("--step-size-", name))) chain.step_size = flags.step_size;
         if (given(text("--noise-", name))) chain.noise_std = flags.noise_std;
@@ -91,7 +94,7 @@ void Experiment::check_flags() const {
     if (given("--sigma") && !(sigma_ > 0 && std::isfinite(sigma_))) fail("--sigma ", sigma_, ": must be above 0");
 }
 
-void Experiment::lay_flags_over() {
+void Experiment::apply_overrides() {
     if (given("--steps-x")) config_.sampler.steps = flags_x_.steps;
     if (long_steps_) config_.sampler.steps = *long_steps_;
     if (given("--step-size-x")) config_.sampler.step_size = flags_x_.step_size;
@@ -104,7 +107,7 @@ void Experiment::lay_flags_over() {
     if (given("--data")) config_.data = data_;
     if (config_.data.empty())
         fail("--data: ", model_,
-             " does not say what it was trained on; give a folder with CIFAR-10, a .npy or the word shapes");
+             " does not name the data it was trained on; give a folder with CIFAR-10, a .npy or the word shapes");
 }
 
 std::string chain_text(const ChainSettings& c) {
@@ -112,16 +115,16 @@ std::string chain_text(const ChainSettings& c) {
                 ", temperature (noise/step)^2 = ", c.temperature());
 }
 
-void Experiment::say_settings(int64_t iteration) {
+void Experiment::log_settings(int64_t iteration) {
     const ModelSettings& m = config_.model;
-    say(text(name_, ": ", fs::path(model_).filename().string(), ", iteration ", iteration, "; ", m.architecture,
+    log(text(name_, ": ", fs::path(model_).filename().string(), ", iteration ", iteration, "; ", m.architecture,
              ", widths ", m.width_generator, "/", m.width_ebm, "/", m.width_encoder,
              " (generator/EBM/encoder), latent ", m.latent));
-    say(text("count ", count_, "; test images: ", test().name, ", ", test().count, " in all; batches of ", batch_, ", ",
+    log(text("count ", count_, "; test images: ", test().name, ", ", test().count, " in all; batches of ", batch_, ", ",
              batch_norm_.text(batch_), "; seed ", seed_));
-    if (const std::string note = untrained_note(config_); !note.empty()) say(note);
-    if (uses_x_) say("x-chain: " + chain_text(chain_x()));
-    if (uses_z_) say(text("z-chain: ", chain_text(chain_z()), ", sigma ", config_.step.sigma));
+    if (const std::string note = untrained_note(config_); !note.empty()) log(note);
+    if (uses_x_) log("x-chain: " + chain_text(chain_x()));
+    if (uses_z_) log(text("z-chain: ", chain_text(chain_z()), ", sigma ", config_.step.sigma));
 }
 
 int Experiment::run() {
@@ -130,28 +133,29 @@ int Experiment::run() {
     std::printf("device: %s\n", select_device(device_, threads_, "fp32").c_str());
     const LoadedCheckpoint checkpoint = read_checkpoint(model_);
     config_ = checkpoint.config;
-    lay_flags_over();
+    apply_overrides();
     dataset_ = load_dataset(config_.data, config_.model.image_size(), uint64_t(config_.seed));
-    if (count_ > most() && (given("--count") || most() < 1))
-        fail("--count ", count_, ": the ", test().count, " test images (", test().name, ") allow at most ", most());
-    count_ = std::min(count_, most());
+    if (count_ > max_count() && (given("--count") || max_count() < 1))
+        fail("--count ", count_, ": the ", test().count, " test images (", test().name, ") allow at most ",
+             max_count());
+    count_ = std::min(count_, max_count());
     models_.emplace(config_.model, 0);
     load_checkpoint(checkpoint.file, model_, *models_, false);
     set_batch_norm(*models_, batch_norm_, batch_, seed());
 
-    // A checkpoint lies in RUN/checkpoints: the experiment goes to RUN/NAME.
+    // For a checkpoint in RUN/checkpoints the default is RUN/NAME.
     const fs::path folder = fs::absolute(model_).parent_path();
     const fs::path beside = fs::path(model_).parent_path() / ".." / name_;
     if (out_.empty()) out_ = folder.filename() == "checkpoints" ? beside.lexically_normal().string() : name_;
     make_folder(out_);
 
-    say_settings(checkpoint.iteration);
+    log_settings(checkpoint.iteration);
     measure();
     write_summary(out_, summary_);
     return 0;
 }
 
-void Experiment::say(const std::string& line) {
+void Experiment::log(const std::string& line) {
     std::printf("%s\n", line.c_str());
     std::fflush(stdout);
     summary_ += line + "\n";
@@ -190,7 +194,7 @@ Tensor Experiment::encode(const Tensor& x, const Tensor& epsilon) {
 
 Tensor watch_chain_x(Models& models, const Tensor& x, const ChainSettings& chain, const NoiseFunction& noise,
                      const WatchX& watch) {
-    const DisableGraphs every_call_is_seen;
+    const DisableGraphs watch_every_call;
     int64_t k = 0;
     auto energy = [&](const Tensor& y) {
         const EnergyGradient e = energy_gradient(models.ebm, y);
@@ -205,7 +209,7 @@ Tensor watch_chain_x(Models& models, const Tensor& x, const ChainSettings& chain
 
 Tensor watch_chain_z(Models& models, const Tensor& z, const Tensor& x, float sigma, const ChainSettings& chain,
                      const NoiseFunction& noise, const WatchZ& watch) {
-    const DisableGraphs every_call_is_seen;
+    const DisableGraphs watch_every_call;
     int64_t k = 0;
     auto generator = [&](const Var& latent) {
         const Var image = models.generator(latent);
@@ -226,33 +230,33 @@ std::string digits(double value) {
     return buffer;
 }
 
-void Csv::row(const std::vector<std::string>& cells) {
-    for (size_t i = 0; i < cells.size(); ++i) {
+void Csv::row(const std::vector<std::string>& fields) {
+    for (size_t i = 0; i < fields.size(); ++i) {
         if (i > 0) text_ += ',';
-        if (cells[i].find_first_of(",\"\n") == std::string::npos) {
-            text_ += cells[i];
+        if (fields[i].find_first_of(",\"\n") == std::string::npos) {
+            text_ += fields[i];
             continue;
         }
         text_ += '"';
-        for (const char c : cells[i]) text_ += c == '"' ? "\"\"" : std::string(1, c);
+        for (const char c : fields[i]) text_ += c == '"' ? "\"\"" : std::string(1, c);
         text_ += '"';
     }
     text_ += '\n';
 }
 
-void Csv::row(const std::vector<double>& numbers) {
-    std::vector<std::string> cells;
-    for (const double value : numbers) cells.push_back(digits(value));
-    row(cells);
+void Csv::row(const std::vector<double>& values) {
+    std::vector<std::string> fields;
+    for (const double value : values) fields.push_back(digits(value));
+    row(fields);
 }
 
-void Csv::row(const std::string& name, const std::vector<double>& numbers) {
-    std::vector<std::string> cells{name};
-    for (const double value : numbers) cells.push_back(digits(value));
-    row(cells);
+void Csv::row(const std::string& name, const std::vector<double>& values) {
+    std::vector<std::string> fields{name};
+    for (const double value : values) fields.push_back(digits(value));
+    row(fields);
 }
 
-Spread spread_of(std::vector<float> values) {
+MeanDeciles mean_and_deciles(std::vector<float> values) {
     CHECK(!values.empty());
     std::sort(values.begin(), values.end());
     const size_t tenth = (values.size() - 1) / 10;
@@ -275,8 +279,8 @@ ImageSet strips(const std::vector<ImageSet>& columns, int64_t rows) {
     return out;
 }
 
-std::vector<int64_t> spaced_steps(int64_t steps, int64_t most) {
-    const int64_t stride = std::max<int64_t>(1, (steps + most - 2) / (most - 1));
+std::vector<int64_t> spaced_steps(int64_t steps, int64_t max_count) {
+    const int64_t stride = std::max<int64_t>(1, (steps + max_count - 2) / (max_count - 1));
     std::vector<int64_t> out;
     for (int64_t k = 0; k < steps; k += stride) out.push_back(k);
     out.push_back(steps);

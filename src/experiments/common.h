@@ -1,9 +1,9 @@
-// What the experiments on a trained model share: their flags, loading, the settings they print, and their files.
+// What the experiments on a trained model share: flags, loading, the settings they print, and their files.
 //
 //   dualmcmc NAME --model CHECKPOINT --data … --count N --out DIR --seed --batch --device --threads
 //
-// --out holds summary.txt (all that the command said), .csv and .png files; where it lies in a run's folder, the run's
-// report.html is written anew.
+// --out receives summary.txt (everything the command logged) and .csv and .png files. If it lies in a run's folder, the
+// run's report.html is updated.
 #pragma once
 #include <CLI/CLI.hpp>
 
@@ -19,44 +19,43 @@
 
 namespace dualmcmc {
 
-// The images first … first + batch - 1 of a set as (batch,S,S,3), round again from its beginning at its end: batch norm
-// always gets whole batches, and whoever asked for fewer images leaves the rest out.
+// Images first … first + batch - 1 of a set as (batch,S,S,3), continuing from its beginning after its end: batch norm
+// always gets full batches, and callers that want fewer images drop the rest.
 Tensor image_batch(const ImageSet& set, int64_t first, int64_t batch);
 
-// Writes OUT/summary.txt; where OUT lies in a run's folder, that run's report.html anew.
+// Writes OUT/summary.txt, and updates the report.html of the run whose folder holds OUT, if any.
 void write_summary(const std::string& out, const std::string& summary);
 
-// The flags of a batch-norm policy; `policy` is checked when it is set (set_batch_norm).
+// Adds the flags of the batch-norm mode; set_batch_norm checks their values.
 void add_batch_norm_flags(CLI::App& command, BatchNormMode& policy);
 
-// Fails where a chain's settings, of the flags --steps-NAME and so on, are impossible.
+// Fails if a chain's settings (flags --steps-NAME and so on) are out of range.
 void check_chain(const std::string& name, const ChainSettings& chain);
 
 class Experiment {
 public:
     virtual ~Experiment() = default;
     bool chosen() const { return command_->parsed(); }
-    // Refuses bad flags, loads, says the settings, measures, writes the summary. Returns the program's exit code.
+    // Checks the flags, loads model and data, logs the settings, measures, writes the summary. Returns the exit code.
     int run();
 
 protected:
-    // `count`: the default of --count, and what it counts.
+    // `count`: the default of --count; `counts`: what it counts, for --help.
     Experiment(CLI::App& app, const std::string& name, const std::string& help, int64_t count,
                const std::string& counts);
 
-    // Adds the flags of a chain and has its settings said. Defaults: the x-chain after training (sampler-*), the
-    // model's z-chain. `long_steps`: the x-chain's length is this, unless --steps says otherwise, and no business of
-    // the model's.
+    // Adds a chain's flags, and its settings to the log. Defaults: the x-chain for sampling (sampler-*), the model's
+    // z-chain. With `long_steps` the flag is --steps, and this is its default whatever the model says.
     void use_chain_x(std::optional<int64_t> long_steps = {});
     void use_chain_z();
 
-    virtual void check() const {}  // of the command's own flags, before anything is read
+    virtual void check() const {}  // checks the command's own flags, before anything is read
     virtual void measure() = 0;
     // The largest --count that the test images allow.
-    virtual int64_t most() const { return test().count; }
+    virtual int64_t max_count() const { return test().count; }
 
-    // Prints one line and keeps it for the summary.
-    void say(const std::string& line);
+    // Prints one line and appends it to the summary.
+    void log(const std::string& line);
     // A path in --out.
     std::string file(const std::string& name) const { return out_ + "/" + name; }
     // image_batch() of --batch images.
@@ -75,15 +74,15 @@ protected:
     int64_t count_, seed_ = 1, batch_ = 0;
     int threads_ = 0;
     BatchNormMode batch_norm_;
-    Config config_;  // the checkpoint's, with the flags laid over it
+    Config config_;  // the checkpoint's, with the flags applied
     Dataset dataset_;
     std::optional<Models> models_;
 
 private:
     bool given(const std::string& flag) const;
     void check_flags() const;
-    void lay_flags_over();
-    void say_settings(int64_t iteration);
+    void apply_overrides();
+    void log_settings(int64_t iteration);
     ChainSettings flags_x_{}, flags_z_{};
     float sigma_ = 0;
     std::optional<int64_t> long_steps_;
@@ -94,45 +93,45 @@ private:
 // "20 steps of 4, noise 0.002, temperature (noise/step)^2 = 2.5e-07"
 std::string chain_text(const ChainSettings& chain);
 
-// The x-chain from `x`; `watch` sees each state x_k, k = 0 … steps, and its energies (B). Returns x_steps.
+// Runs the x-chain from `x`. `watch` gets each state x_k, k = 0 … steps, and its energies (B). Returns the last one.
 using WatchX = std::function<void(int64_t k, const Tensor& x, const Tensor& energy)>;
 Tensor watch_chain_x(Models& models, const Tensor& x, const ChainSettings& chain, const NoiseFunction& noise,
                      const WatchX& watch);
 
-// The z-chain of the images x from `z`; `watch` sees g(z_k), k = 0 … steps. Returns z_steps.
+// Runs the z-chain of the images x from `z`. `watch` gets g(z_k), k = 0 … steps. Returns the last state.
 using WatchZ = std::function<void(int64_t k, const Tensor& image)>;
 Tensor watch_chain_z(Models& models, const Tensor& z, const Tensor& x, float sigma, const ChainSettings& chain,
                      const NoiseFunction& noise, const WatchZ& watch);
 
-// A table: a header and rows of numbers or texts, written complete or not at all. Texts with commas or quotes are
+// A table with a header and rows of numbers or text, written complete or not at all. Text with commas or quotes is
 // quoted (RFC 4180).
 class Csv {
 public:
     explicit Csv(const std::vector<std::string>& header) { row(header); }
-    void row(const std::vector<std::string>& cells);
-    // Numbers keep nine significant digits: enough to give a float back as it was.
-    void row(const std::vector<double>& numbers);
-    void row(const std::string& name, const std::vector<double>& numbers);
+    void row(const std::vector<std::string>& fields);
+    // Values have nine significant digits, enough to restore a float exactly.
+    void row(const std::vector<double>& values);
+    void row(const std::string& name, const std::vector<double>& values);
     void write(const std::string& path) const { write_file(path, text_); }
 
 private:
     std::string text_;
 };
 
-// A number in nine significant digits.
+// A value with nine significant digits.
 std::string digits(double value);
 
-// Mean, and the values that a tenth of the numbers lie below and above.
-struct Spread {
-    double mean, low, high;
+// The mean, and the first and last decile.
+struct MeanDeciles {
+    double mean, p10, p90;
 };
-Spread spread_of(std::vector<float> values);
+MeanDeciles mean_and_deciles(std::vector<float> values);
 
-// A set whose image (r, c) is the image r of columns[c], row by row: a picture of `rows` strips.
+// Arranges images as a picture of `rows` strips: row r holds image r of each of the columns.
 ImageSet strips(const std::vector<ImageSet>& columns, int64_t rows);
-// Of the steps 0 … steps, at most `most` evenly spaced ones, the first and the last among them.
-std::vector<int64_t> spaced_steps(int64_t steps, int64_t most);
-// An image becomes 64 pixels wide in a picture.
+// At most `max_count` evenly spaced steps of 0 … steps, including the first and the last.
+std::vector<int64_t> spaced_steps(int64_t steps, int64_t max_count);
+// The factor that makes an image 64 pixels wide in a picture.
 inline int64_t picture_scale(const ImageSet& set) { return 64 / set.size; }
 
 }  // namespace dualmcmc

@@ -1,4 +1,4 @@
-// A cell is named by its method.
+// Variants are named by their method.
 #include "experiments/compare.h"
 
 #include <algorithm>
@@ -8,7 +8,7 @@ namespace dualmcmc {
 
 namespace {
 
-// FID of Table 1 and MSE of Table 3, on CIFAR-10.
+// The paper's results on CIFAR-10: FID (Table 1) and MSE (Table 3).
 const std::map<std::string, std::pair<std::string, std::string>> paper{
     {"dual", {"9.26", "0.0072"}},      {"cooperative", {"33.61", "0.0271"}},
     {"triangle", {"30.10", "0.0237"}}, {"shortrun", {"–", "–"}},
@@ -17,23 +17,21 @@ const std::map<std::string, std::pair<std::string, std::string>> paper{
 }  // namespace
 
 CompareCommand::CompareCommand(CLI::App& app)
-    : GridCommand(app, "compare", "the method and its relatives, each trained for the same time, over several seeds",
+    : GridCommand(app, "compare", "the method and its baselines, each trained with the same budget, over several seeds",
                   10, 0, {1, 2, 3}) {
-    command_
-        ->add_option("--method", methods_,
-                     "dual, cooperative, triangle, shortrun, abp, vae; several joined by commas (default: all)")
+    command_->add_option("--method", methods_, method_list() + "; separate several by commas (default: all)")
         ->delimiter(',');
 }
 
-std::vector<Cell> CompareCommand::cells() const {
-    std::vector<Cell> out;
+std::vector<Variant> CompareCommand::variants() const {
+    std::vector<Variant> out;
     for (const std::string& method : methods_) {
         StepSettings settings;
         apply_method(settings, method);
-        if (std::any_of(out.begin(), out.end(), [&](const Cell& known) { return known.name == method; }))
+        if (std::any_of(out.begin(), out.end(), [&](const Variant& known) { return known.name == method; }))
             fail("--method ", method, ": given twice");
         out.push_back({method, method, {}});
-        // A short-run EBM is its chain: samples are drawn by as many steps as it learned with.
+        // A short-run EBM is defined by its chain: sampling uses as many steps as training.
         if (!settings.learn_generator)
             out.back().settings = {{"sampler-steps", std::to_string(settings.chain_x.steps)}};
     }
@@ -41,16 +39,16 @@ std::vector<Cell> CompareCommand::cells() const {
 }
 
 std::string CompareCommand::tables() const {
-    std::string out = heading({"method", "FID (paper)", "MSE (paper)", "MSE", "SWD generator", "SWD revised", "returns",
-                               "gave up", "iterations", "cost", "s/iteration"});
+    std::string out = heading({"method", "FID (paper)", "MSE (paper)", "MSE", "SWD generator", "SWD revised",
+                               "rollbacks", "gave up", "iterations", "cost", "s/iteration"});
     for (const std::string& method : methods_) {
         const auto value = [&](std::optional<double> Result::*field, int decimals) {
             return over_seeds(method, field, decimals);
         };
         const auto& [fid, mse] = paper.at(method);
         out += row({method, fid, mse, value(&Result::mse, 4), value(&Result::swd_generator, 1),
-                    value(&Result::swd_revised, 1), value(&Result::returns, 0), value(&Result::gave_up, 0),
-                    value(&Result::iterations, 0), value(&Result::processor, 3), value(&Result::seconds, 3)});
+                    value(&Result::swd_revised, 1), value(&Result::rollbacks, 0), value(&Result::gave_up, 0),
+                    value(&Result::iterations, 0), value(&Result::cpu_seconds, 3), value(&Result::wall_seconds, 3)});
     }
     return out;
 }

@@ -1,5 +1,5 @@
-// `dualmcmc compare`: the method and its relatives (`--method dual,vae`; default all), each trained for the same time,
-// over several seeds.
+// `dualmcmc compare`: the method and its baselines (`--method dual,vae`; default: all), each trained with the same
+// budget, over several seeds.
 #pragma once
 #include "experiments/grid.h"
 
@@ -10,7 +10,7 @@ public:
     explicit CompareCommand(CLI::App& app);
 
 protected:
-    std::vector<Cell> cells() const override;
+    std::vector<Variant> variants() const override;
     std::string tables() const override;
 
 private:

@@ -1,4 +1,4 @@
-// The grid, in the order of a run: flags, cells, budget, training, measuring, tables.
+// The grid: files, budget, measuring; then, in the order of a run, flags and variants, training, tables.
 #include "experiments/grid.h"
 
 #include <omp.h>
@@ -29,23 +29,25 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr int64_t picture_images = 10;   // of each kind in a cell's row of the picture
-constexpr int64_t inference_steps = 30;  // of z-chains from noise, where no encoder has learned
-constexpr int64_t looks = 2;             // at a training after its start: samples/, and distances in metrics.csv
-constexpr int timed_iterations = 3;      // of each cell to tell what it costs, after one that is not timed
+constexpr int64_t picture_images = 10;   // of each kind in a variant's row of the picture
+constexpr int64_t inference_steps = 30;  // of z-chains from noise, for methods without an encoder
+constexpr int64_t evaluations = 2;       // during a training, after the one at its start
+constexpr int timed_iterations = 3;      // per variant, after one untimed, to measure its cost
 
-// Settings that are flags of the grid itself.
+// Settings that --set cannot change, because the grid has flags of its own for them or sets them itself.
 const std::vector<std::string> own_flags{"preset", "method",  "data",       "out",     "seed",
                                          "device", "threads", "iterations", "minutes", "epochs"};
 
+// The columns of result.csv and NAME.csv after `cell`, the variant. These names are older than those in the code and
+// stay, so that existing grids can be continued.
 const std::vector<std::pair<const char*, std::optional<double> Result::*>> columns{
     {"seed", &Result::seed},
     {"count", &Result::count},
     {"iterations", &Result::iterations},
-    {"returns", &Result::returns},
+    {"returns", &Result::rollbacks},
     {"gave_up", &Result::gave_up},
-    {"processor_seconds", &Result::processor},
-    {"seconds", &Result::seconds},
+    {"processor_seconds", &Result::cpu_seconds},
+    {"seconds", &Result::wall_seconds},
     {"seconds_chain_x", &Result::chain_x},
     {"seconds_chain_z", &Result::chain_z},
     {"seconds_generator", &Result::generator},
@@ -55,52 +57,52 @@ const std::vector<std::pair<const char*, std::optional<double> Result::*>> colum
     {"swd_generator", &Result::swd_generator},
     {"swd_revised", &Result::swd_revised}};
 
-// ---- tables on the disk -------------------------------------------------------------------------
+// ---- .csv files ---------------------------------------------------------------------------------
 
 void write_results(const std::string& path, const std::vector<Result>& results) {
-    std::vector<std::string> cells{"cell"};
-    for (const auto& [name, field] : columns) cells.push_back(name);
-    Csv table(cells);
+    std::vector<std::string> fields{"cell"};
+    for (const auto& [name, field] : columns) fields.push_back(name);
+    Csv table(fields);
     for (const Result& result : results) {
-        cells = {result.cell};
-        for (const auto& [name, field] : columns) cells.push_back(result.*field ? digits(*(result.*field)) : "");
-        table.row(cells);
+        fields = {result.variant};
+        for (const auto& [name, field] : columns) fields.push_back(result.*field ? digits(*(result.*field)) : "");
+        table.row(fields);
     }
     table.write(path);
 }
 
-// A .csv's rows, each by the names of its columns; none where there is no file.
+// The rows of a .csv file, each by column name; none if there is no such file.
 std::vector<std::map<std::string, std::string>> read_rows(const std::string& path) {
     if (!fs::exists(path)) return {};
     const CsvTable table = parse_csv(read_file(path));
     std::vector<std::map<std::string, std::string>> out;
-    for (const auto& cells : table.rows) {
+    for (const auto& fields : table.rows) {
         out.emplace_back();
-        for (size_t c = 0; c < cells.size(); ++c) out.back()[table.header[c]] = cells[c];
+        for (size_t c = 0; c < fields.size(); ++c) out.back()[table.header[c]] = fields[c];
     }
     return out;
 }
 
-// The result in a run's folder; nothing where it has not been measured on `count` images.
+// The result in a run's folder; nothing if it was not measured on `count` images.
 std::optional<Result> read_result(const std::string& folder, int64_t count) {
     const auto rows = read_rows(folder + "/result.csv");
     if (rows.size() != 1) return {};
     Result result;
-    result.cell = rows[0].at("cell");
+    result.variant = rows[0].at("cell");
     for (const auto& [name, field] : columns)
-        if (const std::string& cell = rows[0].at(name); !cell.empty()) result.*field = std::stod(cell);
+        if (const std::string& value = rows[0].at(name); !value.empty()) result.*field = std::stod(value);
     if (result.count != double(count)) return {};
     return result;
 }
 
-// Settings of a run that is there already must be those of this grid; what does not change a run's results may differ.
+// Fails unless an existing run has this grid's settings, apart from those that do not affect results.
 void check_same(const std::string& folder, const Config& wanted, const std::string& out) {
     auto now = config_to_map(wanted);
     for (const auto& [name, value] : read_config(folder + "/config.txt")) {
         const bool harmless = name == "out" || name == "device" || name == "threads" || name == "log-every";
         if (!harmless && now.at(name) != value)
-            fail("--out ", out, ": ", folder, " was trained with ", name, " = ", value, ", which is now ", now.at(name),
-                 "; give the settings that the grid was begun with, or another --out");
+            fail("--out ", out, ": ", folder, " was trained with ", name, " = ", value, "; it is now ", now.at(name),
+                 "; give the settings that the grid was started with, or another --out");
     }
 }
 
@@ -108,19 +110,19 @@ void check_same(const std::string& folder, const Config& wanted, const std::stri
 
 bool on_cpu() { return std::string(backend().name).starts_with("CPU"); }
 
-// StepTimings of all the processor's threads in this program; on another device, by the clock.
+// CPU seconds of all threads of this program; on a GPU, wall-clock seconds.
 double seconds_used() {
     if (on_cpu()) return double(std::clock()) / CLOCKS_PER_SEC;
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// What an iteration costs, for each of the settings: the least of a few iterations, taken in turn so that whatever else
-// the machine does meets all of them.
+// The cost of an iteration for each configuration: the minimum over a few iterations, taken in turns, so that other
+// load on the machine affects all configurations alike.
 std::vector<double> iteration_costs(const std::vector<Config>& configs) {
     std::vector<Models> models;
     models.reserve(configs.size());
     for (const Config& c : configs) models.emplace_back(c.model, uint64_t(c.seed));
-    std::vector<double> least(configs.size(), INFINITY);
+    std::vector<double> lowest(configs.size(), INFINITY);
     for (int round = 0; round <= timed_iterations; ++round)
         for (size_t i = 0; i < configs.size(); ++i) {
             const Config& c = configs[i];
@@ -130,9 +132,9 @@ std::vector<double> iteration_costs(const std::vector<Config>& configs) {
             dual_mcmc_step(models[i], x, philox_noise(1, uint64_t(round), shape, c.model.latent), c.step, round + 1);
             for (const auto& [prefix, state] : models[i].networks())
                 state->parameters().front().value().to_host();  // waits for the device
-            if (round > 0) least[i] = std::min(least[i], seconds_used() - before);
+            if (round > 0) lowest[i] = std::min(lowest[i], seconds_used() - before);
         }
-    return least;
+    return lowest;
 }
 
 // ---- measuring ----------------------------------------------------------------------------------
@@ -145,7 +147,7 @@ std::optional<double> median(const std::vector<std::map<std::string, std::string
     return 0.5 * (values[(values.size() - 1) / 2] + values[values.size() / 2]);
 }
 
-// The picture's images of one kind: white where a method has none, or fewer were drawn.
+// The picture's images of one kind; white if the method has none, or where fewer were drawn.
 ImageSet shown_images(const ImageSet& set, bool has_any) {
     ImageSet out{picture_images, set.size, std::vector<uint8_t>(size_t(picture_images * set.size * set.size * 3), 255),
                  ""};
@@ -154,8 +156,7 @@ ImageSet shown_images(const ImageSet& set, bool has_any) {
     return out;
 }
 
-// Measures the checkpoint of a run, completes what is known of it, and writes result.npy and result.csv into its
-// folder.
+// Measures the checkpoint of a run, fills in the result, and writes result.npy and result.csv to the run's folder.
 Result measure(Result r, const LoadedCheckpoint& checkpoint, const std::string& folder, int64_t count) {
     const Config& c = checkpoint.config;
     const uint64_t seed = uint64_t(c.seed);
@@ -163,9 +164,9 @@ Result measure(Result r, const LoadedCheckpoint& checkpoint, const std::string& 
     Models models(c.model, 0);
     load_checkpoint(checkpoint.file, checkpoint.path, models, false);
     r.seed = double(c.seed), r.count = double(count);
-    r.iterations = double(checkpoint.iteration), r.returns = double(checkpoint.rollbacks);
+    r.iterations = double(checkpoint.iteration), r.rollbacks = double(checkpoint.rollbacks);
     const auto metrics = read_rows(folder + "/metrics.csv");
-    for (const auto& [name, field] : columns)  // these have the same names there
+    for (const auto& [name, field] : columns)  // metrics.csv has the same names
         if (std::string(name).starts_with("seconds")) r.*field = median(metrics, name);
 
     const Samples samples = draw_samples(models, count, c.sampler_batch, c.step.start_x, c.sampler, seed);
@@ -191,8 +192,8 @@ std::string fixed(double value, int decimals) {
 
 }  // namespace
 
-int64_t iterations_in(double minutes, int64_t threads, double processor_seconds) {
-    return std::max<int64_t>(1, int64_t(60 * minutes * double(threads) / processor_seconds));
+int64_t iterations_in(double minutes, int64_t threads, double cpu_seconds) {
+    return std::max<int64_t>(1, int64_t(60 * minutes * double(threads) / cpu_seconds));
 }
 
 std::optional<Inference> inference_of(const StepSettings& s) {
@@ -201,7 +202,7 @@ std::optional<Inference> inference_of(const StepSettings& s) {
     return Inference{s.start_z == "encoder" && s.chain_z.steps == 0 ? "mean" : s.start_z, s.chain_z.steps};
 }
 
-// ---- flags and cells ----------------------------------------------------------------------------
+// ---- flags and variants -------------------------------------------------------------------------
 
 GridCommand::GridCommand(CLI::App& app, const std::string& name, const std::string& help, double minutes,
                          int64_t iterations, const std::vector<int64_t>& seeds)
@@ -210,20 +211,20 @@ GridCommand::GridCommand(CLI::App& app, const std::string& name, const std::stri
     const std::string standard =
         minutes > 0 ? text("; default: ", minutes, " minutes") : text("; default: ", iterations, " iterations");
     command_->add_option("--preset", preset_, "as in train")->capture_default_str();
-    command_->add_option("--data", data_, "as in train; its test images are measured on");
+    command_->add_option("--data", data_, "as in train; its test images are used for measuring");
     command_->add_option("--set", sets_,
-                         "NAME=VALUE, a setting of train's for all cells; CELL:NAME=VALUE for one; several times");
-    auto* time = command_->add_option("--minutes", minutes_,
-                                      "of processor time a training, on each of --threads threads, as iterations that "
-                                      "are fixed before" +
-                                          standard);
-    auto* number = command_->add_option("--iterations", iterations_, "of each training, instead");
+                         "NAME=VALUE: a setting of train for all variants; VARIANT:NAME=VALUE: for one; repeatable");
+    auto* time = command_->add_option(
+        "--minutes", minutes_,
+        "CPU minutes per training and thread, converted to an iteration count beforehand" + standard);
+    auto* number = command_->add_option("--iterations", iterations_, "iterations per training, instead of --minutes");
     time->excludes(number);
-    command_->add_option("--seeds", seeds_, "a training of each cell for each of these, joined by commas")
+    command_->add_option("--seeds", seeds_, "seeds, separated by commas; each variant is trained once per seed")
         ->delimiter(',')
         ->capture_default_str();
-    command_->add_option("--count", count_, "images that the finished networks are measured on")->capture_default_str();
-    command_->add_option("--out", out_, "folder of the grid; what is in it already is not done again")
+    command_->add_option("--count", count_, "held-out images for measuring the trained networks")
+        ->capture_default_str();
+    command_->add_option("--out", out_, "folder of the grid; results that it already holds are kept")
         ->capture_default_str();
     command_->add_option("--device", device_, "as in train")->capture_default_str();
     command_->add_option("--threads", threads_, "CPU threads, 0 for all")->capture_default_str();
@@ -242,7 +243,7 @@ void GridCommand::check_flags() const {
     std::set<std::string> names;
     for (const std::string& set : sets_) {
         const std::string name = set.substr(0, set.find('='));
-        if (name.empty() || name == set) fail("--set ", set, ": expected NAME=VALUE or CELL:NAME=VALUE");
+        if (name.empty() || name == set) fail("--set ", set, ": expected NAME=VALUE or VARIANT:NAME=VALUE");
         const size_t setting = name.find(':') + 1;  // after the colon, or 0 where there is none
         if (!names.insert(name.substr(0, setting) + current_name(name.substr(setting))).second)
             fail("--set ", set, ": ", name, " is given twice");
@@ -251,15 +252,15 @@ void GridCommand::check_flags() const {
 
 namespace {
 
-// "CELL:NAME=VALUE", its parts; no cell means all of them.
+// The parts of "VARIANT:NAME=VALUE"; an empty variant means all.
 struct Override {
-    std::string cell, name, value;
+    std::string variant, name, value;
     explicit Override(const std::string& set) {
         const size_t equals = set.find('=');
         name = set.substr(0, equals);
         value = set.substr(equals + 1);
         if (const size_t colon = name.find(':'); colon != std::string::npos) {
-            cell = name.substr(0, colon);
+            variant = name.substr(0, colon);
             name = name.substr(colon + 1);
         }
         name = current_name(name);
@@ -268,17 +269,17 @@ struct Override {
 
 }  // namespace
 
-// From the general to the particular: preset, --set, method, cell, --set for this cell alone.
-Config GridCommand::cell_config(const Cell& cell) const {
+// In order of increasing precedence: preset, --set, method, variant, --set for this variant.
+Config GridCommand::variant_config(const Variant& variant) const {
     Config c = preset_config(preset_);
-    const auto lay_over = [&](const std::string& scope) {
+    const auto apply_sets = [&](const std::string& scope) {
         for (const std::string& set : sets_)
-            if (const Override o(set); o.cell == scope) set_setting(c, o.name, o.value);
+            if (const Override o(set); o.variant == scope) set_setting(c, o.name, o.value);
     };
-    lay_over("");
-    apply_method(c.step, c.method = cell.method);
-    for (const auto& [name, value] : cell.settings) set_setting(c, name, value);
-    lay_over(cell.name);
+    apply_sets("");
+    apply_method(c.step, c.method = variant.method);
+    for (const auto& [name, value] : variant.settings) set_setting(c, name, value);
+    apply_sets(variant.name);
     if (!data_.empty()) c.data = data_;
     if (c.data.empty()) c.data = default_data(c.model.image_size());
     c.device = device_, c.threads = threads_;
@@ -287,8 +288,9 @@ Config GridCommand::cell_config(const Cell& cell) const {
     return c;
 }
 
-// Refuses a --set that says nothing: of a flag of the grid's, of an unknown cell, or of what the grid varies itself.
-void GridCommand::check_sets(const std::vector<Training>& cells) const {
+// Fails for a --set without effect: of one of the grid's own flags, an unknown variant, or a setting that the variants
+// override.
+void GridCommand::check_sets(const std::vector<Training>& trainings) const {
     for (const std::string& set : sets_) {
         const Override o(set);
         if (std::find(own_flags.begin(), own_flags.end(), o.name) != own_flags.end())
@@ -298,33 +300,33 @@ void GridCommand::check_sets(const std::vector<Training>& cells) const {
         set_setting(wanted, o.name, o.value);
         const std::string value = config_to_map(wanted).at(o.name);
         std::string names;
-        bool named = o.cell.empty(), used = false;
-        for (const Training& t : cells) {
-            names += (names.empty() ? "" : ", ") + t.cell.name;
-            named |= t.cell.name == o.cell;
-            used |= (o.cell.empty() || t.cell.name == o.cell) && config_to_map(t.config).at(o.name) == value;
+        bool named = o.variant.empty(), used = false;
+        for (const Training& t : trainings) {
+            names += (names.empty() ? "" : ", ") + t.variant.name;
+            named |= t.variant.name == o.variant;
+            used |= (o.variant.empty() || t.variant.name == o.variant) && config_to_map(t.config).at(o.name) == value;
         }
-        if (!named) fail("--set ", set, ": there is no cell ", o.cell, "; the cells are ", names);
+        if (!named) fail("--set ", set, ": there is no variant ", o.variant, "; the variants are ", names);
         if (!used)
-            fail("--set ", set, ": the cells have a ", o.name, " of their own; give CELL:", o.name,
-                 "=VALUE, CELL one of ", names);
+            fail("--set ", set, ": the variants set ", o.name, " themselves; give VARIANT:", o.name,
+                 "=VALUE with one of the variants ", names);
     }
 }
 
-// Fixes each cell's iterations. What one costs is timed once, so that seeds, and a grid that goes on another day, have
-// the same.
-void GridCommand::plan(std::vector<Training>& cells) const {
+// Fixes each variant's number of iterations. The cost of an iteration is measured once and kept in budget.csv, so that
+// all seeds, and a grid that is continued later, get the same number.
+void GridCommand::plan(std::vector<Training>& trainings) const {
     const std::string path = out_ + "/budget.csv";
     const double minutes = iterations_ > 0 ? 0 : minutes_;
-    std::map<std::string, std::pair<double, int64_t>> costs;  // by cell: seconds, iterations
+    std::map<std::string, std::pair<double, int64_t>> costs;  // by variant: seconds, iterations
     for (const auto& row : read_rows(path))
         if (std::stod(row.at("minutes")) == minutes)
             costs[row.at("cell")] = {std::stod(row.at("seconds")), std::stoll(row.at("iterations"))};
     std::vector<Config> unknown;
     std::vector<std::string> names;
-    for (const Training& t : cells)
-        if (!costs.count(t.cell.name)) unknown.push_back(t.config), names.push_back(t.cell.name);
-    if (!unknown.empty()) std::fprintf(stderr, "timing %zu cells' iterations ...\n", unknown.size());
+    for (const Training& t : trainings)
+        if (!costs.count(t.variant.name)) unknown.push_back(t.config), names.push_back(t.variant.name);
+    if (!unknown.empty()) std::fprintf(stderr, "timing iterations of %zu variants ...\n", unknown.size());
     const std::vector<double> seconds = iteration_costs(unknown);
     for (size_t i = 0; i < names.size(); ++i)
         costs[names[i]] = {seconds[i], iterations_in(minutes, on_cpu() ? omp_get_max_threads() : 1, seconds[i])};
@@ -334,34 +336,34 @@ void GridCommand::plan(std::vector<Training>& cells) const {
         table.row(name, {minutes, cost.first, double(cost.second)});
     }
     table.write(path);
-    for (Training& t : cells) std::tie(t.processor_seconds, t.config.iterations) = costs.at(t.cell.name);
-    for (Training& t : cells) {
-        const auto sets_looks = [&](const std::string& set) {
+    for (Training& t : trainings) std::tie(t.cpu_seconds, t.config.iterations) = costs.at(t.variant.name);
+    for (Training& t : trainings) {
+        const auto sets_interval = [&](const std::string& set) {
             const Override o(set);
-            return o.name == "eval-every" && (o.cell.empty() || o.cell == t.cell.name);
+            return o.name == "eval-every" && (o.variant.empty() || o.variant == t.variant.name);
         };
-        if (std::none_of(sets_.begin(), sets_.end(), sets_looks))
-            t.config.eval_every = (t.config.iterations + looks - 1) / looks;
+        if (std::none_of(sets_.begin(), sets_.end(), sets_interval))
+            t.config.eval_every = (t.config.iterations + evaluations - 1) / evaluations;
     }
 }
 
 // ---- the run ------------------------------------------------------------------------------------
 
-// False where the user interrupted it.
+// Returns false after an interrupt.
 bool GridCommand::train_and_measure(const Training& training) {
     const Config& c = training.config;
     const std::string folder = c.out;
     const std::string newest = newest_checkpoint(folder);
     if (!newest.empty()) check_same(folder, c, out_);
     if (const auto known = newest.empty() ? std::nullopt : read_result(folder, count_)) {
-        std::printf("%s: done before\n", folder.c_str());
+        std::printf("%s: already done\n", folder.c_str());
         results_.push_back(*known);
         return true;
     }
     std::optional<LoadedCheckpoint> resume;
     if (!newest.empty()) resume = read_checkpoint(newest);
     std::printf("%s: %lld iterations%s\n", folder.c_str(), (long long)c.iterations,
-                resume ? text(", going on from ", resume->iteration).c_str() : "");
+                resume ? text(", resuming from ", resume->iteration).c_str() : "");
     bool gave_up = false;
     try {
         const auto distance = [](const ImageSet& images, const ImageSet& real, uint64_t seed) {
@@ -374,8 +376,8 @@ bool GridCommand::train_and_measure(const Training& training) {
         gave_up = true;
     }
     Result result;
-    result.cell = training.cell.name;
-    result.processor = training.processor_seconds;
+    result.variant = training.variant.name;
+    result.cpu_seconds = training.cpu_seconds;
     result.gave_up = gave_up;
     results_.push_back(measure(result, read_checkpoint(newest_checkpoint(folder)), folder, count_));
     write_report(folder);
@@ -388,7 +390,7 @@ void GridCommand::write() const {
     ImageSet generated = shown_images(test_, true), revised = generated;
     for (const Result& result : results_) {
         if (result.seed != double(seeds_[0])) continue;
-        NpyImages images(text(out_, "/", result.cell, "-", seeds_[0], "/result.npy"));
+        NpyImages images(text(out_, "/", result.variant, "-", seeds_[0], "/result.npy"));
         ImageSet shown{picture_images, images.width,
                        std::vector<uint8_t>(size_t(picture_images * images.width * images.width * 3)), ""};
         for (ImageSet* kind : {&generated, &revised}) {
@@ -400,45 +402,45 @@ void GridCommand::write() const {
     write_grid(out_ + "/" + name_ + ".png", {&generated, &revised}, picture_images, picture_scale(test_));
 }
 
-void GridCommand::say(const std::string& line) {
+void GridCommand::log(const std::string& line) {
     std::printf("%s\n", line.c_str());
     std::fflush(stdout);
-    said_ += line + "\n";
+    summary_ += line + "\n";
 }
 
-void GridCommand::say_settings(const Config& c, const Dataset& data) {
+void GridCommand::log_settings(const Config& c, const Dataset& data) {
     const ModelSettings& m = c.model;
     std::string seeds;
     for (const int64_t seed : seeds_) seeds += text(seeds.empty() ? "" : ", ", seed);
-    if (seeds_.size() > 1) seeds += ": mean (least–largest) of each number";
-    say(text(name_, ": preset ", preset_, " on ", c.data, "; ", m.architecture, ", widths ", m.width_generator, "/",
+    if (seeds_.size() > 1) seeds += ": each value is the mean (minimum–maximum)";
+    log(text(name_, ": preset ", preset_, " on ", c.data, "; ", m.architecture, ", widths ", m.width_generator, "/",
              m.width_ebm, "/", m.width_encoder, " (generator/EBM/encoder), latent ", m.latent, ", batch ", c.batch,
              "; seeds ", seeds));
-    for (const std::string& set : sets_) say("set " + set);
-    const std::string time =
-        on_cpu() ? text("processor time (threads: ", omp_get_max_threads(), ")") : "the device's time";
-    if (iterations_ > 0) say(text("budget: ", iterations_, " iterations for each training"));
+    for (const std::string& set : sets_) log("set " + set);
+    const std::string time = on_cpu() ? text("CPU time (threads: ", omp_get_max_threads(), ")") : "wall-clock time";
+    if (iterations_ > 0) log(text("budget: ", iterations_, " iterations per training"));
     else
-        say(text("budget: ", minutes_, " minutes of ", time,
-                 " for each training, as iterations that are fixed before (budget.csv): other "
-                 "programs on the machine take nothing from a training, and looks at it are not counted"));
-    say(text("cost: seconds of ", time, " an iteration, timed for all cells in turn before all training, the least of ",
-             timed_iterations));
+        log(text(
+            "budget: ", minutes_, " minutes of ", time,
+            " per training, converted beforehand to an iteration count (budget.csv), so that other programs on the "
+            "machine cost a training nothing and its evaluations are not counted"));
+    log(text("cost: seconds of ", time, " per iteration, minimum of ", timed_iterations,
+             ", measured for all variants in turns before any training"));
     const double floor = sliced_wasserstein(first_images(data.train, count_), test_, uint64_t(c.seed)).mean;
-    say(text("measured on ", count_, " held-out images (", test_.name,
-             "): MSE per pixel and channel in [-1, 1] after the training's own z-chain"));
-    say(text("(the encoder's mean where there is none; from noise, ", inference_steps,
-             " steps at least, where there is no encoder); sliced"));
-    say(text("Wasserstein distances (SWD) x 1e3, as many training images being ", fixed(floor, 1),
-             " from the held-out ones; s/iteration"));
-    say("and its parts: medians by the clock");
+    log(text("measured on ", count_, " held-out images (", test_.name,
+             "): MSE per pixel and channel in [-1, 1] after the z-chain of training"));
+    log(text("(without a z-chain: at the encoder's mean; without an encoder: from noise, at least ", inference_steps,
+             " steps);"));
+    log(text("sliced Wasserstein distances (SWD) x 1e3, where as many training images are ", fixed(floor, 1),
+             " from the held-out ones;"));
+    log("s/iteration and its parts: median wall-clock times");
 }
 
 int GridCommand::run() {
     check_flags();
     if (command_->count("--minutes")) iterations_ = 0;
     std::vector<Training> trainings;
-    for (const Cell& cell : cells()) trainings.push_back({cell, cell_config(cell), 0});
+    for (const Variant& variant : variants()) trainings.push_back({variant, variant_config(variant), 0});
     check_sets(trainings);
     std::printf("device: %s\n", select_device(device_, threads_).c_str());
     Config first = trainings.at(0).config;
@@ -448,41 +450,42 @@ int GridCommand::run() {
         fail("--count ", count_, ": there are ", data.held_out.count, " held-out images (", data.held_out.name, ")");
     test_ = data.held_out;
     make_folder(out_);
-    say_settings(first, data);
+    log_settings(first, data);
     plan(trainings);
     for (const int64_t seed : seeds_)
         for (Training training : trainings) {
             training.config.seed = seed;
-            training.config.out = text(out_, "/", training.cell.name, "-", seed);
+            training.config.out = text(out_, "/", training.variant.name, "-", seed);
             if (!train_and_measure(training)) {
-                std::printf("interrupted; go on with the same command\n");
+                std::printf("interrupted; run the same command again to continue\n");
                 return 130;
             }
             write();
         }
-    say(tables());
-    write_summary(out_, said_);
+    log(tables());
+    write_summary(out_, summary_);
     write_report(out_);
     return 0;
 }
 
 // ---- tables -------------------------------------------------------------------------------------
 
-std::string GridCommand::over_seeds(const std::string& cell, std::optional<double> Result::*field, int decimals) const {
+std::string GridCommand::over_seeds(const std::string& variant, std::optional<double> Result::*field,
+                                    int decimals) const {
     std::vector<double> values;
     for (const Result& result : results_)
-        if (result.cell == cell && result.*field) values.push_back(*(result.*field));
+        if (result.variant == variant && result.*field) values.push_back(*(result.*field));
     if (values.empty()) return "–";
-    const auto [least, largest] = std::minmax_element(values.begin(), values.end());
+    const auto [lowest, highest] = std::minmax_element(values.begin(), values.end());
     const std::string mean =
         fixed(std::accumulate(values.begin(), values.end(), 0.0) / double(values.size()), decimals);
-    const std::string low = fixed(*least, decimals), high = fixed(*largest, decimals);
+    const std::string low = fixed(*lowest, decimals), high = fixed(*highest, decimals);
     return low == high ? mean : text(mean, " (", low, "–", high, ")");
 }
 
 std::string GridCommand::row(const std::vector<std::string>& texts) {
     std::string out = "|";
-    for (const std::string& cell : texts) out += " " + cell + " |";
+    for (const std::string& field : texts) out += " " + field + " |";
     return out + "\n";
 }
 

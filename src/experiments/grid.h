@@ -1,22 +1,21 @@
-// A grid of short trainings, each measured in the same way: what `ablate` and `compare` share.
+// A grid of short trainings, all measured in the same way: what `ablate` and `compare` share.
 //
-//   dualmcmc NAME --preset … --data … --set NAME=VALUE … --minutes M | --iterations N --seeds 1,2,3 --count N --out DIR
-//   --device --threads
+//   dualmcmc NAME --preset … --data … --set NAME=VALUE … --minutes M | --iterations N --seeds 1,2,3 --count N
+//                 --out DIR --device --threads
 //
-// A cell is a name and what distinguishes it; it is trained once for each seed, in a run's folder of its own, and then
-// measured on held-out images with that seed: the numbers of `reconstruct`, and of the sliced Wasserstein distance of
-// what `sample` draws.
+// A variant is a name and the settings that distinguish it. Each variant is trained once per seed, in a run folder of
+// its own, and then measured on held-out images with that seed: the MSE that `reconstruct` reports, and the sliced
+// Wasserstein distances of the samples that `sample` draws.
 //
-//   OUT/CELL-SEED/   a run as `train` leaves it (config.txt, metrics.csv, samples/, checkpoints/, report.html), and
-//   what was measured of it:
-//                    result.csv, result.npy (the generator's and the EBM-revised samples of the picture)
-//   OUT/budget.csv   what an iteration of each cell costs, and how many there are
-//   OUT/NAME.csv     all results, a row for each cell and seed
-//   OUT/NAME.md      the tables: means and ranges over the seeds, beside the paper's numbers
-//   OUT/NAME.png     test images, then a row for each cell: the generator's samples left, EBM-revised right
+//   OUT/VARIANT-SEED/   a run as `train` leaves it (config.txt, metrics.csv, samples/, checkpoints/, report.html), plus
+//                       result.csv and result.npy (the generator's and the EBM-revised samples of the picture)
+//   OUT/budget.csv      the cost of an iteration of each variant, and the number of iterations
+//   OUT/NAME.csv        all results, one row per variant and seed
+//   OUT/NAME.md         the tables: means and ranges over the seeds, beside the paper's values
+//   OUT/NAME.png        test images, then one row per variant: the generator's samples left, EBM-revised ones right
 //   OUT/summary.txt, OUT/report.html
 //
-// What is in --out already is not done again, and a training that was interrupted goes on from its last checkpoint.
+// Results in --out are kept, and an interrupted training resumes from its last checkpoint.
 #pragma once
 #include <CLI/CLI.hpp>
 
@@ -29,19 +28,20 @@
 
 namespace dualmcmc {
 
-struct Cell {
+struct Variant {
     std::string name, method;
-    std::vector<std::pair<std::string, std::string>> settings;  // over those of the preset and the method
+    std::vector<std::pair<std::string, std::string>> settings;  // applied over the preset's and the method's
 };
 
-// What was measured of one cell and seed; absent where its method has no such thing.
+// The results of one variant and seed. Values that its method does not have are absent. The .csv files keep older
+// column names: cell, returns, processor_seconds, seconds (`columns` in grid.cpp).
 struct Result {
-    std::string cell;
-    std::optional<double> seed, count;          // of the images that were measured on
-    std::optional<double> iterations, returns;  // done; returns to a checkpoint after a divergence
-    std::optional<double> gave_up;  // 1 where it diverged again and again, and what was measured is its last checkpoint
-    std::optional<double> processor;  // seconds of processor time that an iteration costs, timed before all training
-    std::optional<double> seconds;    // an iteration by the clock on the wall, median; the next ones are its parts
+    std::string variant;
+    std::optional<double> seed, count;            // count: images used for measuring
+    std::optional<double> iterations, rollbacks;  // iterations done; rollbacks to a checkpoint after divergence
+    std::optional<double> gave_up;      // 1 if it diverged too often; the results are then those of its last checkpoint
+    std::optional<double> cpu_seconds;  // CPU time of an iteration, measured before all training
+    std::optional<double> wall_seconds;  // median wall-clock time of an iteration; its parts follow
     std::optional<double> chain_x, chain_z, generator, encoder, ebm;
     std::optional<double> mse;  // of reconstructed test images, per pixel and channel
     std::optional<double> swd_generator, swd_revised;
@@ -51,42 +51,42 @@ class GridCommand {
 public:
     virtual ~GridCommand() = default;
     bool chosen() const { return command_->parsed(); }
-    // Trains and measures what is not there yet. Returns the program's exit code: 130 where the user interrupted it.
+    // Trains and measures what is missing. Returns the exit code: 130 after an interrupt.
     int run();
 
 protected:
-    // The default budget of a training: minutes, or iterations where those are above 0.
+    // The default budget of a training: `iterations`, or `minutes` if that is above 0.
     GridCommand(CLI::App& app, const std::string& name, const std::string& help, double minutes, int64_t iterations,
                 const std::vector<int64_t>& seeds);
 
-    virtual std::vector<Cell> cells() const = 0;  // fails for bad flags of the command's own
-    virtual std::string tables() const = 0;       // Markdown, of the results so far
+    virtual std::vector<Variant> variants() const = 0;  // fails if the command's own flags are bad
+    virtual std::string tables() const = 0;             // Markdown, of the results so far
 
-    // A cell's field over the seeds, for a table: "mean" or "mean (least–largest)"; a dash where it has none.
-    std::string over_seeds(const std::string& cell, std::optional<double> Result::*field, int decimals) const;
-    // A row of Markdown.
+    // A field of a variant over the seeds, for a table: "mean" or "mean (least–largest)"; a dash if it is absent.
+    std::string over_seeds(const std::string& variant, std::optional<double> Result::*field, int decimals) const;
+    // A row in Markdown.
     static std::string row(const std::vector<std::string>& texts);
-    // A heading and its rule.
+    // A heading and the rule below it.
     static std::string heading(const std::vector<std::string>& texts);
 
     CLI::App* command_;
 
 private:
     struct Training {
-        Cell cell;
+        Variant variant;
         Config config;
-        double processor_seconds = 0;  // of an iteration
+        double cpu_seconds = 0;  // per iteration
     };
     void check_flags() const;
-    Config cell_config(const Cell& cell) const;
-    void check_sets(const std::vector<Training>& cells) const;
-    void plan(std::vector<Training>& cells) const;
+    Config variant_config(const Variant& variant) const;
+    void check_sets(const std::vector<Training>& trainings) const;
+    void plan(std::vector<Training>& trainings) const;
     bool train_and_measure(const Training& training);
     void write() const;
-    void say(const std::string& line);
-    void say_settings(const Config& config, const Dataset& data);
+    void log(const std::string& line);
+    void log_settings(const Config& config, const Dataset& data);
 
-    std::string name_, preset_ = "cifar10-small", data_, out_, device_ = "auto", said_;
+    std::string name_, preset_ = "cifar10-small", data_, out_, device_ = "auto", summary_;
     std::vector<std::string> sets_;
     double minutes_;
     int64_t iterations_, count_ = 1000;
@@ -96,15 +96,14 @@ private:
     std::vector<Result> results_;
 };
 
-// Its pieces, for the tests and for whoever measures a run:
+// Parts of it, exposed for the tests and for other measurements:
 
-// Iterations that `minutes` of processor time on each of `threads` threads are enough for.
-int64_t iterations_in(double minutes, int64_t threads, double processor_seconds);
+// The number of iterations that fit into `minutes` of CPU time on each of `threads` threads; at least 1.
+int64_t iterations_in(double minutes, int64_t threads, double cpu_seconds);
 
-// Where the z-chain that reconstructs an image starts, and its steps, by what the method learns: as in training where
-// there is an encoder
-// ("mean" where no chain follows); from noise, 30 steps at least, where there is only a generator; nothing where there
-// is none.
+// How a trained model reconstructs an image: the start of the z-chain ("mean": no chain follows) and its steps. With an
+// encoder as in training; from noise, at least 30 steps, if the method has a generator only; nothing without a
+// generator.
 struct Inference {
     std::string start;
     int64_t steps;

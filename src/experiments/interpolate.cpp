@@ -1,6 +1,6 @@
-// Interpolated latents, and what the generator and the EBM make of them. Batch norm works on the batch's statistics,
-// and the middles of lines are shorter than samples: so each pass holds one point of every row, filled up with the
-// latents of the rows' ends.
+// Interpolated latents, their images and their energies. Batch norm uses the statistics of the batch, and latents in
+// the middle of a line are shorter than samples. So each pass holds one point of every row, and the rest of the batch
+// is filled with the latents of the rows' ends.
 #include "experiments/interpolate.h"
 
 #include <algorithm>
@@ -21,7 +21,7 @@ std::vector<float> interpolate_latent(const std::vector<float>& a, const std::ve
     }
     double weight_a = 1 - t, weight_b = t;
     const double lengths = std::sqrt(aa * bb), angle = std::acos(std::clamp(ab / lengths, -1.0, 1.0));
-    if (spherical && lengths > 0 && std::sin(angle) > 1e-6) {  // else the circle is the line, or not one circle
+    if (spherical && lengths > 0 && std::sin(angle) > 1e-6) {  // else the circle is the line or is not unique
         const double length = (1 - t) * std::sqrt(aa) + t * std::sqrt(bb);
         weight_a = length * std::sin((1 - t) * angle) / std::sin(angle) / std::sqrt(aa);
         weight_b = length * std::sin(t * angle) / std::sin(angle) / std::sqrt(bb);
@@ -34,8 +34,8 @@ std::vector<float> interpolate_latent(const std::vector<float>& a, const std::ve
 InterpolateCommand::InterpolateCommand(CLI::App& app)
     : Experiment(app, "interpolate", "rows of images between samples, and between reconstructed test images (Fig. 4)",
                  8, "rows of each picture") {
-    command_->add_option("--points", points_, "images in a row, its ends among them")->capture_default_str();
-    command_->add_flag("--spherical", spherical_, "along great circles instead of lines");
+    command_->add_option("--points", points_, "images per row, including its ends")->capture_default_str();
+    command_->add_flag("--spherical", spherical_, "interpolate along great circles instead of lines");
     use_chain_z();
 }
 
@@ -58,7 +58,7 @@ std::vector<float> InterpolateCommand::infer_latents(int64_t images) {
     return out;
 }
 
-// `latents` (2 count, d): row r goes from latent 2r to 2r + 1.
+// `latents` (2 count, d): row r goes from latent 2r to latent 2r + 1.
 InterpolateCommand::Path InterpolateCommand::walk(const std::vector<float>& latents) {
     const int64_t d = config_.model.latent, ends = 2 * count_, passes = (count_ + batch_ - 1) / batch_;
     auto latent = [&](int64_t i) { return std::vector<float>(latents.begin() + i * d, latents.begin() + (i + 1) * d); };
@@ -86,7 +86,7 @@ InterpolateCommand::Path InterpolateCommand::walk(const std::vector<float>& late
         images.resize(size_t(count_ * side * side * 3));
         energies.resize(size_t(count_));
         path.columns.push_back(from_floats(images.data(), count_, side));
-        path.energy.push_back(spread_of(energies).mean);
+        path.energy.push_back(mean_and_deciles(energies).mean);
         path.change.push_back(
             p == 0 ? std::nan("")
                    : std::sqrt(mean_squared_error(images.data(), before.data(), int64_t(images.size()))));
@@ -95,21 +95,10 @@ InterpolateCommand::Path InterpolateCommand::walk(const std::vector<float>& late
     return path;
 }
 
-void InterpolateCommand::measure() {
-    say(text(spherical_ ? "spherical" : "linear", " interpolation, ", points_,
-             " points a row; each batch is filled up with latents of the rows' ends; energies at temperature ",
-             config_.step.chain_x.temperature()));
-    {
-        NoGrad no_grad;
-        models_->ebm.power_iteration();
-    }
-    const Tensor prior =
-        Tensor::normal({2 * count_, config_.model.latent}, random_key(seed(), RngPurpose::sample_prior, 0));
-    const Path samples = walk(prior.to_host()), inferred = walk(infer_latents(2 * count_));
-
+void InterpolateCommand::write_pictures(const Path& samples, const Path& inferred) const {
     const ImageSet between_samples = strips(samples.columns, count_);
     write_grid(file("samples.png"), {&between_samples}, points_, picture_scale(between_samples));
-    // The test images themselves stand at both ends of their row.
+    // Each row has its test images at both ends.
     std::vector<ImageSet> columns = inferred.columns;
     ImageSet ends[2];
     for (int64_t i = 0; i < 2 * count_; ++i) {
@@ -122,6 +111,20 @@ void InterpolateCommand::measure() {
     columns.push_back(ends[1]);
     const ImageSet between_images = strips(columns, count_);
     write_grid(file("reconstructions.png"), {&between_images}, points_ + 2, picture_scale(between_images));
+}
+
+void InterpolateCommand::measure() {
+    log(text(spherical_ ? "spherical" : "linear", " interpolation, ", points_,
+             " points per row; each batch is filled with the latents of the rows' ends; energies at temperature ",
+             config_.step.chain_x.temperature()));
+    {
+        NoGrad no_grad;
+        models_->ebm.power_iteration();
+    }
+    const Tensor prior =
+        Tensor::normal({2 * count_, config_.model.latent}, random_key(seed(), RngPurpose::sample_prior, 0));
+    const Path samples = walk(prior.to_host()), inferred = walk(infer_latents(2 * count_));
+    write_pictures(samples, inferred);
 
     Csv csv({"t", "energy_samples", "energy_reconstructions", "change_samples", "change_reconstructions"});
     for (int64_t p = 0; p < points_; ++p)
@@ -129,13 +132,13 @@ void InterpolateCommand::measure() {
                  samples.change[size_t(p)], inferred.change[size_t(p)]});
     csv.write(file("interpolate.csv"));
     auto line = [&](const char* name, const Path& path) {
-        const auto [least, most] = std::minmax_element(path.change.begin() + 1, path.change.end());
-        say(text(name, ": mean energy ", path.energy.front(), " at the start, ", path.energy[size_t(points_ / 2)],
-                 " in the middle, ", path.energy.back(), " at the end; RMS change of a pixel from point to point ",
-                 *least, " to ", *most));
+        const auto [lowest, highest] = std::minmax_element(path.change.begin() + 1, path.change.end());
+        log(text(name, ": mean energy ", path.energy.front(), " at the start, ", path.energy[size_t(points_ / 2)],
+                 " in the middle, ", path.energy.back(), " at the end; RMS change per pixel between points ", *lowest,
+                 " to ", *highest));
     };
     line("between samples (samples.png)", samples);
-    line("between test images (reconstructions.png; the images themselves left and right)", inferred);
+    line("between test images (reconstructions.png, with the images themselves left and right)", inferred);
 }
 
 }  // namespace dualmcmc

@@ -12,23 +12,24 @@ public:
 protected:
     void check() const override;
     void measure() override;
-    int64_t most() const override { return test().count / 2; }
+    int64_t max_count() const override { return test().count / 2; }
 
 private:
     struct Path {
         std::vector<ImageSet> columns;  // by point
-        std::vector<double> energy,
-            change;  // by point: mean energy; RMS change per pixel from the point before (none: NaN)
+        std::vector<double> energy;     // mean energy by point
+        std::vector<double> change;     // RMS change per pixel from the previous point; NaN at the first
     };
     std::vector<float> infer_latents(int64_t images);
     Path walk(const std::vector<float>& latents);
+    void write_pictures(const Path& samples, const Path& inferred) const;
     int64_t points_ = 10;
     bool spherical_ = false;
 };
 
-// The point at t in [0, 1] between a and b: (1 - t) a + t b; or, spherical, along the great circle (Shoemake 1985),
-// with the length carried linearly: a latent of N(0, I) in d dimensions lies near the sphere of radius √d, the middle
-// of a line does not.
+// The point at t in [0, 1] between a and b: (1 - t) a + t b. Spherical: on the great circle (Shoemake 1985), with
+// linearly interpolated length. A latent from N(0, I) in d dimensions lies near the sphere of radius √d, which the
+// middle of a line does not.
 std::vector<float> interpolate_latent(const std::vector<float>& a, const std::vector<float>& b, double t,
                                       bool spherical);
 

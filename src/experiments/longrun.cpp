@@ -1,5 +1,5 @@
-// One long x-chain for each start. It goes on step by step, not by langevin_x's own loop, so that a chain that leaves
-// the numbers can be stopped and what it did before be written.
+// One long x-chain per start. It calls langevin_x one step at a time, so that it can stop a diverged chain and still
+// write the steps before.
 #include "experiments/longrun.h"
 
 #include <algorithm>
@@ -12,10 +12,9 @@ namespace dualmcmc {
 
 namespace {
 
-constexpr int64_t least_draws = 8;  // what the effective sample size needs
+constexpr int64_t min_draws = 8;  // for the effective sample size
 
-// How far a state is from images: root mean square of its numbers, share of them outside [-1, 1], RMS distance from the
-// start.
+// How far a state has drifted from images: RMS of its values, their share outside [-1, 1], RMS distance from the start.
 struct Drift {
     double rms = 0, outside = 0, moved = 0;
 };
@@ -38,7 +37,7 @@ bool all_finite(const std::vector<float>& values) {
 
 LongrunCommand::LongrunCommand(CLI::App& app)
     : Experiment(app, "longrun",
-                 "does the x-chain stay on images: energies, pictures, R-hat, sample size over thousands of steps", 16,
+                 "long x-chains: energies, pictures, R-hat and effective sample size over thousands of steps", 16,
                  "chains") {
     use_chain_x(4096);
     command_->add_option("--warmup", warmup_,
@@ -49,12 +48,12 @@ void LongrunCommand::check() const {
     if (command_->count("--warmup") && (warmup_ < 0 || warmup_ > 10'000'000))
         fail("--warmup ", warmup_, ": must be from 0 to 10000000");
     const int64_t steps = command_->get_option("--steps")->as<int64_t>();
-    if (warmup_ >= 0 && steps - warmup_ < least_draws)
-        fail("--warmup ", warmup_, ": leaves less than ", least_draws, " of the ", steps,
+    if (warmup_ >= 0 && steps - warmup_ < min_draws)
+        fail("--warmup ", warmup_, ": leaves fewer than ", min_draws, " of the ", steps,
              " steps; lower it or give more --steps");
 }
 
-// g(z), z ~ p(z), one for each chain.
+// g(z) with z ~ p(z), one per chain.
 Tensor LongrunCommand::starts() {
     std::vector<float> images;
     const int64_t side = config_.model.image_size();
@@ -68,10 +67,10 @@ Tensor LongrunCommand::starts() {
     return Tensor::from_host({count_, side, side, 3}, images);
 }
 
-// What the chains' energies are to be compared with: the mean over a batch of test images.
+// A reference for the energies of the chains: the mean over one batch of test images.
 double LongrunCommand::data_energy() {
     NoGrad no_grad;
-    return spread_of(models_->ebm.forward(Var(batch_of(test(), 0))).value().to_host()).mean;
+    return mean_and_deciles(models_->ebm.forward(Var(batch_of(test(), 0))).value().to_host()).mean;
 }
 
 void LongrunCommand::measure() {
@@ -87,12 +86,12 @@ void LongrunCommand::measure() {
     Csv drifts({"step", "rms", "outside", "moved"});
     std::vector<std::vector<double>> energies(static_cast<size_t>(count_));
     std::vector<ImageSet> columns;
-    say(text("energies at temperature ", chain_x().temperature(), "; the mean of ", batch_, " test images is ", data));
+    log(text("energies at temperature ", chain_x().temperature(), "; mean energy of ", batch_, " test images: ", data));
     for (int64_t k = 0; k <= steps; ++k) {
         const EnergyGradient e = energy_gradient(models_->ebm, x);
         const std::vector<float> energy = e.energy.to_host();
         if (!all_finite(energy)) {
-            say(text("stopped: after ", k, " steps the energy is not a number"));
+            log(text("stopped: after ", k, " steps the energy is not finite"));
             break;
         }
         std::vector<double> row{double(k)};
@@ -105,8 +104,8 @@ void LongrunCommand::measure() {
             const Drift d = drift_of(x.to_host(), start);
             drifts.row({double(k), d.rms, d.outside, d.moved});
             columns.push_back(pictures(x));
-            say(text("step ", k, ": mean energy ", spread_of(energy).mean, ", RMS of the pixels ", d.rms,
-                     ", outside [-1, 1] ", 100 * d.outside, "%, RMS distance from the start ", d.moved));
+            log(text("step ", k, ": mean energy ", mean_and_deciles(energy).mean, ", RMS of the pixels ", d.rms, ", ",
+                     100 * d.outside, "% outside [-1, 1], RMS distance from the start ", d.moved));
         }
         if (k == steps) break;
         const ChainSettings one{1, chain_x().step_size, chain_x().noise_std};
@@ -120,22 +119,22 @@ void LongrunCommand::measure() {
     const ImageSet grid = strips(columns, std::min<int64_t>(count_, 16));
     write_grid(file("longrun.png"), {&grid}, int64_t(columns.size()), picture_scale(grid));
     Csv table({"quantity", "value"});
-    say_mixing(energies, table);
+    log_mixing(energies, table);
     table.write(file("mixing.csv"));
-    say("longrun.png: a row a chain, at steps 0, 1, 2, 4, 8, ... and at the end");
+    log("longrun.png: one row per chain, at steps 0, 1, 2, 4, 8, ... and at the end");
 }
 
-void LongrunCommand::say_mixing(const std::vector<std::vector<double>>& energies, Csv& table) {
+void LongrunCommand::log_mixing(const std::vector<std::vector<double>>& energies, Csv& table) {
     const int64_t all = int64_t(energies[0].size()) - 1, warmup = warmup_ < 0 ? all / 2 : warmup_, draws = all - warmup;
-    if (draws < least_draws) {
-        say(text("R-hat and effective sample size: need ", least_draws, " steps after the warm-up of ", warmup,
-                 ", there are ", std::max<int64_t>(0, draws)));
+    if (draws < min_draws) {
+        log(text("R-hat and effective sample size: need ", min_draws, " steps after the warm-up of ", warmup, ", have ",
+                 std::max<int64_t>(0, draws)));
         return;
     }
     Chains kept;
     for (const auto& chain : energies) kept.emplace_back(chain.begin() + warmup + 1, chain.end());
     const double rhat = split_rhat(kept), ess = effective_sample_size(kept);
-    say(text("energy over ", kept.size(), " chains, steps ", warmup + 1, " to ", all, ": split R-hat ", rhat,
+    log(text("energy over ", kept.size(), " chains, steps ", warmup + 1, " to ", all, ": split R-hat ", rhat,
              ", effective sample size ", ess, " of ", draws * int64_t(kept.size())));
     table.row("split R-hat", {rhat});
     table.row("effective sample size", {ess});

@@ -1,5 +1,5 @@
-// Energies of sets of images. All sets are 8-bit images, and the EBM's weights W / σ are the same for all: one power
-// iteration at the start, as before any pass.
+// Energies of sets of images. All sets are 8-bit images, and all see the same weights W / σ: one power iteration at
+// the start, as before any forward pass, and none after it.
 #include "experiments/ood.h"
 
 #include <algorithm>
@@ -20,14 +20,14 @@ ImageSet empty_set(const std::string& name, int64_t count, int64_t size) {
     return {count, size, std::vector<uint8_t>(size_t(count * size * size * 3)), name};
 }
 
-// Each channel of each pixel on its own: uniform on the 256 levels.
+// Every channel of every pixel independent, uniform on the 256 levels.
 ImageSet uniform_noise(int64_t count, int64_t size, uint64_t seed) {
     ImageSet set = empty_set("uniform noise", count, size);
     for (size_t i = 0; i < set.pixels.size(); ++i) set.pixels[i] = uint8_t(hash64(hash64(seed, 0), i) >> 56);
     return set;
 }
 
-// One colour an image, uniform.
+// One uniformly random colour per image.
 ImageSet constant_images(int64_t count, int64_t size, uint64_t seed) {
     ImageSet set = empty_set("constant images", count, size);
     const int64_t values = size * size * 3;
@@ -36,7 +36,7 @@ ImageSet constant_images(int64_t count, int64_t size, uint64_t seed) {
     return set;
 }
 
-// Image i is the mean of image i and the image half the set further on, rounded up to a level.
+// Image i is the mean of image i and the image half the set further on, rounded up.
 ImageSet means_of_two(const ImageSet& images) {
     ImageSet set = empty_set("means of two test images", images.count, images.size);
     const size_t values = size_t(images.size * images.size * 3), shift = size_t((images.count + 1) / 2) * values;
@@ -52,9 +52,9 @@ OodCommand::OodCommand(CLI::App& app)
     command_
         ->add_option(
             "--against", against_,
-            "further sets: a .npy of uint8 (N,H,W,3), a folder with CIFAR-10 or CIFAR-100 (its test images), or one of "
-            "their .bin "
-            "files; may be given again. SVHN's test_32x32.mat becomes a .npy by: python3 -c \"import numpy, scipy.io; "
+            "another set: a .npy of uint8 (N,H,W,3), a folder with CIFAR-10 or CIFAR-100 (its test images), or one of "
+            "their .bin files; repeatable. SVHN's test_32x32.mat becomes a .npy by: python3 -c \"import numpy, "
+            "scipy.io; "
             "numpy.save('svhn.npy', scipy.io.loadmat('test_32x32.mat')['X'].transpose(3, 0, 1, 2).copy('C'))\"")
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
 }
@@ -70,8 +70,8 @@ std::vector<ImageSet> OodCommand::other_sets() const {
     if (config_.data != "shapes") add("shapes", load_dataset("shapes", size, seed()).train);
     add("training images", dataset_.train);
     for (const std::string& path : against_) {
-        // Nothing was trained on these: a file that is split in training and held-out images counts as a whole, from
-        // its beginning.
+        // The model did not train on these, so a file counts as a whole, without its split into training and held-out
+        // images.
         const Dataset data = load_dataset(path, size, seed());
         const ImageSet& set = std::filesystem::is_directory(path) ? data.held_out : data.train;
         add(set.name, set);
@@ -88,8 +88,64 @@ std::vector<float> OodCommand::energies(const ImageSet& set) {
     }
     for (const float energy : out)
         if (!std::isfinite(energy))
-            fail("ood: an energy of the set '", set.name, "' is not a number; the model cannot be used");
+            fail("ood: an energy of the set '", set.name, "' is not finite; the model cannot be used");
     return out;
+}
+
+// Energies and AUROC of the test images and of `sets`; writes ood.csv and energies.csv.
+std::vector<OodCommand::Scores> OodCommand::score(const std::vector<ImageSet>& sets) {
+    Csv table({"set", "images", "auroc", "energy_mean", "energy_p10", "energy_p90"}), all({"set", "image", "energy"});
+    std::vector<Scores> scores;
+    auto row = [&](const ImageSet& set) {
+        scores.push_back({set.name, energies(set)});
+        const std::vector<float>& e = scores.back().energy;
+        const double area = auroc(scores.front().energy, e);
+        const MeanDeciles m = mean_and_deciles(e);
+        table.row(set.name, {double(e.size()), area, m.mean, m.p10, m.p90});
+        for (size_t i = 0; i < e.size(); ++i) all.row(set.name, {double(i), double(e[i])});
+        char line[200];
+        std::snprintf(line, sizeof line,
+                      "%-28s %6zu images: AUROC %.4f, mean energy %.5g (10th percentile %.5g, 90th %.5g)",
+                      set.name.c_str(), e.size(), area, m.mean, m.p10, m.p90);
+        log(line);
+    };
+    ImageSet images = first_images(test(), count_);
+    images.name = "test images";
+    row(images);
+    for (const ImageSet& set : sets) row(set);
+    table.write(file("ood.csv"));
+    all.write(file("energies.csv"));
+    return scores;
+}
+
+// One histogram per set over the range of all energies, as shares of the set; `energy` is the centre of a bin.
+void OodCommand::write_histogram(const std::vector<Scores>& scores) const {
+    float lowest = scores[0].energy[0], highest = lowest;
+    for (const Scores& s : scores)
+        for (const float energy : s.energy) lowest = std::min(lowest, energy), highest = std::max(highest, energy);
+    std::vector<std::string> header{"energy"};
+    for (const Scores& s : scores) header.push_back("share_" + s.name);
+    std::vector<std::vector<double>> bins(histogram_bins, std::vector<double>(header.size(), 0.0));
+    const double width = std::max(double(highest) - double(lowest), 1e-12) / histogram_bins;
+    for (int b = 0; b < histogram_bins; ++b) bins[size_t(b)][0] = double(lowest) + (b + 0.5) * width;
+    for (size_t s = 0; s < scores.size(); ++s)
+        for (const float energy : scores[s].energy) {
+            const int bin = std::min(histogram_bins - 1, int((double(energy) - double(lowest)) / width));
+            bins[size_t(bin)][s + 1] += 1 / double(scores[s].energy.size());
+        }
+    Csv histogram(header);
+    for (const auto& bin : bins) histogram.row(bin);
+    histogram.write(file("histogram.csv"));
+}
+
+// A few images of each set.
+void OodCommand::write_picture(const std::vector<ImageSet>& sets) const {
+    const ImageSet shown = first_images(test(), std::min<int64_t>(count_, 4));
+    std::vector<ImageSet> few;
+    for (const ImageSet& set : sets) few.push_back(first_images(set, 4));
+    std::vector<const ImageSet*> panels{&shown};
+    for (const ImageSet& set : few) panels.push_back(&set);
+    write_grid(file("sets.png"), panels, 2, picture_scale(shown));
 }
 
 void OodCommand::measure() {
@@ -98,58 +154,11 @@ void OodCommand::measure() {
         NoGrad no_grad;
         models_->ebm.power_iteration();
     }
-    say(text("score: the energy E, lower on data; AUROC = P(E_other > E_test) + 1/2 P(equal); energies at temperature ",
+    log(text("score: the energy E, lower on data; AUROC = P(E_other > E_test) + 1/2 P(equal); energies at temperature ",
              config_.step.chain_x.temperature()));
-    Csv table({"set", "images", "auroc", "energy_mean", "energy_p10", "energy_p90"}), all({"set", "image", "energy"});
-    std::vector<std::pair<std::string, std::vector<float>>> scores;
-    auto row = [&](const ImageSet& set, const std::vector<float>& data) {
-        scores.emplace_back(set.name, energies(set));
-        const std::vector<float>& e = scores.back().second;
-        const double area = auroc(data.empty() ? e : data, e);
-        const Spread s = spread_of(e);
-        table.row(set.name, {double(e.size()), area, s.mean, s.low, s.high});
-        for (size_t i = 0; i < e.size(); ++i) all.row(set.name, {double(i), double(e[i])});
-        char line[200];
-        std::snprintf(line, sizeof line,
-                      "%-28s %6zu images: AUROC %.4f, energy %.5g (a tenth below %.5g, a tenth above %.5g)",
-                      set.name.c_str(), e.size(), area, s.mean, s.low, s.high);
-        say(line);
-    };
-    ImageSet images = first_images(test(), count_);
-    images.name = "test images";
-    row(images, {});
-    const std::vector<float> data = scores[0].second;
-    for (const ImageSet& set : sets) row(set, data);
-    table.write(file("ood.csv"));
-    all.write(file("energies.csv"));
-
-    // Histograms over the range of all energies, as shares of each set; the horizontal axis is a bin's middle.
-    float least = scores[0].second[0], most = least;
-    for (const auto& [name, e] : scores)
-        for (const float energy : e) least = std::min(least, energy), most = std::max(most, energy);
-    std::vector<std::string> header{"energy"};
-    for (const auto& [name, e] : scores) header.push_back("share_" + name);
-    std::vector<std::vector<double>> bins(histogram_bins, std::vector<double>(header.size(), 0.0));
-    const double width = std::max(double(most) - double(least), 1e-12) / histogram_bins;
-    for (int b = 0; b < histogram_bins; ++b) bins[size_t(b)][0] = double(least) + (b + 0.5) * width;
-    for (size_t s = 0; s < scores.size(); ++s)
-        for (const float energy : scores[s].second) {
-            const int bin = std::min(histogram_bins - 1, int((double(energy) - double(least)) / width));
-            bins[size_t(bin)][s + 1] += 1 / double(scores[s].second.size());
-        }
-    Csv histogram(header);
-    for (const auto& bin : bins) histogram.row(bin);
-    histogram.write(file("histogram.csv"));
-
-    // One row of each set.
-    std::vector<const ImageSet*> panels;
-    const ImageSet shown = first_images(test(), std::min<int64_t>(count_, 4));
-    panels.push_back(&shown);
-    std::vector<ImageSet> few;
-    for (const ImageSet& set : sets) few.push_back(first_images(set, 4));
-    for (const ImageSet& set : few) panels.push_back(&set);
-    write_grid(file("sets.png"), panels, 2, picture_scale(shown));
-    say("sets.png: images of each set, in this order");
+    write_histogram(score(sets));
+    write_picture(sets);
+    log("sets.png: images of each set, in this order");
 }
 
 }  // namespace dualmcmc

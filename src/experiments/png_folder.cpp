@@ -23,9 +23,9 @@ std::string name_of(int64_t index) {
     return name;
 }
 
-// Whether the file is there and ends as every PNG does, with the type and checksum of its last chunk: a power cut may
-// leave an empty one.
-bool is_whole(const std::string& path) {
+// Whether the file exists and ends as every PNG does, with the type and checksum of its last chunk. (A power cut may
+// leave an empty file.)
+bool is_complete(const std::string& path) {
     char end[8] = {};
     std::ifstream in(path, std::ios::binary);
     in.seekg(-8, std::ios::end);
@@ -42,12 +42,11 @@ PngFolder::PngFolder(const std::string& path, int64_t count) : path_(path), coun
         const bool ours = !number.empty() && number.size() <= 15 && std::stoll(number) < count;
         if (ours && name == name_of(std::stoll(number))) continue;
         if (!ours || name != name_of(std::stoll(number)) + ".tmp")
-            fail("--out: ", path, " holds ", name, ", which is none of ", count,
-                 " images 000000.png … and would be counted with them; "
-                 "empty the folder or give another --out");
-        fs::remove(entry.path());  // a file that a killed run was writing
+            fail("--out: ", path, " holds ", name, ", which is not one of the ", count,
+                 " images 000000.png … and would be counted with them; empty the folder or give another --out");
+        fs::remove(entry.path());  // left by a killed run
     }
-    while (complete_ < count_ && is_whole(file(complete_))) ++complete_;
+    while (complete_ < count_ && is_complete(file(complete_))) ++complete_;
 }
 
 std::string PngFolder::file(int64_t index) const { return path_ + "/" + name_of(index); }
@@ -68,12 +67,12 @@ void PngFolder::write(int64_t first, const ImageSet& images) const {
 }
 
 void PngFolder::check() const {
-    const auto there = std::distance(fs::directory_iterator(path_), fs::directory_iterator());
+    const auto files = std::distance(fs::directory_iterator(path_), fs::directory_iterator());
     for (int64_t i = 0; i < count_; ++i)
-        if (!is_whole(file(i))) fail(file(i), " is missing or not whole; the same command goes on from there");
-    if (there != count_)
-        fail(path_, " holds ", there, " files where ", count_,
-             " images were written; empty the folder and start again");
+        if (!is_complete(file(i)))
+            fail(file(i), " is missing or incomplete; run the same command again to continue from there");
+    if (files != count_)
+        fail(path_, " holds ", files, " files, but ", count_, " images were written; empty the folder and start again");
 }
 
 }  // namespace dualmcmc

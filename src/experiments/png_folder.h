@@ -1,5 +1,5 @@
-// A folder of 000000.png, 000001.png, …: what torch-fidelity, pytorch-fid and clean-fid read. They count every picture
-// in it, so it must hold the images that are meant and no others.
+// A folder of 000000.png, 000001.png, …, the format that torch-fidelity, pytorch-fid and clean-fid read. They use
+// every picture in the folder, so it must hold exactly the intended images.
 #pragma once
 #include <string>
 
@@ -9,15 +9,15 @@ namespace dualmcmc {
 
 class PngFolder {
 public:
-    // The folder that is to hold `count` images; made where it is missing. Images 0 … count - 1 of an earlier,
-    // interrupted run may be there; fails, naming it, where there is anything else.
+    // A folder for `count` images; created if it is missing. It may hold some of the images 0 … count - 1 from an
+    // interrupted run; fails, naming the file, if it holds anything else.
     PngFolder(const std::string& path, int64_t count);
-    // How many images, from the first on, were there whole.
+    // How many leading images were complete when the folder was opened.
     int64_t complete() const { return complete_; }
-    // Writes the images first, first + 1, …, on all threads; those beyond `count` are left out. Each file appears
+    // Writes the images first, first + 1, … on all threads and ignores those from `count` on. Each file appears
     // complete or not at all.
     void write(int64_t first, const ImageSet& images) const;
-    // Fails unless there are exactly `count` images, each whole.
+    // Fails unless the folder holds exactly `count` images, all complete.
     void check() const;
 
 private:

@@ -1,5 +1,5 @@
-// Each image goes through three passes: g(μ(x)); the z-chain from z ~ q(z|x); the z-chain from z ~ p(z). What the
-// networks return is compared as it is, not rounded to 8 bits.
+// Each image is reconstructed in three ways: g(μ(x)); the z-chain from z ~ q(z|x); the z-chain from z ~ p(z). The
+// networks' outputs are compared unrounded, not as 8-bit images.
 #include "experiments/reconstruct.h"
 
 #include <algorithm>
@@ -11,14 +11,13 @@ namespace dualmcmc {
 
 namespace {
 
-constexpr int64_t least_steps =
-    30;  // the chains go on to here at least, so that the curve and the rows for 10, 20, 30 are there
+constexpr int64_t min_steps = 30;       // the chains run at least this long, for the rows of 10, 20 and 30 steps
 constexpr int64_t picture_images = 64;  // in each panel of the picture
 
-// Means over images of the three measures.
+// Means over images of MSE, PSNR and SSIM.
 class Quality {
 public:
-    // The first `count` images of a batch.
+    // Adds the first `count` images of a batch.
     void add(const Tensor& data, const Tensor& reconstruction, int64_t count) {
         const std::vector<float> a = data.to_host(), b = reconstruction.to_host();
         const int64_t side = data.dim(1), values = 3 * side * side;
@@ -45,7 +44,7 @@ private:
 
 ImageSet first_of(const Tensor& x, int64_t count) { return pictures(x.slice_copy(0, count)); }
 
-// Where the z-chains of batch `draw`, the images x, start, and their noise.
+// The start of the z-chains of batch number `draw`, the images x, and their noise.
 struct Start {
     Tensor z;
     NoiseFunction noise;
@@ -82,15 +81,41 @@ ReconstructCommand::ReconstructCommand(CLI::App& app)
     use_chain_z();
 }
 
-void ReconstructCommand::measure() {
-    const ChainSettings chain{std::max(chain_z().steps, least_steps), chain_z().step_size, chain_z().noise_std};
-    say(
-        text("mse: mean of squared differences per pixel and channel in [-1, 1]; psnr: 10 log10(4 / mse) of each "
-             "image, in dB, their mean; "
-             "ssim: Gaussian window 11x11, sigma 1.5, K1 0.01, K2 0.03, range 2, windows inside the image, mean over "
-             "channels"));
+// Quality by step of the z-chains from both starts, and at the encoder's mean.
+struct ReconstructCommand::Curves {
     Quality mean;
-    std::vector<Quality> encoder(size_t(chain.steps) + 1), noise(size_t(chain.steps) + 1);
+    std::vector<Quality> encoder, noise;
+};
+
+void ReconstructCommand::write_tables(const Curves& curves) {
+    Csv table({"start", "steps", "mse", "psnr", "ssim"});
+    auto row = [&](const std::string& name, int64_t steps, const Quality& q) {
+        table.row(name, {double(steps), q.mse(), q.psnr_mean(), q.ssim()});
+        char line[120];
+        std::snprintf(line, sizeof line, "%-12s %3lld steps: mse %.4f  psnr %.2f dB  ssim %.4f", name.c_str(),
+                      (long long)steps, q.mse(), q.psnr_mean(), q.ssim());
+        log(line);
+    };
+    row("encoder mean", 0, curves.mean);
+    row("encoder", 0, curves.encoder[0]);
+    if (chain_z().steps > 0) row("encoder", chain_z().steps, curves.encoder[size_t(chain_z().steps)]);
+    for (const int64_t steps : {10, 20, 30}) row("noise", steps, curves.noise[size_t(steps)]);
+    table.write(file("reconstruct.csv"));
+
+    Csv steps({"step", "mse_encoder", "mse_noise", "psnr_encoder", "psnr_noise", "ssim_encoder", "ssim_noise"});
+    for (size_t k = 0; k < curves.encoder.size(); ++k) {
+        const Quality &a = curves.encoder[k], &b = curves.noise[k];
+        steps.row({double(k), a.mse(), b.mse(), a.psnr_mean(), b.psnr_mean(), a.ssim(), b.ssim()});
+    }
+    steps.write(file("steps.csv"));
+}
+
+void ReconstructCommand::measure() {
+    const ChainSettings chain{std::max(chain_z().steps, min_steps), chain_z().step_size, chain_z().noise_std};
+    log("mse: mean squared difference per pixel and channel in [-1, 1]; psnr: 10 log10(4 / mse) per image, in dB, "
+        "averaged; ssim: Gaussian window 11x11, sigma 1.5, K1 0.01, K2 0.03, range 2, windows inside the image, mean "
+        "over channels");
+    Curves curves{{}, std::vector<Quality>(size_t(chain.steps) + 1), std::vector<Quality>(size_t(chain.steps) + 1)};
     ImageSet data, start, revised;
     for (int64_t first = 0; first < count_; first += batch_) {
         const int64_t wanted = std::min(batch_, count_ - first),
@@ -99,41 +124,22 @@ void ReconstructCommand::measure() {
         const uint64_t draw = uint64_t(first / batch_);
         const Start from_encoder = start_of(*models_, "encoder", x, seed(), draw),
                     from_noise = start_of(*models_, "noise", x, seed(), draw);
-        mean.add(x, generate(start_of(*models_, "mean", x, seed(), draw).z), wanted);
+        curves.mean.add(x, generate(start_of(*models_, "mean", x, seed(), draw).z), wanted);
         watch_chain_z(*models_, from_encoder.z, x, config_.step.sigma, chain, from_encoder.noise,
                       [&](int64_t k, const Tensor& image) {
-                          encoder[size_t(k)].add(x, image, wanted);
+                          curves.encoder[size_t(k)].add(x, image, wanted);
                           if (k == 0 && shown > 0) append_images(start, first_of(image, shown));
                           if (k == chain_z().steps && shown > 0) append_images(revised, first_of(image, shown));
                       });
         watch_chain_z(*models_, from_noise.z, x, config_.step.sigma, chain, from_noise.noise,
-                      [&](int64_t k, const Tensor& image) { noise[size_t(k)].add(x, image, wanted); });
+                      [&](int64_t k, const Tensor& image) { curves.noise[size_t(k)].add(x, image, wanted); });
         if (shown > 0) append_images(data, first_of(x, shown));
         std::fprintf(stderr, "%lld/%lld\n", (long long)(first + wanted), (long long)count_);
     }
-
-    Csv table({"start", "steps", "mse", "psnr", "ssim"});
-    auto row = [&](const std::string& name, int64_t steps, const Quality& q) {
-        table.row(name, {double(steps), q.mse(), q.psnr_mean(), q.ssim()});
-        char line[120];
-        std::snprintf(line, sizeof line, "%-12s %3lld steps: mse %.4f  psnr %.2f dB  ssim %.4f", name.c_str(),
-                      (long long)steps, q.mse(), q.psnr_mean(), q.ssim());
-        say(line);
-    };
-    row("encoder mean", 0, mean);
-    row("encoder", 0, encoder[0]);
-    if (chain_z().steps > 0) row("encoder", chain_z().steps, encoder[size_t(chain_z().steps)]);
-    for (const int64_t steps : {10, 20, 30}) row("noise", steps, noise[size_t(steps)]);
-    table.write(file("reconstruct.csv"));
-
-    Csv curves({"step", "mse_encoder", "mse_noise", "psnr_encoder", "psnr_noise", "ssim_encoder", "ssim_noise"});
-    for (int64_t k = 0; k <= chain.steps; ++k) {
-        const Quality &a = encoder[size_t(k)], &b = noise[size_t(k)];
-        curves.row({double(k), a.mse(), b.mse(), a.psnr_mean(), b.psnr_mean(), a.ssim(), b.ssim()});
-    }
-    curves.write(file("steps.csv"));
+    write_tables(curves);
     write_grid(file("reconstruct.png"), {&data, &start, &revised}, 8, picture_scale(data));
-    say(text("reconstruct.png: test images, the encoder's reconstructions, those after ", chain_z().steps, " steps"));
+    log(text("reconstruct.png: test images; the encoder's reconstructions; the same after ", chain_z().steps,
+             " steps of the z-chain"));
 }
 
 }  // namespace dualmcmc

@@ -1,16 +1,16 @@
-// `dualmcmc reconstruct`: Table 3 and Fig. 3, how well test images are reconstructed by the encoder, by the encoder and
-// the z-chain, and by z-chains that start from noise (Table 4); over all steps, in MSE, PSNR and SSIM (statistics.h).
+// `dualmcmc reconstruct`: Table 3 and Fig. 3. MSE, PSNR and SSIM (statistics.h) of test images reconstructed by the
+// encoder, by the encoder and the z-chain, and by z-chains that start from noise (Table 4), at every step.
 #pragma once
 #include "experiments/common.h"
 
 namespace dualmcmc {
 
-// Mean squared error per pixel and channel of `count` images of the set, reconstructed by the settings' z-chain from
-// `start`:
-//   mean     μ(x)                          as the row "encoder mean"
-//   encoder  z ~ q(z|x)                    as the rows "encoder"
-//   noise    z ~ p(z)                      as the rows "noise"
-// of `dualmcmc reconstruct` with the same seed and batch.
+// Mean squared error per pixel and channel of the first `count` images of the set, reconstructed by the z-chain of
+// `settings` from `start`:
+//   mean     μ(x)                          row "encoder mean"
+//   encoder  z ~ q(z|x)                    rows "encoder"
+//   noise    z ~ p(z)                      rows "noise"
+// The rows are those of `dualmcmc reconstruct` with the same seed and batch.
 double reconstruction_mse(Models& models, const ImageSet& set, int64_t count, int64_t batch, const std::string& start,
                           const StepSettings& settings, uint64_t seed);
 
@@ -20,6 +20,10 @@ public:
 
 protected:
     void measure() override;
+
+private:
+    struct Curves;
+    void write_tables(const Curves& curves);
 };
 
 }  // namespace dualmcmc

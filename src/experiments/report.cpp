@@ -1,4 +1,4 @@
-// The report, from the outside in: page, sections, tables and plots.
+// The report, from the bottom up: text, plots, sections, the page.
 #include "experiments/report.h"
 
 #include <algorithm>
@@ -84,14 +84,14 @@ CsvTable parse_csv(const std::string& text) {
             cells.back() += c;
         }
     }
-    return table;  // what follows the last line's end is a row that is not complete
+    return table;  // an unterminated last row is incomplete
 }
 
 namespace {
 
 constexpr double missing = std::numeric_limits<double>::quiet_NaN();
 
-// A cell as a number: nothing where it is a text, NaN where it is empty.
+// A table cell as a number: nothing if it is text, NaN if it is empty.
 std::optional<double> number(const std::string& cell) {
     if (cell.empty()) return missing;
     double value = 0;
@@ -111,7 +111,7 @@ std::string replace_underscores(std::string text) {
     return text;
 }
 
-// The numbers of a column; empty where one of them is a text.
+// A column as numbers; empty if one of its cells is text.
 std::vector<double> column(const CsvTable& table, size_t index) {
     std::vector<double> out;
     for (const auto& row : table.rows) {
@@ -124,10 +124,10 @@ std::vector<double> column(const CsvTable& table, size_t index) {
 
 // ---- plots --------------------------------------------------------------------------------------
 
-constexpr size_t most_points = 300, most_curves = 12;
-constexpr double plot_width = 400, plot_height = 230, left = 52, right = 10, top = 8,
-                 bottom = 34;  // in SVG units, a phone's pixels
-// Okabe and Ito's colours, which colour-blind people tell apart; dashes tell them apart in black and white.
+constexpr size_t max_points = 300, max_curves = 12;
+// In SVG units, about the pixels of a phone.
+constexpr double plot_width = 400, plot_height = 230, left = 52, right = 10, top = 8, bottom = 34;
+// Okabe and Ito's colours, which colour-blind people can tell apart; dashes do the same in black and white.
 constexpr const char* colours[] = {"#0072B2", "#D55E00", "#009E73", "#CC79A7",
                                    "#E69F00", "#56B4E9", "#000000", "#777777"};
 constexpr const char* dashes[] = {"none", "6 3", "2 2", "9 3 2 3"};
@@ -137,7 +137,7 @@ std::string stroke(size_t curve) {
                 dashes[curve % std::size(dashes)], "\"");
 }
 
-// Means of `per` neighbours each, of those that are numbers.
+// Means of `per` neighbours each, ignoring values that are not finite.
 std::vector<double> thinned(const std::vector<double>& values, size_t per) {
     std::vector<double> out;
     for (size_t first = 0; first < values.size(); first += per) {
@@ -150,20 +150,20 @@ std::vector<double> thinned(const std::vector<double>& values, size_t per) {
     return out;
 }
 
-// An axis from values to positions, with its ticks.
+// Maps values to positions, and has the ticks.
 struct Axis {
     double low, high;
     bool logarithmic = false;
     std::vector<double> ticks;
 
     // In [0, 1].
-    double place(double value) const {
+    double position(double value) const {
         return logarithmic ? std::log(value / low) / std::log(high / low) : (value - low) / (high - low);
     }
 };
 
-// Ticks at multiples of 1, 2 or 5 times a power of ten; or at these numbers themselves, or powers of ten alone, on a
-// logarithmic axis.
+// Ticks at multiples of 1, 2 or 5 times a power of ten. On a logarithmic axis: at 1, 2 and 5 times the powers of ten,
+// or only at powers of ten over more than three decades.
 Axis make_axis(double low, double high, bool may_be_logarithmic) {
     Axis axis{low, high, may_be_logarithmic && low > 0 && high / low >= 15, {}};
     if (axis.logarithmic) {
@@ -185,7 +185,7 @@ Axis make_axis(double low, double high, bool may_be_logarithmic) {
     return axis;
 }
 
-// The least and largest number; nothing where there is none.
+// The lowest and highest finite value, if any.
 std::optional<std::pair<double, double>> range_of(const std::vector<std::vector<double>>& curves) {
     std::optional<std::pair<double, double>> range;
     for (const auto& curve : curves)
@@ -201,13 +201,13 @@ std::string axes_svg(const Axis& x, const Axis& y, const std::string& x_name) {
     const double width = plot_width - left - right, height = plot_height - top - bottom;
     std::string out;
     for (const double tick : y.ticks) {
-        const double at = top + height * (1 - y.place(tick));
+        const double at = top + height * (1 - y.position(tick));
         out += text("<line class=\"grid\" x1=\"", left, "\" x2=\"", left + width, "\" y1=\"", at, "\" y2=\"", at,
                     "\"/><text x=\"", left - 5, "\" y=\"", at + 4, "\" text-anchor=\"end\">", short_number(tick),
                     "</text>");
     }
     for (const double tick : x.ticks) {
-        const double at = left + width * x.place(tick);
+        const double at = left + width * x.position(tick);
         out += text("<line class=\"axis\" x1=\"", at, "\" x2=\"", at, "\" y1=\"", top + height, "\" y2=\"",
                     top + height + 4, "\"/><text x=\"", at, "\" y=\"", top + height + 15, "\" text-anchor=\"middle\">",
                     short_number(tick), "</text>");
@@ -225,11 +225,11 @@ std::string curve_svg(const Axis& x_axis, const Axis& y_axis, const std::vector<
     size_t count = 0;
     for (size_t i = 0; i < y.size(); ++i) {
         if (!std::isfinite(y[i]) || !std::isfinite(x[i])) continue;
-        char place[48];
-        std::snprintf(place, sizeof place, "%.1f,%.1f ", left + width * x_axis.place(x[i]),
-                      top + height * (1 - y_axis.place(y[i])));
-        points += place;
-        const std::string at = place;
+        char point[48];
+        std::snprintf(point, sizeof point, "%.1f,%.1f ", left + width * x_axis.position(x[i]),
+                      top + height * (1 - y_axis.position(y[i])));
+        points += point;
+        const std::string at = point;
         dots += text("<circle cx=\"", at.substr(0, at.find(',')), "\" cy=\"",
                      at.substr(at.find(',') + 1, at.size() - at.find(',') - 2), "\" r=\"2\" fill=\"",
                      colours[index % std::size(colours)], "\"/>");
@@ -243,19 +243,19 @@ std::string curve_svg(const Axis& x_axis, const Axis& y_axis, const std::vector<
 
 std::string plot(const std::string& title, const std::string& x_name, const std::vector<double>& x,
                  const std::vector<Curve>& curves) {
-    const size_t per = std::max<size_t>(1, (x.size() + most_points - 1) / most_points),
-                 shown = std::min(most_curves, curves.size());
-    const std::vector<double> places = thinned(x, per);
+    const size_t per = std::max<size_t>(1, (x.size() + max_points - 1) / max_points),
+                 shown = std::min(max_curves, curves.size());
+    const std::vector<double> thin_x = thinned(x, per);
     std::vector<std::vector<double>> lines;
     for (size_t c = 0; c < shown; ++c) lines.push_back(thinned(curves[c].y, per));
-    const auto x_range = range_of({places}), y_range = range_of(lines);
+    const auto x_range = range_of({thin_x}), y_range = range_of(lines);
     if (!x_range || !y_range) return "";
     const Axis x_axis = make_axis(x_range->first, x_range->second, false),
                y_axis = make_axis(y_range->first, y_range->second, true);
 
     std::string svg = axes_svg(x_axis, y_axis, x_name), legend;
     for (size_t c = 0; c < shown; ++c) {
-        svg += curve_svg(x_axis, y_axis, places, lines[c], c);
+        svg += curve_svg(x_axis, y_axis, thin_x, lines[c], c);
         legend += text(
             "<span><svg class=\"key\" viewBox=\"0 0 24 8\"><line x1=\"0\" x2=\"24\" y1=\"4\" y2=\"4\" "
             "stroke-width=\"2.5\" ",
@@ -274,9 +274,9 @@ std::string plot(const std::string& title, const std::string& x_name, const std:
 
 namespace {
 
-constexpr size_t most_rows = 40;        // longer tables of texts are only named
-constexpr size_t most_pictures = 40;    // of more, as in a folder of samples, only their number is said
-constexpr uint32_t wide_picture = 800;  // pixels; a phone scrolls these rather than shrink them
+constexpr size_t max_rows = 40;         // longer text tables are only mentioned by name
+constexpr size_t max_pictures = 40;     // of more, as in a folder of samples, only the count is shown
+constexpr uint32_t wide_picture = 800;  // pixels; on a phone these scroll instead of shrinking
 
 constexpr const char* style = R"(
 :root{color-scheme:light}
@@ -296,14 +296,15 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#f5f5f5;padding:.6rem
 th,td{text-align:left;padding:.15rem .7rem .15rem 0;border-bottom:1px solid #e4e4e4;vertical-align:top}
 td.number{text-align:right;font-variant-numeric:tabular-nums}
 .settings{columns:18rem;column-gap:2rem}
-.settings div{break-inside:avoid;border-bottom:1px solid #e4e4e4;display:flex;justify-content:space-between;gap:1rem;font-size:.88rem}
+.settings div{break-inside:avoid;border-bottom:1px solid #e4e4e4;font-size:.88rem}
+.settings div{display:flex;justify-content:space-between;gap:1rem}
 .settings b{font-weight:400;overflow-wrap:anywhere;text-align:right}
 @media screen and (max-width:40rem){.wide{overflow-x:auto}.wide img{max-width:none;width:56rem}}
 @media print{body{max-width:none;font-size:10pt;padding:0}.plots{grid-template-columns:1fr 1fr}h2,h3{break-after:avoid}
 pre{border:1px solid #ccc;break-inside:avoid}}
 )";
 
-// A PNG's width stands in its bytes 16 to 19.
+// Bytes 16 to 19 of a PNG are its width.
 bool is_wide(const std::string& png) {
     uint32_t width = 0;
     for (size_t i = 16; i < 20 && i < png.size(); ++i) width = width << 8 | uint8_t(png[i]);
@@ -333,8 +334,8 @@ std::string table_html(const CsvTable& table) {
     return out + "</table></div>\n";
 }
 
-// A table of numbers becomes plots over its first column, one for each quantity: mse_encoder and mse_noise share one,
-// named mse. Any other table is shown as it is, where it is not too long.
+// A numeric table becomes plots over its first column, one per quantity: mse_encoder and mse_noise share a plot named
+// mse. Any other table is shown as a table unless it is too long.
 struct CsvHtml {
     std::string plots, table;
 };
@@ -355,7 +356,7 @@ CsvHtml csv_html(const std::string& path) {
         numbers = !found->second.back().y.empty();
     }
     if (!numbers) {
-        if (table.rows.size() > most_rows)
+        if (table.rows.size() > max_rows)
             return {"", text("<p>", escape_html(name), ": a table of ", table.rows.size(), " rows</p>\n")};
         return {"", text("<h3>", escape_html(name), "</h3>", table_html(table))};
     }
@@ -382,7 +383,7 @@ std::string experiment_html(const std::string& folder) {
     if (fs::exists(folder + "/summary.txt"))
         out += "<pre>" + escape_html(read_file(folder + "/summary.txt")) + "</pre>\n";
     const std::vector<std::string> pictures = files_in(folder, ".png");
-    if (pictures.size() > most_pictures) out += text("<p>", pictures.size(), " pictures</p>\n");
+    if (pictures.size() > max_pictures) out += text("<p>", pictures.size(), " pictures</p>\n");
     else
         for (const std::string& path : pictures) out += image(path, fs::path(path).filename().string());
     std::string plots, tables;
@@ -394,7 +395,7 @@ std::string experiment_html(const std::string& folder) {
     return out + (plots.empty() ? "" : "<div class=\"plots\">" + plots + "</div>\n") + tables;
 }
 
-// The experiments' folders: those that this program writes in the order of the paper, then others.
+// The folders of experiments: this program's own in the order of the paper, then others.
 std::vector<std::string> experiments_in(const std::string& run) {
     std::vector<std::string> names{"reconstruct", "revise", "interpolate", "ood", "longrun", "ais"}, others;
     std::error_code error;
@@ -414,7 +415,7 @@ std::vector<std::string> experiments_in(const std::string& run) {
     return out;
 }
 
-// Columns of metrics.csv by name; missing ones are empty.
+// The columns of metrics.csv by name; missing ones are empty.
 class Metrics {
 public:
     explicit Metrics(const CsvTable& table) {
@@ -431,7 +432,7 @@ public:
             if ((*this)[name].size() == (*this)["iteration"].size()) found.push_back({label, (*this)[name]});
         return dualmcmc::plot(title, "iteration", (*this)["iteration"], found);
     }
-    // The last of a column's numbers, and the mean of its last 50.
+    // The last finite value of a column, and the mean of its last 50 values.
     double last(const std::string& name) const {
         for (auto value = (*this)[name].rbegin(); value != (*this)[name].rend(); ++value)
             if (std::isfinite(*value)) return *value;
@@ -449,7 +450,7 @@ private:
     std::map<std::string, std::vector<double>> columns_;
 };
 
-// Each part of an iteration as its share of their sum.
+// The parts of an iteration as shares of its time.
 std::string time_shares(const Metrics& metrics) {
     const std::pair<const char*, const char*> parts[] = {{"seconds_chain_x", "x-chain"},
                                                          {"seconds_chain_z", "z-chain"},
@@ -470,16 +471,17 @@ std::string time_shares(const Metrics& metrics) {
 }
 
 std::string curves_html(const Metrics& metrics, const std::string& temperature) {
-    if (metrics["iteration"].empty()) return "<p>No iteration has been done yet.</p>\n";
+    if (metrics["iteration"].empty()) return "<p>No iterations yet.</p>\n";
     return "<div class=\"plots\">" + metrics.plot("reconstruction MSE per pixel", {{"mse", "after the z-chain"}}) +
-           metrics.plot("energies" + temperature, {{"energy_data", "data"}, {"energy_model", "x-chain's samples"}}) +
+           metrics.plot("energies" + temperature,
+                        {{"energy_data", "data"}, {"energy_model", "samples of the x-chain"}}) +
            metrics.plot("energy gap, samples minus data" + temperature, {{"energy_gap", "gap"}}) +
            metrics.plot("sliced Wasserstein distance to held-out images (x 1e3)",
                         {{"swd_generator", "generator"}, {"swd_revised", "EBM-revised"}}) +
-           metrics.plot("generator's loss on revised samples (Eq. 10)", {{"loss_revise", "squared error per image"}}) +
-           metrics.plot("encoder's losses (Eq. 15)",
-                        {{"nll_posterior", "revised latents of data"}, {"nll_prior", "latents of samples"}}) +
-           time_shares(metrics) + metrics.plot("seconds an iteration", {{"seconds", "in all"}}) + "</div>\n";
+           metrics.plot("generator loss on revised samples (Eq. 10)", {{"loss_revise", "squared error per image"}}) +
+           metrics.plot("encoder losses (Eq. 15)",
+                        {{"nll_posterior", "revised latents of data"}, {"nll_prior", "latents of generated samples"}}) +
+           time_shares(metrics) + metrics.plot("seconds per iteration", {{"seconds", "total"}}) + "</div>\n";
 }
 
 std::string headline(const Metrics& metrics, const std::string& temperature) {
@@ -497,17 +499,13 @@ std::string headline(const Metrics& metrics, const std::string& temperature) {
 std::string newest_pictures(const std::string& run) {
     std::string out;
     const std::pair<const char*, const char*> kinds[] = {
-        {"-samples.png", "data; the generator's samples g(z); the same revised by the EBM"},
+        {"-samples.png", "data; samples g(z) of the generator; the same revised by the EBM"},
         {"-reconstructions.png", "data; g(z) with z from the encoder; g(z) after the z-chain"}};
-    for (const auto& [ending, says] : kinds)
+    for (const auto& [ending, caption] : kinds)
         if (const auto files = files_in(run + "/samples", ending); !files.empty())
-            out += image(files.back(), text(fs::path(files.back()).filename().string(), ": ", says));
+            out += image(files.back(), text(fs::path(files.back()).filename().string(), ": ", caption));
     return out.empty() ? out : "<h2>Newest pictures</h2>\n" + out;
 }
-
-}  // namespace
-
-namespace {
 
 void write_page(const std::string& folder, const std::string& title, const std::string& body) {
     write_file(folder + "/report.html",
@@ -524,7 +522,7 @@ void write_report(const std::string& run) {
     std::error_code error;
     if (!fs::is_regular_file(run + "/config.txt", error)) {
         if (!fs::is_regular_file(run + "/summary.txt", error))
-            fail(run, ": no run's folder: it holds no config.txt; give the --out of a training");
+            fail(run, ": not a run's folder: it has no config.txt; give the --out of a training");
         return write_page(run, "dualmcmc: " + name, experiment_html(run));
     }
     const auto settings = read_config(run + "/config.txt");
@@ -544,7 +542,7 @@ void write_report(const std::string& run) {
 }
 
 ReportCommand::ReportCommand(CLI::App& app)
-    : command_(app.add_subcommand("report", "write report.html, a page of all that a run's folder holds")) {
+    : command_(app.add_subcommand("report", "write report.html, a page with everything in a run's folder")) {
     command_->add_option("folder", folder_, "the run's folder")->required();
 }
 

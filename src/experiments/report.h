@@ -1,5 +1,5 @@
-// report.html: what a run's folder holds, on one page that needs no network: curves of metrics.csv as SVG, the newest
-// grids, a section for each experiment (summary.txt, *.csv, *.png), the configuration. Everything is embedded; every
+// report.html: a run's folder on one page that needs no network. It has the curves of metrics.csv as SVG, the newest
+// pictures, a section per experiment (summary.txt, *.csv, *.png) and the configuration. Everything is embedded, and all
 // text is escaped.
 //
 // `dualmcmc report RUN_DIR` writes it; so do training, after each checkpoint, and the experiments.
@@ -11,8 +11,8 @@
 
 namespace dualmcmc {
 
-// Writes RUN/report.html, complete or not at all; of a folder that is no run but holds a grid's summary.txt, the page
-// of that section alone. Fails where there is neither.
+// Writes RUN/report.html, complete or not at all. A folder that is not a run but holds a grid's summary.txt gets a page
+// with that section alone. Fails if the folder is neither.
 void write_report(const std::string& run);
 
 class ReportCommand {
@@ -26,29 +26,29 @@ private:
     std::string folder_;
 };
 
-// Its pieces, for the tests:
+// Parts of it, exposed for the tests:
 
-// A text as it may stand in HTML, between tags and in quoted attributes.
+// Escapes a text for HTML, between tags and in quoted attributes.
 std::string escape_html(const std::string& text);
 
 // RFC 4648, with padding.
 std::string base64(const std::string& bytes);
 
-// A .csv's header and its rows; quoted cells as RFC 4180. Rows that have not as many cells as the header (the last one,
-// perhaps, of a file that is still being written) are left out.
+// The header and rows of a .csv file; quoted fields as in RFC 4180. Rows with another number of fields than the header
+// are skipped (such as the last row of a file that is still being written).
 struct CsvTable {
     std::vector<std::string> header;
     std::vector<std::vector<std::string>> rows;
 };
 CsvTable parse_csv(const std::string& text);
 
-// A line of a plot: y by x; NaN where there is no value.
+// A curve of a plot: one y per x; NaN for a missing value.
 struct Curve {
     std::string name;
     std::vector<double> y;
 };
-// A figure with an SVG of the curves over x and a legend. More than 300 points become means of neighbours. The vertical
-// axis is logarithmic where all values are positive and span a factor of 15. Empty where no curve has a value.
+// A figure with an SVG of the curves over x and a legend. With more than 300 points, neighbours are averaged. The
+// vertical axis is logarithmic if all values are positive and span a factor of 15. Empty if no curve has a value.
 std::string plot(const std::string& title, const std::string& x_name, const std::vector<double>& x,
                  const std::vector<Curve>& curves);
 

@@ -1,4 +1,4 @@
-// See sampling.h.
+// See sample_command.h.
 #include "experiments/sample_command.h"
 
 #include <unistd.h>
@@ -21,10 +21,10 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr int64_t picture_images = 100;    // of each kind, in samples.png
-constexpr int64_t distance_images = 2048;  // at most, on each side of a sliced Wasserstein distance: 150 kB each
+constexpr int64_t picture_images = 100;        // of each kind, in samples.png
+constexpr int64_t max_distance_images = 2048;  // on each side of a sliced Wasserstein distance; 150 kB each
 
-// A line every few seconds, drawn anew on a terminal.
+// Progress: a line every few seconds, redrawn in place on a terminal.
 class Counter {
 public:
     Counter(int64_t begin, int64_t total) : begin_(begin), total_(total) {}
@@ -44,8 +44,8 @@ private:
     std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now(), shown_ = began_;
 };
 
-// A number that tells one checkpoint's tensors from another's.
-uint64_t contents_of(const SafetensorsFile& file) {
+// A hash of a checkpoint's tensors.
+uint64_t contents_hash(const SafetensorsFile& file) {
     uint64_t out = 0;
     for (const auto& [name, tensor] : file.tensors)
         out = hash64(out, std::hash<std::string_view>()({tensor.bytes.data(), tensor.bytes.size()}));
@@ -58,34 +58,35 @@ uint64_t contents_of(const SafetensorsFile& file) {
 
 SampleCommand::SampleCommand(CLI::App& app)
     : command_(app.add_subcommand(
-          "sample", "images from a checkpoint, generator and EBM-revised, for FID and IS as folders of PNGs")) {
+          "sample", "samples from a checkpoint, generator and EBM-revised, as folders of PNGs for FID and IS")) {
     command_
         ->add_option("--model", model_,
-                     "a checkpoint, .safetensors; its moving average of the generator is used where it has one")
+                     "a checkpoint, .safetensors; its moving average of the generator is used if it has one")
         ->required();
-    command_->add_option("--count", count_, "images; the same command again with a larger count goes on")
+    command_->add_option("--count", count_, "number of images; rerun with a larger count to add more")
         ->capture_default_str();
     command_->add_option("--kind", kind_, "generator, revised (by the EBM's x-chain) or both")
         ->check(CLI::IsMember({"generator", "revised", "both"}))
         ->capture_default_str();
-    command_->add_option("--out", out_, "folder for the pictures: generator/ and revised/, 000000.png and so on")
+    command_->add_option("--out", out_, "folder for the images: generator/ and revised/, 000000.png and so on")
         ->capture_default_str();
-    command_->add_option("--seed", seed_, "of the samples")->capture_default_str();
+    command_->add_option("--seed", seed_, "seed of the samples")->capture_default_str();
     command_->add_option("--batch", batch_, "images sampled together (default: the model's sampler-batch, 100)");
     add_batch_norm_flags(*command_, batch_norm_);
-    command_->add_option("--steps-x", chain_.steps, "x-chain: steps (default: the model's sampler-steps, 70)");
+    command_->add_option("--steps-x", chain_.steps,
+                         "x-chain: number of steps (default: the model's sampler-steps, 70)");
     command_->add_option("--step-size-x", chain_.step_size,
-                         "x-chain: step (default: the model's sampler-step-size, 0.4)");
+                         "x-chain: step size (default: the model's sampler-step-size, 0.4)");
     command_->add_option("--noise-x", chain_.noise_std, "x-chain: noise (default: the model's sampler-noise, 0.001)");
     command_->add_option("--data", data_,
                          "as in train, for the sliced Wasserstein distance to its test images (default: the model's)");
-    command_->add_flag("--npy", npy_, "a .npy of uint8 (N,S,S,3) for each kind, instead of a folder of PNGs");
+    command_->add_flag("--npy", npy_, "write a .npy of uint8 (N,S,S,3) per kind instead of a folder of PNGs");
     command_->add_option("--device", device_, "as in train")->capture_default_str();
     command_->add_option("--precision", precision_, "as in train")->capture_default_str();
     command_->add_option("--threads", threads_, "CPU threads, 0 for all")->capture_default_str();
 }
 
-void SampleCommand::lay_flags_over(const Config& trained) {
+void SampleCommand::apply_overrides(const Config& trained) {
     config_ = trained;
     if (command_->count("--steps-x")) config_.sampler.steps = chain_.steps;
     if (command_->count("--step-size-x")) config_.sampler.step_size = chain_.step_size;
@@ -97,10 +98,10 @@ void SampleCommand::lay_flags_over(const Config& trained) {
     check_config(config_);
 }
 
-// The data that a checkpoint names may be elsewhere now: samples can be had all the same.
+// The data that a checkpoint names may have moved. Sampling works without it, so only the distance is skipped.
 void SampleCommand::load_data() {
     try {
-        if (config_.data.empty()) fail("the checkpoint does not say what it was trained on; give --data");
+        if (config_.data.empty()) fail("the checkpoint does not name the data it was trained on; give --data");
         real_ = load_dataset(config_.data, config_.model.image_size(), uint64_t(config_.seed)).held_out;
     } catch (const std::exception& error) {
         if (command_->count("--data")) throw;
@@ -108,26 +109,27 @@ void SampleCommand::load_data() {
     }
 }
 
-// What the images depend on.
+// Everything the images depend on. samples.txt holds this text and an existing folder is continued only if it is the
+// same, so its wording must not change.
 std::string SampleCommand::settings(const LoadedCheckpoint& checkpoint) const {
     const ChainSettings& chain = config_.sampler;
     const bool averaged = std::any_of(checkpoint.file.tensors.begin(), checkpoint.file.tensors.end(),
                                       [](const auto& tensor) { return tensor.first.starts_with("ema."); });
     char contents[32];
-    std::snprintf(contents, sizeof contents, "%016llx", (unsigned long long)contents_of(checkpoint.file));
+    std::snprintf(contents, sizeof contents, "%016llx", (unsigned long long)contents_hash(checkpoint.file));
     return text(fs::path(model_).filename().string(), ", iteration ", checkpoint.iteration, ", contents ", contents,
                 "; generator's ", averaged ? text("moving average (ema ", config_.ema, ")") : "parameters as they are",
                 "; seed ", seed_, "\nbatches of ", config_.sampler_batch, ", ", batch_norm_.text(config_.sampler_batch),
                 "\nx-chain from ", config_.step.start_x, ": ", chain_text(chain), "\n");
 }
 
-// Refuses a folder that holds images of other settings.
+// Fails if the folder holds images made with other settings.
 void SampleCommand::open_outputs(const std::string& settings) {
     make_folder(out_);
     const std::string note = out_ + "/samples.txt";
     if (fs::exists(note) && read_file(note) != settings)
         fail("--out: ", out_,
-             " holds images made with other settings, which its samples.txt names; delete it or give another --out");
+             " holds images made with other settings (see its samples.txt); delete it or give another --out");
     for (const char* name : {"generator", "revised"}) {
         if (!has(name)) continue;
         Output output{name, nullptr, nullptr};
@@ -135,7 +137,7 @@ void SampleCommand::open_outputs(const std::string& settings) {
         else output.folder = std::make_unique<PngFolder>(out_ + "/" + name, count_);
         if (output.folder && output.folder->complete() > 0 && !fs::exists(note))
             fail("--out: ", out_, "/", name,
-                 " holds images, and no samples.txt says of what; delete it or give another --out");
+                 " holds images, but no samples.txt describes them; delete it or give another --out");
         outputs_.push_back(std::move(output));
     }
     write_file(note, settings);
@@ -149,18 +151,18 @@ void SampleCommand::write(int64_t first, const Samples& samples) {
     }
 }
 
-// How many images, from the first on, are there in every kind.
-int64_t SampleCommand::there() const {
+// How many leading images are complete in every kind.
+int64_t SampleCommand::images_done() const {
     int64_t out = count_;
     for (const Output& output : outputs_) out = std::min(out, output.folder ? output.folder->complete() : 0);
     return out;
 }
 
-// Returns false where the user interrupted it.
+// Returns false after an interrupt.
 bool SampleCommand::draw(Models& models) {
-    const int64_t batch = config_.sampler_batch, before = there(),
+    const int64_t batch = config_.sampler_batch, before = images_done(),
                   begin = before == count_ ? count_ : before / batch * batch;
-    if (before > 0) std::printf("%lld of %lld images are there already\n", (long long)before, (long long)count_);
+    if (before > 0) std::printf("%lld of %lld images are already done\n", (long long)before, (long long)count_);
     const SignalGuard signals;
     Counter counter(begin, count_);
     Samples kept;  // for picture and distance
@@ -170,7 +172,7 @@ bool SampleCommand::draw(Models& models) {
             const Samples samples = draw_batch(models, done / batch, batch, config_.step.start_x, config_.sampler,
                                                uint64_t(seed_), has("revised"));
             write(done, samples);
-            if (done - begin < distance_images) {
+            if (done - begin < max_distance_images) {
                 append_images(kept.generated, first_images(samples.generated, count_ - done));
                 append_images(kept.revised, first_images(samples.revised, count_ - done));
             }
@@ -178,8 +180,9 @@ bool SampleCommand::draw(Models& models) {
             counter.show(done);
         }
     } catch (const std::exception& error) {
-        fail(error.what(),
-             npy_ ? "" : text(" (", done, " of ", count_, " images are whole: the same command goes on from there)"));
+        fail(error.what(), npy_ ? ""
+                                : text(" (", done, " of ", count_,
+                                       " images are complete; run the same command again to continue from there)"));
     }
     if (begin == 0 && done > 0) write_picture(kept);
     for (const Output& output : outputs_)
@@ -189,7 +192,7 @@ bool SampleCommand::draw(Models& models) {
         return true;
     }
     std::printf("interrupted: %lld of %lld images are in %s%s\n", (long long)done, (long long)count_, out_.c_str(),
-                npy_ ? "" : "; the same command goes on");
+                npy_ ? "" : "; run the same command again to continue");
     return false;
 }
 
@@ -201,14 +204,14 @@ void SampleCommand::write_picture(const Samples& samples) const {
     write_grid(out_ + "/samples.png", panels, 10, 64 / generator.size);
 }
 
-// The count in each folder, and how far the images that were drawn now are from the data's.
+// Prints the number of images in each folder, and the distances of the newly drawn ones from the data.
 void SampleCommand::finish(const Samples& kept) {
     for (const Output& output : outputs_) {
         if (output.folder) output.folder->check();
         std::printf("%s/%s%s: %lld images\n", out_.c_str(), output.name.c_str(), output.folder ? "" : ".npy",
                     (long long)count_);
     }
-    const int64_t images = std::min({kept.generated.count, real_.count, distance_images});
+    const int64_t images = std::min({kept.generated.count, real_.count, max_distance_images});
     if (images == 0) return;
     const ImageSet real = first_images(real_, images);
     std::string line = text("sliced Wasserstein distance (x 1e3, ", images, " images against ", real.name, "):");
@@ -228,7 +231,7 @@ int SampleCommand::run() {
     if (seed_ < 0) fail("--seed ", seed_, ": must be at least 0");
     std::printf("device: %s\n", select_device(device_, threads_, precision_).c_str());
     const LoadedCheckpoint checkpoint = read_checkpoint(model_);
-    lay_flags_over(checkpoint.config);
+    apply_overrides(checkpoint.config);
     Models models(config_.model, 0);
     load_checkpoint(checkpoint.file, model_, models, false);
     set_batch_norm(models, batch_norm_, config_.sampler_batch, uint64_t(seed_));
@@ -244,17 +247,17 @@ int SampleCommand::run() {
 // ---- export -------------------------------------------------------------------------------------
 
 ExportCommand::ExportCommand(CLI::App& app)
-    : command_(app.add_subcommand("export", "a data set's images as a folder of PNGs, as FID and IS want them")) {
+    : command_(app.add_subcommand("export", "the images of a data set as a folder of PNGs for FID and IS")) {
     command_->add_option("--data", data_, "as in train")->required();
     command_->add_option("--split", split_, "train or test")
         ->check(CLI::IsMember({"train", "test"}))
         ->capture_default_str();
-    command_->add_option("--count", count_, "the first so many images (default: all)");
-    command_->add_option("--out", out_, "folder for the pictures: 000000.png and so on")->capture_default_str();
+    command_->add_option("--count", count_, "number of images, from the first on (default: all)");
+    command_->add_option("--out", out_, "folder for the images: 000000.png and so on")->capture_default_str();
     command_->add_option("--architecture", architecture_, "cifar10 (32x32 images) or celeba64 (64x64)")
         ->check(CLI::IsMember({"cifar10", "celeba64"}))
         ->capture_default_str();
-    command_->add_option("--seed", seed_, "of shapes")->capture_default_str();
+    command_->add_option("--seed", seed_, "seed of the data set shapes")->capture_default_str();
 }
 
 int ExportCommand::run() {

@@ -1,6 +1,6 @@
-// `dualmcmc sample`: images from a checkpoint, as folders of PNGs that programs for FID and IS read, batch by batch;
-// what an interrupted run has written is gone on from. `dualmcmc export`: a data set's own images in the same form, the
-// other side of the FID.
+// `dualmcmc sample`: samples from a checkpoint as folders of PNGs, the format that FID and IS programs read. It works
+// batch by batch, and an interrupted run can be continued. `dualmcmc export`: the images of a data set in the same
+// format, the other input of the FID.
 #pragma once
 #include <CLI/CLI.hpp>
 
@@ -22,11 +22,11 @@ public:
     int run();
 
 private:
-    void lay_flags_over(const Config& trained);
+    void apply_overrides(const Config& trained);
     void load_data();
     std::string settings(const LoadedCheckpoint& checkpoint) const;
     void open_outputs(const std::string& settings);
-    int64_t there() const;
+    int64_t images_done() const;
     bool draw(Models& models);
     void write(int64_t first, const Samples& samples);
     void write_picture(const Samples& samples) const;
@@ -40,9 +40,9 @@ private:
     bool npy_ = false;
     ChainSettings chain_{};
     BatchNormMode batch_norm_;
-    Config config_;  // the checkpoint's, with the flags laid over it
-    ImageSet real_;  // test images, for the distance; none where they cannot be had
-    // Where each kind goes; one of the two.
+    Config config_;  // the checkpoint's, with the flags applied
+    ImageSet real_;  // test images, for the distance; empty if they cannot be loaded
+    // The destination of one kind of images: either a folder or an array.
     struct Output {
         std::string name;
         std::unique_ptr<PngFolder> folder;

@@ -1,4 +1,4 @@
-// The sliced Wasserstein distance: see sliced_wasserstein.h.
+// See sliced_wasserstein.h.
 #include "experiments/sliced_wasserstein.h"
 
 #include <algorithm>
@@ -14,7 +14,7 @@
 namespace dualmcmc {
 namespace {
 
-constexpr int64_t least_side = 16;
+constexpr int64_t min_side = 16;
 
 // out(y,x,c) = sum_k filter[k] in(y, x+k-2, c) and then the same along y; (S,S,3), mirrored about the edge pixels.
 std::vector<float> blur(const std::vector<float>& in, int64_t size) {
@@ -33,7 +33,7 @@ std::vector<float> blur(const std::vector<float>& in, int64_t size) {
     return pass(pass(in, 3, size * 3), size * 3, 3);
 }
 
-// (S,S,3) to (S/2,S/2,3): blurred, every second pixel.
+// (S,S,3) to (S/2,S/2,3): blurs and keeps every second pixel.
 std::vector<float> down(const std::vector<float>& in, int64_t size) {
     const std::vector<float> blurred = blur(in, size);
     const int64_t half = size / 2;
@@ -44,7 +44,7 @@ std::vector<float> down(const std::vector<float>& in, int64_t size) {
     return out;
 }
 
-// (S/2,S/2,3) to (S,S,3): zeros in between, blurred, times 4 to keep the brightness.
+// (S/2,S/2,3) to (S,S,3): inserts zeros, blurs, and multiplies by 4 to keep the brightness.
 std::vector<float> up(const std::vector<float>& in, int64_t size) {
     const int64_t half = size / 2;
     std::vector<float> sparse(static_cast<size_t>(size * size * 3), 0.0f);
@@ -61,15 +61,15 @@ struct Patches {
     float& at(int64_t patch, int64_t value) { return values[static_cast<size_t>(patch * patch_values + value)]; }
 };
 
-// Brings each channel to mean 0 and variance 1 over all patches. `sums` holds each image's own sums of the values and
-// of their squares, (images,2,3); they are added in the order of the images, whatever thread made them.
-void normalise(Patches& patches, const std::vector<double>& sums) {
+// Normalises each channel to mean 0 and variance 1 over all patches. `sums` (images,2,3) holds each image's sums of the
+// values and of their squares. They are added in the order of the images, so the result does not depend on the threads.
+void normalize(Patches& patches, const std::vector<double>& sums) {
     for (int64_t c = 0; c < 3; ++c) {
         double sum = 0, squares = 0;
         for (size_t i = c; i < sums.size(); i += 6) sum += sums[i], squares += sums[i + 3];
         const double values = static_cast<double>(patches.count * patch_side * patch_side), mean = sum / values;
         const double variance = squares / values - mean * mean;
-        // Without any variation (all images of one colour) only the mean is taken away.
+        // If all images have one and the same colour, only subtract the mean.
         const double scale = variance > 1e-9 * (1 + mean * mean) ? 1 / std::sqrt(variance) : 1;
 #pragma omp parallel for schedule(static)
         for (int64_t p = 0; p < patches.count; ++p)
@@ -97,14 +97,14 @@ Patches make_patches(const ImageSet& set, int64_t images, int64_t level, uint64_
             }
         }
     }
-    normalise(patches, sums);
+    normalize(patches, sums);
     return patches;
 }
 
-// Directions that are projected on together.
+// Directions per matrix product.
 constexpr int64_t group = 64;
 
-// (group, count): all patches' projections on directions (patch_values, group). A matrix product is a 1×1 convolution.
+// Projects all patches on directions (patch_values, group): (group, count). The GEMM is a 1×1 convolution.
 std::vector<float> project(const Tensor& patches, const Tensor& directions) {
     const int64_t count = patches.dim(0);
     Tensor product({count, group});
@@ -119,7 +119,7 @@ std::vector<float> project(const Tensor& patches, const Tensor& directions) {
     return by_direction;
 }
 
-// Sorts finite floats by three passes of counting 11 bits: some ten times as fast as std::sort here.
+// Sorts finite floats by a radix sort of three passes of 11 bits, here about ten times as fast as std::sort.
 void radix_sort(float* values, int64_t count, std::vector<uint32_t>& buffer) {
     constexpr uint32_t buckets = 2048, sign = 0x80000000u;
     buffer.resize(static_cast<size_t>(2 * count));
@@ -127,7 +127,7 @@ void radix_sort(float* values, int64_t count, std::vector<uint32_t>& buffer) {
     std::vector<uint32_t> starts(3 * buckets, 0);
     for (int64_t i = 0; i < count; ++i) {
         const uint32_t bits = std::bit_cast<uint32_t>(values[i]);
-        from[i] = bits & sign ? ~bits : bits | sign;  // ordered as unsigned numbers like the floats
+        from[i] = bits & sign ? ~bits : bits | sign;  // unsigned integers in the order of the floats
         for (uint32_t pass = 0; pass < 3; ++pass) ++starts[pass * buckets + (from[i] >> (11 * pass)) % buckets];
     }
     for (uint32_t pass = 0; pass < 3; ++pass) {
@@ -139,8 +139,8 @@ void radix_sort(float* values, int64_t count, std::vector<uint32_t>& buffer) {
     for (int64_t i = 0; i < count; ++i) values[i] = std::bit_cast<float>(from[i] & sign ? from[i] & ~sign : ~from[i]);
 }
 
-// The mean |difference| of the sorted projections on each of the directions first ... first + wanted - 1 (at most
-// `group` of them), to distances.
+// Writes to `distances` the mean |difference| of the sorted projections on each of the directions first …
+// first + wanted - 1, at most `group` of them.
 void group_distances(const Tensor& a, const Tensor& b, uint64_t seed, int64_t level, int64_t first, int64_t wanted,
                      double* distances) {
     std::vector<float> values(patch_values * group);
@@ -167,7 +167,7 @@ void group_distances(const Tensor& a, const Tensor& b, uint64_t seed, int64_t le
 
 std::vector<std::vector<float>> laplacian_pyramid(const uint8_t* image, int64_t size) {
     std::vector<std::vector<float>> levels(1, std::vector<float>(image, image + size * size * 3));
-    for (int64_t side = size; side / 2 >= least_side; side /= 2) {
+    for (int64_t side = size; side / 2 >= min_side; side /= 2) {
         CHECK_EQ(side % 2, 0);
         levels.push_back(down(levels.back(), side));
         const std::vector<float> coarse = up(levels.back(), side);
@@ -179,8 +179,8 @@ std::vector<std::vector<float>> laplacian_pyramid(const uint8_t* image, int64_t 
 
 std::array<int64_t, 2> patch_corner(uint64_t seed, int64_t level, int64_t index, int64_t size) {
     const uint64_t bits = hash64(hash64(seed, static_cast<uint64_t>(2 * level)), static_cast<uint64_t>(index));
-    const uint64_t places = static_cast<uint64_t>(size - patch_side + 1);
-    return {static_cast<int64_t>((bits >> 32) % places), static_cast<int64_t>((bits & 0xFFFFFFFFu) % places)};
+    const uint64_t positions = static_cast<uint64_t>(size - patch_side + 1);
+    return {static_cast<int64_t>((bits >> 32) % positions), static_cast<int64_t>((bits & 0xFFFFFFFFu) % positions)};
 }
 
 std::array<float, patch_values> projection_direction(uint64_t seed, int64_t level, int64_t index) {
@@ -201,12 +201,12 @@ std::array<float, patch_values> projection_direction(uint64_t seed, int64_t leve
 SlicedWasserstein sliced_wasserstein(const ImageSet& a, const ImageSet& b, uint64_t seed,
                                      const SlicedWassersteinSettings& settings) {
     CHECK_EQ(a.size, b.size);
-    CHECK_GE(a.size, least_side);
+    CHECK_GE(a.size, min_side);
     const int64_t images = std::min(a.count, b.count), all = settings.directions_per_repeat * settings.repeats;
     CHECK_GT(images * settings.patches_per_image, 0);
     CHECK_GT(all, 0);
     SlicedWasserstein result;
-    for (int64_t level = 0; (a.size >> level) >= least_side; ++level) {
+    for (int64_t level = 0; (a.size >> level) >= min_side; ++level) {
         const auto patches = [&](const ImageSet& set) {
             const Patches made = make_patches(set, images, level, seed, settings.patches_per_image);
             return Tensor::from_host({made.count, patch_values}, made.values);

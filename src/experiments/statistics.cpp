@@ -37,19 +37,19 @@ const std::array<double, window>& gaussian() {
     return weights;
 }
 
-// The windows' weighted means of an image of one channel, (side, side) -> (side - 10, side - 10): first along rows,
-// then columns.
+// The weighted mean of every window of a one-channel image, (side, side) -> (side - 10, side - 10): first along rows,
+// then along columns.
 std::vector<double> window_means(const std::vector<double>& in, int64_t side) {
-    const int64_t places = side - window + 1;
-    std::vector<double> narrow(size_t(side * places), 0.0), out(size_t(places * places), 0.0);
+    const int64_t windows = side - window + 1;
+    std::vector<double> narrow(size_t(side * windows), 0.0), out(size_t(windows * windows), 0.0);
     for (int64_t y = 0; y < side; ++y)
         for (int64_t k = 0; k < window; ++k)
-            for (int64_t x = 0; x < places; ++x)
-                narrow[size_t(y * places + x)] += gaussian()[size_t(k)] * in[size_t(y * side + x + k)];
-    for (int64_t y = 0; y < places; ++y)
+            for (int64_t x = 0; x < windows; ++x)
+                narrow[size_t(y * windows + x)] += gaussian()[size_t(k)] * in[size_t(y * side + x + k)];
+    for (int64_t y = 0; y < windows; ++y)
         for (int64_t k = 0; k < window; ++k)
-            for (int64_t x = 0; x < places; ++x)
-                out[size_t(y * places + x)] += gaussian()[size_t(k)] * narrow[size_t((y + k) * places + x)];
+            for (int64_t x = 0; x < windows; ++x)
+                out[size_t(y * windows + x)] += gaussian()[size_t(k)] * narrow[size_t((y + k) * windows + x)];
     return out;
 }
 
@@ -92,9 +92,9 @@ double auroc(const std::vector<float>& low, const std::vector<float>& high) {
     for (const float score : high) all.emplace_back(score, true);
     for (const auto& [score, is_high] : all) CHECK(!std::isnan(score));
     std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-    int64_t twice_wins =
-        0;  // 2 × (pairs with h > l) + (pairs with h = l): whole numbers, so nothing is rounded before the division
-    int64_t lower = 0;  // how many of `low` lie below the present group of equal scores
+    // 2 × (pairs with h > l) + (pairs with h = l): an integer, so nothing is rounded before the division.
+    int64_t twice_wins = 0;
+    int64_t lower = 0;  // how many of `low` are below the current group of equal scores
     for (size_t begin = 0; begin < all.size();) {
         size_t end = begin;
         int64_t tied[2] = {0, 0};
@@ -121,12 +121,12 @@ double variance_of(const std::vector<double>& values) {
 
 namespace {
 
-Chains halves(const Chains& chains, size_t least) {
+Chains halves(const Chains& chains, size_t min_draws) {
     CHECK(!chains.empty());
     Chains out;
     for (const std::vector<double>& chain : chains) {
         CHECK_EQ(chain.size(), chains[0].size());
-        CHECK_GE(chain.size(), least);
+        CHECK_GE(chain.size(), min_draws);
         const auto half = std::ptrdiff_t(chain.size() / 2);
         out.emplace_back(chain.begin(), chain.begin() + half);
         out.emplace_back(chain.end() - half, chain.end());
@@ -134,7 +134,7 @@ Chains halves(const Chains& chains, size_t least) {
     return out;
 }
 
-// W, the mean variance within a chain, and var⁺ = (N-1)/N W + the variance of the chains' means.
+// W, the mean variance within the chains, and var⁺ = (N-1)/N W + the variance of the chains' means.
 struct Variances {
     double within, plus;
 };
@@ -165,7 +165,7 @@ double effective_sample_size(const Chains& chains) {
         for (double& value : chain) value -= mean;
     }
     const size_t draws = centred[0].size();
-    // Vehtari et al. 2021, eq. 10: with the autocovariances of each chain about its own mean, over N.
+    // Vehtari et al. 2021, eq. 10; autocovariances about each chain's own mean, divided by N.
     auto correlation = [&](size_t lag) {
         double covariance = 0;
         for (const std::vector<double>& chain : centred)

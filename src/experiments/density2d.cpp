@@ -1,5 +1,5 @@
-// Grids, and densities by their formulas or, where a set is a blurred curve or map, by adding up Gaussians along it.
-#include "experiments/plane.h"
+// Grids, and the densities: formulas, or sums of Gaussians along a blurred curve or map.
+#include "experiments/density2d.h"
 
 #include <algorithm>
 #include <cmath>
@@ -21,9 +21,9 @@ Tensor grid_points(const Grid& grid) {
     return Tensor::from_host({grid.size(), 2}, values);
 }
 
-Field normalised_exp(const Grid& grid, const Field& log_density) {
+Field normalized_exp(const Grid& grid, const Field& log_density) {
     const double largest = *std::max_element(log_density.begin(), log_density.end());
-    if (!std::isfinite(largest)) fail("a density on the plane is not a number");
+    if (!std::isfinite(largest)) fail("toys: a density is not finite");
     Field out(log_density.size());
     double total = 0;
     for (size_t i = 0; i < out.size(); ++i) total += out[i] = std::exp(log_density[i] - largest);
@@ -32,7 +32,7 @@ Field normalised_exp(const Grid& grid, const Field& log_density) {
 }
 
 Tensor sample_field(const Grid& grid, const Field& density, int64_t count, RandomKey key) {
-    std::vector<double> mass;  // of the cells up to each
+    std::vector<double> mass;  // cumulative
     for (const double value : density) mass.push_back((mass.empty() ? 0 : mass.back()) + value);
     const std::vector<float> u = Tensor::uniform({count, 3}, key, 0, 1).to_host();
     std::vector<float> points;
@@ -47,8 +47,8 @@ Tensor sample_field(const Grid& grid, const Field& density, int64_t count, Rando
 
 namespace {
 
-// exp(-½ (x / deviation)²) / (sqrt(2π) deviation) at x = first, first + step, …, by e^-(x+h)²/2 = e^-x²/2 · e^-(xh +
-// h²/2), whose last factor is itself multiplied by e^-h² from place to place: two exponentials for all.
+// N(x; 0, deviation²) at x = first, first + step, … with two exponentials in all: by the recurrence
+// e^-(x+h)²/2 = e^-x²/2 · e^-(xh + h²/2), whose last factor is multiplied by e^-h² from one x to the next.
 void gaussian_row(double* out, int64_t count, double first, double step, double deviation) {
     const double x = first / deviation, h = step / deviation, shrink = std::exp(-h * h);
     double value = std::exp(-0.5 * x * x) / (std::sqrt(2 * pi) * deviation), ratio = std::exp(-h * (x + 0.5 * h));
@@ -62,15 +62,16 @@ void gaussian_row(double* out, int64_t count, double first, double step, double 
 }  // namespace
 
 void deposit(const Grid& grid, Field& field, const Point& centre, double deviation, double weight) {
-    constexpr int64_t most = 512;  // cells on a side that one Gaussian reaches: a product of one in x and one in y
-    CHECK_LE(grid.n, most);
+    constexpr int64_t max_side = 512;
+    CHECK_LE(grid.n, max_side);
+    // The Gaussian is a product of one factor in x and one in y, on the cells that it reaches.
     int64_t first[2], count[2];
-    double factor[2][most];
+    double factor[2][max_side];
     for (size_t axis = 0; axis < 2; ++axis) {
-        const double place = (centre[axis] + grid.half) / grid.step() - 0.5, reach = 6 * deviation / grid.step();
-        if (!(place > -reach && place < double(grid.n) + reach)) return;  // outside, or not a number
-        first[axis] = std::max<int64_t>(0, int64_t(std::ceil(place - reach)));
-        count[axis] = std::min(grid.n - 1, int64_t(std::floor(place + reach))) + 1 - first[axis];
+        const double position = (centre[axis] + grid.half) / grid.step() - 0.5, reach = 6 * deviation / grid.step();
+        if (!(position > -reach && position < double(grid.n) + reach)) return;  // outside the grid, or NaN
+        first[axis] = std::max<int64_t>(0, int64_t(std::ceil(position - reach)));
+        count[axis] = std::min(grid.n - 1, int64_t(std::floor(position + reach))) + 1 - first[axis];
         gaussian_row(factor[axis], count[axis], grid.at(first[axis]) - centre[axis], grid.step(), deviation);
     }
     for (int64_t y = 0; y < count[1]; ++y) {
@@ -95,7 +96,7 @@ double kl_divergence(const Grid& grid, const Field& p, const Field& q, double fl
 
 namespace {
 
-// Makes (count, 2) points from uniforms u and normals e, `per_point` of each a point.
+// Makes (count, 2) points from `per_point` uniforms u and as many normals e each.
 Tensor make_points(int64_t count, uint64_t seed, uint64_t step, int64_t per_point,
                    const std::function<Point(const float* u, const float* e)>& make) {
     const auto u = Tensor::uniform({count, per_point}, random_key(seed, RngPurpose::shuffle, step), 0, 1).to_host();
@@ -107,11 +108,10 @@ Tensor make_points(int64_t count, uint64_t seed, uint64_t step, int64_t per_poin
     return Tensor::from_host({count, 2}, values);
 }
 
-int64_t choose(float u, int64_t count) {
-    return std::min(count - 1, int64_t(double(u) * double(count)));
-}  // u is in (0, 1]
+// A choice from 0 … count - 1; u is in (0, 1].
+int64_t choose(float u, int64_t count) { return std::min(count - 1, int64_t(double(u) * double(count))); }
 
-// A formula for the density at a point, evaluated at the centres of cells.
+// Evaluates a formula for the density at the centres of the cells.
 std::function<Field(const Grid&)> by_formula(const std::function<double(const Point&)>& density) {
     return [density](const Grid& grid) {
         Field out;
@@ -120,10 +120,10 @@ std::function<Field(const Grid&)> by_formula(const std::function<double(const Po
     };
 }
 
-PlaneData gaussians25() {
+Density2d gaussians25() {
     constexpr double deviation = 0.15;
     const auto density = [](const Point& p) {
-        double along[2] = {0, 0};  // the mixture is a product of two
+        double along[2] = {0, 0};  // the mixture factorises
         for (int axis = 0; axis < 2; ++axis)
             for (int mean = -2; mean <= 2; ++mean)
                 along[axis] +=
@@ -139,10 +139,11 @@ PlaneData gaussians25() {
             by_formula(density)};
 }
 
-PlaneData rings() {
+Density2d rings() {
     constexpr double deviation = 0.1, spacing = 0.6;
     constexpr int64_t count = 3;
-    const auto density = [](const Point& p) {  // r = N(radius, deviation²), |r| and the angle are polar coordinates
+    // Polar coordinates: the radius is |r| with r ~ N(radius of the ring, deviation²).
+    const auto density = [](const Point& p) {
         const double r = std::max(1e-9, std::hypot(p[0], p[1]));
         double total = 0;
         for (int64_t ring = 1; ring <= count; ++ring)
@@ -160,7 +161,7 @@ PlaneData rings() {
             by_formula(density)};
 }
 
-PlaneData checkerboard() {
+Density2d checkerboard() {
     const auto density = [](const Point& p) {
         if (std::abs(p[0]) >= 2 || std::abs(p[1]) >= 2) return 0.0;
         return (int64_t(std::floor(p[0])) + int64_t(std::floor(p[1]))) % 2 == 0 ? 1.0 / 8 : 0.0;
@@ -174,14 +175,14 @@ PlaneData checkerboard() {
             by_formula(density)};
 }
 
-// The point of the upper (which = 0) or the lower half circle at t in [0, 1].
+// The point of the upper (which = 0) or lower half circle at t in [0, 1].
 Point moon(int64_t which, double t) {
     const double angle = pi * t, x = std::cos(angle), y = std::sin(angle);
     const Point p = which == 0 ? Point{x - 0.5, y - 0.25} : Point{0.5 - x, 0.25 - y};
     return {1.5 * p[0], 1.5 * p[1]};
 }
 
-PlaneData moons() {
+Density2d moons() {
     constexpr double deviation = 0.1;
     const auto density = [](const Grid& grid) {
         constexpr int64_t parts = 4000;
@@ -199,17 +200,17 @@ PlaneData moons() {
             density};
 }
 
-// A point along (a) and across (b) an arm, both N(0, 1), turned the more the further out it lies.
+// A point of an arm: a along it and b across it, both N(0, 1); the rotation grows with the radius.
 Point pinwheel_arm(int64_t arm, double a, double b) {
     const double along = 1 + 0.3 * a, across = 0.05 * b, angle = 2 * pi * double(arm) / 5 + 0.25 * std::exp(along);
     return {1.6 * (along * std::cos(angle) - across * std::sin(angle)),
             1.6 * (along * std::sin(angle) + across * std::cos(angle))};
 }
 
-PlaneData pinwheel() {
+Density2d pinwheel() {
     constexpr double deviation = 0.05;
     const auto density = [](const Grid& grid) {
-        constexpr int64_t half_a = 200, half_b = 30;  // points on each side of 0, out to 5 deviations
+        constexpr int64_t half_a = 200, half_b = 30;  // quadrature points on each side of 0, up to 5 deviations
         constexpr double step_a = 5.0 / half_a, step_b = 5.0 / half_b;
         Field out(size_t(grid.size()), 0);
         for (int64_t arm = 0; arm < 5; ++arm)
@@ -231,9 +232,9 @@ PlaneData pinwheel() {
 
 }  // namespace
 
-const std::vector<std::string> plane_names{"gaussians25", "rings", "checkerboard", "moons", "pinwheel"};
+const std::vector<std::string> density2d_names{"gaussians25", "rings", "checkerboard", "moons", "pinwheel"};
 
-PlaneData plane_data(const std::string& name) {
+Density2d density2d(const std::string& name) {
     if (name == "gaussians25") return gaussians25();
     if (name == "rings") return rings();
     if (name == "checkerboard") return checkerboard();
