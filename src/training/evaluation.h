@@ -56,7 +56,7 @@ struct Reconstructions {
 };
 
 // Of the images `data`, in one batch.
-Reconstructions reconstruct(Models& models, const ImageSet& data, const StepSettings& settings, uint64_t seed);
+Reconstructions draw_reconstructions(Models& models, const ImageSet& data, const StepSettings& settings, uint64_t seed);
 
 // x (B,S,S,3) as a set of pictures.
 ImageSet pictures(const Tensor& x);

@@ -304,7 +304,7 @@ std::string Run::evaluate(int64_t iteration) {
                    ebm = first_images(samples.revised, shown);
     write_grid(numbered(config_.out + "/samples", iteration, "-samples.png"), {&data, &generator, &ebm}, columns,
                scale);
-    const Reconstructions r = reconstruct(models_, data, config_.step, seed);
+    const Reconstructions r = draw_reconstructions(models_, data, config_.step, seed);
     write_grid(numbered(config_.out + "/samples", iteration, "-reconstructions.png"), {&r.data, &r.encoder, &r.revised},
                columns, scale);
 
