@@ -228,7 +228,7 @@ TEST(Annealing, Density2dAgainstQuadrature) {
     const Schedule schedule = annealing.find_schedule();
     const Annealing::Run forward = annealing.forward(schedule);
     const LogZ lower = log_z(forward.log_weight, false);
-    // Exact samples by rejection: u <= exp(-(E - min E)), with min E >= -2.
+    // Exact samples by rejection: u < exp(-(E + 2)), since E is above -2.
     const Tensor proposals = Tensor::uniform({60000, 3}, RandomKey{12, 0, 0}, 0, 1);
     const std::vector<float> u = proposals.to_host();
     Points samples;

@@ -70,7 +70,8 @@ inline void expect_close(const Tensor& actual, const Tensor& expected, double rt
     expect_close(actual, expected.to_host(), rtol, atol, what);
 }
 
-// ‖actual - expected‖ / ‖expected‖, or ‖actual‖ if expected is 0. NaN if the sizes differ: EXPECT_LE then fails.
+// ‖actual - expected‖ / ‖expected‖, or ‖actual‖ if expected is 0.
+// NaN if the sizes differ: EXPECT_LE then fails.
 template <class Reference>
 double relative_l2(const Values& actual, const std::vector<Reference>& expected) {
     if (actual.size() != expected.size()) return std::numeric_limits<double>::quiet_NaN();

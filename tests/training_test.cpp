@@ -215,7 +215,7 @@ TEST(ScopedStateRestore, EvaluationLeavesNoTrace) {
         EXPECT_EQ(draw_batch(models, 1, 3, "generator", {2, 0.5f, 0.01f}, 1).revised.pixels[0],
                   samples.revised.pixels[3 * 3072]);
         models.ebm.power_iteration();
-        reconstruct(models, images, short_steps(), 1);
+        draw_reconstructions(models, images, short_steps(), 1);
         const auto during = snapshot(models);
         for (const char* name : {"netE.block2.conv1.weight_u", "netE.block2.conv1.weight_v", "netG.bn_5.running_mean",
                                  "netG.bn_5.running_var"})

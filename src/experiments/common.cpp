@@ -17,14 +17,14 @@ namespace fs = std::filesystem;
 
 // ---- the command --------------------------------------------------------------------------------
 
-void add_batch_norm_flags(CLI::App& command, BatchNormMode& policy) {
+void add_batch_norm_flags(CLI::App& command, BatchNormMode& mode) {
     command
         .add_option(
-            "--batch-norm", policy.name,
+            "--batch-norm", mode.name,
             "statistics of the generator's batch norm: of each batch (batch, as in training), the running averages of "
             "training (running), or those of many samples from the model (recalibrated)")
         ->capture_default_str();
-    command.add_option("--batch-norm-batches", policy.batches, "batches of samples for the recalibrated statistics")
+    command.add_option("--batch-norm-batches", mode.batches, "batches of samples for the recalibrated statistics")
         ->capture_default_str();
 }
 

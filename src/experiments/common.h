@@ -27,7 +27,7 @@ Tensor image_batch(const ImageSet& set, int64_t first, int64_t batch);
 void write_summary(const std::string& out, const std::string& summary);
 
 // Adds the flags of the batch-norm mode; set_batch_norm checks their values.
-void add_batch_norm_flags(CLI::App& command, BatchNormMode& policy);
+void add_batch_norm_flags(CLI::App& command, BatchNormMode& mode);
 
 // Fails if a chain's settings (flags --steps-NAME and so on) are out of range.
 void check_chain(const std::string& name, const ChainSettings& chain);

@@ -180,9 +180,9 @@ bool SampleCommand::draw(Models& models) {
             counter.show(done);
         }
     } catch (const std::exception& error) {
-        fail(error.what(), npy_ ? ""
-                                : text(" (", done, " of ", count_,
-                                       " images are complete; run the same command again to continue from there)"));
+        const std::string hint = text(" (", done, " of ", count_,
+                                      " images are complete; run the same command again to continue from there)");
+        fail(error.what(), npy_ ? "" : hint);
     }
     if (begin == 0 && done > 0) write_picture(kept);
     for (const Output& output : outputs_)

@@ -26,9 +26,9 @@ struct Metrics2d {
 // Densities for the picture; empty if a method has no such model.
 struct Fields2d {
     Grid grid, latent_grid;
-    Field data, ebm, generator, revised;            // on `grid`; revised: at the end of the x-chain
-    Field posterior, latent_start, latent_revised;  // on `latent_grid`, for one data point: p_θ(z|x), start and end of
-                                                    // the z-chain
+    Field data, ebm, generator, revised;  // on `grid`; revised: at the end of the x-chain
+    // On `latent_grid`, for one data point: p_θ(z|x), and the density at the start and end of the z-chain.
+    Field posterior, latent_start, latent_revised;
 };
 
 // Computes all metrics of trained models on `data` by sums over grids, without sampling. The density of a chain is

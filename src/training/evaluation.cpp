@@ -122,7 +122,8 @@ Samples draw_samples(Models& models, int64_t count, int64_t batch, const std::st
     return {first_images(out.generated, count), first_images(out.revised, count)};
 }
 
-Reconstructions reconstruct(Models& models, const ImageSet& data, const StepSettings& settings, uint64_t seed) {
+Reconstructions draw_reconstructions(Models& models, const ImageSet& data, const StepSettings& settings,
+                                     uint64_t seed) {
     std::vector<int64_t> indices(static_cast<size_t>(data.count));
     std::iota(indices.begin(), indices.end(), 0);
     Shape shape{data.count, data.size, data.size, 3};

@@ -55,7 +55,7 @@ struct Reconstructions {
 };
 
 // Reconstructs the images `data`, in one batch.
-Reconstructions reconstruct(Models& models, const ImageSet& data, const StepSettings& settings, uint64_t seed);
+Reconstructions draw_reconstructions(Models& models, const ImageSet& data, const StepSettings& settings, uint64_t seed);
 
 // x (B,S,S,3) in [-1, 1] as 8-bit images.
 ImageSet pictures(const Tensor& x);

@@ -312,7 +312,7 @@ std::string Run::evaluate(int64_t iteration) {
                    ebm = first_images(samples.revised, shown);
     const std::string stem = config_.out + "/samples/" + iteration_name(iteration);
     write_grid(stem + "-samples.png", {&data, &generator, &ebm}, columns, scale);
-    const Reconstructions r = reconstruct(models_, data, config_.step, seed);
+    const Reconstructions r = draw_reconstructions(models_, data, config_.step, seed);
     write_grid(stem + "-reconstructions.png", {&r.data, &r.encoder, &r.revised}, columns, scale);
 
     if (!hooks_.sliced_wasserstein) return ",";
