@@ -62,9 +62,11 @@ all: $(BUILD)/dualmcmc
 
 # ---- progress: a line a file, in place of the command -------------------------------------------------------------------------------
 
+# Everything is compiled anew when the settings change. (Written here, not by a rule: make -n, which counts, runs no rule.)
+SETTINGS := $(CXX) $(FLAGS) $(NVCC) $(NVFLAGS) $(GPU)
 ifndef DRY
+$(shell mkdir -p $(BUILD); echo '$(SETTINGS)' | cmp -s - $(BUILD)/settings || echo '$(SETTINGS)' > $(BUILD)/settings; : > $(BUILD)/progress)
 TOTAL := $(shell DRY=1 $(MAKE) -n --no-print-directory $(MAKEOVERRIDES) $(MAKECMDGOALS) 2>/dev/null | grep -c '^n=.*progress')
-$(shell mkdir -p $(BUILD) && : > $(BUILD)/progress)
 endif
 # $(call step,what): prints it with its number among all that is to be done.
 step = @n=$$(echo >> $(BUILD)/progress; wc -l < $(BUILD)/progress); printf '[%d/%d] %s\n' $$n $(TOTAL) '$(1)'; mkdir -p $(@D)
@@ -79,12 +81,6 @@ $(BUILD)/dualmcmc: $(BUILD)/src/main.o $(LIBRARY)
 $(BUILD)/dualmcmc_tests: $(TESTS) $(LIBRARY) $(EMULATED)
 	$(call step,$@)
 	$(Q)$(CXX) $(FLAGS) $^ $(LIBS) -lgtest -lgtest_main -o $@
-
-# Everything is compiled anew when the settings change.
-SETTINGS := $(CXX) $(FLAGS) $(NVCC) $(NVFLAGS) $(GPU)
-$(BUILD)/settings: FORCE
-	@mkdir -p $(@D); echo '$(SETTINGS)' | cmp -s - $@ || echo '$(SETTINGS)' > $@
-.PHONY: FORCE
 
 $(BUILD)/%.o: %.cpp $(BUILD)/settings | packages
 	$(call step,$<)

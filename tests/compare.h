@@ -1,9 +1,7 @@
-// What the tests share: comparisons, deterministic random numbers, the choice of backend and threads, changes of
-// layout.
+// Shared by the tests: comparisons, deterministic random numbers, selection of backend and threads, layout conversions.
 //
-// A comparison is |actual - expected| <= atol + rtol |expected| for every element, so that a NaN fails, and reports the
-// worst element with both values. Everything here is written out plainly and uses none of the code under test but
-// Tensor's copies.
+// A comparison requires |actual - expected| <= atol + rtol |expected| of every element, which fails for NaN, and
+// reports the worst element with both values. Of the code under test this file uses only Tensor's copies.
 #pragma once
 #include <gtest/gtest.h>
 #include <omp.h>
@@ -86,7 +84,7 @@ inline double relative_l2(const Tensor& actual, const Tensor& expected) {
     return relative_l2(actual.to_host(), expected.to_host());
 }
 
-// ---- numbers ------------------------------------------------------------------------------------
+// ---- random values ------------------------------------------------------------------------------
 
 // Uniform in [low, high), the same on every machine. (Mean 0 and variance 1/3 between -1 and 1.)
 inline Values random_values(int64_t n, uint32_t seed, float low = -1, float high = 1) {
@@ -102,7 +100,7 @@ inline Tensor random_tensor(const Shape& shape, uint32_t seed, float low = -1, f
 
 // ---- backend and threads ------------------------------------------------------------------------
 
-// The CPU backends that this processor can run: each includes the instructions of those before it.
+// The CPU backends that this processor supports, from the smallest instruction set to the largest.
 inline std::vector<const Backend*> cpu_backends() {
     std::vector<const Backend*> able;
     for (const InstructionSet& set : instruction_sets())
@@ -122,16 +120,15 @@ inline std::vector<const Backend*> gpu_backends() {
     return tables;
 }
 
-// The largest relative change of a number on its way into the backend's matrix products, 0 for fp32. TF32 keeps 10 bits
-// after the first; tensor cores may cut the rest off. bf16 keeps 7, rounded to nearest. AMX's hi + lo of bf16 (amx.cu)
-// are off by 2^-17, and what is left out of a product, lo lo, is 2^-16 of it: together as if each factor were off by
-// 2^-16.
+// The largest relative error of an input of the backend's GEMMs, 0 for fp32. TF32 keeps 10 bits after the leading one,
+// and tensor cores may truncate the rest; bf16 keeps 7, rounded to nearest. In AMX's BF16x3 (src/cpu/fast/amx.cpp)
+// hi + lo is off by 2^-17, and the omitted lo lo is 2^-16 of the product: together as if each factor were off by 2^-16.
 inline double input_unit(const Backend& table) {
     const std::string name = table.name;
     return name.ends_with("tf32") ? 0x1p-10 : name.ends_with("bf16") ? 0x1p-8 : name.ends_with("amx") ? 0x1p-16 : 0;
 }
 
-// Why a table cannot be used here; empty where it can.
+// Why a table cannot be used on this machine; empty if it can.
 inline const std::string& why_not(const Backend& table) {
     static std::map<const Backend*, std::string> reasons;
     const auto [entry, first] = reasons.try_emplace(&table);
@@ -174,7 +171,7 @@ private:
 //     class Kernel : public EachBackend {};
 //     TEST_P(Kernel, add) { ... }
 //     INSTANTIATE_TEST_SUITE_P(Cpu, Kernel, testing::ValuesIn(cpu_backends()), backend_name);
-// On a GPU that does not answer its tests are skipped, with the reason.
+// Tests of a GPU that cannot be used are skipped, with the reason.
 class EachBackend : public testing::TestWithParam<const Backend*> {
 protected:
     void SetUp() override {
@@ -195,7 +192,7 @@ inline std::string backend_name(const testing::TestParamInfo<const Backend*>& in
 
 // ---- layouts ------------------------------------------------------------------------------------
 
-// (b, c, h, w) -> (b, h, w, c); sides in the order of the input.
+// (b, c, h, w) -> (b, h, w, c); the sizes are in the order of the input.
 inline Values nchw_to_nhwc(const Values& x, int64_t batch, int64_t channels, int64_t height, int64_t width) {
     Values y(x.size());
     for (int64_t b = 0; b < batch; ++b)

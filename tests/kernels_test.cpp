@@ -1,15 +1,15 @@
-// Every kernel of the table against a plain loop in double precision or a closed form, on each backend that runs here.
+// Every kernel of the table against a loop in double precision or a closed form, on each backend that this machine
+// supports.
 //
-// Each array lies between two guards that hold NaN, and outputs hold NaN before the call: an element that is not
-// written, a write beyond the end, or a read from there that matters, all show. Each call is made with 1, 2 and 3
-// threads and must give the same bits. (On the emulated GPU these are three orders in which its threads take
-// turns.) What is not here: the values of random numbers (random_test.cpp), gradients as gradients (ops_test.cpp).
+// Each array lies between two guards of NaN, and outputs hold NaN before the call. So elements that are not written,
+// writes out of bounds, and reads out of bounds that affect a result are all detected. Each call is made with 1, 2 and
+// 3 threads and must give the same bits. (On the emulated GPU these are three orders in which its threads run.)
+// Elsewhere are the values of random numbers (random_test.cpp) and gradients as derivatives (ops_test.cpp).
 //
-// Tolerances are in units u = 2^-24, the largest relative error of one rounding. A single formula gets a small multiple
-// of its number of roundings. A sum of n terms, added one by one in float32, of products of uniforms in [-1, 1): its
-// partial sums are about sqrt(k)/3, so that the roundings, which go in random directions, add up to about 0.14 n u; we
-// allow 4 n u, 28 standard deviations. (At n = 1170, the longest sum here, that is 3e-4, where one lost term would show
-// as 0.3.)
+// Tolerances are in units u = 2^-24, the largest relative error of one rounding. A formula is allowed a small multiple
+// of its number of roundings. A sum of n products of uniforms in [-1, 1), added one by one in float32, has partial sums
+// of about sqrt(k)/3; their roundings, random in sign, add up to about 0.14 n u. The tests allow 4 n u, 28 standard
+// deviations. (At n = 1170, the longest sum here, that is 3e-4; one missing term would make a difference of 0.3.)
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -24,13 +24,13 @@ class Kernel : public EachBackend {};
 INSTANTIATE_TEST_SUITE_P(Cpu, Kernel, testing::ValuesIn(cpu_backends()), backend_name);
 INSTANTIATE_TEST_SUITE_P(Gpu, Kernel, testing::ValuesIn(gpu_backends_of_all_precisions()), backend_name);
 
-// One element, less than a vector, some vectors and a rest, and enough for several threads.
+// One element, less than a vector, several vectors and a remainder, and enough for several threads.
 constexpr int64_t sizes[] = {1, 3, 37, 20011};
 
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
 
-// An array on the device between two guards, which hold a NaN of its own: one computed from another array's guard has
-// that one's bits.
+// An array on the device between two guards. Each array's guards hold a NaN with bits of their own, so that a NaN
+// computed from another array's guard is not mistaken for them.
 class Buffer {
 public:
     Buffer(const Values& values) : n_(int64_t(values.size())), memory_(Shape{n_ + 2 * guard}) {
@@ -65,7 +65,7 @@ bool same_bits(const Values& a, const Values& b) {
     return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
 }
 
-// Runs call(arrays) on arrays that hold `before`, with 1, 2 and 3 threads, and returns what they hold afterwards.
+// Runs call(arrays) on arrays that hold `before`, with 1, 2 and 3 threads, and returns their contents afterwards.
 template <class Call>
 std::vector<Values> run(const std::vector<Values>& before, Call call) {
     std::vector<Values> first;
@@ -133,7 +133,7 @@ TEST_P(Kernel, fill) {
         EXPECT_EQ(output(n, [&](float* y) { backend().fill(y, -2.5f, n); }), Values(size_t(n), -2.5f));
 }
 
-// ---- pointwise: values below 2 in size unless said otherwise ------------------------------------
+// ---- pointwise: magnitudes below 2 unless noted otherwise ----------------------------------------
 
 TEST_P(Kernel, add) {
     for (const int64_t n : sizes) {
@@ -177,7 +177,7 @@ TEST_P(Kernel, leaky_relu) {
                          0, count(n));
         }
     const Values lost = output(1, [](float* y) { backend().leaky_relu(y, Buffer({nan}), 0, 1); });
-    EXPECT_TRUE(std::isnan(lost[0])) << "a NaN must not be hidden";
+    EXPECT_TRUE(std::isnan(lost[0])) << "NaN must stay NaN";
 }
 
 TEST_P(Kernel, leaky_relu_backward) {
@@ -194,7 +194,7 @@ TEST_P(Kernel, leaky_relu_backward) {
         }
 }
 
-// tanh, swish and expf are good to about two units in the last place, that is 4 u; 8 u are allowed, twice that for a
+// tanh, swish and expf are accurate to about two units in the last place, 4 u; 8 u are allowed, and twice that for a
 // quotient.
 TEST_P(Kernel, swish) {
     for (const int64_t n : sizes) {
@@ -209,7 +209,7 @@ TEST_P(Kernel, swish) {
     EXPECT_TRUE(std::isnan(far[3]));
 }
 
-// y' = s (1 + x (1 - s)); s and 1 - s are below 1, x (1 - s) below 6 in size.
+// y' = s (1 + x (1 - s)); s and 1 - s are below 1, |x (1 - s)| below 6.
 TEST_P(Kernel, swish_backward) {
     for (const int64_t n : sizes) {
         const Values x = random_values(n, 1, -6, 6), dy = random_values(n, 2);
@@ -317,8 +317,8 @@ TEST_P(Kernel, gaussian_nll_backward) {
                                                 n);
             });
             expect_close(result[0], dmu, 20 * unit, 0, "dmu, " + count(n));
-            // 1 - A with A > 0 wrong by 30 u A: that is at most 30 u (|1 - A| + 1). Times 1.05, half the upstream
-            // gradient.
+            // 1 - A, where A > 0 has the relative error 30 u: the error is at most 30 u (|1 - A| + 1). The factor, half
+            // the upstream gradient, is 1.05.
             expect_close(result[1], dlogvar, 32 * unit, 32 * unit, "dlogvar, " + count(n));
         }
 }
@@ -337,7 +337,7 @@ TEST_P(Kernel, langevin_update) {
     }
 }
 
-// What it draws is what `normal` draws.
+// It draws the same noise as `normal`.
 TEST_P(Kernel, langevin_update_normal) {
     const RandomKey key{3, 5, 7};
     for (const int64_t n : sizes) {
@@ -376,9 +376,9 @@ TEST_P(Kernel, adam_update) {
                                           float(beta2), float(1 / std::sqrt(correction2)), float(epsilon), float(decay),
                                           n);
                 });
-                // 0.999 and 1 - 0.999 in float32 make v wrong by up to 6e-5 of itself (1 - beta2 by 1.3e-5; we allow
-                // for 0.999 rounded the other way too), a step by half of that: 3e-5 of the rate a step; and each step
-                // rounds w, below 1.1, once.
+                // 0.999 and 1 - 0.999 in float32 give v a relative error of up to 6e-5 (1.3e-5 from 1 - beta2; 0.999
+                // might also be rounded the other way) and the step half of that, 3e-5 of the rate. Each step rounds
+                // w, which is below 1.1, once.
                 expect_close(state[0], w, 0, step * (3e-5 * rate + 2 * unit), "w, step " + std::to_string(step));
                 expect_close(state[1], m, 0, 16 * unit, "m, step " + std::to_string(step));
                 expect_close(state[2], v, 6e-5, 0x1p-40, "v, step " + std::to_string(step));
@@ -403,9 +403,9 @@ struct Sides {
 constexpr Sides even_images[] = {{1, 2, 2, 1}, {2, 4, 6, 5}, {2, 6, 4, 3}, {3, 8, 2, 17}, {5, 10, 14, 35}};
 constexpr Sides all_images[] = {{1, 1, 1, 1}, {2, 1, 4, 3}, {2, 5, 1, 7}, {2, 5, 4, 3}, {3, 5, 4, 17}, {5, 7, 11, 66}};
 
-// A linear map of images as a list of entries; apply(dst, src, weight) is called for each. Forward adds x[src] weight
-// to y[dst], the gradient is the transpose of that. At most 4 entries meet in one element (forward), 9 (upsample's
-// gradient): 16 u of values below 2.
+// A linear map of images as a sparse matrix: entries(entry) calls entry(dst, src, weight) for each of its elements. The
+// map adds x[src] weight to y[dst]; its gradient is the transpose. At most 4 terms (the map) or 9 (upsample's gradient)
+// are added per element: 16 u of values below 2.
 template <class Entries>
 void expect_linear_map(const Sides& in, const Sides& out, Entries entries, bool transpose,
                        void (*kernel)(float*, const float*, int64_t, int64_t, int64_t, int64_t)) {
@@ -442,7 +442,7 @@ void check_avg_pool2(bool transpose, decltype(Backend::avg_pool2) kernel) {
     }
 }
 
-// Output i of 2n lies at i (n - 1) / (2n - 1), a hat function wide.
+// Output i of 2n is at i (n - 1) / (2n - 1) of the input, interpolated by hat functions.
 void check_upsample2(bool transpose, decltype(Backend::upsample2) kernel) {
     for (const Sides& in : all_images) {
         const Sides out{in.batch, 2 * in.height, 2 * in.width, in.channels};
@@ -480,7 +480,7 @@ TEST_P(Kernel, global_avg_pool) {
         const Values y = output(s.batch * s.channels, [&](float* p) {
             backend().global_avg_pool(p, Buffer(x), s.batch, s.width, s.channels);
         });
-        expect_close(y, expected, 0, 8 * unit, s.name());  // a sum of n wrong by 4 n u, divided by n, and that rounded
+        expect_close(y, expected, 0, 8 * unit, s.name());  // the sum's 4 n u divided by n, and roundings
     }
 }
 
@@ -500,7 +500,7 @@ TEST_P(Kernel, global_avg_pool_backward) {
 
 // ---- reductions to a scalar ---------------------------------------------------------------------
 
-// Below and above one part (4096), one more than two parts, and more than 64 parts' worth.
+// Below one part (4096), above two, and more than 64 parts.
 constexpr int64_t reduced_sizes[] = {1, 3, 37, 4095, 8193, 300007};
 
 template <class Call, class Term>
@@ -508,8 +508,8 @@ void expect_sum(int64_t n, double roundings, Call call, Term term) {
     double expected = 0, magnitude = 0;
     for (int64_t i = 0; i < n; ++i)
         expected += term(size_t(i)), magnitude = std::max(magnitude, std::abs(term(size_t(i))));
-    // Terms rounded in float32, in random directions: sqrt(n) u times their size, eight standard deviations; added in
-    // double precision or in parts that are; the result rounded once.
+    // Terms rounded in float32, random in sign: sqrt(n) u times their magnitude, eight standard deviations. They are
+    // added in double precision, or in parts that are, and the result is rounded once.
     const double atol = 8 * roundings * unit * magnitude * std::sqrt(double(n));
     expect_close(output(1, call), std::vector<double>{expected}, 2 * unit, atol, count(n));
 }
@@ -521,8 +521,8 @@ TEST_P(Kernel, sum) {
             n, 1, [&](float* y) { backend().sum(y, Buffer(x), -0.7f, n); },
             [&](size_t i) { return double(-0.7f) * x[i]; });
     }
-    // Numbers of many sizes that cancel: what is left is rounding, so that the order of addition shows (output compares
-    // the bits).
+    // Values of many magnitudes that cancel: the result is rounding error alone and so depends on the order of addition
+    // (output() compares bits).
     Values x = random_values(100001, 2);
     for (size_t i = 0; i < 50000; ++i) {
         x[i] = std::ldexp(x[i], int(i % 41) - 40);
@@ -530,7 +530,7 @@ TEST_P(Kernel, sum) {
     }
     x[50000] = 0;
     expect_close(output(1, [&](float* y) { backend().sum(y, Buffer(x), 1, 100001); }), Values{0}, 0, 1e-6,
-                 "numbers that cancel");
+                 "values that cancel");
 }
 
 TEST_P(Kernel, dot) {
@@ -572,13 +572,11 @@ struct Matrix {
     int64_t rows, columns;
     size_t at(int64_t r, int64_t c) const { return size_t(r * columns + c); }
     std::string name() const { return std::to_string(rows) + " x " + std::to_string(columns); }
-    // Rows that one float32 sum runs over: the longest part. (A backend that sums whole columns in order is allowed as
-    // much.)
+    // The most rows that one float32 sum runs over: a backend may sum a whole column in order.
     double length() const { return double(rows); }
 };
 
-// One row, less than one part (64 rows), a part and one row, more than 64 parts' worth; also enough work for several
-// threads.
+// One row, less than one part (64 rows), one part and a row, more than 64 parts; also enough work for several threads.
 constexpr Matrix tall[] = {{1, 1}, {1, 5}, {2, 3}, {63, 17}, {65, 35}, {700, 70}, {4801, 6}};
 
 TEST_P(Kernel, column_sum) {
@@ -626,15 +624,15 @@ struct BatchNorm {
         }
     }
     double before_relu(size_t i) const { return y[i] > 0 ? dy[i] : slope * dy[i]; }
-    // The mean of n values of size a, added one by one: partial sums k a, rounded, come to 0.17 sqrt(n) a u; 2 sqrt(n)
-    // a u are allowed.
+    // The mean of n values of magnitude a, added one by one: rounding the partial sums k a makes an error of about
+    // 0.17 sqrt(n) a u; 2 sqrt(n) a u is allowed.
     double mean_error() const { return 2 * (std::abs(offset) + 2) * (std::sqrt(s.length()) + 4) * unit; }
 };
 
 void check_batch_norm_forward() {
     for (const Matrix& s : tall)
         for (const auto& [offset, slope] :
-             {std::pair(0.0f, 1.0f), {0, 0.2f}, {3, 0}, {500, 1}}) {  // at 500 Σx² - (Σx)² would be wrong by 10 %
+             {std::pair(0.0f, 1.0f), {0, 0.2f}, {3, 0}, {500, 1}}) {  // at 500, Σx² - (Σx)² would be off by 10 %
             const BatchNorm b(s, offset, slope);
             const Values running_mean = random_values(s.columns, 5), running_var = random_values(s.columns, 6, 0.5f, 2);
             const auto result =
@@ -652,8 +650,8 @@ void check_batch_norm_forward() {
             const std::string what = s.name() + ", offset " + std::to_string(int(offset)) + ": ";
             const double largest = *std::max_element(b.rstd.begin(), b.rstd.end());
             const double n = s.length();
-            // Squared deviations: positive terms, a relative error of up to n u; x - mean is off by the mean's error m,
-            // which enters squared, and by the rounding of x - mean, u relative.
+            // The squared deviations are positive, so their sum has a relative error of up to n u. x - mean adds the
+            // mean's error m, which enters squared, and its own rounding.
             const double m = b.mean_error(), relative = 2 * n * unit + 8 * unit + m * m * largest * largest;
             expect_close(result[1], b.mean, 2 * unit, m, what + "mean");
             expect_close(result[2], b.rstd, relative, 0, what + "rstd");
@@ -670,7 +668,7 @@ TEST_P(Kernel, batch_norm) { check_batch_norm_forward(); }
 void check_batch_norm_backward() {
     for (const Matrix& s : tall)
         for (const auto& [offset, slope] : {std::pair(0.0f, 1.0f), {0, 0}, {3, 0.2f}}) {
-            if (s.rows == 1) continue;  // x = mean: the gradient is 0 but for rounding times rstd = 316; tested below
+            if (s.rows == 1) continue;  // x = mean: the gradient is rounding error times rstd = 316; tested below
             const BatchNorm b(s, offset, slope);
             const Values mean(b.mean.begin(), b.mean.end()), rstd(b.rstd.begin(), b.rstd.end());
             const auto result = run({poison(s.rows * s.columns), poison(s.columns), poison(s.columns)}, [&](auto& out) {
@@ -681,8 +679,8 @@ void check_batch_norm_backward() {
                                                     slope, s.rows, s.columns);
             });
             const double largest = std::max(1.0, *std::max_element(b.rstd.begin(), b.rstd.end())), n = s.length();
-            // Sums of n terms below 1 (dbias) and below 4 rstd (dweight; the mean handed in is itself rounded, u of 5,
-            // in every term).
+            // Sums of n terms below 1 (dbias) and below 4 rstd (dweight, where each term also has the rounding error of
+            // the given mean, at most 5 u).
             const double bias_error = 4 * n * unit, weight_error = (16 + 8) * n * unit * largest;
             expect_close(result[2], b.dbias, 0, bias_error, s.name() + ": dbias");
             expect_close(result[1], b.dweight, 0, weight_error, s.name() + ": dweight");
@@ -690,7 +688,7 @@ void check_batch_norm_backward() {
             expect_close(result[0], b.dx, 0, 2 * largest * ((bias_error + 4 * weight_error) / n + 32 * unit * largest),
                          s.name() + ": dx");
         }
-    // One row: dbias = dy, and nothing passes to x or the weight.
+    // One row: only the bias has a gradient.
     const auto single = run({poison(3), poison(3), poison(3)}, [](auto& out) {
         const Buffer x({1, 2, 3}), rstd({316, 316, 316}), weight({1, 2, 3}), bias({1, 1, 1}), dy({0.5f, -0.25f, 2});
         backend().batch_norm_backward_reduce(out[1], out[2], x, rstd, x, weight, bias, dy, 0, 1, 3);
@@ -703,13 +701,13 @@ void check_batch_norm_backward() {
 TEST_P(Kernel, batch_norm_backward_reduce) { check_batch_norm_backward(); }
 TEST_P(Kernel, batch_norm_backward_elemt) { check_batch_norm_backward(); }
 
-// Normalisation by given statistics, then ReLU, in double precision.
-struct FixedNorm {
+// Batch norm by given statistics, then ReLU, in double precision.
+struct GivenStatistics {
     Matrix s;
     Values x, dy, mean, var, weight, bias;
     std::vector<double> y, dx;
 
-    explicit FixedNorm(const Matrix& sides)
+    explicit GivenStatistics(const Matrix& sides)
         : s(sides), x(random_values(s.rows * s.columns, 1, -2, 3)), dy(random_values(s.rows * s.columns, 2)),
           mean(random_values(s.columns, 3)), var(random_values(s.columns, 4, 0.25f, 2)),
           weight(random_values(s.columns, 5)), bias(random_values(s.columns, 6)), y(x.size()), dx(x.size()) {
@@ -726,7 +724,7 @@ struct FixedNorm {
 
 TEST_P(Kernel, batch_norm_inference) {
     for (const Matrix& s : tall) {
-        const FixedNorm f(s);
+        const GivenStatistics f(s);
         const Values y = output(s.rows * s.columns, [&](float* p) {
             backend().batch_norm_inference(p, Buffer(f.x), Buffer(f.mean), Buffer(f.var), Buffer(f.weight),
                                            Buffer(f.bias), 1e-5f, s.rows, s.columns);
@@ -738,7 +736,7 @@ TEST_P(Kernel, batch_norm_inference) {
 
 TEST_P(Kernel, batch_norm_inference_backward) {
     for (const Matrix& s : tall) {
-        const FixedNorm f(s);
+        const GivenStatistics f(s);
         const Values y(f.y.begin(), f.y.end()),
             dx = output(s.rows * s.columns, [&](float*p) {
                 backend().batch_norm_inference_backward(p, Buffer(y), Buffer(f.dy), Buffer(f.var), Buffer(f.weight),
@@ -748,7 +746,7 @@ TEST_P(Kernel, batch_norm_inference_backward) {
     }
 }
 
-// ---- products -----------------------------------------------------------------------------------
+// ---- spectral normalisation ---------------------------------------------------------------------
 
 constexpr Matrix matrices[] = {{1, 1},   {1, 37},   {35, 1},    {5, 3},     {17, 130},
                                {64, 64}, {130, 65}, {301, 257}, {1031, 515}};
@@ -769,11 +767,11 @@ TEST_P(Kernel, normalize_l2) {
     EXPECT_EQ(run({{0, 0, 0}}, [](auto& p) { backend().normalize_l2(p[0], 1e-12f, 3); })[0], (Values{0, 0, 0}));
 }
 
-// What the power iteration makes of (w, u), step by step, and how wrong each may be: an element of Wu or Wᵀv by at
-// most 4 unit times the sum of the magnitudes added; the error of v goes through Wᵀ as well.
+// One power iteration from (w, u), with error bounds: an element of Wu or Wᵀv may be off by 4 units times the sum of
+// the magnitudes added, and the error of v also goes through Wᵀ.
 struct PowerIteration {
     std::vector<double> v, u;
-    double sigma = 0, wrong_v, wrong_u, wrong_sigma;
+    double sigma = 0, error_v, error_u, error_sigma;
 
     PowerIteration(const Values& w, const Values& start, const Matrix& s, double epsilon)
         : v(size_t(s.rows)), u(size_t(s.columns)) {
@@ -788,16 +786,16 @@ struct PowerIteration {
             for (int64_t c = 0; c < s.columns; ++c) u[size_t(c)] += double(w[s.at(r, c)]) * v[size_t(r)];
         const double second = norm(u);
         for (double& value : u) sigma += value * value / second, value /= second;
-        wrong_v = 4 * double(s.columns) * unit / first;
-        wrong_u = (4 * std::sqrt(double(s.rows)) * unit + double(s.rows) * wrong_v) / second;
-        wrong_sigma = 20 * unit + 2 * wrong_u * std::sqrt(double(s.columns)) * second / sigma;  // relative
+        error_v = 4 * double(s.columns) * unit / first;
+        error_u = (4 * std::sqrt(double(s.rows)) * unit + double(s.rows) * error_v) / second;
+        error_sigma = 20 * unit + 2 * error_u * std::sqrt(double(s.columns)) * second / sigma;  // relative
     }
 };
 
 TEST_P(Kernel, spectral_norms) {
     for (const float epsilon : {1e-12f, 1e3f})  // the second is larger than any norm here
         for (const size_t count :
-             {size_t(0), size_t(1), 2 * std::size(matrices)}) {  // none; one; more than go together at a time
+             {size_t(0), size_t(1), 2 * std::size(matrices)}) {  // none, one, more than one launch takes
             std::vector<Values> before;
             for (size_t i = 0; i < count; ++i) {
                 const Matrix& s = matrices[i % std::size(matrices)];
@@ -820,18 +818,18 @@ TEST_P(Kernel, spectral_norms) {
                 const PowerIteration expected(w, before[5 * i + 1], s, epsilon);
                 const std::string name = text("weight ", i, ", ", s.name(), ", epsilon ", epsilon);
                 EXPECT_EQ(found[5 * i], w);
-                expect_close(found[5 * i + 1], expected.u, 10 * unit, expected.wrong_u, "u of " + name);
-                expect_close(found[5 * i + 2], expected.v, 10 * unit, expected.wrong_v, "v of " + name);
+                expect_close(found[5 * i + 1], expected.u, 10 * unit, expected.error_u, "u of " + name);
+                expect_close(found[5 * i + 2], expected.v, 10 * unit, expected.error_v, "v of " + name);
                 expect_close(found[5 * i + 3],
                              tabulate(int64_t(w.size()), [&](size_t k) { return w[k] / expected.sigma; }),
-                             expected.wrong_sigma, 0, "y of " + name);
-                expect_close(found[5 * i + 4], std::vector{expected.sigma}, expected.wrong_sigma, 0,
+                             expected.error_sigma, 0, "y of " + name);
+                expect_close(found[5 * i + 4], std::vector{expected.sigma}, expected.error_sigma, 0,
                              "sigma of " + name);
             }
         }
 }
 
-// y = W/σ: dW = (dy - <dy, y> v uᵀ)/σ. y, u, v are free here; what they are is ops_test.cpp's business.
+// With y = W/σ: dW = (dy - <dy, y> v uᵀ)/σ. Here y, u and v are arbitrary; ops_test.cpp tests the true ones.
 TEST_P(Kernel, spectral_norm_backward) {
     for (const Matrix& s : matrices) {
         const int64_t n = s.rows * s.columns;
@@ -847,17 +845,17 @@ TEST_P(Kernel, spectral_norm_backward) {
             backend().spectral_norm_backward(p, Buffer(y), Buffer({sigma}), Buffer(u), Buffer(v), Buffer(dy), s.rows,
                                              s.columns);
         });
-        // <dy, y> with its products rounded: 8 u sqrt(n); then six roundings of values of its size + 1.
+        // <dy, y> with rounded products: 8 u sqrt(n); then six roundings of values of magnitude |<dy, y>| + 1.
         expect_close(dw, expected, 0, 8 * unit * std::sqrt(double(n)) + 8 * unit * (std::abs(inner) + 1), s.name());
     }
 }
 
 // ---- convolution --------------------------------------------------------------------------------
 
-// The definition. Calls product(x's index, w's index, y's index) for each product that a convolution adds up: seven
-// loops. Pooling is the mean of four results.
-template <class Product>
-void for_each_product(const ConvShape& s, Product product) {
+// The definition, as seven loops: calls mac(index in x, index in w, index in y) for each multiply-add of a convolution.
+// Pooling is the mean of four results.
+template <class Mac>
+void for_each_mac(const ConvShape& s, Mac mac) {
     const int64_t out_height = (s.height + 2 * s.padding - s.kernel) / s.stride + 1,
                   out_width = (s.width + 2 * s.padding - s.kernel) / s.stride + 1, pool = s.pool ? 2 : 1;
     for (int64_t b = 0; b < s.batch; ++b)
@@ -869,12 +867,12 @@ void for_each_product(const ConvShape& s, Product product) {
                         if (h < 0 || h >= s.height || w < 0 || w >= s.width) continue;
                         for (int64_t i = 0; i < s.in; ++i)
                             for (int64_t o = 0; o < s.out; ++o)
-                                product(size_t(((b * s.height + h) * s.width + w) * s.in + i),
-                                        size_t(((kh * s.kernel + kw) * s.in + i) * s.out + o),
-                                        size_t(((b * (out_height / pool) + row / pool) * (out_width / pool) +
-                                                column / pool) *
-                                                   s.out +
-                                               o));
+                                mac(size_t(((b * s.height + h) * s.width + w) * s.in + i),
+                                    size_t(((kh * s.kernel + kw) * s.in + i) * s.out + o),
+                                    size_t(
+                                        ((b * (out_height / pool) + row / pool) * (out_width / pool) + column / pool) *
+                                            s.out +
+                                        o));
                     }
 }
 
@@ -890,82 +888,9 @@ std::string name(const ConvShape& s) {
                 s.pool ? ", pooled" : "");
 }
 
-// Shapes at which some way of computing a convolution has an edge.
-const ConvShape special_shapes[] = {
-    {1, 1, 1, 1, 1, 1, 1, 0},
-    // Chunks with strides, where dgrad has several stride phases; 200 is three chunks and a rest.
-    {2, 6, 5, 130, 17, 4, 2, 1},
-    {2, 5, 6, 17, 130, 4, 2, 1},
-    {2, 5, 7, 131, 133, 3, 2, 1},
-    {3, 3, 2, 200, 36, 1, 2, 0},
-    {2, 4, 3, 36, 200, 3, 1, 1},
-    // Small images, several to a task with a rest; linear layers; kernels as large as the image.
-    {101, 1, 1, 37, 19, 1, 1, 0},
-    {17, 1, 1, 130, 67, 1, 1, 0},
-    {1, 1, 1, 130, 1, 1, 1, 0},
-    {53, 2, 2, 5, 17, 3, 1, 1},
-    {35, 3, 3, 5, 17, 3, 1, 0},
-    {7, 4, 4, 35, 3, 4, 1, 0},
-    {50, 4, 4, 17, 5, 4, 2, 1},
-    {33, 4, 4, 3, 16, 4, 2, 0},
-    {29, 2, 3, 16, 6, 3, 2, 1},
-    {19, 3, 5, 7, 6, 3, 1, 0},
-    {37, 3, 1, 6, 7, 3, 2, 1},
-    // Batches about the 16 parts into which the gradient of the weight is cut; enough for several threads.
-    {16, 5, 3, 4, 6, 3, 1, 1},
-    {18, 3, 5, 6, 4, 3, 1, 1},
-    {5, 13, 11, 19, 35, 3, 1, 1},
-    {3, 16, 18, 8, 24, 4, 2, 1},
-    {4, 9, 9, 16, 32, 1, 1, 0},
-    // Winograd's: channels in whole vectors; sides that its 4×4 tiles divide and do not; several groups of tiles,
-    // several panels of columns.
-    {3, 32, 32, 16, 48, 3, 1, 1},
-    {2, 9, 7, 64, 16, 3, 1, 1},
-    {5, 4, 6, 32, 80, 3, 1, 1},
-    {1, 13, 5, 144, 32, 3, 1, 1},
-    {11, 8, 8, 16, 64, 3, 1, 1},
-    {2, 6, 4, 16, 144, 3, 1, 1},
-    // AMX's: halved with channels in whole vectors; an image's colours, by im2col; channels in more
-    // than two tiles.
-    {2, 16, 16, 32, 48, 4, 2, 1},
-    {3, 6, 10, 48, 16, 4, 2, 1},
-    {2, 32, 32, 3, 16, 3, 1, 1},
-    {2, 16, 8, 3, 32, 4, 2, 1},
-    {1, 12, 20, 160, 112, 3, 1, 1},
-    // Few output channels: an image's colours, and two.
-    {2, 9, 10, 35, 3, 3, 1, 1},
-    {3, 8, 5, 3, 16, 3, 1, 1},
-    {2, 6, 7, 16, 2, 3, 1, 1},
-    {20, 9, 8, 32, 3, 3, 1, 1},
-    // What these networks do not use.
-    {2, 11, 10, 3, 5, 5, 3, 2},
-    {2, 8, 7, 3, 5, 2, 2, 0},
-    {2, 5, 6, 3, 5, 3, 1, 2},
-    {2, 9, 10, 3, 5, 2, 3, 1}};
-
-// With a ReLU before (added by conv_shapes) and pooling after: by all routes, images of one tile and of several,
-// several to a task with a rest, channels in whole vectors and not, several panels of columns.
-const ConvShape fused_shapes[] = {{3, 8, 24, 16, 48, 3, 1, 1, false, true},
-                                  {2, 16, 8, 64, 16, 3, 1, 1, false, true},
-                                  {19, 8, 8, 32, 80, 3, 1, 1, false, true},
-                                  {1, 32, 32, 16, 64, 3, 1, 1, false, true},
-                                  {5, 16, 16, 48, 32, 3, 1, 1, false, true},
-                                  {1, 8, 16, 144, 16, 3, 1, 1, false, true},
-                                  {2, 6, 4, 16, 32, 3, 1, 1, false, true},
-                                  {2, 8, 6, 5, 7, 3, 1, 1, false, true},
-                                  {3, 2, 4, 16, 3, 3, 1, 1, false, true},
-                                  {2, 9, 7, 64, 16, 3, 1, 1},
-                                  {5, 4, 6, 32, 48, 3, 1, 1},
-                                  {2, 9, 10, 35, 3, 3, 1, 1},
-                                  {3, 8, 5, 3, 16, 3, 1, 1},
-                                  {2, 7, 6, 3, 5, 4, 2, 1},
-                                  {3, 5, 4, 17, 6, 1, 1, 0},
-                                  {2, 8, 6, 16, 32, 4, 2, 1},
-                                  {2, 5, 7, 48, 16, 1, 1, 0}};
-
-std::vector<ConvShape> conv_shapes() {
+// Every geometry, with odd and even sides, including the smallest possible image; every pair of channel counts.
+std::vector<ConvShape> systematic_shapes() {
     std::vector<ConvShape> shapes;
-    // Every geometry, over odd and even sides, one of them as small as it can be.
     for (const int64_t kernel : {1, 3, 4})
         for (const int64_t stride : {1, 2})
             for (const int64_t padding : {0, 1})
@@ -975,37 +900,120 @@ std::vector<ConvShape> conv_shapes() {
                                                     {4, 4},
                                                     {std::max<int64_t>(1, kernel - 2 * padding), 5}})
                     shapes.push_back({2, height, width, 3, 5, kernel, stride, padding});
-    // Every pair of channel counts: vectors with and without rest, several panels, more than one chunk (above 128).
+    // Whole and partial vectors, several panels, more than one chunk (above 128).
     for (const int64_t in : {1, 3, 5, 16, 17, 35, 64, 70, 130})
         for (const int64_t out : {1, 3, 5, 16, 17, 35, 64, 70, 130}) shapes.push_back({1, 3, 4, in, out, 3, 1, 1});
-    shapes.insert(shapes.end(), std::begin(special_shapes), std::end(special_shapes));
+    return shapes;
+}
+
+// Edge cases of the algorithms on the CPU (src/cpu/fast) and the GPU.
+std::vector<ConvShape> special_shapes() {
+    return {{1, 1, 1, 1, 1, 1, 1, 0},
+            // Chunks at stride 2, where dgrad has several phases; 200 is three chunks and a remainder.
+            {2, 6, 5, 130, 17, 4, 2, 1},
+            {2, 5, 6, 17, 130, 4, 2, 1},
+            {2, 5, 7, 131, 133, 3, 2, 1},
+            {3, 3, 2, 200, 36, 1, 2, 0},
+            {2, 4, 3, 36, 200, 3, 1, 1},
+            // Several small images per task, with a remainder; linear layers; kernels as large as the image.
+            {101, 1, 1, 37, 19, 1, 1, 0},
+            {17, 1, 1, 130, 67, 1, 1, 0},
+            {1, 1, 1, 130, 1, 1, 1, 0},
+            {53, 2, 2, 5, 17, 3, 1, 1},
+            {35, 3, 3, 5, 17, 3, 1, 0},
+            {7, 4, 4, 35, 3, 4, 1, 0},
+            {50, 4, 4, 17, 5, 4, 2, 1},
+            {33, 4, 4, 3, 16, 4, 2, 0},
+            {29, 2, 3, 16, 6, 3, 2, 1},
+            {19, 3, 5, 7, 6, 3, 1, 0},
+            {37, 3, 1, 6, 7, 3, 2, 1},
+            // Batches of about 16, the number of parts in wgrad; enough work for several threads.
+            {16, 5, 3, 4, 6, 3, 1, 1},
+            {18, 3, 5, 6, 4, 3, 1, 1},
+            {5, 13, 11, 19, 35, 3, 1, 1},
+            {3, 16, 18, 8, 24, 4, 2, 1},
+            {4, 9, 9, 16, 32, 1, 1, 0},
+            // Winograd: channels in whole vectors; sides with whole and partial 4×4 tiles; several groups of tiles,
+            // several panels.
+            {3, 32, 32, 16, 48, 3, 1, 1},
+            {2, 9, 7, 64, 16, 3, 1, 1},
+            {5, 4, 6, 32, 80, 3, 1, 1},
+            {1, 13, 5, 144, 32, 3, 1, 1},
+            {11, 8, 8, 16, 64, 3, 1, 1},
+            {2, 6, 4, 16, 144, 3, 1, 1},
+            // AMX: 4×4 at stride 2 with channels in whole vectors; im2col of an image's colours; channels in more than
+            // two tiles.
+            {2, 16, 16, 32, 48, 4, 2, 1},
+            {3, 6, 10, 48, 16, 4, 2, 1},
+            {2, 32, 32, 3, 16, 3, 1, 1},
+            {2, 16, 8, 3, 32, 4, 2, 1},
+            {1, 12, 20, 160, 112, 3, 1, 1},
+            // Few channels: an image's colours, and two.
+            {2, 9, 10, 35, 3, 3, 1, 1},
+            {3, 8, 5, 3, 16, 3, 1, 1},
+            {2, 6, 7, 16, 2, 3, 1, 1},
+            {20, 9, 8, 32, 3, 3, 1, 1},
+            // Geometries that these networks do not use.
+            {2, 11, 10, 3, 5, 5, 3, 2},
+            {2, 8, 7, 3, 5, 2, 2, 0},
+            {2, 5, 6, 3, 5, 3, 1, 2},
+            {2, 9, 10, 3, 5, 2, 3, 1}};
+}
+
+// Pooling, with images of one and of several tiles, several images per task with a remainder, whole and partial vectors
+// of channels, several panels; and some shapes without pooling.
+constexpr ConvShape pooled_and_not[] = {{3, 8, 24, 16, 48, 3, 1, 1, false, true},
+                                        {2, 16, 8, 64, 16, 3, 1, 1, false, true},
+                                        {19, 8, 8, 32, 80, 3, 1, 1, false, true},
+                                        {1, 32, 32, 16, 64, 3, 1, 1, false, true},
+                                        {5, 16, 16, 48, 32, 3, 1, 1, false, true},
+                                        {1, 8, 16, 144, 16, 3, 1, 1, false, true},
+                                        {2, 6, 4, 16, 32, 3, 1, 1, false, true},
+                                        {2, 8, 6, 5, 7, 3, 1, 1, false, true},
+                                        {3, 2, 4, 16, 3, 3, 1, 1, false, true},
+                                        {2, 9, 7, 64, 16, 3, 1, 1},
+                                        {5, 4, 6, 32, 48, 3, 1, 1},
+                                        {2, 9, 10, 35, 3, 3, 1, 1},
+                                        {3, 8, 5, 3, 16, 3, 1, 1},
+                                        {2, 7, 6, 3, 5, 4, 2, 1},
+                                        {3, 5, 4, 17, 6, 1, 1, 0},
+                                        {2, 8, 8, 3, 32, 1, 1, 0},
+                                        {2, 8, 6, 16, 32, 4, 2, 1},
+                                        {2, 5, 7, 48, 16, 1, 1, 0}};
+
+// Every algorithm that a convolution may be computed by, each also with a ReLU.
+std::vector<ConvShape> conv_shapes() {
+    std::vector<ConvShape> shapes = systematic_shapes();
+    for (const ConvShape& s : special_shapes()) shapes.push_back(s);
     for (const bool relu : {false, true})
-        for (ConvShape s : fused_shapes) {
+        for (ConvShape s : pooled_and_not) {
             s.relu = relu;
             shapes.push_back(s);
         }
     return shapes;
 }
 
-// What rounding may do to a sum of n products of values of about 1. Directly: 4 n units. In Winograd's F(4×4, 3×3) a
-// value passes with a weight of up to Σ|A||G||B| = 48 in each dimension, where the direct sum has 3: at worst
-// (48 / 3)² = 256 times as much, its square root where the roundings are independent of each other, as here. The
-// F(4, 2) of pooled convolutions has 20 to the direct sum's 2: less.
+// The rounding error of a sum of n products of values of magnitude 1. By the definition: 4 n units. Winograd's
+// F(4×4, 3×3), which 3×3 convolutions at stride 1 may use, weighs a value by up to Σ|A||G||B| = 48 in each
+// dimension, the definition by 3. The error grows by (48 / 3)² = 256 at worst, and by the square root of that if the
+// roundings are independent, as they are here. The F(4, 2) of pooled convolutions has 20 to the definition's 2, which
+// is less.
 double rounding(const ConvShape& s, int64_t n) {
     const bool winograd = s.kernel == 3 && s.stride == 1 && s.padding == 1 && std::min(s.height, s.width) >= 4;
     return 4 * double(n) * unit * (winograd ? 16 : 1);
 }
 
-// Inputs that are rounded first, relatively by up to u: a product of uniforms in [-1, 1) is then wrong by up to 2 u,
-// with a standard deviation of about u/4, and n of them by sqrt(n) times as much; 4 sqrt(n) u are allowed, 16 standard
-// deviations.
+// The effect of inputs with a relative error of up to u. A product of uniforms in [-1, 1) has an error of up to 2 u
+// with a standard deviation of about u/4, and n of them sqrt(n) times that; 4 sqrt(n) u, 16 standard deviations, is
+// allowed.
 double input_rounding(double u, int64_t n) { return 4 * std::sqrt(double(n)) * u; }
 
-// In the mean over a whole tensor rounding is far smaller: a wrong tap or weight anywhere shows here. Of rounded inputs
-// each product keeps its 2 u at worst.
+// Relative to the norm of a whole tensor, rounding error is far smaller, so any wrong tap or weight is detected.
+// Rounded inputs contribute at most 2 u.
 double mean_rounding(double u) { return 4e-6 + 2 * u; }
 
-Values passed(const Values& x, const ConvShape& s) {
+// x, or max(x, 0) where the shape has a ReLU.
+Values activated(const Values& x, const ConvShape& s) {
     Values out = x;
     if (s.relu)
         for (float& value : out) value = std::max(value, 0.0f);
@@ -1015,22 +1023,23 @@ Values passed(const Values& x, const ConvShape& s) {
 void check_conv2d(decltype(Backend::conv2d) conv2d, double u) {
     for (const ConvShape& s : conv_shapes())
         for (const bool with_bias : {false, true}) {
-            const bool with_addend = with_bias == s.relu;
+            const bool with_residual = with_bias == s.relu;
             const Values x = random_values(x_size(s), 1), w = random_values(w_size(s), 2),
                          bias = random_values(s.out, 3), residual = random_values(y_size(s), 4),
-                         convolved = passed(x, s);
+                         input = activated(x, s);
             std::vector<double> expected(size_t(y_size(s)), 0);
-            for_each_product(s, [&](size_t xi, size_t wi, size_t yi) {
-                expected[yi] += double(convolved[xi]) * w[wi] * (s.pool ? 0.25 : 1);
+            for_each_mac(s, [&](size_t xi, size_t wi, size_t yi) {
+                expected[yi] += double(input[xi]) * w[wi] * (s.pool ? 0.25 : 1);
             });
             for (size_t i = 0; i < expected.size(); ++i)
                 expected[i] +=
-                    (with_bias ? double(bias[i % size_t(s.out)]) : 0) + (with_addend ? double(residual[i]) : 0);
-            const Buffer biases(bias), addends(residual);
-            const float *given = with_bias ? biases : static_cast<float*>(nullptr),
-                        *added = with_addend ? addends : static_cast<float*>(nullptr);
-            const std::string what = name(s) + (with_bias ? ", bias" : "") + (with_addend ? ", residual" : "");
-            const Values y = output(y_size(s), [&](float* p) { conv2d(p, Buffer(x), Buffer(w), given, added, s); });
+                    (with_bias ? double(bias[i % size_t(s.out)]) : 0) + (with_residual ? double(residual[i]) : 0);
+            const Buffer biases(bias), residuals(residual);
+            const float *bias_or_null = with_bias ? biases : static_cast<float*>(nullptr),
+                        *residual_or_null = with_residual ? residuals : static_cast<float*>(nullptr);
+            const std::string what = name(s) + (with_bias ? ", bias" : "") + (with_residual ? ", residual" : "");
+            const Values y = output(
+                y_size(s), [&](float* p) { conv2d(p, Buffer(x), Buffer(w), bias_or_null, residual_or_null, s); });
             const int64_t n = s.kernel * s.kernel * s.in;
             expect_close(y, expected, 0, rounding(s, n + 2) + input_rounding(u, n), what);
             EXPECT_LE(relative_l2(y, expected), mean_rounding(u)) << what;
@@ -1042,9 +1051,9 @@ void check_conv2d_backward_input(decltype(Backend::conv2d_backward_input) conv2d
         const Values dy = random_values(y_size(s), 1), w = random_values(w_size(s), 2),
                      residual = random_values(x_size(s), 3);
         Values x = random_values(x_size(s), 4);
-        x[0] = 0;  // where the ReLU gives nothing back
+        x[0] = 0;  // the ReLU's gradient at 0 is 0
         std::vector<double> adjoint(size_t(x_size(s)), 0);
-        for_each_product(
+        for_each_mac(
             s, [&](size_t xi, size_t wi, size_t yi) { adjoint[xi] += double(dy[yi]) * w[wi] * (s.pool ? 0.25 : 1); });
         for (const std::string added : {"", ", residual", ", in place"}) {
             std::vector<double> expected = adjoint;
@@ -1066,7 +1075,7 @@ void check_conv2d_backward_input(decltype(Backend::conv2d_backward_input) conv2d
     }
 }
 
-// By every way that a convolution of relu(x) may go.
+// Winograd, with and without pooling, and register tiles.
 TEST_P(Kernel, conv2d_hides_no_nan) {
     for (const ConvShape& s : {ConvShape{1, 8, 8, 16, 16, 3, 1, 1, true},
                                {1, 8, 8, 16, 16, 3, 1, 1, true, true},
@@ -1087,10 +1096,10 @@ TEST_P(Kernel, conv2d_backward_input) {
 
 void check_conv2d_backward_weight(decltype(Backend::conv2d_backward_weight) conv2d_backward_weight, double u) {
     for (const ConvShape& s : conv_shapes()) {
-        const Values x = random_values(x_size(s), 1), dy = random_values(y_size(s), 2), convolved = passed(x, s);
+        const Values x = random_values(x_size(s), 1), dy = random_values(y_size(s), 2), input = activated(x, s);
         std::vector<double> expected(size_t(w_size(s)), 0);
-        for_each_product(s, [&](size_t xi, size_t wi, size_t yi) {
-            expected[wi] += double(convolved[xi]) * dy[yi] * (s.pool ? 0.25 : 1);
+        for_each_mac(s, [&](size_t xi, size_t wi, size_t yi) {
+            expected[wi] += double(input[xi]) * dy[yi] * (s.pool ? 0.25 : 1);
         });
         const Values dw = output(w_size(s), [&](float* p) { conv2d_backward_weight(p, Buffer(x), Buffer(dy), s); });
         const int64_t n = y_size(s) / s.out * (s.pool ? 4 : 1);
@@ -1102,7 +1111,7 @@ void check_conv2d_backward_weight(decltype(Backend::conv2d_backward_weight) conv
 TEST_P(Kernel, conv2d_backward_weight) {
     check_conv2d_backward_weight(backend().conv2d_backward_weight, input_unit(backend()));
 }
-// The device's exact convolutions, whatever it rounds otherwise.
+// The device's exact convolutions, which do not round their inputs.
 TEST_P(Kernel, exact_convolutions) {
     const ExactConvolutions exact;
     EXPECT_EQ(backend().exact, nullptr);
@@ -1111,22 +1120,22 @@ TEST_P(Kernel, exact_convolutions) {
     check_conv2d_backward_weight(backend().conv2d_backward_weight, 0);
 }
 
-// What a kernel keeps of constant weights serves these weights, in this layout, for as long as they are said to be
-// constant.
+// Packed weights that a kernel caches are used for these weights only, in this layout, and within this ConstantWeights
+// scope.
 TEST_P(Kernel, convolutions_of_constant_weights) {
     for (const bool pool : {false, true})
         for (const int64_t other_out : {32, 48}) {
             ConvShape first{2, 8, 16, 32, 32, 3, 1, 1, false, pool}, second = first, otherwise = first;
             second.out = other_out;
-            otherwise.pool = !pool;  // the same weights in a convolution of the other kind
+            otherwise.pool = !pool;  // the same weights in another layout
             const ConvShape to_colours{2, 8, 16, other_out, 3, 3, 1, 1}, from_colours{2, 8, 16, 3, other_out, 3, 1, 1};
             const ConvShape shortcut{2, 8, 16, 3, other_out, 1, 1, 0}, colours{2, 8, 16, 3, 3, 3, 1, 1};
-            ConvShape odd = to_colours;  // the same weights on an image that does not fill tiles
+            ConvShape odd = to_colours;  // the same weights, with sides that do not fill AMX tiles
             odd.height = 7, odd.width = 9;
             const std::vector<ConvShape> shapes{first, second,       otherwise, to_colours,
                                                 odd,   from_colours, shortcut,  colours};
             const std::vector<size_t> weights_of{0, 1, 0, 2, 2, 3, 4, 5};
-            std::vector<std::optional<Buffer>> weights(6);  // at the same addresses all the time
+            std::vector<std::optional<Buffer>> weights(6);  // at the same addresses in all scopes
             for (size_t k = 0; k < shapes.size(); ++k)
                 if (!weights[weights_of[k]]) weights[weights_of[k]].emplace(random_values(w_size(shapes[k]), 1));
             for (uint64_t seed = 1; seed < 3; ++seed) {
@@ -1148,16 +1157,15 @@ TEST_P(Kernel, convolutions_of_constant_weights) {
                                     backend().conv2d_backward_input(p, Buffer(dy), w, Buffer(x), nullptr, s);
                                 }));
                         };
-                        const auto kept = run();
+                        const auto cached = run();
                         const ConstantWeights none(0);
-                        EXPECT_EQ(kept, run()) << name(s);
+                        EXPECT_EQ(cached, run()) << name(s);
                     }
             }
         }
 }
 
-// ---- random numbers: here only that all are written, in place, whatever the count; their values are in
-// random_test.cpp -------------
+// ---- random numbers: all elements are written, whatever the count; random_test.cpp tests their values ----
 
 template <class Draw>
 void expect_prefixes(Draw draw) {
@@ -1175,7 +1183,7 @@ TEST_P(Kernel, uniform) {
     expect_prefixes([](int64_t n) { return output(n, [&](float* y) { backend().uniform(y, {1, 2, 3}, -1, 2, n); }); });
 }
 
-// A kernel of the table without a TEST_P of its name above does not compile.
+// Every kernel of the table has a TEST_P of its name above, or else this does not compile.
 #define DUALMCMC_TESTED(name, arguments) static_assert(sizeof(GTEST_TEST_CLASS_NAME_(Kernel, name)) > 0);
 DUALMCMC_KERNELS(DUALMCMC_TESTED)
 #undef DUALMCMC_TESTED

@@ -1,5 +1,5 @@
-// The tables of one set of instructions: every kernel in its plainest form, and what src/cpu/fast puts in their place.
-// This is the only file that knows of that folder; make PLAIN=1 leaves it out.
+// The kernel tables of one instruction set: the plain kernels, with the convolutions of src/cpu/fast in place of the
+// plain ones. No other file outside that folder depends on it; make PLAIN=1 leaves it out.
 #include "launch.h"
 #ifndef PLAIN
 #include "cpu/fast/routes.h"

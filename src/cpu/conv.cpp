@@ -1,21 +1,23 @@
-// Convolution as it is defined, on the CPU: forward, the gradient of the input (dgrad) and the gradient of the weight
-// (wgrad).
+// Convolution by its definition, on the CPU: forward, gradient of the input (dgrad), gradient of the weight (wgrad).
 //
-//   y[p, q, o]      = Σ x[h, v, i] w[kh, kw, i, o]     over kh, kw, i, where h = p stride + kh - padding, v = q stride
-//   + kw - padding dx[h, v, i]     = Σ dy[p, q, o] w[kh, kw, i, o]    over all p, q, kh, kw, o that meet this h, v
-//   dw[kh, kw, i, o] = Σ x[h, v, i] dy[p, q, o]        over images and all p, q, h, v that meet under this tap
+//   y[p, q, o]       = Σ x[h, v, i] w[kh, kw, i, o]    over kh, kw, i, at h = p stride + kh - padding,
+//                                                                         v = q stride + kw - padding
+//   dx[h, v, i]      = Σ dy[p, q, o] w[kh, kw, i, o]   over o and all p, q, kh, kw with these h, v
+//   dw[kh, kw, i, o] = Σ x[h, v, i] dy[p, q, o]        over images and all p, q with their h, v
 //
-// The three go through the taps (kh, kw) of the kernel, one after the other; for_each_pair names the pixels that meet
-// under a tap, and each of the three says what it sums there. Channels lie innermost in memory, so the inner loops run
-// over them. There are no tiles, no packed weights and no other algorithm here: that is src/cpu/fast.
+// Each of the three loops over the taps (kh, kw) of the kernel. for_each_pair finds the pairs of output and input pixel
+// that a tap connects; what is left is a sum over channels, which lie innermost in memory. Tiles, packed weights and
+// other algorithms are in src/cpu/fast.
+#include <algorithm>
+
 #include "launch.h"
 
 namespace dualmcmc::DEVICE_NAMESPACE {
 
 namespace {
 
-// visit(output pixel, input pixel) for all that meet under `tap` = kh kernel + kw in one image; over the padding
-// nothing does.
+// Calls visit(output pixel, input pixel) for all pairs in one image that `tap` = kh kernel + kw connects. The padding
+// has no input pixels.
 template <class Visit>
 void for_each_pair(const ConvShape& s, int64_t tap, Visit visit) {
     const int64_t kh = tap / s.kernel, kw = tap % s.kernel;
@@ -27,73 +29,76 @@ void for_each_pair(const ConvShape& s, int64_t tap, Visit visit) {
 }
 
 int64_t taps(const ConvShape& s) { return s.kernel * s.kernel; }
-int64_t x_image(const ConvShape& s) { return s.x_size() / s.batch; }  // elements of one image
-int64_t y_image(const ConvShape& s) { return s.y_size() / s.batch; }
+int64_t x_image_size(const ConvShape& s) { return s.x_size() / s.batch; }  // in elements
+int64_t y_image_size(const ConvShape& s) { return s.y_size() / s.batch; }
 
 void forward(float* y, const float* x, const float* w, const float* bias, const ConvShape& s) {
     parallel_dynamic(s.batch, [&](int64_t image) {
-        float* const target = y + image * y_image(s);
-        for (int64_t e = 0; e < y_image(s); ++e) target[e] = bias ? bias[e % s.out] : 0;
+        const float* const x_image = x + image * x_image_size(s);
+        float* const y_image = y + image * y_image_size(s);
+        for (int64_t e = 0; e < y_image_size(s); ++e) y_image[e] = bias ? bias[e % s.out] : 0;
         for (int64_t tap = 0; tap < taps(s); ++tap)
             for_each_pair(s, tap, [&](int64_t out_pixel, int64_t in_pixel) {
-                const float *values = x + image * x_image(s) + in_pixel * s.in, *weights = w + tap * s.in * s.out;
-                float* const sums = target + out_pixel * s.out;
+                const float *x_pixel = x_image + in_pixel * s.in, *w_tap = w + tap * s.in * s.out;
+                float* const y_pixel = y_image + out_pixel * s.out;
                 for (int64_t i = 0; i < s.in; ++i)
 #pragma omp simd
-                    for (int64_t o = 0; o < s.out; ++o) sums[o] += values[i] * weights[i * s.out + o];
+                    for (int64_t o = 0; o < s.out; ++o) y_pixel[o] += x_pixel[i] * w_tap[i * s.out + o];
             });
     });
 }
 
 void backward_input(float* dx, const float* dy, const float* w, const ConvShape& s) {
     parallel_dynamic(s.batch, [&](int64_t image) {
-        float* const target = dx + image * x_image(s);
-        for (int64_t e = 0; e < x_image(s); ++e) target[e] = 0;
+        const float* const dy_image = dy + image * y_image_size(s);
+        float* const dx_image = dx + image * x_image_size(s);
+        std::fill_n(dx_image, x_image_size(s), 0.0f);
         for (int64_t tap = 0; tap < taps(s); ++tap)
             for_each_pair(s, tap, [&](int64_t out_pixel, int64_t in_pixel) {
-                const float *upstream = dy + image * y_image(s) + out_pixel * s.out, *weights = w + tap * s.in * s.out;
+                const float *dy_pixel = dy_image + out_pixel * s.out, *w_tap = w + tap * s.in * s.out;
+                float* const dx_pixel = dx_image + in_pixel * s.in;
                 for (int64_t i = 0; i < s.in; ++i) {
                     float sum = 0;
 #pragma omp simd reduction(+ : sum)
-                    for (int64_t o = 0; o < s.out; ++o) sum += upstream[o] * weights[i * s.out + o];
-                    target[in_pixel * s.in + i] += sum;
+                    for (int64_t o = 0; o < s.out; ++o) sum += dy_pixel[o] * w_tap[i * s.out + o];
+                    dx_pixel[i] += sum;
                 }
             });
     });
 }
 
-// Each tap has one owner, which adds the images in order: the result does not depend on the number of threads.
+// One task per tap, which adds the images in order: the result does not depend on the number of threads.
 void backward_weight(float* dw, const float* x, const float* dy, const ConvShape& s) {
     parallel_dynamic(taps(s), [&](int64_t tap) {
-        float* const target = dw + tap * s.in * s.out;
-        for (int64_t e = 0; e < s.in * s.out; ++e) target[e] = 0;
+        float* const dw_tap = dw + tap * s.in * s.out;
+        std::fill_n(dw_tap, s.in * s.out, 0.0f);
         for (int64_t image = 0; image < s.batch; ++image)
             for_each_pair(s, tap, [&](int64_t out_pixel, int64_t in_pixel) {
-                const float* const values = x + image * x_image(s) + in_pixel * s.in;
-                const float* const upstream = dy + image * y_image(s) + out_pixel * s.out;
+                const float* const x_pixel = x + image * x_image_size(s) + in_pixel * s.in;
+                const float* const dy_pixel = dy + image * y_image_size(s) + out_pixel * s.out;
                 for (int64_t i = 0; i < s.in; ++i)
 #pragma omp simd
-                    for (int64_t o = 0; o < s.out; ++o) target[i * s.out + o] += values[i] * upstream[o];
+                    for (int64_t o = 0; o < s.out; ++o) dw_tap[i * s.out + o] += x_pixel[i] * dy_pixel[o];
             });
     });
 }
 
-// ---- what goes with a convolution: a ReLU before it, average pooling and a residual after it ----
+// ---- with a ReLU before, average pooling and a residual after ------------------------------------
 
 ConvShape without_pool(ConvShape s) {
     s.pool = false;
     return s;
 }
 
-// x, or max(x, 0) where the convolution is of that.
-const float* convolved_input(const float* x, const ConvShape& s) {
+// x, or max(x, 0) where the shape has a ReLU.
+const float* activated(const float* x, const ConvShape& s) {
     if (!s.relu) return x;
     float* const positive = workspace<0>(s.x_size());
     leaky_relu(positive, x, 0, s.x_size());
     return positive;
 }
 
-// dy as it is before the pooling.
+// The gradient of the convolution's result before pooling.
 const float* unpooled(const float* dy, const ConvShape& s) {
     if (!s.pool) return dy;
     const ConvShape full = without_pool(s);
@@ -107,7 +112,7 @@ const float* unpooled(const float* dy, const ConvShape& s) {
 void conv2d(float* y, const float* x, const float* w, const float* bias, const float* residual, ConvShape s) {
     const ConvShape full = without_pool(s);
     float* const before = s.pool ? workspace<1>(full.y_size()) : y;
-    forward(before, convolved_input(x, s), w, bias, full);
+    forward(before, activated(x, s), w, bias, full);
     if (s.pool) avg_pool2(y, before, s.batch, full.out_height(), full.out_width(), s.out);
     if (residual) add(y, y, residual, s.y_size());
 }
@@ -121,7 +126,7 @@ void conv2d_backward_input(float* dx, const float* dy, const float* w, const flo
 }
 
 void conv2d_backward_weight(float* dw, const float* x, const float* dy, ConvShape s) {
-    backward_weight(dw, convolved_input(x, s), unpooled(dy, s), without_pool(s));
+    backward_weight(dw, activated(x, s), unpooled(dy, s), without_pool(s));
 }
 
 }  // namespace dualmcmc::DEVICE_NAMESPACE

@@ -20,7 +20,8 @@ bool has_avx512() {
 }
 
 #ifndef PLAIN
-// AMX's registers are large: Linux (5.16 and later) gives them to a process that asks, for its threads to come.
+// AMX's tile registers are large: Linux (5.16 and later) grants them only to a process that requests them, before it
+// starts threads.
 bool has_amx() {
     constexpr int get_permission = 0x1022, request_permission = 0x1023, tile_data = 18;
     uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0, leaf1 = 0, unused = 0;

@@ -1,4 +1,4 @@
-// The CPU's tables of kernels, one for each set of instructions, and which of them this processor can run.
+// The CPU's kernel tables, one per instruction set, and which of them this processor supports.
 #pragma once
 #include <string>
 #include <vector>
@@ -8,15 +8,15 @@
 namespace dualmcmc {
 
 struct InstructionSet {
-    std::string device;  // as --device names it: "cpu-avx2"
+    std::string device;  // the name for --device, such as "cpu-avx2"
     const Backend* backend;
     bool supported;  // by this processor (and, for AMX, by its operating system)
 };
 
-// Those of this build, the quickest first. The last one, SSE2, is supported by every x86-64.
+// All of this build, fastest first. The last, SSE2, is supported by every x86-64 processor.
 const std::vector<InstructionSet>& instruction_sets();
 
-// The first of them that is supported.
+// The fastest that is supported.
 const Backend& best_cpu_backend();
 
 }  // namespace dualmcmc

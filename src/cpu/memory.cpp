@@ -1,4 +1,4 @@
-// Memory of the device and copies across its edge. On the CPU both sides of the edge are the same memory.
+// Device memory, and copies between host and device. On the CPU these are the same memory.
 #include "launch.h"
 
 #include <cstring>

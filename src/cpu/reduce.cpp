@@ -1,5 +1,5 @@
-// Reductions: scalars and column statistics. Deterministic: the data is cut into parts whose number and bounds depend
-// on its size alone, each part is summed in a fixed order, and the parts' results are combined in order.
+// Reductions to scalars and column statistics. They are deterministic: the data is cut into parts that depend on its
+// size only, each part is summed in a fixed order, and the results are combined in order.
 #include <algorithm>
 #include <array>
 
@@ -37,14 +37,13 @@ struct RowParts {
     int64_t end(int64_t part) const { return std::min(rows, (part + 1) * length); }
 };
 
-// total[k][c] = Σ_row term(row, c)[k] over the rows first to end - 1. term<Values>(row, c) returns the terms of column
-// c, or, as vectors, of `lanes` columns. The sums stay in registers.
+// total[k][c] = Σ term(row, c)[k] over the rows [first, end). term<Values>(row, c) returns the terms of column c
+// (float) or of `lanes` columns from c on (Vector). The sums stay in registers.
 template <int count, class Term>
 void sum_rows(const std::array<float*, count>& total, int64_t first, int64_t end, int64_t columns, Term term) {
     const auto sum = [=]<class Values, int width>(int64_t start) INLINE {
         constexpr int64_t step = sizeof(Values) / sizeof(float);
-        Values sums[count][width] = {},
-               others[count][width] = {};  // of even and odd rows, so that additions need not wait for each other
+        Values sums[count][width] = {}, others[count][width] = {};  // even and odd rows: two chains of additions
         const auto add = [&](auto& to, int64_t row) INLINE {
             unroll<width>([&](auto w) INLINE {
                 const std::array<Values, count> terms = term.template operator()<Values>(row, start + w * step);
@@ -101,8 +100,8 @@ void column_sum(float* y, const float* x, int64_t rows, int64_t columns) {
     }
 }
 
-// Each part its mean, then its squared deviations while it is in the cache (so the
-// data is read from memory once); the parts are combined by Chan's formula.
+// Each part computes its mean and then its squared deviations while it is in the cache, so that the data is read from
+// memory once. Chan's formula combines the parts.
 void batch_statistics(float* mean, float* rstd, float* running_mean, float* running_var, const float* x, float epsilon,
                       float momentum, int64_t rows, int64_t columns) {
     const RowParts parts(rows);
@@ -130,13 +129,13 @@ void batch_statistics(float* mean, float* rstd, float* running_mean, float* runn
         }
         mean[c] = float(average);
         rstd[c] = float(1 / std::sqrt(deviation / count + double(epsilon)));
-        // The running variance is the unbiased one, as in PyTorch.
+        // As in PyTorch, the running variance is the unbiased one.
         running_mean[c] += momentum * (float(average) - running_mean[c]);
         running_var[c] += momentum * (float(deviation / std::max(count - 1, 1.0)) - running_var[c]);
     }
 }
 
-// The LeakyReLU's input is computed again from x.
+// The LeakyReLU's input is recomputed from x.
 void batch_norm_backward_reduce(float* dweight, float* dbias, const float* mean, const float* rstd, const float* x,
                                 const float* weight, const float* bias, const float* dy, float slope, int64_t rows,
                                 int64_t columns) {

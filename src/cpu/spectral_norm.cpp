@@ -1,5 +1,4 @@
-// Spectral normalisation: matrix-vector products and what it needs around them. (Matrix products proper are 1×1
-// convolutions: conv.cu.)
+// Spectral normalisation: power iteration by matrix-vector products, W / σ, and the gradient.
 #include "launch.h"
 
 #include <algorithm>
@@ -21,7 +20,7 @@ void matvec(float* y, const float* a, const float* x, int64_t rows, int64_t colu
 
 // y = Aᵀ x.
 void matvec_transposed(float* y, const float* a, const float* x, int64_t rows, int64_t columns) {
-    constexpr int64_t strip = 64;  // columns of one task: each output has one owner, which adds the rows in order
+    constexpr int64_t strip = 64;  // columns per task, which adds the rows in order
 #pragma omp parallel for schedule(static) if (rows * columns >= parallel_threshold * 4)
     for (int64_t first = 0; first < columns; first += strip) {
         const int64_t count = std::min(strip, columns - first);

@@ -1,4 +1,4 @@
-// The 2×2 box filter and its adjoint, by which a convolution before pooling becomes one of stride 2 (tiled_conv.cpp).
+// The 2×2 box filter and its adjoint. They turn a pooled convolution into one of stride 2 (tiled_conv.cpp).
 #include "cpu/fast/box_filter.h"
 
 #include "launch.h"
@@ -7,8 +7,8 @@ namespace dualmcmc::DEVICE_NAMESPACE::fast {
 
 void box_filter2(float* y, const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels) {
     const int64_t line = width * channels;
-    // An output row is the mean of the input rows above and below it; one that is not there has weight 0 and is read as
-    // the other.
+    // An output row is the mean of the input rows above and below it. Beyond the border the weight is 0, and the
+    // pointer is that of the other row.
     struct Rows {
         float up, down;
         const float *above, *below;
@@ -28,22 +28,22 @@ void box_filter2(float* y, const float* x, int64_t batch, int64_t height, int64_
                         rows.down * (rows.below[e] + rows.below[e + channels]);
         };
     });
-    parallel_for_rows(batch * (height + 1), channels,
-                      [=] DEVICE(int64_t index) {  // the first and the last pixel of each row
-                          const Rows rows(x, index, height, line);
-                          float* target = y + index * (line + channels);
-                          const int64_t last = line - channels;
-                          return [=](int64_t c) {
-                              target[c] = rows.up * rows.above[c] + rows.down * rows.below[c];
-                              target[line + c] = rows.up * rows.above[last + c] + rows.down * rows.below[last + c];
-                          };
-                      });
+    // The first and the last pixel of each row.
+    parallel_for_rows(batch * (height + 1), channels, [=] DEVICE(int64_t index) {
+        const Rows rows(x, index, height, line);
+        float* target = y + index * (line + channels);
+        const int64_t last = line - channels;
+        return [=](int64_t c) {
+            target[c] = rows.up * rows.above[c] + rows.down * rows.below[c];
+            target[line + c] = rows.up * rows.above[last + c] + rows.down * rows.below[last + c];
+        };
+    });
 }
 
 void box_filter2_backward(float* dx, const float* dy, int64_t batch, int64_t height, int64_t width, int64_t channels) {
     const int64_t line = (width + 1) * channels;
     parallel_for_rows(batch * height, width * channels, [=] DEVICE(int64_t row) {
-        const float* source = dy + (row + row / height) * line;  // an image has one output row more than input rows
+        const float* source = dy + (row + row / height) * line;  // dy has one row more per image
         float* target = dx + row * width * channels;
         return [=](int64_t e) {
             target[e] = 0.25f * (source[e] + source[e + channels] + source[e + line] + source[e + line + channels]);

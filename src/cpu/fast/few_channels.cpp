@@ -1,8 +1,9 @@
 // 3×3 convolution at stride 1 with at most three output channels: an image's colours.
 //
-// Three output channels would leave most of a vector idle. Instead the taps' outputs stand side by side as columns: one
-// GEMM gives z[q, t, o] = Σ_i x[q, i] w[t, i, o] for every pixel q, and y[p, o] = Σ_t z[p + t - padding, t, o] over
-// the q inside the image (col2im, the adjoint of im2col). dgrad is the same with dy for x and p + padding - t.
+// Three output channels would leave most of a vector idle. Instead one GEMM computes the outputs of all taps side by
+// side, z[q, t, o] = Σ_i x[q, i] w[t, i, o] for every pixel q, and col2im (im2col's adjoint) adds them up:
+// y[p, o] = Σ_t z[p + t - padding, t, o] over the q inside the image. dgrad is the same with dy for x and
+// q = p + padding - t.
 #include "cpu/fast/algorithms.h"
 #include "cpu/fast/tiles.h"
 
@@ -14,18 +15,18 @@ constexpr int64_t taps = 9;
 
 using Vector4 = float __attribute__((vector_size(16), aligned(4)));
 
-struct FewChannels {
+// Tap (kh, kw) of output pixel p reads input pixel p + direction (kh, kw) + shift.
+struct Geometry {
     int64_t batch, height, width, in, out_height, out_width, out, direction, shift;
-    // Tap (kh, kw) of output pixel p reads input pixel p + direction (kh, kw) + shift.
 };
 
-// y (height, width, out) of one image from z (…, columns).
+// y (out_height, out_width, out) of one image from z (height, width, columns).
 template <int out>
-void gather_taps(float* y, const float* z, int64_t columns, const float* bias, const FewChannels& s) {
+void col2im(float* y, const float* z, int64_t columns, const float* bias, const Geometry& s) {
     Vector4 start{};
     for (int64_t o = 0; bias && o < s.out; ++o) start[o] = bias[o];
-    // The taps' offsets in z from the first one's; four elements are added where there are at most three: the last is
-    // not used.
+    // Offsets in z relative to the first tap. Vectors of four are added where `out` is at most three; the rest is
+    // unused.
     int64_t offset[taps];
     for (int64_t tap = 0; tap < taps; ++tap)
         offset[tap] = (s.direction * (tap / 3 * s.width + tap % 3)) * columns + tap * s.out;
@@ -50,43 +51,39 @@ void gather_taps(float* y, const float* z, int64_t columns, const float* bias, c
     }
 }
 
-// `tag`: packed_weights'. element(tap, i, o) reads the weight.
+// element(tap, i, o) reads the weight. `tags`: two of packed_weights' layout tags.
 template <class Element>
-void convolve(float* y, const float* x, const float* w, const float* bias, const FewChannels& s, bool amx,
-              const void* tag, Element element) {
+void convolve(float* y, const float* x, const float* w, const float* bias, const Geometry& s, bool amx,
+              const char* tags, Element element) {
     const Panels columns(s.in, taps * s.out);
     const int64_t pixels = s.height * s.width, width = columns.padded_out(), size = columns.in * width;
-    bool tiles = false;  // AMX's
-    if constexpr (lanes == 16) tiles = amx && columns.count() == 1 && amx_gemm_applies(pixels, width, s.in);
     const auto pack = [&](float* packed) {
         pack_weights(packed, columns, 1,
                      [&](int64_t, int64_t i, int64_t column) { return element(column / s.out, i, column % s.out); });
     };
-    const float* packed;
+    bool amx_tiles = false;
+    const float* packed = nullptr;
     if constexpr (lanes == 16) {
-        const auto pack_for_amx = [&](float* to) {
-            float* plain = workspace<0>(size);
-            pack(plain);
-            amx_pack(to, plain, width, s.in);
-        };
-        packed = tiles
-                     ? packed_weights(static_cast<const char*>(tag) + 1, w, amx_packed_size(width, s.in), pack_for_amx)
-                     : packed_weights(tag, w, size, pack);
-    } else {
-        packed = packed_weights(tag, w, size, pack);
+        amx_tiles = amx && columns.count() == 1 && amx_gemm_applies(pixels, width, s.in);
+        if (amx_tiles)
+            packed = packed_weights(&tags[1], w, amx_packed_size(width, s.in), [&](float* to) {
+                float* rows = workspace<0>(size);
+                pack(rows);
+                amx_pack(to, rows, width, s.in);
+            });
     }
+    if (!amx_tiles) packed = packed_weights(&tags[0], w, size, pack);
     parallel_dynamic(s.batch, [&](int64_t image) {
         float* z = workspace<2>(pixels * width + 4);
         const float* source = x + image * pixels * s.in;
         if constexpr (lanes == 16)
-            if (tiles) amx_gemm(z, source, packed, pixels, width, s.in);
-        for (int64_t panel = 0; !tiles && panel < columns.count(); ++panel) {
+            if (amx_tiles) amx_gemm(z, source, packed, pixels, width, s.in);
+        for (int64_t panel = 0; !amx_tiles && panel < columns.count(); ++panel) {
             const int64_t first = panel * columns.panel_width();
-            panel_product(z + first, width, source, s.in, pixels, s.in, columns.vectors(panel), packed + first * s.in);
+            panel_gemm(z + first, width, source, s.in, pixels, s.in, columns.vectors(panel), packed + first * s.in);
         }
-        dispatch<3>(int(s.out), [&](auto out) {
-            gather_taps<out>(y + image * s.out_height * s.out_width * s.out, z, width, bias, s);
-        });
+        dispatch<3>(int(s.out),
+                    [&](auto out) { col2im<out>(y + image * s.out_height * s.out_width * s.out, z, width, bias, s); });
     });
 }
 
@@ -99,18 +96,18 @@ void few_channels(float* y, const float* x, const float* w, const float* bias, c
         leaky_relu(positive, x, 0, s.x_size());
         x = positive;
     }
-    static const char tag[2] = {};
+    static const char tags[2] = {};
     convolve(y, x, w, bias, {s.batch, s.height, s.width, s.in, s.out_height(), s.out_width(), s.out, 1, -s.padding},
-             amx, tag, [=](int64_t tap, int64_t i, int64_t o) { return w[(tap * s.in + i) * s.out + o]; });
+             amx, tags, [=](int64_t tap, int64_t i, int64_t o) { return w[(tap * s.in + i) * s.out + o]; });
     if (residual) add(y, y, residual, s.y_size());
 }
 
 void few_channels_backward_input(float* dx, const float* dy, const float* w, const float* x, const float* residual,
                                  const ConvShape& s, bool amx) {
     float* own = residual ? workspace<4>(s.x_size()) : dx;  // the residual may be dx itself
-    static const char tag[2] = {};
+    static const char tags[2] = {};
     convolve(own, dy, w, nullptr,
-             {s.batch, s.out_height(), s.out_width(), s.out, s.height, s.width, s.in, -1, s.padding}, amx, tag,
+             {s.batch, s.out_height(), s.out_width(), s.out, s.height, s.width, s.in, -1, s.padding}, amx, tags,
              [=](int64_t tap, int64_t o, int64_t i) { return w[(tap * s.in + i) * s.out + o]; });
     if (s.relu) leaky_relu_backward(own, x, own, 0, s.x_size());
     if (residual) add(dx, own, residual, s.x_size());

@@ -1,5 +1,5 @@
-// Batch norm, ReLU, upsampling and convolution as one kernel, forwards and backwards: a few images at a time go all the
-// way, so that what lies between stays in the cache.
+// Batch norm, ReLU, upsampling and convolution as one kernel, and its gradients. A few images at a time go through all
+// of it, so that the intermediates stay in the cache.
 #include "cpu/fast/routes.h"
 
 #include <algorithm>
@@ -8,8 +8,8 @@ namespace dualmcmc::DEVICE_NAMESPACE::fast {
 
 namespace {
 
-// A batch in groups of images, each of at most 2^17 elements at its largest, which fit the second-level cache. Where
-// there are several, their number is a multiple of 4, so that few threads have equal shares.
+// A batch in groups of images whose largest intermediate has at most 2^17 elements, which fits the L2 cache. If there
+// are several, their number is a multiple of 4, so that 2 or 4 threads have equal shares.
 struct ImageGroups {
     int64_t batch, count;
     ImageGroups(int64_t batch_, int64_t elements_per_image)
@@ -18,10 +18,10 @@ struct ImageGroups {
     }
     static constexpr int64_t max_elements = int64_t(1) << 17;
 
-    // body(group, first image, images); the weights stay as they are meanwhile.
+    // Calls body(group, first image, images), in a ConstantWeights scope.
     template <class Body>
     void run(Body body) const {
-        const uint64_t id = ConstantWeights::next();
+        const uint64_t outer = ConstantWeights::current(), id = outer ? outer : ConstantWeights::next();
         parallel_dynamic(count, [&](int64_t group) {
             const ConstantWeights constant(id);
             const int64_t first = batch * group / count;
@@ -30,7 +30,7 @@ struct ImageGroups {
     }
 };
 
-// Sizes, and the convolution of some images of the batch.
+// Sizes, and the convolution's shape and input for some images of the batch.
 struct Geometry {
     const NormReluConv& in;
     int64_t channels, height, width;  // of x
@@ -48,7 +48,7 @@ struct Geometry {
         s.batch = images;
         return s;
     }
-    // What the convolution reads of some images, in this thread's workspace.
+    // The convolution's input, in this thread's workspace.
     const float* input(int64_t first, int64_t images) const {
         float* activated = workspace<7>(images * pixels() * channels);
         batch_norm(activated, in.x + x_offset(first), in.mean, in.rstd, in.weight, in.bias, 0, images * pixels(),
@@ -77,16 +77,15 @@ void norm_relu_conv2d(float* y, const NormReluConv& in, const float* w, const fl
     });
 }
 
-// dx first holds the gradient of what batch norm returns, group by group, and then, when the sums over the batch are
-// known, its own.
+// dx first holds the gradient of batch norm's output, group by group; once the sums over the batch are known, it is
+// turned into that of x in place.
 template <Arithmetic arithmetic>
 void norm_relu_conv2d_backward(float* dx, float* dweight, float* dbias, float* dresidual, const NormReluConv& in,
                                const float* w, const float* dy) {
     const Geometry g(in);
     const ImageGroups groups = g.groups();
     const int64_t channels = g.channels;
-    float* sums =
-        workspace<10>((groups.count + 1) * 2 * channels);  // of each group, dweight and dbias; then their totals
+    float* sums = workspace<10>((groups.count + 1) * 2 * channels);  // per group: dweight, dbias; then the totals
     groups.run([&, sums](int64_t group, int64_t first, int64_t images) {
         const ConvShape s = g.conv(images);
         const float* upstream = dy + first * g.y_image();

@@ -1,17 +1,17 @@
-// What this folder puts in the place of the plain CPU kernels. Its only door: src/cpu/backend.cpp, which includes
-// nothing else from here.
+// The fast CPU convolutions, as replacements for entries of the plain kernel table. The only header of this folder that
+// is used outside it (by src/cpu/backend.cpp).
 #pragma once
 #include "launch.h"
 
 namespace dualmcmc::DEVICE_NAMESPACE::fast {
 
-// How results may be rounded.
-//   exact   sums of fp32 MACs, as the definition has them, in another order: 2e-7 of a result's norm
-//   fp32    also by Winograd's minimal filtering: 1e-6
-//   amx     also in AMX's tiles, which emulate fp32 by pairs of bf16: 4e-6
+// Which algorithms may be used; the error is relative to the norm of the result.
+//   exact   the definition's fp32 MACs in another order: 2e-7
+//   fp32    also Winograd's minimal filtering: 1e-6
+//   amx     also AMX tiles, which emulate fp32 by pairs of bf16 (BF16x3): 4e-6
 enum class Arithmetic { exact, fp32, amx };
 
-// conv2d and its gradients (backend.h), each by the quickest way that the arithmetic allows.
+// conv2d and its gradients (backend.h), by the fastest algorithm that the arithmetic permits.
 template <Arithmetic arithmetic>
 void conv2d(float* y, const float* x, const float* w, const float* bias, const float* residual, ConvShape s);
 template <Arithmetic arithmetic>
@@ -20,8 +20,8 @@ void conv2d_backward_input(float* dx, const float* dy, const float* w, const flo
 template <Arithmetic arithmetic>
 void conv2d_backward_weight(float* dw, const float* x, const float* dy, ConvShape s);
 
-// Backend's fused kernel and its gradients: a few images at a time run through batch norm, ReLU, upsampling and
-// convolution, so that intermediates stay in cache; only x and y go through memory.
+// The fused kernels of Backend: a few images at a time go through batch norm, ReLU, upsampling and convolution, so that
+// the intermediates stay in the cache and only x and y go through memory.
 template <Arithmetic arithmetic>
 void norm_relu_conv2d(float* y, const NormReluConv& in, const float* w, const float* bias, const float* residual);
 template <Arithmetic arithmetic>
@@ -30,7 +30,7 @@ void norm_relu_conv2d_backward(float* dx, float* dweight, float* dbias, float* d
 template <Arithmetic arithmetic>
 void norm_relu_conv2d_backward_weight(float* dw, const NormReluConv& in, const float* dy);
 
-// `table` with them.
+// `table` with these kernels in place of its own.
 template <Arithmetic arithmetic>
 constexpr Backend accelerated(Backend table, const char* name, const Backend* exact) {
     table.name = name;

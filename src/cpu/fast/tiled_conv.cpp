@@ -1,17 +1,16 @@
-// Convolution by implicit GEMM in register tiles, fp32: every shape, with the definition's own MACs (a quarter of them
-// where the result is pooled).
+// Convolution by implicit GEMM in register tiles, fp32: every shape, with exactly the definition's MACs (a quarter of
+// them with pooling).
 //
-// All three passes are sums of GEMMs on shifted views of one padded image. An output pixel p that reads tap t finds its
-// input at base[p] + offset[t], whatever the stride; so
+// All three passes are sums of GEMMs on shifted views of one padded image. Output pixel p reads its input under tap t
+// at base[p] + offset[t], whatever the stride:
 //
 //   fprop   y[p, o]     = Σ_t Σ_i x[base[p] + offset[t] + i] w[t, i, o]
-//   dgrad   the same sum with dy for x and w's taps mirrored and transposed; with a stride s, input pixels fall into
-//   s×s stride phases (their
-//           position modulo s), each of which meets its own subset of the taps, so that no MAC is wasted
+//   dgrad   the same with dy for x and the weights transposed, their taps reversed. At stride s the input pixels fall
+//           into s×s phases (position modulo s); each phase has its own subset of the taps, so no MAC is wasted.
 //   wgrad   dw[t, i, o] = Σ_p x[base[p] + offset[t] + i] dy[p, o]
 //
-// The inner loop (tiles.h) takes 6 pixels × up to 4 vectors of output channels at a time. A GEMM (a linear
-// layer) is the case of one tap and images of one pixel.
+// The inner loop (tiles.h) computes 6 pixels × up to 4 vectors of output channels at a time. A linear layer is the
+// case of one tap and images of one pixel.
 #include <vector>
 
 #include "cpu/fast/algorithms.h"
@@ -24,14 +23,14 @@ namespace {
 
 // ---- geometry -----------------------------------------------------------------------------------
 
-// Pixels of one phase of one image, and the taps that they meet.
+// The pixels of one phase of an image, and the taps that apply to them. Offsets are in floats.
 struct StridePhase {
-    std::vector<int64_t> base, target;  // offsets in floats: into the padded image, into the output image
-    std::vector<int64_t> tap_offset;    // into the padded image
-    std::vector<int64_t> tap;           // which of the kernel's taps that is
+    std::vector<int64_t> base, target;  // of a pixel: in the padded image, in the output image
+    std::vector<int64_t> tap_offset;    // of a tap: in the padded image
+    std::vector<int64_t> tap;           // its index kh · kernel + kw
 };
 
-// One image with its zero padding: rows of `width` pixels, the image itself at (top, left).
+// One image with its zero padding: rows of `width` pixels; the image itself starts at (top, left).
 struct PaddedLayout {
     int64_t height, width, top, left, channels;
     int64_t size() const { return height * width * channels; }
@@ -56,8 +55,8 @@ StridePhase fprop_phase(const ConvShape& s, const PaddedLayout& layout) {
     return phase;
 }
 
-// Input row h has q = h + padding; tap kh reaches it from output row (q - kh) / stride where that is whole: kh = q mod
-// s + s m, output row q / s - m. The layout holds the rows that lie before 0 and after the last.
+// Input row h, at q = h + padding, contributes to output row (q - kh) / s under tap kh where that is whole: for
+// kh = q mod s + s m, to row q / s - m. The layout pads dy for rows before the first and after the last.
 PaddedLayout dgrad_layout(const ConvShape& s) {
     const int64_t before = (s.kernel + s.stride - 1) / s.stride - 1;
     return {before + std::max(s.out_height(), (s.height - 1 + s.padding) / s.stride + 1),
@@ -82,15 +81,15 @@ StridePhase dgrad_phase(const ConvShape& s, const PaddedLayout& layout, int64_t 
     return phase;
 }
 
-// A kernel as large as the image, without padding, sees each image once, whole: a GEMM over images of one
-// pixel, and the weights lie in memory as they should.
+// A kernel as large as the image, without padding, is one GEMM over the batch: a 1×1 convolution of images of one
+// pixel. The layout of x and w in memory is already right.
 ConvShape lowered_to_gemm(ConvShape s) {
     if (s.padding == 0 && s.kernel == s.height && s.kernel == s.width)
         return {s.batch, 1, 1, s.kernel * s.kernel * s.in, s.out, 1, 1, 0};
     return s;
 }
 
-// Copies the images [first, first + count) of x into `padded`, one after the other, with zero padding.
+// Copies the images [first, first + count) of x into `padded`, with zero padding.
 void pad_images(float* padded, const float* x, const PaddedLayout& layout, int64_t height, int64_t width, int64_t first,
                 int64_t count) {
     std::fill(padded, padded + count * layout.size(), 0.0f);
@@ -101,14 +100,14 @@ void pad_images(float* padded, const float* x, const PaddedLayout& layout, int64
                 padded + image * layout.size() + ((row + layout.top) * layout.width + layout.left) * layout.channels);
 }
 
-// How many images make one task: small images go together, so that tiles are full.
+// Images per task: small images share one, so that register tiles are full.
 int64_t images_per_task(int64_t pixels_per_image, int64_t batch) {
     return std::min(batch, std::max<int64_t>(1, 48 / pixels_per_image));
 }
 
-// ---- y = gather(x) · w, the body of fprop and dgrad ---------------------------------------------
+// ---- gather-GEMM, the body of fprop and dgrad ---------------------------------------------------
 
-// One tile: `rows` pixels, all taps, the input channels [0, channels) behind `source`, into or onto `out`.
+// One tile: `rows` pixels, all taps, the input channels [0, channels) at `source`. `continues`: adds to `out`.
 template <int rows, int vectors>
 void gather_tile(float* const* out, const float* const* source, const StridePhase& phase, const float* weights,
                  int64_t channels, const float* bias, bool continues) {
@@ -126,20 +125,19 @@ void gather_tile(float* const* out, const float* const* source, const StridePhas
     tile.store_to(out);
 }
 
-// All pixels of the phase in `count` padded images, for all output channels.
-void gather_product(float* y, const float* padded, int64_t padded_size, int64_t y_size, int64_t count,
-                    const StridePhase& phase, const Panels& panels, const float* packed, const float* bias) {
+// All pixels of the phase in `count` padded images, all output channels.
+void gather_gemm(float* y, const float* padded, int64_t padded_size, int64_t y_size, int64_t count,
+                 const StridePhase& phase, const Panels& panels, const float* packed, const float* bias) {
     const int64_t pixels = int64_t(phase.base.size()) * count, taps = int64_t(phase.tap_offset.size());
     for (int64_t panel = 0; panel < panels.count(); ++panel) {
         const int vectors = panels.vectors(panel);
         const int64_t width = vectors * lanes, first_out = panel * panels.panel_width();
-        const bool ragged =
-            first_out + width > panels.out;  // the last vector sticks out: results go through a small buffer
+        const bool ragged = first_out + width > panels.out;  // the last vector is partial: results go through a buffer
         for (int64_t first = 0; first < panels.in; first += panels.chunk) {
             const int64_t channels = std::min(panels.chunk, panels.in - first);
             const float* image = padded + first;
             float* y_image = y + first_out;
-            size_t next = 0;  // the next pixel, in `image`
+            size_t next = 0;  // pixel of `image`
             for (int64_t pixel = 0; pixel < pixels; pixel += tile_rows) {
                 const int rows = int(std::min<int64_t>(tile_rows, pixels - pixel));
                 alignas(64) float buffer[tile_rows][lanes * max_vectors];
@@ -170,7 +168,7 @@ void gather_product(float* y, const float* padded, int64_t padded_size, int64_t 
     }
 }
 
-// ---- fprop and dgrad: neither ReLU nor pooling --------------------------------------------------
+// ---- fprop and dgrad, without ReLU and pooling --------------------------------------------------
 
 void fprop(float* y, const float* x, const float* w, const float* bias, const ConvShape& shape) {
     const ConvShape s = lowered_to_gemm(shape);
@@ -193,7 +191,7 @@ void fprop(float* y, const float* x, const float* w, const float* bias, const Co
             pad_images(filled, x, layout, s.height, s.width, first, count);
             padded = filled;
         }
-        gather_product(y + first * y_size, padded, layout.size(), y_size, count, phase, panels, packed, padded_bias);
+        gather_gemm(y + first * y_size, padded, layout.size(), y_size, count, phase, panels, packed, padded_bias);
     });
 }
 
@@ -215,25 +213,25 @@ void dgrad(float* dx, const float* dy, const float* w, const ConvShape& shape) {
         next += int64_t(phase.tap.size()) * s.out * panels.padded_out();
     }
     const int64_t group = images_per_task(s.height * s.width, s.batch);
-    const bool bare = layout.size() == s.out_height() * s.out_width() * s.out;  // no padding is needed
+    const bool unpadded = layout.size() == s.out_height() * s.out_width() * s.out;
     parallel_dynamic((s.batch + group - 1) / group, [&](int64_t task) {
         const int64_t first = task * group, count = std::min(group, s.batch - first);
         const float* padded = dy + first * layout.size();
-        if (!bare) {
+        if (!unpadded) {
             float* filled = workspace<1>(group * layout.size());
             pad_images(filled, dy, layout, s.out_height(), s.out_width(), first, count);
             padded = filled;
         }
         for (size_t p = 0; p < phases.size(); ++p)
-            gather_product(dx + first * dx_size, padded, layout.size(), dx_size, count, phases[p], panels, packed[p],
-                           nullptr);
+            gather_gemm(dx + first * dx_size, padded, layout.size(), dx_size, count, phases[p], panels, packed[p],
+                        nullptr);
     });
 }
 
 // ---- wgrad --------------------------------------------------------------------------------------
 
-// dw[i .. i + rows, panel] += Σ_p x[base[p] + i ..] dy[p, panel]: the pixels take the part that the channels have in
-// the forward pass.
+// One tile of dw: `rows` input channels, one panel, += Σ_p x[base[p] + i] dy[p, o]. K runs over pixels here, where it
+// runs over channels in fprop.
 template <int rows, int vectors>
 void weight_tile(float* const* out, const float* x, const float* dy, const StridePhase& phase, int64_t dy_step) {
     Tile<rows, vectors> tile;
@@ -247,7 +245,7 @@ void weight_tile(float* const* out, const float* x, const float* dy, const Strid
     tile.store_to(out);
 }
 
-// dw (taps, in, padded out) += the contribution of one image; dy (pixels, padded out).
+// dw (taps, in, padded out) += the contribution of the phase's pixels; dy (pixels, padded out).
 void accumulate_weight(float* dw, const float* padded, const float* dy, const StridePhase& phase,
                        const Panels& panels) {
     const int64_t step = panels.padded_out();
@@ -266,7 +264,7 @@ void accumulate_weight(float* dw, const float* padded, const float* dy, const St
             }
 }
 
-// Small images are laid side by side into one phase, so that a tile sums over many pixels at a time.
+// The pixels of several small images as one phase, so that a tile sums over many pixels at a time.
 StridePhase repeat_phase(const StridePhase& phase, int64_t images, int64_t padded_size) {
     StridePhase all = phase;
     all.base.clear();
@@ -282,8 +280,8 @@ void wgrad(float* dw, const float* x, const float* dy, const ConvShape& shape) {
     const Panels panels(s.in, s.out);
     const int64_t pixels = int64_t(phase.base.size()), columns = panels.padded_out();
     const int64_t size = s.kernel * s.kernel * s.in * columns;
-    // The batch is cut into parts, each with a sum of its own: few for large weights, whose sums fill the cache. Their
-    // number depends on the shape alone, never on the threads.
+    // The batch is cut into parts, each with its own sum: few parts for large weights, whose sums fill the cache. Their
+    // number depends on the shape only, so that results do not depend on the number of threads.
     const int64_t parts = std::min(s.batch, std::clamp<int64_t>((int64_t(1) << 21) / size, 4, 16));
     const int64_t group = images_per_task(pixels, (s.batch + parts - 1) / parts);
     float* partial = workspace<0>(parts * size);
@@ -323,8 +321,8 @@ void wgrad(float* dw, const float* x, const float* dy, const ConvShape& shape) {
 
 // ---- ReLU, pooling, residuals -------------------------------------------------------------------
 
-// Average pooling is a 2×2 box filter of which every second pixel is kept, and a box filter commutes with a
-// convolution. So y is a convolution of the box-filtered x with stride 2 and a quarter of the MACs. This is exact, at
+// Average pooling is a 2×2 box filter at stride 2, and box filter and convolution commute. So a pooled 3×3
+// convolution is a 3×3 convolution of stride 2 of the box-filtered x, with a quarter of the MACs. This is exact, at
 // the border too, where both read zeros.
 ConvShape lowered_shape(ConvShape s) {
     if (s.pool) return {s.batch, s.height + 1, s.width + 1, s.in, s.out, 3, 2, 0};
@@ -332,7 +330,7 @@ ConvShape lowered_shape(ConvShape s) {
     return s;
 }
 
-// What the lowered convolution reads: max(x, 0) where it is of that, then the box filter where it is pooled.
+// The input of the lowered convolution: x after ReLU and box filter, where the shape has them.
 const float* preprocessed_input(const float* x, const ConvShape& s) {
     if (s.relu) {
         float* positive = workspace<4>(s.x_size());
@@ -368,7 +366,8 @@ void tiled_backward_weight(float* dw, const float* x, const float* dy, const Con
     wgrad(dw, preprocessed_input(x, s), dy, lowered_shape(s));
 }
 
-// A few columns would leave most of a vector idle: Σ_p x[p + t] dy[p] = Σ_q x[q] dy[q - t], with x and dy exchanged.
+// With few output channels most of a vector would be idle. Σ_p x[p + t] dy[p] = Σ_q x[q] dy[q - t]: the roles of x
+// and dy can be exchanged.
 void tiled_backward_weight_exchanged(float* dw, const float* x, const float* dy, const ConvShape& s) {
     constexpr int64_t taps = 9;
     float* exchanged = workspace<3>(taps * s.in * s.out);

@@ -1,8 +1,7 @@
-// The innermost loop of every product on the CPU: a tile of rows × vectors that stays in registers. Included by
-// conv.cu, winograd.cu, pooled.cu and amx.cu.
+// The inner loop of every fp32 GEMM on the CPU: a tile of rows × vectors of C that stays in registers.
 //
-// With AVX-512 a tile holds 6 rows × 4 vectors of 16 columns: 24 accumulators, 4 weight vectors, and a row's value
-// broadcast from memory.
+// With AVX-512 a tile has 6 rows × 4 vectors of 16 columns: 24 accumulators and 4 registers of weights; the elements
+// of the rows are broadcast from memory.
 #pragma once
 #include <algorithm>
 #include <utility>
@@ -13,7 +12,7 @@ namespace dualmcmc::DEVICE_NAMESPACE::fast {
 
 constexpr int max_vectors = lanes == 16 ? 4 : 2, tile_rows = lanes == 4 ? 4 : 6;
 
-// Calls body(integral_constant n) for the n = value in 1 … limit.
+// Calls body with `value`, from 1 to `limit`, as an integral_constant.
 template <int limit, class Body>
 INLINE inline void dispatch(int value, Body body) {
     if constexpr (limit > 0) {
@@ -22,7 +21,7 @@ INLINE inline void dispatch(int value, Body body) {
     }
 }
 
-// acc[r][v] += Σ_k rows[r][k · row_step] · weights[k · weight_step + v] : the one loop where all the time goes.
+// A tile of C. Nearly all the time of a convolution is spent in multiply_add.
 template <int rows, int vectors>
 struct Tile {
     Vector acc[rows][vectors];
@@ -38,7 +37,7 @@ struct Tile {
     INLINE inline void clear() {
         unroll<rows>([&](auto r) INLINE { unroll<vectors>([&](auto v) INLINE { acc[r][v] = Vector{}; }); });
     }
-    // `values[r]` points at row r's value; `weight` is that of the vectors.
+    // acc[r] += values[r][k] · weight, for all rows r: one step of K.
     INLINE inline void multiply_add(const float* const* values, int64_t k, const float* weight) {
         Vector w[vectors];
         unroll<vectors>([&](auto v) INLINE { w[v] = load(weight + v * lanes); });
@@ -49,8 +48,8 @@ struct Tile {
     }
 };
 
-// The columns of a result are cut into panels of at most max_vectors vectors, the last one padded with zero weights;
-// the rows of w (its input channels) into chunks, so that the weights of a chunk stay in the second-level cache.
+// How w (in, out) is cut: its columns into panels of at most max_vectors vectors, the last vector padded with zeros;
+// its rows into chunks whose weights fit the L2 cache.
 struct Panels {
     int64_t in, out, chunk;
     Panels(int64_t in_, int64_t out_) : in(in_), out(out_), chunk(in_ <= 128 ? in_ : 64) {}
@@ -62,10 +61,10 @@ struct Panels {
     }
 };
 
-// out (rows, vectors · lanes) = in (rows, channels) · weights (channels, vectors · lanes), rows out_step and in_step
-// apart.
-inline void panel_product(float* out, int64_t out_step, const float* in, int64_t in_step, int64_t row_count,
-                          int64_t channels, int vectors, const float* weights) {
+// out (row_count, vectors · lanes) = in (row_count, channels) · weights (channels, vectors · lanes). Rows of out and
+// in are out_step and in_step floats apart.
+inline void panel_gemm(float* out, int64_t out_step, const float* in, int64_t in_step, int64_t row_count,
+                       int64_t channels, int vectors, const float* weights) {
     dispatch<max_vectors>(vectors, [&](auto v) INLINE {
         for (int64_t row = 0; row < row_count; row += tile_rows)
             dispatch<tile_rows>(int(std::min<int64_t>(tile_rows, row_count - row)), [&](auto r) INLINE {
@@ -78,7 +77,7 @@ inline void panel_product(float* out, int64_t out_step, const float* in, int64_t
                 Tile<r, v> tile;
                 tile.clear();
                 const float* next = weights + channels * v * lanes;
-                if (row == 0)  // what the next call wants is on its way from the outer caches meanwhile
+                if (row == 0)  // prefetch the weights of the next call
                     for (int64_t k = 0; k < channels; ++k) {
                         unroll<v>([&](auto i) INLINE { __builtin_prefetch(next + (k * v + i) * lanes); });
                         tile.multiply_add(values, k, weights + k * v * lanes);
@@ -90,7 +89,7 @@ inline void panel_product(float* out, int64_t out_step, const float* in, int64_t
     });
 }
 
-// packed: for each panel, each chunk: (taps, chunk, panel's columns). element(tap, i, o) reads the weight.
+// packed: (panel, chunk, tap, input channel of the chunk, column of the panel). element(tap, i, o) reads the weight.
 template <class Element>
 void pack_weights(float* packed, const Panels& panels, int64_t taps, Element element) {
     for (int64_t panel = 0; panel < panels.count(); ++panel) {
@@ -103,15 +102,15 @@ void pack_weights(float* packed, const Panels& panels, int64_t taps, Element ele
     }
 }
 
-// One tap's weights (in, out) as (out, in).
+// The weights of one tap, w (in, out), as transposed_w (out, in).
 inline void transpose_io(float* transposed_w, const float* w, int64_t in, int64_t out) {
     for (int64_t o = 0; o < out; ++o)
         for (int64_t i = 0; i < in; ++i) transposed_w[o * in + i] = w[i * out + o];
 }
 
-// U = S w Sᵀ of a 3×3 kernel for minimal filtering: w (9, in, out) -> u (ξ of 36, panel of columns, in, panel's
-// columns), what panel_product wants. transform(u, g, to, from) takes three values `from` apart to six `to` apart, in
-// one dimension.
+// The weights of minimal filtering, U = S g Sᵀ of each 3×3 kernel g: w (9, in, out) -> u (ξ of 36, panel, in,
+// column of the panel), as panel_gemm reads them. transform(u, g, to, from) is S in one dimension: three vectors,
+// `from` apart, to six, `to` apart.
 template <class Transform>
 void transform_weights(float* u, const float* w, const Panels& panels, Transform transform) {
     const int64_t point_size = panels.in * panels.out;
@@ -130,7 +129,7 @@ void transform_weights(float* u, const float* w, const Panels& panels, Transform
     }
 }
 
-// What becomes of a sum before it is stored at y[offset]: + bias[channel], then 0 where mask[offset] <= 0, then +
+// Applied to a sum before it is stored at y[offset]: add bias[channel]; set to 0 where mask[offset] <= 0; add
 // residual[offset]. Each of the three may be null; residual may be y itself.
 struct Epilogue {
     const float *bias = nullptr, *mask = nullptr, *residual = nullptr;

@@ -1,11 +1,12 @@
-// 3×3 convolution at stride 1 by Winograd's F(4×4, 3×3) (Winograd 1980; Lavin and Gray 2016): a quarter of the MACs.
+// 3×3 convolution at stride 1 by Winograd's F(4×4, 3×3) (Winograd 1980; Lavin and Gray 2016), with a quarter of the
+// definition's MACs.
 //
-// In one dimension four outputs of a three-tap filter g over six inputs d are Aᵀ[(G g) ⊙ (Bᵀ d)]. The matrices
-// below // evaluate, multiply and interpolate polynomials at 0, ±1, ±2, ∞. In two dimensions
-//   Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)] A
-// for 6×6 input tiles that overlap by two. Summed over input channels, each of the 36 points ξ of the tile is a GEMM:
+// In one dimension, four outputs of a three-tap filter g over six inputs d are  Aᵀ[(G g) ⊙ (Bᵀ d)]  with the
+// matrices below: polynomials are evaluated at 0, ±1, ±2 and ∞, multiplied there, and interpolated. In two
+// dimensions Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)] A for 6×6 input tiles that overlap by two. With the sum over input
+// channels each of the 36 points ξ of a tile is a GEMM of its own:
 //   M_ξ (tiles, out) = V_ξ (tiles, in) · U_ξ (in, out).
-// Rounding: about 1e-6 of the result's norm, against 2e-7 for the direct sum.
+// Rounding error: about 1e-6 of the result's norm, against 2e-7 for the definition.
 #include "cpu/fast/algorithms.h"
 #include "cpu/fast/tiles.h"
 
@@ -13,9 +14,9 @@ namespace dualmcmc::DEVICE_NAMESPACE::fast {
 
 namespace {
 
-constexpr int64_t points = 36;  // ξ: of a 6×6 tile in the transformed domain
+constexpr int64_t points = 36;  // ξ, of a 6×6 tile in the transform domain
 
-// Bᵀ d: six values from six, `to` and `from` apart.
+// Bᵀ d: six vectors, `to` apart, from six, `from` apart.
 INLINE inline void transform_input(Vector* y, const Vector* d, int to, int from) {
     const Vector d0 = d[0], d1 = d[from], d2 = d[2 * from], d3 = d[3 * from], d4 = d[4 * from], d5 = d[5 * from];
     const Vector even4 = d4 - 4 * d2, odd4 = d3 - 4 * d1, even1 = d4 - d2, odd1 = 2 * (d3 - d1);
@@ -27,7 +28,7 @@ INLINE inline void transform_input(Vector* y, const Vector* d, int to, int from)
     y[5 * to] = 4 * d1 - 5 * d3 + d5;
 }
 
-// Aᵀ m: four values from six.
+// Aᵀ m: four vectors from six.
 INLINE inline void transform_output(Vector* y, const Vector* m, int to, int from) {
     const Vector sum1 = m[from] + m[2 * from], difference1 = m[from] - m[2 * from];
     const Vector sum2 = m[3 * from] + m[4 * from], difference2 = m[3 * from] - m[4 * from];
@@ -37,7 +38,7 @@ INLINE inline void transform_output(Vector* y, const Vector* m, int to, int from
     y[3 * to] = difference1 + 8 * difference2 + m[5 * from];
 }
 
-// A y, the adjoint of Aᵀ m: six values from four.
+// A y, its adjoint: six vectors from four.
 INLINE inline void transform_output_adjoint(Vector* m, const Vector* y, int to, int from) {
     const Vector outer = y[0] + y[2 * from], inner = y[from] + y[3 * from];
     const Vector outer2 = y[0] + 4 * y[2 * from], inner2 = 2 * y[from] + 8 * y[3 * from];
@@ -49,7 +50,7 @@ INLINE inline void transform_output_adjoint(Vector* m, const Vector* y, int to, 
     m[5 * to] = y[3 * from];
 }
 
-// G g: six values from three.
+// G g: six vectors from three.
 INLINE inline void transform_weight(Vector* u, const Vector* g, int to, int from) {
     const Vector outer = g[0] + g[2 * from], outer2 = g[0] * (1.0f / 24) + g[2 * from] * (1.0f / 6);
     u[0] = g[0] * 0.25f;
@@ -60,7 +61,7 @@ INLINE inline void transform_weight(Vector* u, const Vector* g, int to, int from
     u[5 * to] = g[2 * from];
 }
 
-// Gᵀ u, its adjoint: three values from six.
+// Gᵀ u, its adjoint: three vectors from six.
 INLINE inline void transform_weight_adjoint(Vector* g, const Vector* u, int to, int from) {
     const Vector sum1 = u[from] + u[2 * from], sum2 = u[3 * from] + u[4 * from];
     g[0] = 0.25f * u[0] - (1.0f / 6) * sum1 + (1.0f / 24) * sum2;
@@ -68,7 +69,7 @@ INLINE inline void transform_weight_adjoint(Vector* g, const Vector* u, int to, 
     g[2 * to] = (1.0f / 6) * (sum2 - sum1) + u[5 * from];
 }
 
-// The images' tiles, numbered through the batch.
+// The tiles of a batch, numbered consecutively; row and column are those of a tile's first output.
 struct Tiling {
     int64_t height, width, rows, columns;
     Tiling(int64_t height_, int64_t width_)
@@ -79,11 +80,11 @@ struct Tiling {
     int64_t column(int64_t tile) const { return tile % columns * 4; }
 };
 
-// V of one tile of x, or of max(x, 0): v[ξ · point_step + channel]. `image` is the tile's own; outside of it the tile
-// reads `zeros`.
+// V = Bᵀ d B of one tile of x or max(x, 0), into v[ξ · point_step + channel]. Outside of `image` the tile reads
+// `zeros`.
 template <bool relu>
-void gather_tile(float* v, int64_t point_step, const float* image, const float* zeros, const Tiling& tiling,
-                 int64_t tile, int64_t channels) {
+void input_tile(float* v, int64_t point_step, const float* image, const float* zeros, const Tiling& tiling,
+                int64_t tile, int64_t channels) {
     const float* source[points];
     for (int64_t r = 0; r < 6; ++r)
         for (int64_t c = 0; c < 6; ++c) {
@@ -97,7 +98,7 @@ void gather_tile(float* v, int64_t point_step, const float* image, const float* 
             Vector d[6];
             unroll<6>([&](auto c) INLINE {
                 d[c] = load(source[6 * r + c] + channel);
-                if (relu) d[c] = d[c] <= 0 ? Vector{} : d[c];  // a NaN stays
+                if (relu) d[c] = d[c] <= 0 ? Vector{} : d[c];  // NaN stays NaN
             });
             transform_input(rows + 6 * r, d, 1, 1);
         });
@@ -109,9 +110,9 @@ void gather_tile(float* v, int64_t point_step, const float* image, const float* 
     }
 }
 
-// The 4×4 outputs of one tile from m[ξ · point_step + channel], those inside the image.
-void scatter_tile(float* y, const float* m, int64_t point_step, const Epilogue& epilogue, const Tiling& tiling,
-                  int64_t tile, int64_t channels) {
+// The 4×4 outputs Aᵀ M A of one tile, from m[ξ · point_step + channel]; those outside the image are dropped.
+void output_tile(float* y, const float* m, int64_t point_step, const Epilogue& epilogue, const Tiling& tiling,
+                 int64_t tile, int64_t channels) {
     const int64_t row = tiling.row(tile), column = tiling.column(tile), line = tiling.width * channels;
     const int64_t rows = std::min<int64_t>(4, tiling.height - row),
                   columns = std::min<int64_t>(4, tiling.width - column);
@@ -136,9 +137,9 @@ void scatter_tile(float* y, const float* m, int64_t point_step, const Epilogue& 
     }
 }
 
-// A dY Aᵀ of one tile: m[ξ · point_step + channel]; what of the tile lies outside the image counts as zero.
-void gather_gradient(float* m, int64_t point_step, const float* dy, const Tiling& tiling, int64_t tile,
-                     int64_t channels) {
+// A dY Aᵀ of one tile, into m[ξ · point_step + channel]; outside of the image dY is zero.
+void gradient_tile(float* m, int64_t point_step, const float* dy, const Tiling& tiling, int64_t tile,
+                   int64_t channels) {
     const int64_t row = tiling.row(tile), column = tiling.column(tile), line = tiling.width * channels;
     const float* corner = dy + (tiling.image(tile) * tiling.height + row) * line + column * channels;
     for (int64_t channel = 0; channel < channels; channel += lanes) {
@@ -159,7 +160,7 @@ void gather_gradient(float* m, int64_t point_step, const float* dy, const Tiling
     }
 }
 
-// total (in, out) += vᵀ m, v (rows, in), m (rows, out).
+// total (in, out) += vᵀ m for v (rows, in) and m (rows, out).
 void accumulate_gemm(float* total, const float* v, const float* m, int64_t rows, const Panels& panels) {
     for (int64_t panel = 0; panel < panels.count(); ++panel)
         for (int64_t i = 0; i < panels.in; i += tile_rows) {
@@ -182,7 +183,7 @@ void accumulate_gemm(float* total, const float* v, const float* m, int64_t rows,
         }
 }
 
-// dw (9, in, out) = Gᵀ dU G, dU summed over the parts: du (parts, ξ, in, out).
+// dw (9, in, out) = Gᵀ dU G, where dU is the sum of du (parts, ξ, in, out) over the parts.
 void finish_weight_gradient(float* dw, const float* du, int64_t parts, const Panels& panels) {
     const int64_t size = panels.in * panels.out;
     parallel_dynamic(panels.in, [&](int64_t i) {
@@ -200,7 +201,7 @@ void finish_weight_gradient(float* dw, const float* du, int64_t parts, const Pan
     });
 }
 
-// Tiles that are worked on together: V and M of these should stay in the second-level cache.
+// Tiles per task: their V and M should fit the L2 cache.
 int64_t tiles_per_task(int64_t in, int64_t out) {
     const int64_t fitting = 98304 / (points * (in + out));  // 384 KiB of floats
     return std::clamp<int64_t>(fitting / tile_rows * tile_rows, 4 * tile_rows, 16 * tile_rows);
@@ -212,7 +213,7 @@ void convolve(float* y, const float* x, const float* u, const Epilogue& epilogue
     const Tiling tiling(s.height, s.width);
     const int64_t weights = panels.in * panels.out, tiles = s.batch * tiling.per_image(),
                   group = tiles_per_task(panels.in, panels.out);
-    // Points lie a multiple of the group apart, and one cache line more: a tile's 36 points must not share a few sets
+    // One cache line is added to the distance between points, or else the 36 points of a tile might map to a few sets
     // of the cache.
     const int64_t v_step = group * panels.in + lanes, m_step = group * panels.out + lanes;
     parallel_dynamic((tiles + group - 1) / group, [&](int64_t task) {
@@ -222,17 +223,17 @@ void convolve(float* y, const float* x, const float* u, const Epilogue& epilogue
         std::fill(zeros, zeros + panels.in, 0.0f);
         for (int64_t tile = 0; tile < count; ++tile) {
             const float* image = x + tiling.image(first + tile) * s.height * s.width * panels.in;
-            (relu ? gather_tile<true> : gather_tile<false>)(v + tile * panels.in, v_step, image, zeros, tiling,
-                                                            first + tile, panels.in);
+            (relu ? input_tile<true> : input_tile<false>)(v + tile * panels.in, v_step, image, zeros, tiling,
+                                                          first + tile, panels.in);
         }
         for (int64_t xi = 0; xi < points; ++xi)
             for (int64_t panel = 0; panel < panels.count(); ++panel) {
                 const int64_t column = panel * panels.panel_width();
-                panel_product(m + xi * m_step + column, panels.out, v + xi * v_step, panels.in, count, panels.in,
-                              panels.vectors(panel), u + xi * weights + column * panels.in);
+                panel_gemm(m + xi * m_step + column, panels.out, v + xi * v_step, panels.in, count, panels.in,
+                           panels.vectors(panel), u + xi * weights + column * panels.in);
             }
         for (int64_t tile = 0; tile < count; ++tile)
-            scatter_tile(y, m + tile * panels.out, m_step, epilogue, tiling, first + tile, panels.out);
+            output_tile(y, m + tile * panels.out, m_step, epilogue, tiling, first + tile, panels.out);
     });
 }
 
@@ -242,26 +243,27 @@ void winograd(float* y, const float* x, const float* w, const float* bias, const
     static const char tag = 0;
     const Panels panels(s.in, s.out);
     const float* u = packed_weights(&tag, w, points * s.in * s.out,
-                                    [&](float* made) { transform_weights(made, w, panels, transform_weight); });
+                                    [&](float* packed) { transform_weights(packed, w, panels, transform_weight); });
     convolve(y, x, u, {bias, nullptr, residual}, s, panels, s.relu);
 }
 
-// A convolution with the taps in reverse and the channels exchanged.
+// dgrad is the convolution of dy with the taps reversed and the channels exchanged.
 void winograd_backward_input(float* dx, const float* dy, const float* w, const float* x, const float* residual,
                              const ConvShape& s) {
     static const char tag = 0;
     const Panels panels(s.out, s.in);
-    const float* u = packed_weights(&tag, w, points * s.in * s.out, [&](float* made) {
+    const float* u = packed_weights(&tag, w, points * s.in * s.out, [&](float* packed) {
         float* transposed_w = workspace<0>(9 * s.in * s.out);
         for (int64_t tap = 0; tap < 9; ++tap)
             transpose_io(transposed_w + tap * s.in * s.out, w + (8 - tap) * s.in * s.out, s.in, s.out);
-        transform_weights(made, transposed_w, panels, transform_weight);
+        transform_weights(packed, transposed_w, panels, transform_weight);
     });
     convolve(dx, dy, u, {nullptr, s.relu ? x : nullptr, residual}, s, panels, false);
 }
 
-// Y = Aᵀ[U ⊙ V] A has dU_ξ = V_ξᵀ (A dY Aᵀ)_ξ, summed over tiles. U = G g Gᵀ has dg = Gᵀ dU G. The batch
-// is cut into parts, each with its own sum; how many depends on the shape alone, never on the threads.
+// Y = Aᵀ[U ⊙ V] A has dU_ξ = V_ξᵀ (A dY Aᵀ)_ξ, summed over tiles; U = G g Gᵀ has dg = Gᵀ dU G.
+// The batch is cut into parts, each with its own sum. Their number depends on the shape only, so that results do not
+// depend on the number of threads.
 void winograd_backward_weight(float* dw, const float* x, const float* dy, const ConvShape& s) {
     const Panels panels(s.in, s.out);
     const Tiling tiling(s.height, s.width);
@@ -280,9 +282,9 @@ void winograd_backward_weight(float* dw, const float* x, const float* dy, const 
             const int64_t count = std::min(group, end - first);
             for (int64_t tile = 0; tile < count; ++tile) {
                 const float* image = x + tiling.image(first + tile) * s.height * s.width * s.in;
-                (s.relu ? gather_tile<true> : gather_tile<false>)(v + tile * s.in, v_step, image, zeros, tiling,
-                                                                  first + tile, s.in);
-                gather_gradient(m + tile * s.out, m_step, dy, tiling, first + tile, s.out);
+                (s.relu ? input_tile<true> : input_tile<false>)(v + tile * s.in, v_step, image, zeros, tiling,
+                                                                first + tile, s.in);
+                gradient_tile(m + tile * s.out, m_step, dy, tiling, first + tile, s.out);
             }
             for (int64_t xi = 0; xi < points; ++xi)
                 accumulate_gemm(total + xi * s.in * s.out, v + xi * v_step, m + xi * m_step, count, panels);

@@ -1,17 +1,16 @@
-// 3×3 convolution at stride 1 followed by 2×2 average pooling: 81 MACs for 16 results, where the direct sum over the
-// box-filtered image has 144.
+// 3×3 convolution at stride 1 followed by 2×2 average pooling, by minimal filtering: 81 MACs for 16 results, where
+// the convolution of stride 2 on the box-filtered input (tiled_conv.cpp) has 144 and the definition 576.
 //
-// In one dimension let b[i] = ½ (x[i-1] + x[i]) be the box-filtered input. Pooling and convolution commute
-// (tiled_conv.cpp, lowered_shape):
+// In one dimension let b[i] = ½ (x[i-1] + x[i]) be the box-filtered input. Pooling and convolution commute:
 //   y[j] = g0 b[2j] + g1 b[2j+1] + g2 b[2j+2],
-// a two-tap filter (g0, g2) over the even b and a one-tap filter g1 over the odd ones. The first is F(4, 2): four
-// results over five inputs e with five MACs, Aᵀ[(G (g0, g2)) ⊙ (Bᵀ e)], at the points 0, 1, -1, 2, ∞ (as in
-// winograd.cpp). The second takes four. So with
-//   T = diag(Bᵀ, 1) on the nine b of a tile, sorted (even, odd);  S = (G; g1) on the taps;  R = (Aᵀ, 1):
-//   Y = R [(S g Sᵀ) ⊙ (T b Tᵀ)] Rᵀ  for 4×4 results over 10×10 values of x, in two dimensions.
-// Of the 9×9 points of T b Tᵀ the four odd ones in a row share their weights: there are 6×6 different GEMMs; an
-// odd point stands for four rows. dgrad is the adjoint, Tᵀ[(S g Sᵀ)ᵀ (Rᵀ dY R)] T, tile by tile, summed
-// where tiles overlap.
+// a two-tap filter (g0, g2) over the even b and a one-tap filter g1 over the odd ones. The former is F(4, 2): four
+// results from five inputs e with five multiplications, Aᵀ[(G (g0, g2)) ⊙ (Bᵀ e)] at the points 0, 1, -1, 2, ∞
+// (compare winograd.cpp); the latter takes four. With
+//   T = diag(Bᵀ, 1) on the nine b of a tile, sorted (even, odd);  S = (G; g1) on the taps;  R = (Aᵀ, 1)
+// two dimensions are  Y = R [(S g Sᵀ) ⊙ (T b Tᵀ)] Rᵀ  for 4×4 results over 10×10 elements of x.
+// Of the 9×9 points of T b Tᵀ, the four odd ones in a row share their weights. So there are 6×6 different GEMMs,
+// and an odd point contributes four rows to its GEMM. dgrad is the adjoint, Tᵀ[(S g Sᵀ)ᵀ (Rᵀ dY R)] T, tile by
+// tile, summed where tiles overlap.
 #include "cpu/fast/algorithms.h"
 #include "cpu/fast/tiles.h"
 
@@ -19,10 +18,11 @@ namespace dualmcmc::DEVICE_NAMESPACE::fast {
 
 namespace {
 
-constexpr int even = 5, distinct = 6, line = 9,
-              patch = 10;  // F(4, 2)'s points; with the odd one; of a row of a tile; values of x under it
+// In one dimension: points of F(4, 2); these and the odd one, with different weights; all points; elements of x.
+constexpr int even = 5, distinct = 6, line = 9, patch = 10;
+constexpr int gemms = distinct * distinct;
 
-// Bᵀ of five values, `step` apart; the adjoint, B; Aᵀ: four from five; its adjoint, A.
+// Bᵀ e: five vectors from five. In the transform domain vectors are `step` apart.
 INLINE inline void transform_input(Vector* y, const Vector* e, int step, int from) {
     const Vector e0 = e[0], e1 = e[from], e2 = e[2 * from], e3 = e[3 * from], e4 = e[4 * from];
     y[0] = 2 * (e0 - e2) + (e3 - e1);
@@ -31,6 +31,7 @@ INLINE inline void transform_input(Vector* y, const Vector* e, int step, int fro
     y[3 * step] = e3 - e1;
     y[4 * step] = e4 - e2 + 2 * (e1 - e3);
 }
+// B y, its adjoint.
 INLINE inline void transform_input_adjoint(Vector* e, const Vector* y, int step, int to) {
     const Vector y0 = y[0], y1 = y[step], y2 = y[2 * step], y3 = y[3 * step], y4 = y[4 * step];
     e[0] = 2 * y0;
@@ -39,6 +40,7 @@ INLINE inline void transform_input_adjoint(Vector* e, const Vector* y, int step,
     e[3 * to] = y0 + y1 + y2 + y3 - 2 * y4;
     e[4 * to] = y4;
 }
+// Aᵀ m: four vectors from five.
 INLINE inline void transform_output(Vector* y, const Vector* m, int step, int to) {
     const Vector sum = m[step] + m[2 * step], difference = m[step] - m[2 * step], m3 = m[3 * step];
     y[0] = m[0] + sum + m3;
@@ -46,6 +48,7 @@ INLINE inline void transform_output(Vector* y, const Vector* m, int step, int to
     y[2 * to] = sum + 4 * m3;
     y[3 * to] = difference + 8 * m3 + m[4 * step];
 }
+// A y, its adjoint.
 INLINE inline void transform_output_adjoint(Vector* m, const Vector* y, int step, int from) {
     const Vector outer = y[0] + y[2 * from], inner = y[from] + y[3 * from];
     m[0] = y[0];
@@ -55,7 +58,7 @@ INLINE inline void transform_output_adjoint(Vector* m, const Vector* y, int step
     m[4 * step] = y[3 * from];
 }
 
-// S g, with the box filter's ½: six values from three.
+// S g, with the box filter's ½: six vectors from three.
 INLINE inline void transform_weight(Vector* u, const Vector* g, int to, int from) {
     const Vector g0 = g[0] * 0.5f, g1 = g[from] * 0.5f, g2 = g[2 * from] * 0.5f;
     u[0] = g0 * 0.5f;
@@ -66,18 +69,17 @@ INLINE inline void transform_weight(Vector* u, const Vector* g, int to, int from
     u[5 * to] = g1;
 }
 
-// Where a task's tiles keep their 81 values: GEMM after GEMM, in each (copy, tile, channel), one cache line
-// between gemms.
+// The layout of the 81 points of a task's tiles: one GEMM after another, each (copy, tile, channel), with one cache
+// line between GEMMs. The copies are the points that share weights.
 struct Points {
     int64_t tiles, channels;
-    int64_t offset[line * line];             // of a point's first tile
-    int64_t start[distinct * distinct + 1];  // of a gemm's rows
+    int64_t offset[line * line];  // of a point's first tile
+    int64_t start[gemms + 1];     // of a GEMM's rows
     static int64_t copies(int p) { return p == even ? 4 : 1; }
     int64_t rows(int gemm) const { return copies(gemm / distinct) * copies(gemm % distinct) * tiles; }
     Points(int64_t tiles_, int64_t channels_) : tiles(tiles_), channels(channels_) {
         start[0] = 0;
-        for (int gemm = 0; gemm < distinct * distinct; ++gemm)
-            start[gemm + 1] = start[gemm] + rows(gemm) * channels + lanes;
+        for (int gemm = 0; gemm < gemms; ++gemm) start[gemm + 1] = start[gemm] + rows(gemm) * channels + lanes;
         for (int row = 0; row < line; ++row)
             for (int column = 0; column < line; ++column) {
                 const int p = std::min(row, even), q = std::min(column, even);
@@ -85,19 +87,19 @@ struct Points {
                 offset[row * line + column] = start[p * distinct + q] + copy * tiles * channels;
             }
     }
-    int64_t size() const { return start[distinct * distinct]; }
+    int64_t size() const { return start[gemms]; }
 };
 
-// Tiles of 4×4 results, numbered through the batch, whole images to a task.
+// Tiles of 4×4 results; a task takes whole images.
 struct Tiling {
-    int64_t height, width, rows, columns, images_per_task;  // of x; tiles in an image
+    int64_t height, width, rows, columns, images_per_task;  // sides of x; sides of an image in tiles
     explicit Tiling(const ConvShape& s)
         : height(s.height), width(s.width), rows(height / 8), columns(width / 8),
           images_per_task(std::max<int64_t>(1, 16 / (rows * columns))) {}
     int64_t per_image() const { return rows * columns; }
 };
 
-// body(tile of the task, image, row, column) for the tiles of `images` images.
+// Calls body(tile of the task, image, row, column) for the tiles of `images` images.
 template <class Body>
 INLINE inline void for_each_tile(const Tiling& tiling, int64_t first, int64_t images, Body body) {
     for (int64_t image = 0, tile = 0; image < images; ++image)
@@ -105,25 +107,25 @@ INLINE inline void for_each_tile(const Tiling& tiling, int64_t first, int64_t im
             for (int64_t column = 0; column < tiling.columns; ++column) body(tile++, first + image, row, column);
 }
 
-// A row of x under a tile: ten values, zero outside the image.
+// A row of x under a tile: ten vectors, zero outside the image.
 template <bool relu>
 INLINE inline void load_row(Vector* x, const float* source, int64_t step, bool inside, bool left, bool right) {
     unroll<patch>([&](auto c) INLINE {
         const bool there = inside && !(c == 0 && left) && !(c == patch - 1 && right);
         x[c] = there ? load(source + c * step) : Vector{};
-        if (relu) x[c] = x[c] <= 0 ? Vector{} : x[c];  // a NaN stays
+        if (relu) x[c] = x[c] <= 0 ? Vector{} : x[c];  // NaN stays NaN
     });
 }
 
-// T b Tᵀ of one tile of x (or max(x, 0)) at (row, column) of its image, whose border is zero.
+// T b Tᵀ of the tile (row, column) of `image`, of x or max(x, 0).
 template <bool relu>
-void gather_input(float* v, const Points& points, const float* image, const Tiling& tiling, int64_t row, int64_t column,
-                  int64_t channels) {
+void input_tile(float* v, const Points& points, const float* image, const Tiling& tiling, int64_t row, int64_t column,
+                int64_t channels) {
     const bool left = column == 0, right = column + 1 == tiling.columns;
     for (int64_t channel = 0; channel < channels; channel += lanes) {
         const float* source = image + ((8 * row - 1) * tiling.width + 8 * column - 1) * channels + channel;
-        Vector rows[line * line],
-            above[line];  // b Tᵀ, its rows sorted (even, odd); sums of neighbours in the row above
+        Vector rows[line * line];  // b Tᵀ, its rows sorted (even, odd)
+        Vector above[line];        // sums of neighbours in the row above
         unroll<patch>([&](auto r) INLINE {
             Vector x[patch], b[line];
             load_row<relu>(x, source + r * tiling.width * channels, channels,
@@ -150,9 +152,9 @@ void gather_input(float* v, const Points& points, const float* image, const Tili
     }
 }
 
-// Y = R M Rᵀ into one tile; `corner` is the offset of its first result.
-void scatter_output(float* y, const float* m, const Points& points, const Epilogue& epilogue, int64_t corner,
-                    int64_t row_step, int64_t channels) {
+// Y = R M Rᵀ of one tile; `corner` is the offset of its first result.
+void output_tile(float* y, const float* m, const Points& points, const Epilogue& epilogue, int64_t corner,
+                 int64_t row_step, int64_t channels) {
     for (int64_t channel = 0; channel < channels; channel += lanes) {
         Vector half[4 * line];  // R M
         unroll<line>([&](auto c) INLINE {
@@ -172,12 +174,12 @@ void scatter_output(float* y, const float* m, const Points& points, const Epilog
     }
 }
 
-// Rᵀ dY R of one tile, whose first value lies at dy.
-void gather_gradient(float* m, const Points& points, const float* dy, int64_t row_step, int64_t channels) {
+// Rᵀ dY R of one tile, which starts at dy.
+void gradient_tile(float* m, const Points& points, const float* dy, int64_t row_step, int64_t channels) {
     for (int64_t channel = 0; channel < channels; channel += lanes) {
         Vector half[4 * line];  // dY R
         unroll<4>([&](auto r) INLINE {
-            Vector* in = half + r * line + even;  // the odd ones: dY itself
+            Vector* in = half + r * line + even;  // odd points: dY itself
             unroll<4>([&](auto c) INLINE { in[c] = load(dy + r * row_step + c * channels + channel); });
             transform_output_adjoint(half + r * line, in, 1, 1);
         });
@@ -191,23 +193,24 @@ void gather_gradient(float* m, const Points& points, const float* dy, int64_t ro
     }
 }
 
-// Tᵀ V T and the box filter's adjoint: the 10×10 values under a tile. The last two of its rows and columns lie under
-// the next tiles as well; they are carried there, and added. The tiles of an image come row by row; each stores what is
-// then complete.
+// The last two rows and columns of the 10×10 elements under a tile also lie under its neighbours. Their partial sums
+// are carried to the next tile, which adds them. Tiles come row by row; each stores the elements that it
+// completes.
 struct Carry {
     float *below, *right;  // (2, width + 2, channels), (10, 2, channels)
     static int64_t below_size(const Tiling& tiling, int64_t channels) { return 2 * (tiling.width + 2) * channels; }
     static int64_t right_size(int64_t channels) { return patch * 2 * channels; }
 };
 
-void store_input_gradient(float* dx, const float* v, const Points& points, const Epilogue& epilogue, const Carry& carry,
-                          const Tiling& tiling, int64_t image, int64_t row, int64_t column, int64_t channels) {
+// The adjoint of input_tile and of the box filter: dx under one tile.
+void input_gradient_tile(float* dx, const float* v, const Points& points, const Epilogue& epilogue, const Carry& carry,
+                         const Tiling& tiling, int64_t image, int64_t row, int64_t column, int64_t channels) {
     const bool last_row = row + 1 == tiling.rows, last_column = column + 1 == tiling.columns;
     const int64_t corner = ((image * tiling.height + 8 * row - 1) * tiling.width + 8 * column - 1) * channels,
                   row_step = tiling.width * channels;
     for (int64_t channel = 0; channel < channels; channel += lanes) {
-        Vector rows[line * line],
-            above[patch] = {};  // Tᵀ V, its rows in order; of the row of b above, what the box filter's adjoint gives
+        Vector rows[line * line];  // Tᵀ V, its rows in order
+        Vector above[patch] = {};  // the row above's part in the box filter's adjoint
         unroll<line>([&](auto c) INLINE {
             Vector in[even];
             unroll<even>([&](auto r) INLINE { in[r] = load(v + points.offset[r * line + c] + channel); });
@@ -217,7 +220,7 @@ void store_input_gradient(float* dx, const float* v, const Points& points, const
             });
         });
         unroll<patch>([&](auto r) INLINE {
-            Vector b[line + 2] = {};  // this row of b, with a zero before and after; none is left at the end
+            Vector b[line + 2] = {};  // this row of b between zeros; zero after the last row
             if constexpr (r < line) {
                 transform_input_adjoint(b + 1, rows + r * line, 1, 2);
                 unroll<line - even>([&](auto c) INLINE { b[2 * c + 2] = rows[r * line + even + c]; });
@@ -241,17 +244,15 @@ void store_input_gradient(float* dx, const float* v, const Points& points, const
     }
 }
 
-// m = v · U, gemm by gemm.
+// m = v · U for each of the GEMMs.
 void multiply(float* m, const Points& to, const float* v, const Points& from, const float* u, const Panels& panels) {
-    for (int gemm = 0; gemm < distinct * distinct; ++gemm)
+    for (int gemm = 0; gemm < gemms; ++gemm)
         for (int64_t panel = 0; panel < panels.count(); ++panel) {
             const int64_t column = panel * panels.panel_width();
-            panel_product(m + to.start[gemm] + column, panels.out, v + from.start[gemm], panels.in, from.rows(gemm),
-                          panels.in, panels.vectors(panel), u + gemm * panels.in * panels.out + column * panels.in);
+            panel_gemm(m + to.start[gemm] + column, panels.out, v + from.start[gemm], panels.in, from.rows(gemm),
+                       panels.in, panels.vectors(panel), u + gemm * panels.in * panels.out + column * panels.in);
         }
 }
-
-constexpr int64_t gemms = distinct * distinct;
 
 }  // namespace
 
@@ -260,7 +261,7 @@ void winograd_avgpool(float* y, const float* x, const float* w, const float* bia
     static const char tag = 0;
     const Panels panels(s.in, s.out);
     const float* u = packed_weights(&tag, w, gemms * s.in * s.out,
-                                    [&](float* made) { transform_weights(made, w, panels, transform_weight); });
+                                    [&](float* packed) { transform_weights(packed, w, panels, transform_weight); });
     const Tiling tiling(s);
     const int64_t row_step = s.out_width() * s.out;
     const Epilogue epilogue{bias, nullptr, residual};
@@ -269,14 +270,14 @@ void winograd_avgpool(float* y, const float* x, const float* w, const float* bia
         const Points from(images * tiling.per_image(), s.in), to(from.tiles, s.out);
         float *v = workspace<1>(from.size()), *m = workspace<2>(to.size());
         for_each_tile(tiling, first, images, [&](int64_t tile, int64_t image, int64_t row, int64_t column) {
-            (s.relu ? gather_input<true> : gather_input<false>)(v + tile * s.in, from,
-                                                                x + image * s.height * s.width * s.in, tiling, row,
-                                                                column, s.in);
+            (s.relu ? input_tile<true> : input_tile<false>)(v + tile * s.in, from,
+                                                            x + image * s.height * s.width * s.in, tiling, row, column,
+                                                            s.in);
         });
         multiply(m, to, v, from, u, panels);
         for_each_tile(tiling, first, images, [&](int64_t tile, int64_t image, int64_t row, int64_t column) {
             const int64_t corner = (image * s.out_height() + 4 * row) * row_step + 4 * column * s.out;
-            scatter_output(y, m + tile * s.out, to, epilogue, corner, row_step, s.out);
+            output_tile(y, m + tile * s.out, to, epilogue, corner, row_step, s.out);
         });
     });
 }
@@ -285,11 +286,11 @@ void winograd_avgpool_backward_input(float* dx, const float* dy, const float* w,
                                      const ConvShape& s) {
     static const char tag = 0;
     const Panels panels(s.out, s.in);
-    const float* u = packed_weights(&tag, w, gemms * s.in * s.out, [&](float* made) {
+    const float* u = packed_weights(&tag, w, gemms * s.in * s.out, [&](float* packed) {
         float* transposed_w = workspace<0>(9 * s.in * s.out);
         for (int64_t tap = 0; tap < 9; ++tap)
             transpose_io(transposed_w + tap * s.in * s.out, w + tap * s.in * s.out, s.in, s.out);
-        transform_weights(made, transposed_w, panels, transform_weight);
+        transform_weights(packed, transposed_w, panels, transform_weight);
     });
     const Tiling tiling(s);
     const int64_t dy_step = s.out_width() * s.out;
@@ -301,12 +302,12 @@ void winograd_avgpool_backward_input(float* dx, const float* dy, const float* w,
         float* below = workspace<3>(Carry::below_size(tiling, s.in) + Carry::right_size(s.in));
         const Carry carry{below, below + Carry::below_size(tiling, s.in)};
         for_each_tile(tiling, first, images, [&](int64_t tile, int64_t image, int64_t row, int64_t column) {
-            gather_gradient(m + tile * s.out, from,
-                            dy + (image * s.out_height() + 4 * row) * dy_step + 4 * column * s.out, dy_step, s.out);
+            gradient_tile(m + tile * s.out, from,
+                          dy + (image * s.out_height() + 4 * row) * dy_step + 4 * column * s.out, dy_step, s.out);
         });
         multiply(v, to, m, from, u, panels);
         for_each_tile(tiling, first, images, [&](int64_t tile, int64_t image, int64_t row, int64_t column) {
-            store_input_gradient(dx, v + tile * s.in, to, epilogue, carry, tiling, image, row, column, s.in);
+            input_gradient_tile(dx, v + tile * s.in, to, epilogue, carry, tiling, image, row, column, s.in);
         });
     });
 }
