@@ -62,10 +62,15 @@ all: $(BUILD)/dualmcmc
 
 # ---- progress: a line a file, in place of the command -------------------------------------------------------------------------------
 
-# Everything is compiled anew when the settings change. (Written here, not by a rule: make -n, which counts, runs no rule.)
-SETTINGS := $(CXX) $(FLAGS) $(NVCC) $(NVFLAGS) $(GPU)
+# What is compiled depends on a file that holds its settings, so that it is compiled anew when they change. (Written here,
+# not by a rule, which make -n would not run; make -n itself leaves them alone.)
+COUNTING := $(findstring n,$(firstword -$(MAKEFLAGS)))
+# $(call keep_settings,file,settings)
+keep_settings = echo '$(2)' | cmp -s - $(1) || { test -n '$(COUNTING)' -a -e $(1) || echo '$(2)' > $(1); }
 ifndef DRY
-$(shell mkdir -p $(BUILD); echo '$(SETTINGS)' | cmp -s - $(BUILD)/settings || echo '$(SETTINGS)' > $(BUILD)/settings; : > $(BUILD)/progress)
+$(shell mkdir -p $(BUILD); : > $(BUILD)/progress)
+$(shell $(call keep_settings,$(BUILD)/settings,$(CXX) $(FLAGS)))
+$(shell $(call keep_settings,$(BUILD)/nvcc-settings,$(NVCC) $(NVFLAGS) $(GPU)))
 TOTAL := $(shell DRY=1 $(MAKE) -n --no-print-directory $(MAKEOVERRIDES) $(MAKECMDGOALS) 2>/dev/null | grep -c '^n=.*progress')
 endif
 # $(call step,what): prints it with its number among all that is to be done.
@@ -74,13 +79,13 @@ Q    := $(if $(V),,@)
 
 # ---- rules --------------------------------------------------------------------------------------------------------------------------
 
-$(BUILD)/dualmcmc: $(BUILD)/src/main.o $(LIBRARY)
+$(BUILD)/dualmcmc: $(BUILD)/src/main.o $(LIBRARY) $(BUILD)/nvcc-settings
 	$(call step,$@)
-	$(Q)$(CXX) $(FLAGS) $^ $(LIBS) -o $@
+	$(Q)$(CXX) $(FLAGS) $(filter %.o,$^) $(LIBS) -o $@
 
-$(BUILD)/dualmcmc_tests: $(TESTS) $(LIBRARY) $(EMULATED)
+$(BUILD)/dualmcmc_tests: $(TESTS) $(LIBRARY) $(EMULATED) $(BUILD)/nvcc-settings
 	$(call step,$@)
-	$(Q)$(CXX) $(FLAGS) $^ $(LIBS) -lgtest -lgtest_main -o $@
+	$(Q)$(CXX) $(FLAGS) $(filter %.o,$^) $(LIBS) -lgtest -lgtest_main -o $@
 
 $(BUILD)/%.o: %.cpp $(BUILD)/settings | packages
 	$(call step,$<)
@@ -111,7 +116,7 @@ $(BUILD)/simt/%.o: %.cu $(BUILD)/settings | packages
 	$(Q)$(CXX) -x c++ $(FLAGS) -U_FORTIFY_SOURCE -Itests/simt -DGPU -DDEVICE_NAMESPACE=simt -DDEVICE_NAME='"emulated GPU"' \
 	  -c $< -o $@
 
-$(BUILD)/nvcc/%.o: %.cu $(BUILD)/settings
+$(BUILD)/nvcc/%.o: %.cu $(BUILD)/nvcc-settings
 	$(call step,$< (nvcc))
 	$(Q)$(GPU)/bin/nvcc $(NVFLAGS) -DGPU -DDEVICE_NAMESPACE=cuda -DDEVICE_NAME='"CUDA"' -c $< -o $@
 
