@@ -4,6 +4,7 @@
 #   CUDA=0          leave the GPU out; CUDA_ARCH=86: build for that compute capability alone; SYNC=1: wait for each kernel, so that an
 #                   error is reported where it was made
 #   PLAIN=1         leave src/cpu/fast out: the CPU computes everything by its plainest kernels
+#   REAL=double     all numbers in double precision, as proof: by the plain kernels of the CPU, in build/double
 #
 # Sources are compiled on all cores. The CPU's kernels are compiled once per instruction set, the GPU's by nvcc; the program chooses when it
 # starts.
@@ -11,16 +12,20 @@
 CXX      ?= g++
 PYTHON   ?= /usr/bin/python3
 CXXFLAGS ?= -O3
-PLAIN    := $(filter-out 0,$(PLAIN))
+DOUBLE   := $(filter double,$(REAL))
+PLAIN    := $(or $(DOUBLE),$(filter-out 0,$(PLAIN)))
 SYNC     := $(filter-out 0,$(SYNC))
-BUILD    := build$(if $(PLAIN),/plain)
+BUILD    := build$(if $(DOUBLE),/double,$(if $(PLAIN),/plain))
+ifneq ($(filter-out float double,$(REAL)),)
+$(error REAL=$(REAL): give float or double)
+endif
 
 ifeq ($(filter -j%,$(MAKEFLAGS)),)
 MAKEFLAGS += -j$(shell nproc)
 endif
 
 # -Wno-restrict: GCC 12 warns falsely of std::string at -O3 (GCC bug 105651).
-FLAGS := -std=c++20 -fopenmp -Wall -Wextra -Werror -Wno-restrict -MMD -MP -Icuda -Isrc $(CXXFLAGS) $(if $(PLAIN),-DPLAIN)
+FLAGS := -std=c++20 -fopenmp -Wall -Wextra -Werror -Wno-restrict -MMD -MP -Icuda -Isrc $(CXXFLAGS) $(if $(PLAIN),-DPLAIN) $(if $(DOUBLE),-DREAL=double)
 
 # -fno-math-errno -fno-trapping-math: without them sqrt and x > 0 ? x : s x are not vectorised; NaN and infinity stay what they are.
 # Smallest instruction set first: of an inline standard function in several objects the linker keeps the first.
@@ -34,7 +39,7 @@ AMX_FLAGS    := -mavx512bf16 -mamx-tile -mamx-bf16
 # The GPU, where nvcc is found. Its toolkit's folder is what nvcc itself says: the nvcc on the path may be a script or a link.
 NVCC     := $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
 CUDA     ?= $(if $(NVCC),$(shell $(NVCC) --dryrun -x cu /dev/null 2>&1 | sed -n 's/^.. TOP=//p'))
-GPU      := $(filter-out 0,$(CUDA))
+GPU      := $(if $(DOUBLE),,$(filter-out 0,$(CUDA)))
 comma    := ,
 CODE     := $(if $(CUDA_ARCH),-arch=sm_$(CUDA_ARCH),-gencode arch=compute_80$(comma)code=sm_80 \
               -gencode arch=compute_90$(comma)code=[sm_90$(comma)compute_90])
@@ -53,7 +58,7 @@ SOURCES   := $(filter-out src/cpu/%,$(wildcard src/*.cpp src/*/*.cpp)) $(ONCE) c
 KERNELS   := $(foreach isa,$(ISAS),$(patsubst %,$(BUILD)/$(isa)/%.o,$(basename $(COMMON) $(CPU_ONLY)))) \
              $(if $(PLAIN),,$(AMX:%.cpp=$(BUILD)/avx512/%.o)) \
              $(if $(GPU),$(patsubst %.cu,$(BUILD)/nvcc/%.o,$(COMMON) $(GPU_ONLY)),$(BUILD)/cuda/no_gpu.o)
-EMULATED  := $(patsubst %.cu,$(BUILD)/simt/%.o,$(COMMON) $(filter-out cuda/gpu/cublas.cu,$(GPU_ONLY)))
+EMULATED  := $(if $(DOUBLE),,$(patsubst %.cu,$(BUILD)/simt/%.o,$(COMMON) $(filter-out cuda/gpu/cublas.cu,$(GPU_ONLY))))
 LIBRARY   := $(filter-out $(BUILD)/src/main.o,$(SOURCES:%.cpp=$(BUILD)/%.o)) $(KERNELS)
 TESTS     := $(patsubst %.cpp,$(BUILD)/%.o,$(wildcard tests/*.cpp))
 

@@ -1,6 +1,6 @@
 // The table of kernels: everything the program needs from a device, one entry each.
 //
-// Arguments are in the order outputs, saved values, inputs, sizes. All arrays are float32 on the device; images are
+// Arguments are in the order outputs, saved values, inputs, sizes. All arrays are of `real` on the device; images are
 // NHWC (channels innermost), convolution weights (kh, kw, in, out), linear weights (in, out). A "scalar" is an array of
 // one element on the device. Outputs may not overlap inputs unless the comment says "in place". Results never depend on
 // the number of threads: in pointwise kernels an index owns its output, and reductions have a fixed order.
@@ -15,6 +15,13 @@
 #include <vector>
 
 namespace dualmcmc {
+
+// The type of all numbers, from the kernels to the networks: float; or double in a build that serves as proof (make
+// REAL=double), which has the plain CPU kernels alone.
+#ifndef REAL
+#define REAL float
+#endif
+using real = REAL;
 
 // One convolution: x (batch, height, width, in) * w (kernel, kernel, in, out) -> y (batch, out_height, out_width, out).
 struct ConvShape {
@@ -36,15 +43,15 @@ struct RandomKey {
 
 // A convolution at stride 1 of u = max(0, (x - mean) rstd weight + bias), per channel, or of upsample2(u).
 struct NormReluConv {
-    const float *x, *mean, *rstd, *weight, *bias;  // (batch, h, w, in); (in) each
-    ConvShape conv;                                // its sides are h, w or, with `upsample`, 2 h, 2 w
+    const real *x, *mean, *rstd, *weight, *bias;  // (batch, h, w, in); (in) each
+    ConvShape conv;                               // its sides are h, w or, with `upsample`, 2 h, 2 w
     bool upsample = false, upsample_residual = false;
 };
 
 // A weight under spectral normalisation.
 struct SpectralWeight {
-    float *y, *sigma, *u, *v;  // y like w; a scalar; (columns); (rows)
-    const float* w;            // (rows, columns)
+    real *y, *sigma, *u, *v;  // y like w; a scalar; (columns); (rows)
+    const real* w;            // (rows, columns)
     int64_t rows, columns;
 };
 
@@ -53,129 +60,129 @@ struct SpectralWeight {
 #define DUALMCMC_KERNELS(X) \
     /* ---- memory (allocation: Backend::allocate) */ \
     /* y = x */ \
-    X(copy, (float* y, const float* x, int64_t n)) \
+    X(copy, (real* y, const real* x, int64_t n)) \
     /* y = host */ \
-    X(upload, (float* y, const float* host, int64_t n)) \
+    X(upload, (real* y, const real* host, int64_t n)) \
     /* host = x; synchronises with the device */ \
-    X(download, (float* host, const float* x, int64_t n)) \
+    X(download, (real* host, const real* x, int64_t n)) \
     /* y = value */ \
-    X(fill, (float* y, float value, int64_t n)) \
+    X(fill, (real* y, real value, int64_t n)) \
     /* ---- pointwise */ \
     /* y = a + b; in place allowed */ \
-    X(add, (float* y, const float* a, const float* b, int64_t n)) \
+    X(add, (real* y, const real* a, const real* b, int64_t n)) \
     /* y = a b */ \
-    X(multiply, (float* y, const float* a, const float* b, int64_t n)) \
+    X(multiply, (real* y, const real* a, const real* b, int64_t n)) \
     /* y = factor x; in place allowed */ \
-    X(scale, (float* y, const float* x, float factor, int64_t n)) \
+    X(scale, (real* y, const real* x, real factor, int64_t n)) \
     /* y = x > 0 ? x : slope x */ \
-    X(leaky_relu, (float* y, const float* x, float slope, int64_t n)) \
+    X(leaky_relu, (real* y, const real* x, real slope, int64_t n)) \
     /* dx = dy (y > 0 ? 1 : slope); in place allowed */ \
-    X(leaky_relu_backward, (float* dx, const float* y, const float* dy, float slope, int64_t n)) \
+    X(leaky_relu_backward, (real* dx, const real* y, const real* dy, real slope, int64_t n)) \
     /* y = tanh x */ \
-    X(tanh, (float* y, const float* x, int64_t n)) \
+    X(tanh, (real* y, const real* x, int64_t n)) \
     /* dx = dy (1 - y²) */ \
-    X(tanh_backward, (float* dx, const float* y, const float* dy, int64_t n)) \
+    X(tanh_backward, (real* dx, const real* y, const real* dy, int64_t n)) \
     /* y = x s(x), s the sigmoid */ \
-    X(swish, (float* y, const float* x, int64_t n)) \
+    X(swish, (real* y, const real* x, int64_t n)) \
     /* dx = dy s(x) (1 + x (1 - s(x))) */ \
-    X(swish_backward, (float* dx, const float* x, const float* dy, int64_t n)) \
+    X(swish_backward, (real* dx, const real* x, const real* dy, int64_t n)) \
     /* y = e^x */ \
-    X(exp, (float* y, const float* x, int64_t n)) \
+    X(exp, (real* y, const real* x, int64_t n)) \
     /* y = factor scalar */ \
-    X(fill_from_scalar, (float* y, const float* scalar, float factor, int64_t n)) \
+    X(fill_from_scalar, (real* y, const real* scalar, real factor, int64_t n)) \
     /* y = factor scalar (a - b) */ \
-    X(scaled_difference, (float* y, const float* a, const float* b, const float* scalar, float factor, int64_t \
+    X(scaled_difference, (real* y, const real* a, const real* b, const real* scalar, real factor, int64_t \
       n)) \
     /* z = mu + e^(logvar/2) eps */ \
-    X(reparametrise, (float* z, const float* mu, const float* logvar, const float* eps, int64_t n)) \
+    X(reparametrise, (real* z, const real* mu, const real* logvar, const real* eps, int64_t n)) \
     /* dlogvar = ½ dz e^(logvar/2) eps */ \
-    X(reparametrise_backward, (float* dlogvar, const float* logvar, const float* eps, const float* dz, int64_t \
+    X(reparametrise_backward, (real* dlogvar, const real* logvar, const real* eps, const real* dz, int64_t \
       n)) \
     /* Eq. 15: gradient of factor scalar ½ Σ [logvar + (z - mu)² / (1e-6 + e^logvar)]; dz = -dmu */ \
-    X(gaussian_nll_backward, (float* dmu, float* dlogvar, const float* z, const float* mu, const float* \
-      logvar, const float* scalar, float factor, int64_t n)) \
+    X(gaussian_nll_backward, (real* dmu, real* dlogvar, const real* z, const real* mu, const real* \
+      logvar, const real* scalar, real factor, int64_t n)) \
     /* Eq. 3, 6: y = x - half_step_sq gradient + noise_std noise; in place allowed */ \
-    X(langevin_update, (float* y, const float* x, const float* gradient, const float* noise, float \
-      half_step_sq, float noise_std, int64_t n)) \
+    X(langevin_update, (real* y, const real* x, const real* gradient, const real* noise, real \
+      half_step_sq, real noise_std, int64_t n)) \
     /* the same, with the noise that `normal` draws at this key */ \
-    X(langevin_update_normal, (float* y, const float* x, const float* gradient, RandomKey key, float \
-      half_step_sq, float noise_std, int64_t n)) \
+    X(langevin_update_normal, (real* y, const real* x, const real* gradient, RandomKey key, real \
+      half_step_sq, real noise_std, int64_t n)) \
     /* y = decay y + (1 - decay) x */ \
-    X(ema_update, (float* y, const float* x, float decay, int64_t n)) \
+    X(ema_update, (real* y, const real* x, real decay, int64_t n)) \
     /* g = gradient + weight_decay w; m, v its moments; w -= corrected_lr m / (sqrt(v) */ \
     /* rsqrt_bias_correction2 + epsilon), where corrected_lr = learning rate / bias_correction1 */ \
-    X(adam_update, (float* w, float* m, float* v, const float* gradient, float corrected_lr, double beta1, \
-      double beta2, float rsqrt_bias_correction2, float epsilon, float weight_decay, int64_t n)) \
+    X(adam_update, (real* w, real* m, real* v, const real* gradient, real corrected_lr, double beta1, \
+      double beta2, real rsqrt_bias_correction2, real epsilon, real weight_decay, int64_t n)) \
     /* y = max(0, (x - mean) / sqrt(var + epsilon) weight + bias), per column */ \
-    X(batch_norm_inference, (float* y, const float* x, const float* mean, const float* var, const float* \
-      weight, const float* bias, float epsilon, int64_t rows, int64_t columns)) \
+    X(batch_norm_inference, (real* y, const real* x, const real* mean, const real* var, const real* \
+      weight, const real* bias, real epsilon, int64_t rows, int64_t columns)) \
     /* dx = weight / sqrt(var + epsilon) dy where y > 0, else 0 */ \
-    X(batch_norm_inference_backward, (float* dx, const float* y, const float* dy, const float* var, const \
-      float* weight, float epsilon, int64_t rows, int64_t columns)) \
+    X(batch_norm_inference_backward, (real* dx, const real* y, const real* dy, const real* var, const \
+      real* weight, real epsilon, int64_t rows, int64_t columns)) \
     /* ---- gathers over images (batch, height, width, channels); height and width are the forward input's */ \
     /* 2×2 means, stride 2; height and width even */ \
-    X(avg_pool2, (float* y, const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels)) \
+    X(avg_pool2, (real* y, const real* x, int64_t batch, int64_t height, int64_t width, int64_t channels)) \
     /* its adjoint */ \
-    X(avg_pool2_backward, (float* dx, const float* dy, int64_t batch, int64_t height, int64_t width, int64_t \
+    X(avg_pool2_backward, (real* dx, const real* dy, int64_t batch, int64_t height, int64_t width, int64_t \
       channels)) \
     /* bilinear ×2, align_corners: y (batch, 2 height, 2 width, channels) */ \
-    X(upsample2, (float* y, const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels)) \
+    X(upsample2, (real* y, const real* x, int64_t batch, int64_t height, int64_t width, int64_t channels)) \
     /* its adjoint */ \
-    X(upsample2_backward, (float* dx, const float* dy, int64_t batch, int64_t height, int64_t width, int64_t \
+    X(upsample2_backward, (real* dx, const real* dy, int64_t batch, int64_t height, int64_t width, int64_t \
       channels)) \
     /* means over pixels: y (batch, channels) */ \
-    X(global_avg_pool, (float* y, const float* x, int64_t batch, int64_t pixels, int64_t channels)) \
+    X(global_avg_pool, (real* y, const real* x, int64_t batch, int64_t pixels, int64_t channels)) \
     /* its adjoint */ \
-    X(global_avg_pool_backward, (float* dx, const float* dy, int64_t batch, int64_t pixels, int64_t channels)) \
+    X(global_avg_pool_backward, (real* dx, const real* dy, int64_t batch, int64_t pixels, int64_t channels)) \
     /* ---- reductions, deterministic */ \
     /* scalar = factor Σ x */ \
-    X(sum, (float* scalar, const float* x, float factor, int64_t n)) \
+    X(sum, (real* scalar, const real* x, real factor, int64_t n)) \
     /* scalar = Σ a b */ \
-    X(dot, (float* scalar, const float* a, const float* b, int64_t n)) \
+    X(dot, (real* scalar, const real* a, const real* b, int64_t n)) \
     /* scalar = factor Σ (a - b)² */ \
-    X(squared_error, (float* scalar, const float* a, const float* b, float factor, int64_t n)) \
+    X(squared_error, (real* scalar, const real* a, const real* b, real factor, int64_t n)) \
     /* Eq. 15: scalar = factor ½ Σ [logvar + (z - mu)² / (1e-6 + e^logvar)] */ \
-    X(gaussian_nll, (float* scalar, const float* z, const float* mu, const float* logvar, float factor, \
+    X(gaussian_nll, (real* scalar, const real* z, const real* mu, const real* logvar, real factor, \
       int64_t n)) \
     /* y[c] = Σ_r x[r, c] */ \
-    X(column_sum, (float* y, const float* x, int64_t rows, int64_t columns)) \
+    X(column_sum, (real* y, const real* x, int64_t rows, int64_t columns)) \
     /* per column; rstd = 1 / sqrt(variance + epsilon); running_* += momentum (batch's - running_*) */ \
-    X(batch_statistics, (float* mean, float* rstd, float* running_mean, float* running_var, const float* x, \
-      float epsilon, float momentum, int64_t rows, int64_t columns)) \
+    X(batch_statistics, (real* mean, real* rstd, real* running_mean, real* running_var, const real* x, \
+      real epsilon, real momentum, int64_t rows, int64_t columns)) \
     /* y = LeakyReLU((x - mean) rstd weight + bias); slope 1: no LeakyReLU */ \
-    X(batch_norm, (float* y, const float* x, const float* mean, const float* rstd, const float* weight, const \
-      float* bias, float slope, int64_t rows, int64_t columns)) \
+    X(batch_norm, (real* y, const real* x, const real* mean, const real* rstd, const real* weight, const \
+      real* bias, real slope, int64_t rows, int64_t columns)) \
     /* with g = dy back through the LeakyReLU: dbias = Σ g, dweight = Σ g (x - mean) rstd */ \
-    X(batch_norm_backward_reduce, (float* dweight, float* dbias, const float* mean, const float* rstd, const \
-      float* x, const float* weight, const float* bias, const float* dy, float slope, int64_t rows, int64_t \
+    X(batch_norm_backward_reduce, (real* dweight, real* dbias, const real* mean, const real* rstd, const \
+      real* x, const real* weight, const real* bias, const real* dy, real slope, int64_t rows, int64_t \
       columns)) \
     /* dx from these; dx may be dy */ \
-    X(batch_norm_backward_elemt, (float* dx, const float* dweight, const float* dbias, const float* mean, \
-      const float* rstd, const float* x, const float* weight, const float* bias, const float* dy, float slope, \
+    X(batch_norm_backward_elemt, (real* dx, const real* dweight, const real* dbias, const real* mean, \
+      const real* rstd, const real* x, const real* weight, const real* bias, const real* dy, real slope, \
       int64_t rows, int64_t columns)) \
     /* ---- spectral norm and convolutions */ \
     /* y /= max(‖y‖, epsilon), in place */ \
-    X(normalize_l2, (float* y, float epsilon, int64_t n)) \
+    X(normalize_l2, (real* y, real epsilon, int64_t n)) \
     /* of all weights in a few launches: v = Wu / max(‖Wu‖, epsilon), u = Wᵀv / max(‖Wᵀv‖, epsilon), in */ \
     /* place; then σ = vᵀWu, y = W / σ */ \
-    X(spectral_norms, (const SpectralWeight* weights, int64_t count, float epsilon)) \
+    X(spectral_norms, (const SpectralWeight* weights, int64_t count, real epsilon)) \
     /* gradient of y = W / σ, σ = vᵀWu: dW = (dy - <dy, y> v uᵀ) / σ, W (rows, columns) */ \
-    X(spectral_norm_backward, (float* dw, const float* y, const float* sigma, const float* u, const float* v, \
-      const float* dy, int64_t rows, int64_t columns)) \
+    X(spectral_norm_backward, (real* dw, const real* y, const real* sigma, const real* u, const real* v, \
+      const real* dy, int64_t rows, int64_t columns)) \
     /* fprop: y = x * w + bias (out) + residual (like y); either may be null */ \
-    X(conv2d, (float* y, const float* x, const float* w, const float* bias, const float* residual, ConvShape \
+    X(conv2d, (real* y, const real* x, const real* w, const real* bias, const real* residual, ConvShape \
       shape)) \
     /* dgrad: dx = adjoint of dy (with shape.relu 0 where x <= 0; else x is not read) + residual, which */ \
     /* may be null or dx itself */ \
-    X(conv2d_backward_input, (float* dx, const float* dy, const float* w, const float* x, const float* \
+    X(conv2d_backward_input, (real* dx, const real* dy, const real* w, const real* x, const real* \
       residual, ConvShape shape)) \
     /* wgrad: dw[kh, kw] = Σ xᵀ dy over the pixels that meet under tap (kh, kw) */ \
-    X(conv2d_backward_weight, (float* dw, const float* x, const float* dy, ConvShape shape)) \
+    X(conv2d_backward_weight, (real* dw, const real* x, const real* dy, ConvShape shape)) \
     /* ---- random numbers (random.cuh); y[i] is the stream's element i */ \
     /* N(0, 1) */ \
-    X(normal, (float* y, RandomKey key, int64_t n)) \
+    X(normal, (real* y, RandomKey key, int64_t n)) \
     /* uniform in (low, high] */ \
-    X(uniform, (float* y, RandomKey key, float low, float high, int64_t n))
+    X(uniform, (real* y, RandomKey key, real low, real high, int64_t n))
 // clang-format on
 
 // While one lives on a thread, the weights of that thread's convolutions do not change, so kernels may cache what they
@@ -216,11 +223,10 @@ struct Backend {
     // Fused kernels; null where the device has none and the engine composes them from the table.
     // y = conv2d(u, w, bias) + residual, or + upsample2(residual); w (kernel, kernel, in, out). The gradients are those
     // of x, of norm weight and norm bias over the batch and, with upsample_residual (else null), of the residual; of w.
-    void (*norm_relu_conv2d)(float* y, const NormReluConv& in, const float* w, const float* bias,
-                             const float* residual);
-    void (*norm_relu_conv2d_backward)(float* dx, float* dweight, float* dbias, float* dresidual, const NormReluConv& in,
-                                      const float* w, const float* dy);
-    void (*norm_relu_conv2d_backward_weight)(float* dw, const NormReluConv& in, const float* dy);
+    void (*norm_relu_conv2d)(real* y, const NormReluConv& in, const real* w, const real* bias, const real* residual);
+    void (*norm_relu_conv2d_backward)(real* dx, real* dweight, real* dbias, real* dresidual, const NormReluConv& in,
+                                      const real* w, const real* dy);
+    void (*norm_relu_conv2d_backward_weight)(real* dw, const NormReluConv& in, const real* dy);
 #define DUALMCMC_FIELD(name, arguments) void(*name) arguments;
     DUALMCMC_KERNELS(DUALMCMC_FIELD)
 #undef DUALMCMC_FIELD

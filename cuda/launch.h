@@ -28,13 +28,13 @@ void* end_capture();
 void launch_graph(void* graph);
 void destroy_graph(void* graph);
 // conv2d and its gradients, as in the table, in the other two precisions.
-void conv2d_tf32(float* y, const float* x, const float* w, const float* bias, const float* residual, ConvShape shape);
-void conv2d_bf16(float* y, const float* x, const float* w, const float* bias, const float* residual, ConvShape shape);
-void conv2d_backward_input_tf32(float* dx, const float* dy, const float* w, const float* x, const float* residual,
+void conv2d_tf32(real* y, const real* x, const real* w, const real* bias, const real* residual, ConvShape shape);
+void conv2d_bf16(real* y, const real* x, const real* w, const real* bias, const real* residual, ConvShape shape);
+void conv2d_backward_input_tf32(real* dx, const real* dy, const real* w, const real* x, const real* residual,
                                 ConvShape shape);
-void conv2d_backward_input_bf16(float* dx, const float* dy, const float* w, const float* x, const float* residual,
+void conv2d_backward_input_bf16(real* dx, const real* dy, const real* w, const real* x, const real* residual,
                                 ConvShape shape);
-void conv2d_backward_weight_tf32(float* dw, const float* x, const float* dy, ConvShape shape);
-void conv2d_backward_weight_bf16(float* dw, const float* x, const float* dy, ConvShape shape);
+void conv2d_backward_weight_tf32(real* dw, const real* x, const real* dy, ConvShape shape);
+void conv2d_backward_weight_bf16(real* dw, const real* x, const real* dy, ConvShape shape);
 #endif
 }  // namespace dualmcmc::DEVICE_NAMESPACE

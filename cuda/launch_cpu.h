@@ -68,7 +68,7 @@ void parallel_for_pixels(int64_t rows, int64_t width, int64_t channels, Body bod
 }
 
 // Rows of `columns` elements where much depends on the column alone: body(type, column) sets up `column` and returns a
-// function of the row; the setup stays in registers. `type` is a float or, for `lanes` columns at once, a Vector.
+// function of the row; the setup stays in registers. `type` is a real or, for `lanes` columns at once, a Vector.
 template <class Body>
 void parallel_for_columns(int64_t rows, int64_t columns, Body body) {
     constexpr int64_t task_rows = 64;  // rows that share a setup; few enough that all threads have work
@@ -87,7 +87,7 @@ void parallel_for_columns(int64_t rows, int64_t columns, Body body) {
             for (int64_t row = first; row < end; ++row) for_row(row);
         }
         for (; c < columns; ++c) {
-            const auto for_row = body(0.0f, c);
+            const auto for_row = body(real(0), c);
             for (int64_t row = first; row < end; ++row) for_row(row);
         }
     });
@@ -96,9 +96,9 @@ void parallel_for_columns(int64_t rows, int64_t columns, Body body) {
 // The calling thread's workspace, 64-byte aligned and kept between calls, so that it allocates only when it grows.
 // Buffers that are in use together take different slots. Throws std::bad_alloc.
 template <int slot>
-float* workspace(int64_t n) {
+real* workspace(int64_t n) {
     struct Memory {
-        float* data = nullptr;
+        real* data = nullptr;
         int64_t size = 0;
         ~Memory() { ::operator delete(data, std::align_val_t(64)); }
     };
@@ -107,7 +107,7 @@ float* workspace(int64_t n) {
         ::operator delete(memory.data, std::align_val_t(64));
         memory.data = nullptr;
         memory.size = 0;
-        memory.data = static_cast<float*>(::operator new(size_t(n) * sizeof(float), std::align_val_t(64)));
+        memory.data = static_cast<real*>(::operator new(size_t(n) * sizeof(real), std::align_val_t(64)));
         memory.size = n;
     }
     return memory.data;

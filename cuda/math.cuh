@@ -1,5 +1,6 @@
 // Elementary functions without branches or calls, so that loops over them vectorise. The polynomials are those of
-// Cephes (Moshier 1992), accurate to a few units in the last place. NaN stays NaN.
+// Cephes (Moshier 1992), accurate to a few units in the last place of float32. NaN stays NaN. In double precision they
+// are the standard library's.
 #pragma once
 #include "launch.h"
 
@@ -62,6 +63,17 @@ DEVICE inline float tanh_vectorised(float x) {
     return magnitude < 0.625f ? near : x < 0 ? -far : far;
 }
 
-DEVICE inline float sigmoid_vectorised(float x) { return 1 / (1 + exp_vectorised(-x)); }
+#ifndef GPU
+inline double log_of_uniform(double u) { return std::log(u); }
+inline void sincos_of_turns(double u, double& sine, double& cosine) {
+    constexpr double two_pi = 6.283185307179586477;
+    sine = std::sin(two_pi * u);
+    cosine = std::cos(two_pi * u);
+}
+inline double exp_vectorised(double x) { return std::exp(x); }
+inline double tanh_vectorised(double x) { return std::tanh(x); }
+#endif
+
+DEVICE inline real sigmoid_vectorised(real x) { return 1 / (1 + exp_vectorised(-x)); }
 
 }  // namespace dualmcmc::DEVICE_NAMESPACE

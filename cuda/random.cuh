@@ -70,12 +70,12 @@ struct Philox4 {
 };
 
 // Uniform in (0, 1], as curand_uniform.
-DEVICE inline float to_uniform(uint32_t word) { return float(word) * 0x1p-32f + 0x1p-33f; }
+DEVICE inline real to_uniform(uint32_t word) { return real(word) * 0x1p-32f + 0x1p-33f; }
 
 // Two independent normals from two words by Box-Muller, sine first, as curand_normal4.
-DEVICE inline void box_muller(uint32_t word0, uint32_t word1, float& first, float& second) {
-    const float radius = sqrtf(-2.0f * log_of_uniform(to_uniform(word0)));
-    float sine, cosine;
+DEVICE inline void box_muller(uint32_t word0, uint32_t word1, real& first, real& second) {
+    const real radius = std::sqrt(-2.0f * log_of_uniform(to_uniform(word0)));
+    real sine, cosine;
     sincos_of_turns(to_uniform(word1), sine, cosine);
     first = radius * sine;
     second = radius * cosine;

@@ -3,29 +3,32 @@
 #include <type_traits>
 #include <utility>
 
+#include "backend.h"
+
 namespace dualmcmc::DEVICE_NAMESPACE {
 
 #if defined(__AVX512F__)
-constexpr int lanes = 16;
+constexpr int register_bytes = 64;
 #elif defined(__AVX2__)
-constexpr int lanes = 8;
+constexpr int register_bytes = 32;
 #else
-constexpr int lanes = 4;
+constexpr int register_bytes = 16;
 #endif
+constexpr int lanes = register_bytes / int(sizeof(real));
 
 #define INLINE __attribute__((always_inline))  // a call would spill the vectors in registers
 
-using Vector = float __attribute__((vector_size(lanes * sizeof(float))));
-using UnalignedVector = float __attribute__((vector_size(lanes * sizeof(float)), aligned(sizeof(float))));
+using Vector = real __attribute__((vector_size(lanes * sizeof(real))));
+using UnalignedVector = real __attribute__((vector_size(lanes * sizeof(real)), aligned(sizeof(real))));
 
-inline Vector load(const float* p) { return *reinterpret_cast<const UnalignedVector*>(p); }
-inline void store(float* p, Vector v) { *reinterpret_cast<UnalignedVector*>(p) = v; }
-inline void store(float* p, float value) { *p = value; }
+inline Vector load(const real* p) { return *reinterpret_cast<const UnalignedVector*>(p); }
+inline void store(real* p, Vector v) { *reinterpret_cast<UnalignedVector*>(p) = v; }
+inline void store(real* p, real value) { *p = value; }
 
-// One float at p, or a Vector from p on.
+// One real at p, or a Vector from p on.
 template <class Values>
-INLINE inline Values at(const float* p) {
-    if constexpr (std::is_same_v<Values, float>) return *p;
+INLINE inline Values at(const real* p) {
+    if constexpr (std::is_same_v<Values, real>) return *p;
     else return load(p);
 }
 

@@ -230,7 +230,7 @@ TEST(Annealing, Density2dAgainstQuadrature) {
     const LogZ lower = log_z(forward.log_weight, false);
     // Exact samples by rejection: u < exp(-(E + 2)), since E is above -2.
     const Tensor proposals = Tensor::uniform({60000, 3}, RandomKey{12, 0, 0}, 0, 1);
-    const std::vector<float> u = proposals.to_host();
+    const std::vector<real> u = proposals.to_host();
     Points samples;
     for (size_t i = 0; i < u.size() && samples.size() < 4000; i += 3) {
         const double x = 6 * double(u[i]) - 3, y = 6 * double(u[i + 1]) - 3;
@@ -263,7 +263,7 @@ ModelSettings narrow() {
 TEST(TemperedEnergy, IsTheSameAtEveryCall) {
     Models models(narrow(), 3), other(narrow(), 3);
     const Tensor x = random_tensor({2, 32, 32, 3}, 4);
-    const std::vector<float> host = x.to_host();
+    const std::vector<real> host = x.to_host();
     const PotentialFunction potential = tempered_energy(models, {32, 32, 3}, 1e-6);
     const Potential first = potential({host.begin(), host.end()}), again = potential({host.begin(), host.end()});
     EXPECT_EQ(first.value, again.value);
@@ -283,7 +283,7 @@ TEST(TemperedEnergy, IsTheSameAtEveryCall) {
 TEST(TemperedEnergy, IsHomogeneous) {
     Models models(narrow(), 3);
     const PotentialFunction potential = tempered_energy(models, {32, 32, 3}, 1);
-    const std::vector<float> host = random_values(32 * 32 * 3, 5);
+    const std::vector<real> host = random_values(32 * 32 * 3, 5);
     Points x(host.begin(), host.end()), doubled = x;
     for (double& value : doubled) value *= 4;
     const double once = potential(x).value[0], far = potential(doubled).value[0];

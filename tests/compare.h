@@ -23,7 +23,7 @@ extern const Backend backend_simt_fp32, backend_simt_tf32, backend_simt_bf16;  /
 
 namespace dualmcmc::test {
 
-using Values = std::vector<float>;
+using Values = std::vector<real>;
 
 // The largest relative error of one rounding to float32. Tolerances are multiples of it.
 inline constexpr double unit = 0x1p-24;
@@ -87,14 +87,14 @@ inline double relative_l2(const Tensor& actual, const Tensor& expected) {
 // ---- random values ------------------------------------------------------------------------------
 
 // Uniform in [low, high), the same on every machine. (Mean 0 and variance 1/3 between -1 and 1.)
-inline Values random_values(int64_t n, uint32_t seed, float low = -1, float high = 1) {
+inline Values random_values(int64_t n, uint32_t seed, real low = -1, real high = 1) {
     std::mt19937 generator(seed);
     Values values(static_cast<size_t>(n));
-    for (float& value : values) value = low + (high - low) * (float(generator() >> 8) * 0x1p-24f);
+    for (real& value : values) value = low + (high - low) * (real(generator() >> 8) * 0x1p-24f);
     return values;
 }
 
-inline Tensor random_tensor(const Shape& shape, uint32_t seed, float low = -1, float high = 1) {
+inline Tensor random_tensor(const Shape& shape, uint32_t seed, real low = -1, real high = 1) {
     return Tensor::from_host(shape, random_values(element_count(shape), seed, low, high));
 }
 

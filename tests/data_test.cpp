@@ -406,7 +406,7 @@ TEST(Batch, GathersScalesAndFlips) {
     const ImageSet set = ramp_images(6, 5);
     const std::vector<int64_t> indices = {4, 0, 4, 5};
     const std::vector<bool> flip = {false, true, true, false};
-    std::vector<float> plain(4 * 75), mirrored(4 * 75);
+    std::vector<real> plain(4 * 75), mirrored(4 * 75);
     gather_batch(set, indices, {}, plain.data());
     gather_batch(set, indices, flip, mirrored.data());
     for (size_t b = 0; b < 4; ++b)
@@ -424,7 +424,7 @@ TEST(Batch, GathersScalesAndFlips) {
 
 TEST(Batch, EndsOfTheRangeAreExact) {
     const ImageSet set{1, 1, {0, 255, 51}, ""};
-    float out[3];
+    real out[3];
     gather_batch(set, {0}, {}, out);
     EXPECT_EQ(out[0], -1.0f);
     EXPECT_EQ(out[1], 1.0f);
@@ -433,7 +433,7 @@ TEST(Batch, EndsOfTheRangeAreExact) {
 
 TEST(Batch, ContractViolationsThrow) {
     const ImageSet set = ramp_images(2, 2);
-    std::vector<float> out(24);
+    std::vector<real> out(24);
     EXPECT_THROW(gather_batch(set, {2}, {}, out.data()), std::runtime_error);
     EXPECT_THROW(gather_batch(set, {-1}, {}, out.data()), std::runtime_error);
     EXPECT_THROW(gather_batch(set, {0, 1}, {true}, out.data()), std::runtime_error);
@@ -442,16 +442,16 @@ TEST(Batch, ContractViolationsThrow) {
 TEST(Batch, FromFloatsInvertsEveryLevel) {
     ImageSet set{1, 16, std::vector<uint8_t>(768), ""};
     for (size_t i = 0; i < 768; ++i) set.pixels[i] = static_cast<uint8_t>(i);
-    std::vector<float> values(768);
+    std::vector<real> values(768);
     gather_batch(set, {0}, {}, values.data());
     EXPECT_EQ(from_floats(values.data(), 1, 16).pixels, set.pixels);
-    for (float& v : values) v += 0.003f;  // less than half a level, 1/255 = 0.0039
+    for (real& v : values) v += 0.003f;  // less than half a level, 1/255 = 0.0039
     EXPECT_EQ(from_floats(values.data(), 1, 16).pixels, set.pixels);
 }
 
 TEST(Batch, FromFloatsClamps) {
-    const float inf = std::numeric_limits<float>::infinity();
-    const float x[12] = {-1.5f, 1.5f, -inf, inf, std::nanf(""), 0.0f, -1.0f, 1.0f, 1e30f, -1e30f, 0.5f, -0.999f};
+    const real inf = std::numeric_limits<real>::infinity();
+    const real x[12] = {-1.5f, 1.5f, -inf, inf, std::nanf(""), 0.0f, -1.0f, 1.0f, 1e30f, -1e30f, 0.5f, -0.999f};
     const ImageSet set = from_floats(x, 1, 2);
     EXPECT_EQ(set.pixels, (std::vector<uint8_t>{0, 255, 0, 255, 0, 128, 0, 255, 255, 0, 191, 0}));
     EXPECT_EQ(set.count, 1);

@@ -188,7 +188,7 @@ TEST(BatchNorm, ChainDescendsUnderFixedStatistics) {
     const Values data = x.to_host(), start = z.to_host();
     const NoiseFunction no_noise = [&](int64_t) { return Tensor::full(z.shape(), 0); };
     const auto gradient = [&] {
-        const Values end = langevin_z(z, x, models.generator, float(sigma), {1, 1, 0}, no_noise).end.to_host();
+        const Values end = langevin_z(z, x, models.generator, real(sigma), {1, 1, 0}, no_noise).end.to_host();
         Values out(end.size());
         for (size_t i = 0; i < out.size(); ++i) out[i] = 2 * (start[i] - end[i]);
         return out;
@@ -198,7 +198,7 @@ TEST(BatchNorm, ChainDescendsUnderFixedStatistics) {
         double sum = 0;
         for (size_t i = 0; i < image.size(); ++i)
             sum += std::pow(double(data[i]) - double(image[i]), 2) / (2 * sigma * sigma);
-        for (const float v : at) sum += 0.5 * double(v) * double(v);
+        for (const real v : at) sum += 0.5 * double(v) * double(v);
         return sum;
     };
     for (const char* mode : {"running", "recalibrated"}) {
@@ -206,8 +206,8 @@ TEST(BatchNorm, ChainDescendsUnderFixedStatistics) {
         std::vector<double> numeric;
         for (size_t i = 0; i < start.size(); ++i) {
             Values up = start, down = start;
-            up[i] += float(h);
-            down[i] -= float(h);
+            up[i] += real(h);
+            down[i] -= real(h);
             numeric.push_back((potential(up) - potential(down)) / (double(up[i]) - double(down[i])));
         }
         EXPECT_LT(relative_l2(gradient(), numeric), 0.01) << mode;

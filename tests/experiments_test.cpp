@@ -32,20 +32,20 @@ namespace fs = std::filesystem;
 // ---- images -------------------------------------------------------------------------------------
 
 // The images of reference/write_statistics.py.
-std::pair<std::vector<float>, std::vector<float>> two_images(int64_t side) {
-    std::vector<float> a, b;
+std::pair<std::vector<real>, std::vector<real>> two_images(int64_t side) {
+    std::vector<real> a, b;
     for (int64_t y = 0; y < side; ++y)
         for (int64_t x = 0; x < side; ++x)
             for (int64_t c = 0; c < 3; ++c) {
                 const double value = double((y * 37 + x * 91 + c * 53 + x * y % 17 * 11) % 256) / 127.5 - 1;
-                a.push_back(float(value));
-                b.push_back(float(0.8 * value + 0.15 * std::sin(0.7 * double(x) + 0.3 * double(y) + double(c))));
+                a.push_back(real(value));
+                b.push_back(real(0.8 * value + 0.15 * std::sin(0.7 * double(x) + 0.3 * double(y) + double(c))));
             }
     return {a, b};
 }
 
 // SSIM as Wang et al. define it, with two passes per window: first the means, then the weighted squared deviations.
-double direct_ssim(const std::vector<float>& a, const std::vector<float>& b, int64_t side) {
+double direct_ssim(const std::vector<real>& a, const std::vector<real>& b, int64_t side) {
     double weights[11][11], total = 0;
     for (int i = 0; i < 11; ++i)
         for (int j = 0; j < 11; ++j) total += weights[i][j] = std::exp(-((i - 5) * (i - 5) + (j - 5) * (j - 5)) / 4.5);
@@ -108,10 +108,10 @@ TEST(ImageQuality, KnownCases) {
 
 // ---- area under the ROC curve -------------------------------------------------------------------
 
-double direct_auroc(const std::vector<float>& low, const std::vector<float>& high) {
+double direct_auroc(const std::vector<real>& low, const std::vector<real>& high) {
     double wins = 0;
-    for (const float l : low)
-        for (const float h : high) wins += h > l ? 1 : h == l ? 0.5 : 0;
+    for (const real l : low)
+        for (const real h : high) wins += h > l ? 1 : h == l ? 0.5 : 0;
     return wins / double(low.size()) / double(high.size());
 }
 
@@ -119,18 +119,18 @@ TEST(Auroc, EqualsAllPairs) {
     std::mt19937 random(1);
     for (const int levels : {1, 2, 5, 40, 100000}) {
         std::uniform_int_distribution<int> level(0, levels - 1);
-        std::vector<float> low, high;
-        for (int i = 0; i < 137; ++i) low.push_back(float(level(random)) - 0.3f * float(levels));
-        for (int i = 0; i < 61; ++i) high.push_back(float(level(random)) - 0.3f * float(levels));
+        std::vector<real> low, high;
+        for (int i = 0; i < 137; ++i) low.push_back(real(level(random)) - 0.3f * real(levels));
+        for (int i = 0; i < 61; ++i) high.push_back(real(level(random)) - 0.3f * real(levels));
         EXPECT_EQ(auroc(low, high), direct_auroc(low, high)) << levels;  // both are exact in double precision
         EXPECT_NEAR(auroc(low, high) + auroc(high, low), 1, 1e-15) << levels;
     }
 }
 
 TEST(Auroc, EqualsSciPyAndKnownCases) {
-    std::vector<float> low, high;
-    for (int i = 0; i < 60; ++i) low.push_back(float(i * 7 % 23));
-    for (int i = 0; i < 45; ++i) high.push_back(float(i * 5 % 29 + 2));
+    std::vector<real> low, high;
+    for (int i = 0; i < 60; ++i) low.push_back(real(i * 7 % 23));
+    for (int i = 0; i < 45; ++i) high.push_back(real(i * 5 % 29 + 2));
     EXPECT_NEAR(auroc(low, high), 0.647037037037, 1e-12);  // scipy.stats.mannwhitneyu, by reference/write_statistics.py
     EXPECT_EQ(auroc({1, 2}, {3, 4}), 1);
     EXPECT_EQ(auroc({3, 4}, {1, 2}), 0);
@@ -249,13 +249,13 @@ TEST(Mixing, KnownCases) {
 // ---- latents ------------------------------------------------------------------------------------
 
 TEST(Interpolation, LinesAndCircles) {
-    const std::vector<float> a{3, 0, 4, 1}, b{-1, 2, 0.5f, 6};
-    auto length = [](const std::vector<float>& v) {
+    const std::vector<real> a{3, 0, 4, 1}, b{-1, 2, 0.5f, 6};
+    auto length = [](const std::vector<real>& v) {
         double sum = 0;
-        for (const float value : v) sum += double(value) * double(value);
+        for (const real value : v) sum += double(value) * double(value);
         return std::sqrt(sum);
     };
-    auto angle = [&](const std::vector<float>& u, const std::vector<float>& v) {
+    auto angle = [&](const std::vector<real>& u, const std::vector<real>& v) {
         double dot = 0;
         for (size_t i = 0; i < u.size(); ++i) dot += double(u[i]) * double(v[i]);
         return std::acos(dot / length(u) / length(v));
@@ -268,7 +268,7 @@ TEST(Interpolation, LinesAndCircles) {
     for (size_t i = 0; i < a.size(); ++i)
         EXPECT_NEAR(interpolate_latent(a, b, 0.25, false)[i], 0.75 * a[i] + 0.25 * b[i], 1e-6);
     for (const double t : {0.1, 0.5, 0.8}) {
-        const std::vector<float> point = interpolate_latent(a, b, t, true);
+        const std::vector<real> point = interpolate_latent(a, b, t, true);
         EXPECT_NEAR(length(point), (1 - t) * length(a) + t * length(b), 1e-5) << t;
         EXPECT_NEAR(angle(a, point), t * angle(a, b), 1e-5) << t;
         EXPECT_NEAR(angle(point, b), (1 - t) * angle(a, b), 1e-5) << t;
@@ -412,13 +412,13 @@ TEST_F(Experiments, ReconstructMeasuresWhatTheNetworksReturn) {
     const Dataset data = load_dataset(in("images.npy"), 32, 0);
     double mse = 0, decibels = 0, similarity = 0;
     for (const std::vector<int64_t>& batch : {std::vector<int64_t>{0, 1, 2, 3}, std::vector<int64_t>{4, 5, 6, 7}}) {
-        std::vector<float> x(4 * 3072);
+        std::vector<real> x(4 * 3072);
         gather_batch(data.held_out, batch, {}, x.data());
         NoGrad no_grad;
-        const std::vector<float> y =
+        const std::vector<real> y =
             models.generator(models.encoder(Var(Tensor::from_host({4, 32, 32, 3}, x))).first).value().to_host();
         for (size_t i = 0; i < 4 && batch[i] < 6; ++i) {
-            const std::vector<float> a(x.begin() + long(i) * 3072, x.begin() + long(i + 1) * 3072),
+            const std::vector<real> a(x.begin() + long(i) * 3072, x.begin() + long(i + 1) * 3072),
                 b(y.begin() + long(i) * 3072, y.begin() + long(i + 1) * 3072);
             double error = 0;
             for (size_t p = 0; p < 3072; ++p) error += std::pow(double(a[p]) - double(b[p]), 2) / 3072;
@@ -486,7 +486,7 @@ TEST_F(Experiments, OodCountsAllPairs) {
     const std::vector<std::string>& sets = table.at("set");
     ASSERT_EQ(sets.size(), 8u);
     // The sets are in order; image numbers start from 0 in each.
-    std::vector<std::vector<float>> scores;
+    std::vector<std::vector<real>> scores;
     for (size_t i = 0; i < all.at("set").size(); ++i) {
         if (all.at("image")[i] == "0") scores.emplace_back();
         scores.back().push_back(std::stof(all.at("energy")[i]));
@@ -508,10 +508,10 @@ TEST_F(Experiments, OodCountsAllPairs) {
     const LoadedCheckpoint checkpoint = read_checkpoint(model());
     Models models(checkpoint.config.model, 0);
     load_checkpoint(checkpoint.file, model(), models, false);
-    std::vector<float> x(3 * 3072);
+    std::vector<real> x(3 * 3072);
     gather_batch(load_dataset(in("images.npy"), 32, 0).held_out, {0, 1, 2}, {}, x.data());
     NoGrad no_grad;
-    const std::vector<float> energy = models.ebm.forward(Var(Tensor::from_host({3, 32, 32, 3}, x))).value().to_host();
+    const std::vector<real> energy = models.ebm.forward(Var(Tensor::from_host({3, 32, 32, 3}, x))).value().to_host();
     for (size_t i = 0; i < 3; ++i) EXPECT_NEAR(scores[0][i], energy[i], 1e-5 * std::abs(energy[i]) + 1e-6) << i;
 }
 
@@ -583,7 +583,7 @@ TEST_F(Experiments, SamplesComeFromTheAveragedGeneratorInAnyNumberOfRuns) {
         std::vector<std::vector<uint8_t>> expected;
         for (uint64_t batch = 0; batch < 3; ++batch) {
             NoGrad no_grad;
-            const std::vector<float> x =
+            const std::vector<real> x =
                 models.generator(Var(Tensor::normal({4, 3}, random_key(4, RngPurpose::sample_prior, batch << 16))))
                     .value()
                     .to_host();

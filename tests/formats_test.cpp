@@ -31,12 +31,12 @@ void expect_bad_safetensors(const std::string& bytes, const std::string& problem
 }
 
 SafetensorsFile example_file() {
-    const float values[6] = {1.5f, -0.0f, 3e-42f, std::numeric_limits<float>::infinity(), -7, 1e30f};
+    const real values[6] = {1.5f, -0.0f, 3e-42f, std::numeric_limits<real>::infinity(), -7, 1e30f};
     SafetensorsFile file;
     file.metadata = {{"config", "line 1\nline \"2\"\t\\ \x01 \xC3\xA9"}, {"", ""}};
-    file.tensors["a"] = store_floats({2, 3}, values);
-    file.tensors["nothing"] = store_floats({4, 0}, nullptr);
-    file.tensors["scalar"] = store_floats({}, values + 4);
+    file.tensors["a"] = store_values({2, 3}, values);
+    file.tensors["nothing"] = store_values({4, 0}, nullptr);
+    file.tensors["scalar"] = store_values({}, values + 4);
     file.tensors["bytes"] = {"U8", {3}, {1, 2, 3}};
     file.tensors["z wide"] = {"I64", {1}, {8, 7, 6, 5, 4, 3, 2, 1}};
     return file;
@@ -59,7 +59,7 @@ TEST(Safetensors, RoundTripKeepsEveryBit) {
     write_safetensors(path, example_file());
     expect_equal(read_safetensors(path), example_file());
     EXPECT_FALSE(std::filesystem::exists(path + ".tmp"));
-    const std::vector<float> a = as_floats(read_safetensors(path).tensors.at("a"), "a");
+    const std::vector<real> a = values_of<real>(read_safetensors(path).tensors.at("a"), "a");
     ASSERT_EQ(a.size(), 6u);
     EXPECT_EQ(a[0], 1.5f);
     EXPECT_TRUE(std::signbit(a[1]));
@@ -98,7 +98,7 @@ TEST(Safetensors, ReadsForeignHeaders) {
     const SafetensorsFile file = read_safetensors(path);
     ASSERT_EQ(file.tensors.count("\xC3\xA9\xF0\x9F\x98\x80/"), 1u);
     EXPECT_EQ(file.tensors.begin()->second.shape, (std::vector<int64_t>{2, 1}));
-    expect_failure([&] { as_floats(file.tensors.begin()->second, "half"); }, {"half", "F16", "F32"});
+    expect_failure([&] { values_of<real>(file.tensors.begin()->second, "half"); }, {"half", "F16", "F32"});
     std::filesystem::remove(path);
 }
 
@@ -236,8 +236,8 @@ TEST(Safetensors, FullDiskLeavesTheOldFileIntact) {
     // Smaller and larger than the stream's buffer: the error comes only when flushing, or already when writing.
     for (const int64_t floats : {500, 1'000'000}) {
         SafetensorsFile large;
-        const std::vector<float> values(floats, 1.0f);
-        large.tensors["large"] = store_floats({floats}, values.data());
+        const std::vector<real> values(floats, 1.0f);
+        large.tensors["large"] = store_values({floats}, values.data());
         std::string message;
         {
             FullDisk full(1000);
@@ -276,7 +276,7 @@ TEST(Safetensors, ShapeMustMatchTheBytes) {
     const std::string path = temporary_path("never.safetensors");
     EXPECT_THROW(write_safetensors(path, file), std::runtime_error);
     EXPECT_FALSE(std::filesystem::exists(path));
-    EXPECT_THROW(store_floats({-1}, nullptr), std::runtime_error);
+    EXPECT_THROW(store_values({-1}, nullptr), std::runtime_error);
 }
 
 // --- .npy

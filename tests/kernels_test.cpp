@@ -27,7 +27,7 @@ INSTANTIATE_TEST_SUITE_P(Gpu, Kernel, testing::ValuesIn(gpu_backends_of_all_prec
 // One element, less than a vector, several vectors and a remainder, and enough for several threads.
 constexpr int64_t sizes[] = {1, 3, 37, 20011};
 
-constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+constexpr real nan = std::numeric_limits<real>::quiet_NaN();
 
 // An array on the device between two guards. Each array's guards hold a NaN with bits of their own, so that a NaN
 // computed from another array's guard is not mistaken for them.
@@ -35,16 +35,16 @@ class Buffer {
 public:
     Buffer(const Values& values) : n_(int64_t(values.size())), memory_(Shape{n_ + 2 * guard}) {
         static uint32_t serial = 0;
-        mark_ = std::bit_cast<float>(0x7fc00000u + (++serial & 0xfffff));
+        mark_ = std::bit_cast<real>(0x7fc00000u + (++serial & 0xfffff));
         Values all(size_t(memory_.size()), mark_);
         std::copy(values.begin(), values.end(), all.begin() + guard);
         memory_.copy_from_host(all);
     }
-    operator float*() const { return memory_.data() + guard; }
+    operator real*() const { return memory_.data() + guard; }
 
     Values read() const {
         const Values all = memory_.to_host();
-        const auto marked = [this](float value) {
+        const auto marked = [this](real value) {
             return std::bit_cast<uint32_t>(value) == std::bit_cast<uint32_t>(mark_);
         };
         EXPECT_TRUE(std::all_of(all.begin(), all.begin() + guard, marked))
@@ -57,12 +57,12 @@ public:
 private:
     static constexpr int64_t guard = 64;
     int64_t n_;
-    float mark_;
+    real mark_;
     Tensor memory_;
 };
 
 bool same_bits(const Values& a, const Values& b) {
-    return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
+    return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(real)) == 0);
 }
 
 // Runs call(arrays) on arrays that hold `before`, with 1, 2 and 3 threads, and returns their contents afterwards.
@@ -106,14 +106,14 @@ std::string count(int64_t n) { return std::to_string(n) + " values"; }
 TEST_P(Kernel, copy) {
     for (const int64_t n : sizes) {
         const Values x = random_values(n, 1);
-        EXPECT_EQ(output(n, [&](float* y) { backend().copy(y, Buffer(x), n); }), x);
+        EXPECT_EQ(output(n, [&](real* y) { backend().copy(y, Buffer(x), n); }), x);
     }
 }
 
 TEST_P(Kernel, upload) {
     for (const int64_t n : sizes) {
         const Values x = random_values(n, 1);
-        EXPECT_EQ(output(n, [&](float* y) { backend().upload(y, x.data(), n); }), x);
+        EXPECT_EQ(output(n, [&](real* y) { backend().upload(y, x.data(), n); }), x);
     }
 }
 
@@ -130,7 +130,7 @@ TEST_P(Kernel, download) {
 
 TEST_P(Kernel, fill) {
     for (const int64_t n : sizes)
-        EXPECT_EQ(output(n, [&](float* y) { backend().fill(y, -2.5f, n); }), Values(size_t(n), -2.5f));
+        EXPECT_EQ(output(n, [&](real* y) { backend().fill(y, -2.5f, n); }), Values(size_t(n), -2.5f));
 }
 
 // ---- pointwise: magnitudes below 2 unless noted otherwise ----------------------------------------
@@ -139,7 +139,7 @@ TEST_P(Kernel, add) {
     for (const int64_t n : sizes) {
         const Values a = random_values(n, 1), b = random_values(n, 2);
         const auto expected = tabulate(n, [&](size_t i) { return double(a[i]) + b[i]; });
-        expect_close(output(n, [&](float* y) { backend().add(y, Buffer(a), Buffer(b), n); }), expected, 2 * unit, 0,
+        expect_close(output(n, [&](real* y) { backend().add(y, Buffer(a), Buffer(b), n); }), expected, 2 * unit, 0,
                      count(n));
         const Values in_place = run({a}, [&](auto& y) { backend().add(y[0], y[0], Buffer(b), n); })[0];
         expect_close(in_place, expected, 2 * unit, 0, "in place, " + count(n));
@@ -150,8 +150,8 @@ TEST_P(Kernel, multiply) {
     for (const int64_t n : sizes) {
         const Values a = random_values(n, 1), b = random_values(n, 2);
         const auto expected = tabulate(n, [&](size_t i) { return double(a[i]) * b[i]; });
-        expect_close(output(n, [&](float* y) { backend().multiply(y, Buffer(a), Buffer(b), n); }), expected, 2 * unit,
-                     0, count(n));
+        expect_close(output(n, [&](real* y) { backend().multiply(y, Buffer(a), Buffer(b), n); }), expected, 2 * unit, 0,
+                     count(n));
     }
 }
 
@@ -159,7 +159,7 @@ TEST_P(Kernel, scale) {
     for (const int64_t n : sizes) {
         const Values x = random_values(n, 1);
         const auto expected = tabulate(n, [&](size_t i) { return -1.7f * double(x[i]); });
-        expect_close(output(n, [&](float* y) { backend().scale(y, Buffer(x), -1.7f, n); }), expected, 2 * unit, 0,
+        expect_close(output(n, [&](real* y) { backend().scale(y, Buffer(x), -1.7f, n); }), expected, 2 * unit, 0,
                      count(n));
         const Values in_place = run({x}, [&](auto& y) { backend().scale(y[0], y[0], -1.7f, n); })[0];
         expect_close(in_place, expected, 2 * unit, 0, "in place, " + count(n));
@@ -168,28 +168,28 @@ TEST_P(Kernel, scale) {
 
 TEST_P(Kernel, leaky_relu) {
     for (const int64_t n : sizes)
-        for (const float slope : {0.0f, 0.2f, 1.0f}) {
+        for (const real slope : {0.0f, 0.2f, 1.0f}) {
             Values x = random_values(n, 1);
             x[0] = 0;
             const auto expected = tabulate(
                 n, [&](size_t i) { return std::max(double(x[i]), 0.0) + slope * std::min(double(x[i]), 0.0); });
-            expect_close(output(n, [&](float* y) { backend().leaky_relu(y, Buffer(x), slope, n); }), expected, 2 * unit,
+            expect_close(output(n, [&](real* y) { backend().leaky_relu(y, Buffer(x), slope, n); }), expected, 2 * unit,
                          0, count(n));
         }
-    const Values lost = output(1, [](float* y) { backend().leaky_relu(y, Buffer({nan}), 0, 1); });
+    const Values lost = output(1, [](real* y) { backend().leaky_relu(y, Buffer({nan}), 0, 1); });
     EXPECT_TRUE(std::isnan(lost[0])) << "NaN must stay NaN";
 }
 
 TEST_P(Kernel, leaky_relu_backward) {
     for (const int64_t n : sizes)
-        for (const float slope : {0.0f, 0.2f}) {
+        for (const real slope : {0.0f, 0.2f}) {
             Values y = random_values(n, 1);
             const Values dy = random_values(n, 2);
             y[0] = 0;  // counts as negative, as in PyTorch
             const auto expected =
                 tabulate(n, [&](size_t i) { return double(dy[i]) * (y[i] > 0 ? 1.0 : double(slope)); });
             const Values dx =
-                output(n, [&](float* out) { backend().leaky_relu_backward(out, Buffer(y), Buffer(dy), slope, n); });
+                output(n, [&](real* out) { backend().leaky_relu_backward(out, Buffer(y), Buffer(dy), slope, n); });
             expect_close(dx, expected, 2 * unit, 0, count(n));
         }
 }
@@ -200,9 +200,9 @@ TEST_P(Kernel, swish) {
     for (const int64_t n : sizes) {
         const Values x = random_values(n, 1, -6, 6);
         const auto expected = tabulate(n, [&](size_t i) { return x[i] / (1 + std::exp(-double(x[i]))); });
-        expect_close(output(n, [&](float* y) { backend().swish(y, Buffer(x), n); }), expected, 16 * unit, 0, count(n));
+        expect_close(output(n, [&](real* y) { backend().swish(y, Buffer(x), n); }), expected, 16 * unit, 0, count(n));
     }
-    const Values far = output(4, [](float* y) { backend().swish(y, Buffer({200, -200, 0, NAN}), 4); });
+    const Values far = output(4, [](real* y) { backend().swish(y, Buffer({200, -200, 0, NAN}), 4); });
     EXPECT_EQ(far[0], 200);
     EXPECT_NEAR(far[1], 0, 1e-30);
     EXPECT_EQ(far[2], 0);
@@ -217,7 +217,7 @@ TEST_P(Kernel, swish_backward) {
             const double s = 1 / (1 + std::exp(-double(x[i])));
             return dy[i] * s * (1 + x[i] * (1 - s));
         });
-        expect_close(output(n, [&](float* dx) { backend().swish_backward(dx, Buffer(x), Buffer(dy), n); }), expected,
+        expect_close(output(n, [&](real* dx) { backend().swish_backward(dx, Buffer(x), Buffer(dy), n); }), expected,
                      16 * unit, 32 * unit, count(n));
     }
 }
@@ -228,7 +228,7 @@ TEST_P(Kernel, tanh) {
         x[0] = -30;  // saturates
         if (n > 1) x[1] = 1e-4f;
         const auto expected = tabulate(n, [&](size_t i) { return std::tanh(double(x[i])); });
-        expect_close(output(n, [&](float* y) { backend().tanh(y, Buffer(x), n); }), expected, 8 * unit, 0, count(n));
+        expect_close(output(n, [&](real* y) { backend().tanh(y, Buffer(x), n); }), expected, 8 * unit, 0, count(n));
     }
 }
 
@@ -236,7 +236,7 @@ TEST_P(Kernel, tanh_backward) {
     for (const int64_t n : sizes) {
         const Values y = random_values(n, 1), dy = random_values(n, 2);
         const auto expected = tabulate(n, [&](size_t i) { return dy[i] * (1 - double(y[i]) * y[i]); });
-        const Values dx = output(n, [&](float* out) { backend().tanh_backward(out, Buffer(y), Buffer(dy), n); });
+        const Values dx = output(n, [&](real* out) { backend().tanh_backward(out, Buffer(y), Buffer(dy), n); });
         expect_close(dx, expected, 0, 6 * unit,
                      count(n));  // 1 - y² cancels: an absolute bound, three roundings of values below 1
     }
@@ -257,13 +257,13 @@ TEST_P(Kernel, exp) {
         Values x = random_values(n, 1, -9, 9);
         x[0] = -80;
         const auto expected = tabulate(n, [&](size_t i) { return std::exp(double(x[i])); });
-        expect_close(output(n, [&](float* y) { backend().exp(y, Buffer(x), n); }), expected, 8 * unit, 0, count(n));
+        expect_close(output(n, [&](real* y) { backend().exp(y, Buffer(x), n); }), expected, 8 * unit, 0, count(n));
     }
 }
 
 TEST_P(Kernel, fill_from_scalar) {
     for (const int64_t n : sizes) {
-        const Values y = output(n, [&](float* out) { backend().fill_from_scalar(out, Buffer({0.7f}), -3, n); });
+        const Values y = output(n, [&](real* out) { backend().fill_from_scalar(out, Buffer({0.7f}), -3, n); });
         expect_close(y, std::vector<double>(size_t(n), -3 * double(0.7f)), 2 * unit, 0, count(n));
     }
 }
@@ -273,7 +273,7 @@ TEST_P(Kernel, scaled_difference) {
         const Values a = random_values(n, 1), b = random_values(n, 2);
         const auto expected = tabulate(n, [&](size_t i) { return -3 * double(0.7f) * (double(a[i]) - b[i]); });
         const Values y = output(
-            n, [&](float* out) { backend().scaled_difference(out, Buffer(a), Buffer(b), Buffer({0.7f}), -3, n); });
+            n, [&](real* out) { backend().scaled_difference(out, Buffer(a), Buffer(b), Buffer({0.7f}), -3, n); });
         expect_close(y, expected, 6 * unit, 0, count(n));  // a - b is rounded once, relative to itself
     }
 }
@@ -283,7 +283,7 @@ TEST_P(Kernel, reparametrise) {
         const Values mu = random_values(n, 1), logvar = random_values(n, 2, -3, 1), eps = random_values(n, 3);
         const auto expected = tabulate(n, [&](size_t i) { return mu[i] + std::exp(0.5 * logvar[i]) * eps[i]; });
         const Values z =
-            output(n, [&](float* y) { backend().reparametrise(y, Buffer(mu), Buffer(logvar), Buffer(eps), n); });
+            output(n, [&](real* y) { backend().reparametrise(y, Buffer(mu), Buffer(logvar), Buffer(eps), n); });
         expect_close(z, expected, 0, 16 * unit, count(n));  // exp, product, sum: 6 u of values below 3
     }
 }
@@ -293,14 +293,14 @@ TEST_P(Kernel, reparametrise_backward) {
         const Values logvar = random_values(n, 2, -3, 1), eps = random_values(n, 3), dz = random_values(n, 4);
         const auto expected = tabulate(n, [&](size_t i) { return 0.5 * dz[i] * std::exp(0.5 * logvar[i]) * eps[i]; });
         const Values dlogvar = output(
-            n, [&](float* y) { backend().reparametrise_backward(y, Buffer(logvar), Buffer(eps), Buffer(dz), n); });
+            n, [&](real* y) { backend().reparametrise_backward(y, Buffer(logvar), Buffer(eps), Buffer(dz), n); });
         expect_close(dlogvar, expected, 16 * unit, 0, count(n));
     }
 }
 
 TEST_P(Kernel, gaussian_nll_backward) {
     for (const int64_t n : sizes)
-        for (const float least : {-2.0f, -15.0f}) {  // in the second case 1e-6 counts
+        for (const real least : {-2.0f, -15.0f}) {  // in the second case 1e-6 counts
             const Values z = random_values(n, 1), mu = random_values(n, 2),
                          logvar = random_values(n, 3, least, least + 3);
             const double upstream = double(0.7f) * -3;
@@ -328,10 +328,10 @@ TEST_P(Kernel, langevin_update) {
         const Values x = random_values(n, 1), gradient = random_values(n, 2), noise = random_values(n, 3);
         const auto expected =
             tabulate(n, [&](size_t i) { return x[i] - double(0.3f) * gradient[i] + double(0.2f) * noise[i]; });
-        const auto update = [&](float* y, const float* from) {
+        const auto update = [&](real* y, const real* from) {
             backend().langevin_update(y, from, Buffer(gradient), Buffer(noise), 0.3f, 0.2f, n);
         };
-        expect_close(output(n, [&](float* y) { update(y, Buffer(x)); }), expected, 0, 8 * unit,
+        expect_close(output(n, [&](real* y) { update(y, Buffer(x)); }), expected, 0, 8 * unit,
                      count(n));  // four roundings below 2
         expect_close(run({x}, [&](auto& y) { update(y[0], y[0]); })[0], expected, 0, 8 * unit, "in place, " + count(n));
     }
@@ -342,13 +342,13 @@ TEST_P(Kernel, langevin_update_normal) {
     const RandomKey key{3, 5, 7};
     for (const int64_t n : sizes) {
         const Values x = random_values(n, 1), gradient = random_values(n, 2),
-                     noise = output(n, [&](float*y) { backend().normal(y, key, n); });
+                     noise = output(n, [&](real*y) { backend().normal(y, key, n); });
         const auto expected =
             tabulate(n, [&](size_t i) { return x[i] - double(0.3f) * gradient[i] + double(0.2f) * noise[i]; });
-        const auto update = [&](float* y, const float* from) {
+        const auto update = [&](real* y, const real* from) {
             backend().langevin_update_normal(y, from, Buffer(gradient), key, 0.3f, 0.2f, n);
         };
-        expect_close(output(n, [&](float* y) { update(y, Buffer(x)); }), expected, 0, 8 * unit, count(n));
+        expect_close(output(n, [&](real* y) { update(y, Buffer(x)); }), expected, 0, 8 * unit, count(n));
         expect_close(run({x}, [&](auto& y) { update(y[0], y[0]); })[0], expected, 0, 8 * unit, "in place, " + count(n));
     }
 }
@@ -372,9 +372,8 @@ TEST_P(Kernel, adam_update) {
                     w[i] -= rate / correction1 * m[i] / (std::sqrt(v[i]) / std::sqrt(correction2) + epsilon);
                 }
                 state = run(state, [&](auto& y) {
-                    backend().adam_update(y[0], y[1], y[2], Buffer(gradient), float(rate / correction1), float(beta1),
-                                          float(beta2), float(1 / std::sqrt(correction2)), float(epsilon), float(decay),
-                                          n);
+                    backend().adam_update(y[0], y[1], y[2], Buffer(gradient), real(rate / correction1), real(beta1),
+                                          real(beta2), real(1 / std::sqrt(correction2)), real(epsilon), real(decay), n);
                 });
                 // 0.999 and 1 - 0.999 in float32 give v a relative error of up to 6e-5 (1.3e-5 from 1 - beta2; 0.999
                 // might also be rounded the other way) and the step half of that, 3e-5 of the rate. Each step rounds
@@ -408,7 +407,7 @@ constexpr Sides all_images[] = {{1, 1, 1, 1}, {2, 1, 4, 3}, {2, 5, 1, 7}, {2, 5,
 // are added per element: 16 u of values below 2.
 template <class Entries>
 void expect_linear_map(const Sides& in, const Sides& out, Entries entries, bool transpose,
-                       void (*kernel)(float*, const float*, int64_t, int64_t, int64_t, int64_t)) {
+                       void (*kernel)(real*, const real*, int64_t, int64_t, int64_t, int64_t)) {
     const Sides &from = transpose ? out : in, &to = transpose ? in : out;
     const Values x = random_values(from.size(), 1);
     std::vector<double> expected(size_t(to.size()), 0);
@@ -417,7 +416,7 @@ void expect_linear_map(const Sides& in, const Sides& out, Entries entries, bool 
         else expected[dst] += x[src] * weight;
     });
     const Values y =
-        output(to.size(), [&](float* p) { kernel(p, Buffer(x), in.batch, in.height, in.width, in.channels); });
+        output(to.size(), [&](real* p) { kernel(p, Buffer(x), in.batch, in.height, in.width, in.channels); });
     expect_close(y, expected, 0, 16 * unit, in.name());
 }
 
@@ -477,7 +476,7 @@ TEST_P(Kernel, global_avg_pool) {
         for_each_element(s, [&](int64_t b, int64_t, int64_t pixel, int64_t c) {
             expected[size_t(b * s.channels + c)] += x[s.at(b, 0, pixel, c)] / double(s.width);
         });
-        const Values y = output(s.batch * s.channels, [&](float* p) {
+        const Values y = output(s.batch * s.channels, [&](real* p) {
             backend().global_avg_pool(p, Buffer(x), s.batch, s.width, s.channels);
         });
         expect_close(y, expected, 0, 8 * unit, s.name());  // the sum's 4 n u divided by n, and roundings
@@ -491,7 +490,7 @@ TEST_P(Kernel, global_avg_pool_backward) {
         for_each_element(s, [&](int64_t b, int64_t, int64_t pixel, int64_t c) {
             expected[s.at(b, 0, pixel, c)] = dy[size_t(b * s.channels + c)] / double(s.width);
         });
-        const Values dx = output(s.size(), [&](float* p) {
+        const Values dx = output(s.size(), [&](real* p) {
             backend().global_avg_pool_backward(p, Buffer(dy), s.batch, s.width, s.channels);
         });
         expect_close(dx, expected, 4 * unit, 0, s.name());
@@ -518,7 +517,7 @@ TEST_P(Kernel, sum) {
     for (const int64_t n : reduced_sizes) {
         const Values x = random_values(n, 1);
         expect_sum(
-            n, 1, [&](float* y) { backend().sum(y, Buffer(x), -0.7f, n); },
+            n, 1, [&](real* y) { backend().sum(y, Buffer(x), -0.7f, n); },
             [&](size_t i) { return double(-0.7f) * x[i]; });
     }
     // Values of many magnitudes that cancel: the result is rounding error alone and so depends on the order of addition
@@ -529,7 +528,7 @@ TEST_P(Kernel, sum) {
         x[100000 - i] = -x[i];
     }
     x[50000] = 0;
-    expect_close(output(1, [&](float* y) { backend().sum(y, Buffer(x), 1, 100001); }), Values{0}, 0, 1e-6,
+    expect_close(output(1, [&](real* y) { backend().sum(y, Buffer(x), 1, 100001); }), Values{0}, 0, 1e-6,
                  "values that cancel");
 }
 
@@ -537,7 +536,7 @@ TEST_P(Kernel, dot) {
     for (const int64_t n : reduced_sizes) {
         const Values a = random_values(n, 1), b = random_values(n, 2);
         expect_sum(
-            n, 1, [&](float* y) { backend().dot(y, Buffer(a), Buffer(b), n); },
+            n, 1, [&](real* y) { backend().dot(y, Buffer(a), Buffer(b), n); },
             [&](size_t i) { return double(a[i]) * b[i]; });
     }
 }
@@ -546,18 +545,18 @@ TEST_P(Kernel, squared_error) {
     for (const int64_t n : reduced_sizes) {
         const Values a = random_values(n, 1), b = random_values(n, 2);
         expect_sum(
-            n, 3, [&](float* y) { backend().squared_error(y, Buffer(a), Buffer(b), 0.7f, n); },
+            n, 3, [&](real* y) { backend().squared_error(y, Buffer(a), Buffer(b), 0.7f, n); },
             [&](size_t i) { return double(0.7f) * std::pow(double(a[i]) - b[i], 2); });
     }
 }
 
 TEST_P(Kernel, gaussian_nll) {
     for (const int64_t n : reduced_sizes)
-        for (const float least : {-2.0f, -15.0f}) {
+        for (const real least : {-2.0f, -15.0f}) {
             const Values z = random_values(n, 1), mu = random_values(n, 2),
                          logvar = random_values(n, 3, least, least + 3);
             expect_sum(
-                n, 8, [&](float* y) { backend().gaussian_nll(y, Buffer(z), Buffer(mu), Buffer(logvar), 0.7f, n); },
+                n, 8, [&](real* y) { backend().gaussian_nll(y, Buffer(z), Buffer(mu), Buffer(logvar), 0.7f, n); },
                 [&](size_t i) {
                     const double difference = double(z[i]) - mu[i];
                     return 0.5 * double(0.7f) *
@@ -585,7 +584,7 @@ TEST_P(Kernel, column_sum) {
         std::vector<double> expected(size_t(s.columns), 0);
         for (int64_t r = 0; r < s.rows; ++r)
             for (int64_t c = 0; c < s.columns; ++c) expected[size_t(c)] += x[s.at(r, c)];
-        const Values y = output(s.columns, [&](float* p) { backend().column_sum(p, Buffer(x), s.rows, s.columns); });
+        const Values y = output(s.columns, [&](real* p) { backend().column_sum(p, Buffer(x), s.rows, s.columns); });
         expect_close(y, expected, 0, 4 * s.length() * unit, s.name());
     }
 }
@@ -597,7 +596,7 @@ struct BatchNorm {
     Values x, weight, bias, dy;
     std::vector<double> mean, rstd, unbiased, y, dx, dweight, dbias;
 
-    BatchNorm(const Matrix& sides, float offset_, float slope_)
+    BatchNorm(const Matrix& sides, real offset_, real slope_)
         : s(sides), offset(offset_), slope(slope_), x(random_values(s.rows * s.columns, 1, offset_ - 2, offset_ + 2)),
           weight(random_values(s.columns, 2, 0.5f, 2)), bias(random_values(s.columns, 3)),
           dy(random_values(s.rows * s.columns, 4)), mean(size_t(s.columns), 0), rstd(mean), unbiased(mean), y(x.size()),
@@ -725,7 +724,7 @@ struct GivenStatistics {
 TEST_P(Kernel, batch_norm_inference) {
     for (const Matrix& s : tall) {
         const GivenStatistics f(s);
-        const Values y = output(s.rows * s.columns, [&](float* p) {
+        const Values y = output(s.rows * s.columns, [&](real* p) {
             backend().batch_norm_inference(p, Buffer(f.x), Buffer(f.mean), Buffer(f.var), Buffer(f.weight),
                                            Buffer(f.bias), 1e-5f, s.rows, s.columns);
         });
@@ -738,7 +737,7 @@ TEST_P(Kernel, batch_norm_inference_backward) {
     for (const Matrix& s : tall) {
         const GivenStatistics f(s);
         const Values y(f.y.begin(), f.y.end()),
-            dx = output(s.rows * s.columns, [&](float*p) {
+            dx = output(s.rows * s.columns, [&](real*p) {
                 backend().batch_norm_inference_backward(p, Buffer(y), Buffer(f.dy), Buffer(f.var), Buffer(f.weight),
                                                         1e-5f, s.rows, s.columns);
             });
@@ -753,11 +752,11 @@ constexpr Matrix matrices[] = {{1, 1},   {1, 37},   {35, 1},    {5, 3},     {17,
 
 TEST_P(Kernel, normalize_l2) {
     for (const int64_t n : sizes)
-        for (const float size : {1.0f, 1e-3f}) {
+        for (const real size : {1.0f, 1e-3f}) {
             const Values x = random_values(n, 1, -size, size);
             double squares = 0;
-            for (const float value : x) squares += double(value) * value;
-            for (const float epsilon : {1e-12f, 1e4f}) {  // the second is larger than any norm here
+            for (const real value : x) squares += double(value) * value;
+            for (const real epsilon : {1e-12f, 1e4f}) {  // the second is larger than any norm here
                 const auto expected =
                     tabulate(n, [&](size_t i) { return x[i] / std::max(std::sqrt(squares), double(epsilon)); });
                 const Values y = run({x}, [&](auto& p) { backend().normalize_l2(p[0], epsilon, n); })[0];
@@ -793,7 +792,7 @@ struct PowerIteration {
 };
 
 TEST_P(Kernel, spectral_norms) {
-    for (const float epsilon : {1e-12f, 1e3f})  // the second is larger than any norm here
+    for (const real epsilon : {1e-12f, 1e3f})  // the second is larger than any norm here
         for (const size_t count :
              {size_t(0), size_t(1), 2 * std::size(matrices)}) {  // none, one, more than one launch takes
             std::vector<Values> before;
@@ -835,13 +834,13 @@ TEST_P(Kernel, spectral_norm_backward) {
         const int64_t n = s.rows * s.columns;
         const Values y = random_values(n, 1), dy = random_values(n, 2), u = random_values(s.columns, 3),
                      v = random_values(s.rows, 4);
-        const float sigma = 1.7f;
+        const real sigma = 1.7f;
         double inner = 0;
         for (size_t i = 0; i < y.size(); ++i) inner += double(y[i]) * dy[i];
         const auto expected = tabulate(n, [&](size_t i) {
             return (dy[i] - inner * v[i / size_t(s.columns)] * u[i % size_t(s.columns)]) / double(sigma);
         });
-        const Values dw = output(n, [&](float* p) {
+        const Values dw = output(n, [&](real* p) {
             backend().spectral_norm_backward(p, Buffer(y), Buffer({sigma}), Buffer(u), Buffer(v), Buffer(dy), s.rows,
                                              s.columns);
         });
@@ -1016,7 +1015,7 @@ double mean_rounding(double u) { return 4e-6 + 2 * u; }
 Values activated(const Values& x, const ConvShape& s) {
     Values out = x;
     if (s.relu)
-        for (float& value : out) value = std::max(value, 0.0f);
+        for (real& value : out) value = std::max(value, 0.0f);
     return out;
 }
 
@@ -1035,11 +1034,11 @@ void check_conv2d(decltype(Backend::conv2d) conv2d, double u) {
                 expected[i] +=
                     (with_bias ? double(bias[i % size_t(s.out)]) : 0) + (with_residual ? double(residual[i]) : 0);
             const Buffer biases(bias), residuals(residual);
-            const float *bias_or_null = with_bias ? biases : static_cast<float*>(nullptr),
-                        *residual_or_null = with_residual ? residuals : static_cast<float*>(nullptr);
+            const real *bias_or_null = with_bias ? biases : static_cast<real*>(nullptr),
+                       *residual_or_null = with_residual ? residuals : static_cast<real*>(nullptr);
             const std::string what = name(s) + (with_bias ? ", bias" : "") + (with_residual ? ", residual" : "");
-            const Values y = output(
-                y_size(s), [&](float* p) { conv2d(p, Buffer(x), Buffer(w), bias_or_null, residual_or_null, s); });
+            const Values y =
+                output(y_size(s), [&](real* p) { conv2d(p, Buffer(x), Buffer(w), bias_or_null, residual_or_null, s); });
             const int64_t n = s.kernel * s.kernel * s.in;
             expect_close(y, expected, 0, rounding(s, n + 2) + input_rounding(u, n), what);
             EXPECT_LE(relative_l2(y, expected), mean_rounding(u)) << what;
@@ -1059,7 +1058,7 @@ void check_conv2d_backward_input(decltype(Backend::conv2d_backward_input) conv2d
             std::vector<double> expected = adjoint;
             for (size_t i = 0; i < expected.size(); ++i)
                 expected[i] = (s.relu && !(x[i] > 0) ? 0 : expected[i]) + (added.empty() ? 0 : double(residual[i]));
-            const Values dx = output(x_size(s), [&](float* p) {
+            const Values dx = output(x_size(s), [&](real* p) {
                 if (added == ", in place") backend().upload(p, residual.data(), int64_t(residual.size()));
                 const Buffer apart(residual);
                 conv2d_backward_input(p, Buffer(dy), Buffer(w), Buffer(x),
@@ -1084,8 +1083,8 @@ TEST_P(Kernel, conv2d_hides_no_nan) {
         x[size_t(x_size(s) / 2)] = nan;
         const Values w = random_values(w_size(s), 2),
                      y = output(y_size(s),
-                                [&](float*p) { backend().conv2d(p, Buffer(x), Buffer(w), nullptr, nullptr, s); });
-        EXPECT_TRUE(std::any_of(y.begin(), y.end(), [](float value) { return std::isnan(value); })) << name(s);
+                                [&](real*p) { backend().conv2d(p, Buffer(x), Buffer(w), nullptr, nullptr, s); });
+        EXPECT_TRUE(std::any_of(y.begin(), y.end(), [](real value) { return std::isnan(value); })) << name(s);
     }
 }
 
@@ -1101,7 +1100,7 @@ void check_conv2d_backward_weight(decltype(Backend::conv2d_backward_weight) conv
         for_each_mac(s, [&](size_t xi, size_t wi, size_t yi) {
             expected[wi] += double(input[xi]) * dy[yi] * (s.pool ? 0.25 : 1);
         });
-        const Values dw = output(w_size(s), [&](float* p) { conv2d_backward_weight(p, Buffer(x), Buffer(dy), s); });
+        const Values dw = output(w_size(s), [&](real* p) { conv2d_backward_weight(p, Buffer(x), Buffer(dy), s); });
         const int64_t n = y_size(s) / s.out * (s.pool ? 4 : 1);
         expect_close(dw, expected, 0, rounding(s, n) + input_rounding(u, n), name(s));
         EXPECT_LE(relative_l2(dw, expected), mean_rounding(u)) << name(s);
@@ -1147,13 +1146,13 @@ TEST_P(Kernel, convolutions_of_constant_weights) {
                 for (int round = 0; round < 2; ++round)
                     for (size_t k = 0; k < shapes.size(); ++k) {
                         const ConvShape& s = shapes[k];
-                        float* const w = *weights[weights_of[k]];
+                        real* const w = *weights[weights_of[k]];
                         const Values x = random_values(x_size(s), 1), dy = random_values(y_size(s), 2);
                         const auto run = [&] {
                             return std::pair(
                                 output(y_size(s),
-                                       [&](float* p) { backend().conv2d(p, Buffer(x), w, nullptr, nullptr, s); }),
-                                output(x_size(s), [&](float* p) {
+                                       [&](real* p) { backend().conv2d(p, Buffer(x), w, nullptr, nullptr, s); }),
+                                output(x_size(s), [&](real* p) {
                                     backend().conv2d_backward_input(p, Buffer(dy), w, Buffer(x), nullptr, s);
                                 }));
                         };
@@ -1170,17 +1169,17 @@ TEST_P(Kernel, convolutions_of_constant_weights) {
 template <class Draw>
 void expect_prefixes(Draw draw) {
     const Values longest = draw(70001);
-    for (const float value : longest) ASSERT_TRUE(std::isfinite(value));
+    for (const real value : longest) ASSERT_TRUE(std::isfinite(value));
     for (const int64_t n : {1, 2, 3, 4, 5, 37, 20011})
         EXPECT_EQ(draw(n), Values(longest.begin(), longest.begin() + n)) << count(n);
 }
 
 TEST_P(Kernel, normal) {
-    expect_prefixes([](int64_t n) { return output(n, [&](float* y) { backend().normal(y, {1, 2, 3}, n); }); });
+    expect_prefixes([](int64_t n) { return output(n, [&](real* y) { backend().normal(y, {1, 2, 3}, n); }); });
 }
 
 TEST_P(Kernel, uniform) {
-    expect_prefixes([](int64_t n) { return output(n, [&](float* y) { backend().uniform(y, {1, 2, 3}, -1, 2, n); }); });
+    expect_prefixes([](int64_t n) { return output(n, [&](real* y) { backend().uniform(y, {1, 2, 3}, -1, 2, n); }); });
 }
 
 // Every kernel of the table has a TEST_P of its name above, or else this does not compile.

@@ -36,9 +36,9 @@ EnergyFunction quadratic(double a, double m) {
             for (size_t i = b * per_image; i < (b + 1) * per_image; ++i) {
                 const double distance = double(values[i]) - m;
                 total += 0.5 * a * distance * distance;
-                gradient[i] = float(a * distance);
+                gradient[i] = real(a * distance);
             }
-            energy[b] = float(total);
+            energy[b] = real(total);
         }
         return EnergyGradient{Tensor::from_host({x.dim(0)}, energy), Tensor::from_host(x.shape(), gradient)};
     };
@@ -49,8 +49,8 @@ struct Moments {
 };
 Moments moments(const Values& x) {
     Moments m;
-    for (const float value : x) m.mean += double(value) / double(x.size());
-    for (const float value : x) m.variance += (double(value) - m.mean) * (double(value) - m.mean) / double(x.size());
+    for (const real value : x) m.mean += double(value) / double(x.size());
+    for (const real value : x) m.variance += (double(value) - m.mean) * (double(value) - m.mean) / double(x.size());
     return m;
 }
 
@@ -79,8 +79,8 @@ TEST(LangevinX, MomentsOnAQuadraticMatchTheClosedForm) {
     const Shape shape{40, 9, 11, 13};
     uint64_t seed = 1;
     for (const auto& c : cases) {
-        const ChainSettings settings{c.steps, float(c.step), float(c.noise)};
-        const Chain chain = langevin_x(Tensor::full(shape, float(c.x0)), quadratic(c.a, c.m), settings,
+        const ChainSettings settings{c.steps, real(c.step), real(c.noise)};
+        const Chain chain = langevin_x(Tensor::full(shape, real(c.x0)), quadratic(c.a, c.m), settings,
                                        normal_noise(shape, RngPurpose::langevin_x, seed++));
         const double rho = 1 - 0.5 * c.step * c.step * c.a, power = std::pow(rho, double(c.steps));
         expect_moments(chain.end.to_host(), c.m + power * (c.x0 - c.m),
@@ -101,7 +101,7 @@ TEST(LangevinX, TemperatureIsNoiseOverStepSquared) {
         EXPECT_NEAR(double(settings.temperature()), std::pow(double(noise) / double(step), 2), 1e-6);
         const double variance = double(settings.temperature()) / a;
         Values start = Tensor::normal(shape, random_key(7, RngPurpose::prior, 0)).to_host();
-        for (float& value : start) value = float(m + std::sqrt(variance) * double(value));
+        for (real& value : start) value = real(m + std::sqrt(variance) * double(value));
         const Chain chain = langevin_x(Tensor::from_host(shape, start), quadratic(a, m), settings,
                                        normal_noise(shape, RngPurpose::langevin_x, 3));
         const Moments found = moments(chain.end.to_host());
@@ -117,7 +117,7 @@ TEST(LangevinX, WithoutNoiseIsGradientDescent) {
     const Shape shape{2, 3, 4, 5};
     const EnergyFunction quartic = [](const Tensor& x) {
         Values gradient = x.to_host();
-        for (float& value : gradient) value = value * value * value + 0.5f;
+        for (real& value : gradient) value = value * value * value + 0.5f;
         return EnergyGradient{Tensor::full({x.dim(0)}, 0), Tensor::from_host(x.shape(), gradient)};
     };
     const Tensor start = random_tensor(shape, 4, -1.5f, 1.5f);
@@ -147,7 +147,7 @@ TEST(LangevinX, TraceIsTheEnergyBeforeEachStep) {
     EXPECT_EQ(seen[0], random_values(2 * 3 * 4 * 5, 8));
     for (size_t k = 0; k < 4; ++k) {
         double energy = 0;
-        for (const float x : seen[k]) energy += (double(x) - 0.1) * (double(x) - 0.1);
+        for (const real x : seen[k]) energy += (double(x) - 0.1) * (double(x) - 0.1);
         EXPECT_NEAR(double(chain.trace[k].item()), energy, 50 * unit * energy) << "step " << k;
     }
     // Each state follows from the previous one with the noise of its step.
@@ -211,7 +211,7 @@ struct LinearModel {
     std::function<Var(const Var&)> generator() const {
         Values weight(6);  // (in, out)
         for (size_t k = 0; k < 3; ++k)
-            for (size_t i = 0; i < 2; ++i) weight[i * 3 + k] = float(a[k][i]);
+            for (size_t i = 0; i < 2; ++i) weight[i * 3 + k] = real(a[k][i]);
         return [w = Var(Tensor::from_host({2, 3}, weight))](const Var& z) { return linear(z, w, Var()); };
     }
 };
@@ -234,7 +234,7 @@ void expect_gaussian(const Values& z, const std::array<Vector2, 2>& means, const
         SCOPED_TRACE(text("image ", half));
         Vector2 mean{};
         Matrix2 found{};
-        const float* rows = z.data() + half * size_t(chains);
+        const real* rows = z.data() + half * size_t(chains);
         for (int64_t b = 0; b < chains / 2; ++b)
             for (int i = 0; i < 2; ++i) mean[i] += double(rows[2 * b + i]) / n;
         for (int64_t b = 0; b < chains / 2; ++b)
@@ -271,8 +271,8 @@ TEST(LangevinZ, MomentsAfterAFewStepsMatchTheClosedForm) {
     for (const int64_t steps : {1, 3}) {
         SCOPED_TRACE(text(steps, " steps"));
         const Chain chain =
-            langevin_z(Tensor::from_host({chains, 2}, z0), data_batch(), model.generator(), float(model.sigma),
-                       {steps, float(step), float(noise)}, normal_noise({chains, 2}, RngPurpose::langevin_z, 11));
+            langevin_z(Tensor::from_host({chains, 2}, z0), data_batch(), model.generator(), real(model.sigma),
+                       {steps, real(step), real(noise)}, normal_noise({chains, 2}, RngPurpose::langevin_z, 11));
         std::array<Vector2, 2> means{start, start};
         Matrix2 covariance{};
         for (int64_t k = 0; k < steps; ++k) {
@@ -294,8 +294,8 @@ TEST(LangevinZ, StationaryMomentsMatchTheClosedForm) {
     const LinearModel model;
     const double step = 0.55, noise = 0.4;
     const Chain chain =
-        langevin_z(Tensor::full({chains, 2}, 3), data_batch(), model.generator(), float(model.sigma),
-                   {25, float(step), float(noise)}, normal_noise({chains, 2}, RngPurpose::langevin_z, 12));
+        langevin_z(Tensor::full({chains, 2}, 3), data_batch(), model.generator(), real(model.sigma),
+                   {25, real(step), real(noise)}, normal_noise({chains, 2}, RngPurpose::langevin_z, 12));
     const Matrix2 m = contraction(model, step), mm = product(m, m);
     Matrix2 covariance = inverse({{{1 - mm[0][0], -mm[0][1]}, {-mm[1][0], 1 - mm[1][1]}}});
     for (Vector2& row : covariance)
@@ -312,7 +312,7 @@ TEST(LangevinZ, WithoutNoiseIsGradientDescent) {
     const Values z0 = random_values(batch * 2, 21), x0 = random_values(batch * 3, 22);
     const Chain chain =
         langevin_z(Tensor::from_host({batch, 2}, z0), Tensor::from_host({batch, 3}, x0), model.generator(),
-                   float(model.sigma), {steps, float(step), 0.7f}, no_noise({batch, 2}));
+                   real(model.sigma), {steps, real(step), 0.7f}, no_noise({batch, 2}));
     std::vector<double> z(z0.begin(), z0.end()), trace;
     for (int64_t k = 0; k < steps; ++k) {
         double total = 0;
@@ -519,7 +519,7 @@ TEST_P(NetworkChain, EnergyGradientMatchesTheNetwork) {
 // and so on.
 TEST_P(NetworkChain, XChainWithoutNoiseIsGradientDescent) {
     const int64_t side = settings_.image_size();
-    const float step = 4;
+    const real step = 4;
     const Tensor start = random_tensor({3, side, side, 3}, 9);
     Models direct(settings_, 4), chained(settings_, 4);
     const Chain chain = langevin_x(
@@ -530,7 +530,7 @@ TEST_P(NetworkChain, XChainWithoutNoiseIsGradientDescent) {
         const Var image(Tensor::from_host(start.shape(), x));
         const Var energy = direct.ebm.forward(image);
         double total = 0;
-        for (const float e : energy.value().to_host()) total += double(e);
+        for (const real e : energy.value().to_host()) total += double(e);
         backward(energy, {image});
         EXPECT_NEAR(double(chain.trace[k].item()), total, 100 * unit * std::abs(total)) << "step " << k;
         const Values gradient = image.grad().to_host();

@@ -295,7 +295,7 @@ Rule rule_of(const ParameterStore& state, const NamedTensor& entry) {
 void expect_moments(const Values& x, Rule::Kind kind, const std::string& what) {
     const double n = double(x.size());
     double mean = 0, second = 0, fourth = 0, largest = 0;
-    for (const float value : x) {
+    for (const real value : x) {
         const double square = double(value) * double(value);
         mean += double(value) / n;
         second += square / n;
@@ -331,17 +331,17 @@ TEST(Initialisation, EveryParameterFollowsItsRule) {
                 Values values = entry.value.value().to_host();
                 ++seen[rule.kind];
                 if (rule.kind == Rule::constant) {
-                    for (const float value : values) EXPECT_EQ(value, float(rule.scale)) << name;
+                    for (const real value : values) EXPECT_EQ(value, real(rule.scale)) << name;
                     continue;
                 }
                 if (rule.kind == Rule::unit_vector) {  // normalised N(0, 1): unit scale times 1/sqrt(n)
                     EXPECT_NEAR(relative_l2(values, Values(values.size(), 0)), 1, 1e-6) << name;
                     if (values.size() < 100) continue;
-                    for (float& value : values) value *= std::sqrt(float(values.size()));
+                    for (real& value : values) value *= std::sqrt(real(values.size()));
                     expect_moments(values, Rule::normal, name);
                     continue;
                 }
-                for (float& value : values) value /= float(rule.scale);
+                for (real& value : values) value /= real(rule.scale);
                 if (values.size() >= 100) expect_moments(values, rule.kind, name);
                 else small[rule.kind].insert(small[rule.kind].end(), values.begin(), values.end());
             }

@@ -53,8 +53,8 @@ void expect_gradients(const std::string& what, const Function& function, const s
         const NoGrad no_grad;
         for (size_t i = 0; i < x.size(); ++i) {
             Values moved[2] = {x, x};  // as rounded to float32
-            moved[0][i] += float(step.h);
-            moved[1][i] -= float(step.h);
+            moved[0][i] += real(step.h);
+            moved[1][i] -= real(step.h);
             Values out[2];
             for (const int side : {0, 1}) {
                 std::vector<Var> at;
@@ -74,7 +74,7 @@ void expect_gradients(const std::string& what, const Function& function, const s
 // Values further from 0, relu's kink, than the step size.
 Tensor away_from_zero(const Shape& shape, uint32_t seed) {
     Values values = random_values(element_count(shape), seed);
-    for (float& value : values) value += value < 0 ? -0.1f : 0.1f;
+    for (real& value : values) value += value < 0 ? -0.1f : 0.1f;
     return Tensor::from_host(shape, values);
 }
 
@@ -319,7 +319,7 @@ public:
         const std::string key = name_ + "." + what;
         used_.insert(key);
         const StoredTensor& stored = file_.tensors.at(key);
-        const Values values = as_floats(stored, key);
+        const Values values = values_of<real>(stored, key);
         const Shape& s = stored.shape;
         const bool spectral = op_ == "spectral_norm";
         const bool weight = spectral || what == "w" || what == "dw";  // spectral_norm: all 2-D and 4-D tensors
@@ -341,7 +341,7 @@ public:
     void expect(const Tensor& actual, const std::string& what, double tolerance = 1e-5) {
         const Tensor expected = get(what);
         double squares = 0;
-        for (const float value : expected.to_host()) squares += double(value) * value;
+        for (const real value : expected.to_host()) squares += double(value) * value;
         expect_close(actual, expected, tolerance, tolerance * std::sqrt(squares / double(expected.size())),
                      name_ + "." + what);
     }

@@ -14,7 +14,7 @@ INSTANTIATE_TEST_SUITE_P(Cpu, Random, testing::ValuesIn(cpu_backends()), backend
 INSTANTIATE_TEST_SUITE_P(Gpu, Random, testing::ValuesIn(gpu_backends()), backend_name);
 
 Values normals(RandomKey key, int64_t n) { return Tensor::normal({n}, key).to_host(); }
-Values uniforms(RandomKey key, int64_t n, float low = 0, float high = 1) {
+Values uniforms(RandomKey key, int64_t n, real low = 0, real high = 1) {
     return Tensor::uniform({n}, key, low, high).to_host();
 }
 
@@ -27,7 +27,9 @@ void for_each_case(Body body) {
     for (int i = 0; i < cases; ++i) {
         const std::string name = "case" + std::to_string(i);
         const auto number = [&](const char* what) { return std::stoull(file.metadata.at(name + what)); };
-        const auto floats = [&](const char* what) { return as_floats(file.tensors.at(name + what), name + what); };
+        const auto floats = [&](const char* what) {
+            return values_of<real>(file.tensors.at(name + what), name + what);
+        };
         body(name, RandomKey{number(".seed"), uint32_t(number(".stream")), number(".step")}, floats(".uniforms"),
              floats(".normals"));
     }
@@ -55,7 +57,7 @@ constexpr int64_t many = 1 << 20;
 
 double moment(const Values& values, int power, double about = 0) {
     double total = 0;
-    for (const float value : values) total += std::pow(double(value) - about, power);
+    for (const real value : values) total += std::pow(double(value) - about, power);
     return total / double(values.size());
 }
 
@@ -72,8 +74,8 @@ TEST_P(Random, normals_have_the_right_moments) {
         EXPECT_NEAR(product / n, 0, 5 * std::sqrt(1 / n)) << "lag " << lag;
     }
     // Tails: of a million normals about 66 lie beyond ±4 and none beyond ±7.
-    const auto beyond = [&](float bound) {
-        return std::count_if(values.begin(), values.end(), [=](float v) { return std::abs(v) > bound; });
+    const auto beyond = [&](real bound) {
+        return std::count_if(values.begin(), values.end(), [=](real v) { return std::abs(v) > bound; });
     };
     EXPECT_NEAR(double(beyond(4)), 66.4, 5 * std::sqrt(66.4));
     EXPECT_EQ(beyond(7), 0);
@@ -88,7 +90,7 @@ TEST_P(Random, uniforms_are_uniform) {
               -2);  // (low, high] but for the rounding of low + (high - low) u
     EXPECT_LE(*std::max_element(values.begin(), values.end()), 3);
     std::vector<int64_t> bins(50, 0);
-    for (const float value : values) ++bins[std::min<size_t>(49, size_t((value + 2) * 10))];
+    for (const real value : values) ++bins[std::min<size_t>(49, size_t((value + 2) * 10))];
     double chi_square = 0;
     for (const int64_t bin : bins) chi_square += std::pow(double(bin) - n / 50, 2) / (n / 50);
     EXPECT_NEAR(chi_square, 49, 5 * std::sqrt(2 * 49.0));  // mean and variance of χ² with 49 degrees of freedom
@@ -98,7 +100,7 @@ TEST_P(Random, uniforms_are_uniform) {
 // exactly, it is an odd multiple of 2^-33. (The reference has too few values to show a missing half.)
 TEST_P(Random, uniforms_are_never_zero) {
     int small = 0;
-    for (const float value : uniforms({5, 3, 8}, many)) {
+    for (const real value : uniforms({5, 3, 8}, many)) {
         if (value >= 0x1p-9f) continue;
         ++small;
         EXPECT_EQ(std::fmod(double(value) * 0x1p33, 2.0), 1.0) << value;
@@ -109,7 +111,7 @@ TEST_P(Random, uniforms_are_never_zero) {
 // All blocks of a long draw differ, since the counter contains the block's number.
 TEST_P(Random, blocks_differ) {
     const Values values = uniforms({1, 2, 3}, 40000);
-    std::set<std::vector<float>> blocks;
+    std::set<std::vector<real>> blocks;
     for (size_t i = 0; i < values.size(); i += 4)
         blocks.insert(Values(values.begin() + int64_t(i), values.begin() + int64_t(i) + 4));
     EXPECT_EQ(blocks.size(), values.size() / 4);
@@ -130,10 +132,10 @@ TEST_P(Random, seeds_purposes_and_steps_differ) {
                               {3, 2, 1},
                               {2, 1, 3},
                               {1, 3, 2}};
-    std::set<float> seen;
+    std::set<real> seen;
     size_t drawn = 0;
     for (const RandomKey& key : keys)
-        for (const float value : normals(key, 256)) seen.insert(value), ++drawn;
+        for (const real value : normals(key, 256)) seen.insert(value), ++drawn;
     // Of 3328 values out of about 2^23, a few pairs may coincide (expected 3328² / 2 / 2^23 = 0.7), a whole stream
     // never.
     EXPECT_GE(seen.size() + 10, drawn);

@@ -98,13 +98,13 @@ public:
 
 void change(SafetensorsFile& file, const std::string& name, const std::function<void(Values&)>& how) {
     StoredTensor& tensor = file.tensors.at(name);
-    Values values = as_floats(tensor, name);
+    Values values = values_of<real>(tensor, name);
     how(values);
-    tensor = store_floats(tensor.shape, values.data());
+    tensor = store_values(tensor.shape, values.data());
 }
 
-void scale_by(Values& values, float factor) {
-    for (float& value : values) value *= factor;
+void scale_by(Values& values, real factor) {
+    for (real& value : values) value *= factor;
 }
 
 using Names = std::vector<std::string>;
@@ -176,7 +176,7 @@ TEST_F(TamperedStep, UpdatedParametersAreCompared) {
         // Change two per cent of the network's elements by a tenth of a learning rate: one per cent is allowed.
         const Names failures =
             Tampered([&](SafetensorsFile& file) {
-                const float shift = 0.1f * std::stof(file.metadata.at(network.rate));
+                const real shift = 0.1f * std::stof(file.metadata.at(network.rate));
                 for (auto& [name, tensor] : file.tensors)
                     if (name.starts_with(std::string("after.") + network.prefix) && !name.ends_with("_u") &&
                         !name.ends_with("_v") && name.find("running") == std::string::npos &&
@@ -191,7 +191,7 @@ TEST_F(TamperedStep, UpdatedParametersAreCompared) {
 }
 
 TEST_F(TamperedStep, NanNeverPasses) {
-    const float nan = std::numeric_limits<float>::quiet_NaN();
+    const real nan = std::numeric_limits<real>::quiet_NaN();
     for (const char* name : {"out.mu", "out.loss_recon", "grad.netG.lin_1.weight", "after.netE.lin_5.weight_v",
                              "after.netI.main.0.weight"}) {
         const Tampered file([&](SafetensorsFile& f) { change(f, name, [&](Values& v) { v[0] = nan; }); });
@@ -283,7 +283,7 @@ TEST_F(TamperedStep, WrongValuesAreNamed) {
     }
     const Tampered shape([](SafetensorsFile& f) {
         const Values fewer(size_t(2 * 3 * 32 * 32));
-        f.tensors.at("batch.x") = store_floats({2, 3, 32, 32}, fewer.data());
+        f.tensors.at("batch.x") = store_values({2, 3, 32, 32}, fewer.data());
     });
     expect_failure([&] { check_step(shape.path, 1e-3); }, {"batch.x", "(2, 3, 32, 32)", "(3, 3, 32, 32)", shape.path});
 }
@@ -318,7 +318,7 @@ class Trajectory {
 public:
     explicit Trajectory(const std::string& path_) : path(path_), file(read_safetensors(path_)) {}
     int64_t count(const std::string& key) const { return std::stoll(file.metadata.at(key)); }
-    float number(const std::string& key) const { return std::stof(file.metadata.at(key)); }
+    real number(const std::string& key) const { return std::stof(file.metadata.at(key)); }
 
     ModelSettings model() const {
         return {file.metadata.at("architecture"), count("width"), count("width"), count("inference_width"),
@@ -338,7 +338,7 @@ public:
     }
     // The batch of one iteration, NHWC: images (i B + b) mod N.
     Tensor batch(int64_t iteration) const {
-        const Values images = as_floats(file.tensors.at("data.images"), "data.images");
+        const Values images = values_of<real>(file.tensors.at("data.images"), "data.images");
         const int64_t b = count("batch"), n = count("images"), size = model().image_size(), pixels = 3 * size * size;
         Values chosen;
         for (int64_t i = 0; i < b; ++i) {
@@ -349,13 +349,13 @@ public:
     }
     // The slice of out.<name> for one iteration.
     Values expected(const std::string& name, int64_t iteration) const {
-        const Values all = as_floats(file.tensors.at("out." + name), name);
+        const Values all = values_of<real>(file.tensors.at("out." + name), name);
         const auto part = int64_t(all.size()) / count("iterations");
         return {all.begin() + iteration * part, all.begin() + (iteration + 1) * part};
     }
     // The largest rounding error of PyTorch's float32 run up to `iteration`.
     double rounding(const std::string& name, int64_t iteration) const {
-        const Values all = as_floats(file.tensors.at("rounding." + name), name);
+        const Values all = values_of<real>(file.tensors.at("rounding." + name), name);
         return double(*std::max_element(all.begin(), all.begin() + iteration + 1));
     }
 
@@ -378,7 +378,7 @@ using Quantities = std::vector<std::pair<std::string, Values>>;
 
 // Runs the ten iterations and returns their quantities. Multiplies each initial parameter by 1 + `change` r, with r
 // uniform in [-1, 1] and `draw` as its seed.
-std::vector<Quantities> run_trajectory(const Trajectory& t, float change = 0, uint32_t draw = 0) {
+std::vector<Quantities> run_trajectory(const Trajectory& t, real change = 0, uint32_t draw = 0) {
     Models models(t.model(), 1);
     for (const auto& [prefix, state] : models.networks()) {
         load_state(t.file, t.path, prefix, *state);

@@ -34,16 +34,16 @@ TEST(Pyramid, EqualsScipy) {
     // The constants are SciPy 1.10's scipy.ndimage.convolve(mode='mirror') with outer([1,4,6,4,1], [1,4,6,4,1]) / 256,
     // of y, x, c = np.ogrid[0:32, 0:32, 0:3]; image = (y * 37 + x * 91 + c * 53 + x * y % 17 * 11) % 256, level by
     // level at (0,0), (0,S-1), (5,9), (S-1,3), (S-1,S-1); and the sum of value[i] * (i % 101) over (y, x, c) in order.
-    const float pixels[2][5][3] = {{{-112.6055f, -83.6055f, -42.793f},
-                                    {-137.8545f, -83.8545f, -10.6045f},
-                                    {-27.8662f, 47.8838f, 71.8838f},
-                                    {99.6484f, -96.8516f, -40.8516f},
-                                    {39.7969f, -108.2031f, 7.7969f}},
-                                   {{98.1875f, 135.1875f, 160.1875f},
-                                    {141.2188f, 148.2188f, 119.2188f},
-                                    {101.4414f, 143.4414f, 161.4414f},
-                                    {132.0469f, 121.0469f, 142.0469f},
-                                    {187.2031f, 132.2031f, 69.2031f}}};
+    const real pixels[2][5][3] = {{{-112.6055f, -83.6055f, -42.793f},
+                                   {-137.8545f, -83.8545f, -10.6045f},
+                                   {-27.8662f, 47.8838f, 71.8838f},
+                                   {99.6484f, -96.8516f, -40.8516f},
+                                   {39.7969f, -108.2031f, 7.7969f}},
+                                  {{98.1875f, 135.1875f, 160.1875f},
+                                   {141.2188f, 148.2188f, 119.2188f},
+                                   {101.4414f, 143.4414f, 161.4414f},
+                                   {132.0469f, 121.0469f, 142.0469f},
+                                   {187.2031f, 132.2031f, 69.2031f}}};
     const double sums[2] = {-42989.987548828125, 4741217.265625};
     std::vector<uint8_t> image(32 * 32 * 3);
     for (int y = 0; y < 32; ++y)
@@ -73,7 +73,7 @@ TEST(Pyramid, OneColourHasNoDetail) {
     const auto levels = laplacian_pyramid(image.data(), 64);
     ASSERT_EQ(levels.size(), 3u);
     for (size_t level = 0; level < 3; ++level)
-        for (float value : levels[level]) ASSERT_EQ(value, level < 2 ? 0.0f : 77.0f) << level;
+        for (real value : levels[level]) ASSERT_EQ(value, level < 2 ? 0.0f : 77.0f) << level;
 }
 
 TEST(SlicedWasserstein, NothingToItself) {
@@ -109,7 +109,7 @@ TEST(SlicedWasserstein, ClosedFormForGreyImages) {
     double sum = 0;
     for (int64_t d = 0; d < 512; ++d) {
         double components = 0;
-        for (float v : projection_direction(9, 0, d)) components += v;
+        for (real v : projection_direction(9, 0, d)) components += v;
         sum += std::abs(components);
     }
     const double expected = 1e3 * distance * sum / 512;

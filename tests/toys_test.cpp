@@ -59,7 +59,7 @@ TEST(Density2d, DepositIsConvolution) {
 // Points drawn from a field have its mean and its variance, plus 1/12 of a squared cell.
 TEST(Density2d, SamplesOfAField) {
     constexpr int64_t n = 20000;
-    const std::vector<float> x = sample_field(fine, gaussian(fine, {0.3, -0.8}, 0.4), n, {7, 0, 0}).to_host();
+    const std::vector<real> x = sample_field(fine, gaussian(fine, {0.3, -0.8}, 0.4), n, {7, 0, 0}).to_host();
     for (size_t axis : {0, 1}) {
         double mean = 0, variance = 0;
         for (size_t i = axis; i < x.size(); i += 2) mean += double(x[i]) / n;
@@ -82,9 +82,9 @@ TEST(Density2d, SamplesFollowTheDensity) {
         for (int64_t cell = 0; cell < fine.size(); ++cell)
             expected[size_t(cell / fine.n * squares / fine.n * squares + cell % fine.n * squares / fine.n)] +=
                 n * density[size_t(cell)] * fine.area();
-        const std::vector<float> points = data.sample(n, 3, 0).to_host();
+        const std::vector<real> points = data.sample(n, 3, 0).to_host();
         for (size_t i = 0; i < size_t(n); ++i) {
-            const auto square = [&](float x) {
+            const auto square = [&](real x) {
                 return int64_t(std::floor((double(x) + fine.half) / (2 * fine.half) * squares));
             };
             const int64_t column = square(points[2 * i]), row = square(points[2 * i + 1]);
@@ -112,7 +112,7 @@ TEST(Toys, MetricsOfKnownModels) {
     Models models(sizes, 1);
     for (const auto& [prefix, state] : models.networks())
         for (const NamedTensor& entry : state->entries()) {
-            std::vector<float> values(size_t(entry.value.value().size()), 0);
+            std::vector<real> values(size_t(entry.value.value().size()), 0);
             if (prefix == std::string("netG.") && entry.name == "mlp.3.bias") values = {0.5f, -0.25f};
             entry.value.value().copy_from_host(values);
         }
@@ -195,7 +195,7 @@ TEST(Toys, TheChainTargetsTheTemperedDensity) {
     const Tensor end = langevin_x(Tensor::full({2000, 2}, 0), energy, chain, [](int64_t k) {
                            return Tensor::normal({2000, 2}, random_key(5, RngPurpose::langevin_x, uint64_t(k)));
                        }).end;
-    for (const float value : end.to_host()) variance += double(value) * double(value) / 4000;
+    for (const real value : end.to_host()) variance += double(value) * double(value) / 4000;
     // 5 standard deviations of a variance from 4000 values.
     EXPECT_NEAR(variance, 4 / (1 - 0.01), 5 * 4 * std::sqrt(2.0 / 4000));
     EXPECT_NEAR(chain.temperature(), 4, 1e-5);

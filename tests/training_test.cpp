@@ -47,7 +47,7 @@ void expect_identical(const std::map<std::string, Values>& a, const std::map<std
     for (const auto& [name, values] : a) {
         ASSERT_TRUE(b.count(name)) << name;
         ASSERT_EQ(values.size(), b.at(name).size()) << name;
-        EXPECT_EQ(std::memcmp(values.data(), b.at(name).data(), values.size() * sizeof(float)), 0) << name;
+        EXPECT_EQ(std::memcmp(values.data(), b.at(name).data(), values.size() * sizeof(real)), 0) << name;
     }
 }
 
@@ -234,7 +234,7 @@ protected:
         fs::remove_all(folder_);
         fs::create_directories(folder_);
         std::vector<uint8_t> pixels;
-        for (const float value : random_values(image_count * 32 * 32 * 3, 5, 0, 256)) pixels.push_back(uint8_t(value));
+        for (const real value : random_values(image_count * 32 * 32 * 3, 5, 0, 256)) pixels.push_back(uint8_t(value));
         write_npy(folder_ + "/images.npy", {image_count, 32, 32, 3}, pixels.data());
     }
     ~Training() override { fs::remove_all(folder_); }
@@ -345,9 +345,9 @@ TEST_F(Training, PersistentChainsGoOnWhereTheyEnded) {
         c.flip = false;
         c.batch = image_count;
         run(c);
-        return as_floats(last(c).tensors.at("latents"), "latents");
+        return values_of<real>(last(c).tensors.at("latents"), "latents");
     };
-    const std::vector<float> twice = latents("twice", 2, 2), once = latents("once", 1, 4), half = latents("half", 1, 2);
+    const std::vector<real> twice = latents("twice", 2, 2), once = latents("once", 1, 4), half = latents("half", 1, 2);
     expect_close(twice, once, 1e-4, 1e-5, "two epochs of two steps");
     EXPECT_GT(relative_l2(half, once), 1e-3) << "two more steps make a difference";
 }
@@ -740,7 +740,7 @@ TEST_F(Training, LearningRatesFallWithEachRollback) {
 
     Config by_hand = config("by_hand", 5);
     for (AdamSettings* adam : {&by_hand.step.adam_generator, &by_hand.step.adam_ebm, &by_hand.step.adam_encoder})
-        adam->learning_rate *= float(std::pow(0.25, double(rollbacks.size())));
+        adam->learning_rate *= real(std::pow(0.25, double(rollbacks.size())));
     Models models(by_hand.model, uint64_t(by_hand.seed));
     fs::create_directories(by_hand.out + "/checkpoints");
     save_checkpoint(checkpoint_path(by_hand.out, 0), models, by_hand, 0, int64_t(rollbacks.size()));

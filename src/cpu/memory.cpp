@@ -9,8 +9,8 @@ namespace dualmcmc::DEVICE_NAMESPACE {
 void* allocate(size_t bytes) { return ::operator new(bytes, std::align_val_t(64)); }
 void release(void* pointer) { ::operator delete(pointer, std::align_val_t(64)); }
 
-void copy(float* y, const float* x, int64_t n) { std::memcpy(y, x, size_t(n) * sizeof(float)); }
-void upload(float* y, const float* host, int64_t n) { copy(y, host, n); }
-void download(float* host, const float* x, int64_t n) { copy(host, x, n); }
+void copy(real* y, const real* x, int64_t n) { std::memcpy(y, x, size_t(n) * sizeof(real)); }
+void upload(real* y, const real* host, int64_t n) { copy(y, host, n); }
+void download(real* host, const real* x, int64_t n) { copy(host, x, n); }
 
 }  // namespace dualmcmc::DEVICE_NAMESPACE

@@ -38,11 +38,11 @@ struct RowParts {
 };
 
 // total[k][c] = Σ term(row, c)[k] over the rows [first, end). term<Values>(row, c) returns the terms of column c
-// (float) or of `lanes` columns from c on (Vector). The sums stay in registers.
+// (real) or of `lanes` columns from c on (Vector). The sums stay in registers.
 template <int count, class Term>
-void sum_rows(const std::array<float*, count>& total, int64_t first, int64_t end, int64_t columns, Term term) {
+void sum_rows(const std::array<real*, count>& total, int64_t first, int64_t end, int64_t columns, Term term) {
     const auto sum = [=]<class Values, int width>(int64_t start) INLINE {
-        constexpr int64_t step = sizeof(Values) / sizeof(float);
+        constexpr int64_t step = sizeof(Values) / sizeof(real);
         Values sums[count][width] = {}, others[count][width] = {};  // even and odd rows: two chains of additions
         const auto add = [&](auto& to, int64_t row) INLINE {
             unroll<width>([&](auto w) INLINE {
@@ -62,33 +62,33 @@ void sum_rows(const std::array<float*, count>& total, int64_t first, int64_t end
     int64_t start = 0;
     for (; start + 2 * lanes <= columns; start += 2 * lanes) sum.template operator()<Vector, 2>(start);
     for (; start + lanes <= columns; start += lanes) sum.template operator()<Vector, 1>(start);
-    for (; start < columns; ++start) sum.template operator()<float, 1>(start);
+    for (; start < columns; ++start) sum.template operator()<real, 1>(start);
 }
 
 }  // namespace
 
-void sum(float* scalar, const float* x, float factor, int64_t n) {
-    scalar[0] = float(double(factor) * sum_terms(n, [=](int64_t i) { return x[i]; }));
+void sum(real* scalar, const real* x, real factor, int64_t n) {
+    scalar[0] = real(double(factor) * sum_terms(n, [=](int64_t i) { return x[i]; }));
 }
 
-void dot(float* scalar, const float* a, const float* b, int64_t n) {
-    scalar[0] = float(sum_terms(n, [=](int64_t i) { return a[i] * b[i]; }));
+void dot(real* scalar, const real* a, const real* b, int64_t n) {
+    scalar[0] = real(sum_terms(n, [=](int64_t i) { return a[i] * b[i]; }));
 }
 
-void squared_error(float* scalar, const float* a, const float* b, float factor, int64_t n) {
-    scalar[0] = float(double(factor) * sum_terms(n, [=](int64_t i) { return (a[i] - b[i]) * (a[i] - b[i]); }));
+void squared_error(real* scalar, const real* a, const real* b, real factor, int64_t n) {
+    scalar[0] = real(double(factor) * sum_terms(n, [=](int64_t i) { return (a[i] - b[i]) * (a[i] - b[i]); }));
 }
 
-void gaussian_nll(float* scalar, const float* z, const float* mu, const float* logvar, float factor, int64_t n) {
-    scalar[0] = float(0.5 * double(factor) * sum_terms(n, [=](int64_t i) {
-                          const float difference = z[i] - mu[i];
-                          return logvar[i] + difference * difference / (1e-6f + expf(logvar[i]));
-                      }));
+void gaussian_nll(real* scalar, const real* z, const real* mu, const real* logvar, real factor, int64_t n) {
+    scalar[0] = real(0.5 * double(factor) * sum_terms(n, [=](int64_t i) {
+                         const real difference = z[i] - mu[i];
+                         return logvar[i] + difference * difference / (real(1e-6) + std::exp(logvar[i]));
+                     }));
 }
 
-void column_sum(float* y, const float* x, int64_t rows, int64_t columns) {
+void column_sum(real* y, const real* x, int64_t rows, int64_t columns) {
     const RowParts parts(rows);
-    float* partial = workspace<0>(parts.count * columns);
+    real* partial = workspace<0>(parts.count * columns);
     parallel_dynamic(parts.count, [&, partial](int64_t part) {
         sum_rows<1>({partial + part * columns}, parts.begin(part), parts.end(part), columns,
                     [=]<class T>(int64_t row, int64_t c) INLINE { return std::array{at<T>(x + row * columns + c)}; });
@@ -96,19 +96,19 @@ void column_sum(float* y, const float* x, int64_t rows, int64_t columns) {
     for (int64_t c = 0; c < columns; ++c) {
         double total = 0;
         for (int64_t part = 0; part < parts.count; ++part) total += double(partial[part * columns + c]);
-        y[c] = float(total);
+        y[c] = real(total);
     }
 }
 
 // Each part computes its mean and then its squared deviations while it is in the cache, so that the data is read from
 // memory once. Chan's formula combines the parts.
-void batch_statistics(float* mean, float* rstd, float* running_mean, float* running_var, const float* x, float epsilon,
-                      float momentum, int64_t rows, int64_t columns) {
+void batch_statistics(real* mean, real* rstd, real* running_mean, real* running_var, const real* x, real epsilon,
+                      real momentum, int64_t rows, int64_t columns) {
     const RowParts parts(rows);
-    float* partial = workspace<0>(parts.count * 2 * columns);
+    real* partial = workspace<0>(parts.count * 2 * columns);
     parallel_dynamic(parts.count, [&, partial](int64_t part) {
-        float *average = partial + part * 2 * columns, *deviation = average + columns;
-        const float inverse = 1.0f / float(parts.end(part) - parts.begin(part));
+        real *average = partial + part * 2 * columns, *deviation = average + columns;
+        const real inverse = 1.0f / real(parts.end(part) - parts.begin(part));
         sum_rows<1>({average}, parts.begin(part), parts.end(part), columns,
                     [=]<class T>(int64_t row, int64_t c) INLINE { return std::array{at<T>(x + row * columns + c)}; });
         for (int64_t c = 0; c < columns; ++c) average[c] *= inverse;
@@ -127,22 +127,22 @@ void batch_statistics(float* mean, float* rstd, float* running_mean, float* runn
             deviation += double(partial[(part * 2 + 1) * columns + c]) + shift * shift * count * size / (count + size);
             count += size;
         }
-        mean[c] = float(average);
-        rstd[c] = float(1 / std::sqrt(deviation / count + double(epsilon)));
+        mean[c] = real(average);
+        rstd[c] = real(1 / std::sqrt(deviation / count + double(epsilon)));
         // As in PyTorch, the running variance is the unbiased one.
-        running_mean[c] += momentum * (float(average) - running_mean[c]);
-        running_var[c] += momentum * (float(deviation / std::max(count - 1, 1.0)) - running_var[c]);
+        running_mean[c] += momentum * (real(average) - running_mean[c]);
+        running_var[c] += momentum * (real(deviation / std::max(count - 1, 1.0)) - running_var[c]);
     }
 }
 
 // The LeakyReLU's input is recomputed from x.
-void batch_norm_backward_reduce(float* dweight, float* dbias, const float* mean, const float* rstd, const float* x,
-                                const float* weight, const float* bias, const float* dy, float slope, int64_t rows,
+void batch_norm_backward_reduce(real* dweight, real* dbias, const real* mean, const real* rstd, const real* x,
+                                const real* weight, const real* bias, const real* dy, real slope, int64_t rows,
                                 int64_t columns) {
     const RowParts parts(rows);
-    float* partial = workspace<0>(parts.count * 2 * columns);
+    real* partial = workspace<0>(parts.count * 2 * columns);
     parallel_dynamic(parts.count, [=](int64_t part) {
-        float* total = partial + part * 2 * columns;
+        real* total = partial + part * 2 * columns;
         sum_rows<2>({total, total + columns}, parts.begin(part), parts.end(part), columns,
                     [=]<class T>(int64_t row, int64_t c) INLINE {
                         const T centred = at<T>(x + row * columns + c) - at<T>(mean + c),
@@ -159,8 +159,8 @@ void batch_norm_backward_reduce(float* dweight, float* dbias, const float* mean,
             total += double(partial[part * 2 * columns + c]);
             product += double(partial[(part * 2 + 1) * columns + c]);
         }
-        dbias[c] = float(total);
-        dweight[c] = float(product * double(rstd[c]));
+        dbias[c] = real(total);
+        dweight[c] = real(product * double(rstd[c]));
     }
 }
 

@@ -8,10 +8,10 @@ namespace dualmcmc::DEVICE_NAMESPACE {
 namespace {
 
 // y = A x, A (rows, columns).
-void matvec(float* y, const float* a, const float* x, int64_t rows, int64_t columns) {
+void matvec(real* y, const real* a, const real* x, int64_t rows, int64_t columns) {
 #pragma omp parallel for schedule(static) if (rows * columns >= parallel_threshold * 4)
     for (int64_t row = 0; row < rows; ++row) {
-        float total = 0;
+        real total = 0;
 #pragma omp simd reduction(+ : total)
         for (int64_t c = 0; c < columns; ++c) total += a[row * columns + c] * x[c];
         y[row] = total;
@@ -19,12 +19,12 @@ void matvec(float* y, const float* a, const float* x, int64_t rows, int64_t colu
 }
 
 // y = Aᵀ x.
-void matvec_transposed(float* y, const float* a, const float* x, int64_t rows, int64_t columns) {
+void matvec_transposed(real* y, const real* a, const real* x, int64_t rows, int64_t columns) {
     constexpr int64_t strip = 64;  // columns per task, which adds the rows in order
 #pragma omp parallel for schedule(static) if (rows * columns >= parallel_threshold * 4)
     for (int64_t first = 0; first < columns; first += strip) {
         const int64_t count = std::min(strip, columns - first);
-        float total[strip] = {};
+        real total[strip] = {};
         for (int64_t row = 0; row < rows; ++row)
 #pragma omp simd
             for (int64_t c = 0; c < count; ++c) total[c] += a[row * columns + first + c] * x[row];
@@ -34,15 +34,15 @@ void matvec_transposed(float* y, const float* a, const float* x, int64_t rows, i
 
 }  // namespace
 
-void normalize_l2(float* y, float epsilon, int64_t n) {
-    float squares;
+void normalize_l2(real* y, real epsilon, int64_t n) {
+    real squares;
     dot(&squares, y, y, n);
     scale(y, y, 1 / std::max(std::sqrt(squares), epsilon), n);
 }
 
-void spectral_norms(const SpectralWeight* weights, int64_t count, float epsilon) {
+void spectral_norms(const SpectralWeight* weights, int64_t count, real epsilon) {
     for (const SpectralWeight* s = weights; s != weights + count; ++s) {
-        float* product = workspace<0>(s->columns);  // Wᵀv: σ = <u, Wᵀv> with the new u
+        real* product = workspace<0>(s->columns);  // Wᵀv: σ = <u, Wᵀv> with the new u
         matvec(s->v, s->w, s->u, s->rows, s->columns);
         normalize_l2(s->v, epsilon, s->rows);
         matvec_transposed(product, s->w, s->v, s->rows, s->columns);
@@ -54,15 +54,15 @@ void spectral_norms(const SpectralWeight* weights, int64_t count, float epsilon)
     }
 }
 
-void spectral_norm_backward(float* dw, const float* y, const float* sigma, const float* u, const float* v,
-                            const float* dy, int64_t rows, int64_t columns) {
-    float inner;
+void spectral_norm_backward(real* dw, const real* y, const real* sigma, const real* u, const real* v, const real* dy,
+                            int64_t rows, int64_t columns) {
+    real inner;
     dot(&inner, dy, y, rows * columns);
-    const float inverse = 1 / sigma[0];
+    const real inverse = 1 / sigma[0];
     parallel_for_rows(rows, columns, [=] DEVICE(int64_t row) {
-        const float* upstream = dy + row * columns;
-        const float along = inner * v[row];
-        float* target = dw + row * columns;
+        const real* upstream = dy + row * columns;
+        const real along = inner * v[row];
+        real* target = dw + row * columns;
         return [=](int64_t c) { target[c] = (upstream[c] - along * u[c]) * inverse; };
     });
 }

@@ -16,10 +16,10 @@ const uint8_t* image_at(const ImageSet& set, int64_t index) {
     return set.pixels.data() + index * set.size * set.size * 3;
 }
 
-void gather_batch(const ImageSet& set, const std::vector<int64_t>& indices, const std::vector<bool>& flip, float* out) {
+void gather_batch(const ImageSet& set, const std::vector<int64_t>& indices, const std::vector<bool>& flip, real* out) {
     static const auto levels = [] {
-        std::array<float, 256> table;
-        for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<float>(i) / 255.0f * 2.0f - 1.0f;
+        std::array<real, 256> table;
+        for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<real>(i) / 255 * 2 - 1;
         return table;
     }();
     CHECK(flip.empty() || flip.size() == indices.size());
@@ -47,9 +47,9 @@ ImageSet first_images(const ImageSet& set, int64_t count) {
     return {kept, set.size, {set.pixels.begin(), set.pixels.begin() + kept * set.size * set.size * 3}, set.name};
 }
 
-ImageSet from_floats(const float* x, int64_t count, int64_t size) {
+ImageSet from_floats(const real* x, int64_t count, int64_t size) {
     ImageSet set{count, size, std::vector<uint8_t>(static_cast<size_t>(count * size * size * 3)), ""};
-    const auto level = [](float v) -> uint8_t {
+    const auto level = [](real v) -> uint8_t {
         if (!(v > -1.0f)) return 0;  // NaN, too
         return v >= 1.0f ? 255 : static_cast<uint8_t>(std::lround((v + 1.0f) * 127.5f));
     };

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "backend.h"
+
 namespace dualmcmc {
 
 struct ImageSet {
@@ -19,7 +21,7 @@ const uint8_t* image_at(const ImageSet& set, int64_t index);
 
 // Writes the images set[indices] to out, (B,S,S,3), as pixel/255*2 - 1 in [-1, 1]. Mirrors image b left to right if
 // flip[b]; an empty `flip` mirrors none.
-void gather_batch(const ImageSet& set, const std::vector<int64_t>& indices, const std::vector<bool>& flip, float* out);
+void gather_batch(const ImageSet& set, const std::vector<int64_t>& indices, const std::vector<bool>& flip, real* out);
 
 // Appends the images of `more`, which must have the same size unless `set` is empty.
 void append_images(ImageSet& set, const ImageSet& more);
@@ -28,7 +30,7 @@ void append_images(ImageSet& set, const ImageSet& more);
 ImageSet first_images(const ImageSet& set, int64_t count);
 
 // Images from x, (N,S,S,3) in [-1, 1]: clamped and rounded to the nearest of 256 levels; NaN becomes black.
-ImageSet from_floats(const float* x, int64_t count, int64_t size);
+ImageSet from_floats(const real* x, int64_t count, int64_t size);
 
 // Writes panels side by side into one PNG. A panel shows all images of its set, row by row in `columns` columns; all
 // sets must have the same image size. Each pixel is enlarged to scale x scale. White gaps of `gap` pixels (after

@@ -12,7 +12,7 @@ void adam_step(ParameterStore& state, const AdamSettings& s, int64_t t) {
         const Tensor& weight = entry.value.value();
         if (!entry.value.grad().defined()) fail("adam_step: parameter ", entry.name, " has no gradient");
         backend().adam_update(weight.data(), entry.moment1.data(), entry.moment2.data(), entry.value.grad().data(),
-                              float(s.learning_rate / correction1), s.beta1, s.beta2, float(1 / std::sqrt(correction2)),
+                              real(s.learning_rate / correction1), s.beta1, s.beta2, real(1 / std::sqrt(correction2)),
                               s.epsilon, s.weight_decay, weight.size());
     }
 }
@@ -22,7 +22,7 @@ void update_ema(ParameterStore& state, double decay) {
         if (!entry.trainable) continue;
         const Tensor& value = entry.value.value();
         if (!entry.ema.defined()) entry.ema = value.clone();
-        else backend().ema_update(entry.ema.data(), value.data(), float(decay), value.size());
+        else backend().ema_update(entry.ema.data(), value.data(), real(decay), value.size());
     }
 }
 

@@ -7,9 +7,9 @@ namespace dualmcmc {
 // Adam (Kingma and Ba 2015), bias-corrected, with L2 decay added to the gradient, as torch.optim.Adam. β as the
 // authors.
 struct AdamSettings {
-    float learning_rate, weight_decay;
+    real learning_rate, weight_decay;
     double beta1 = 0, beta2 = 0.9;
-    float epsilon = 1e-8f;
+    real epsilon = 1e-8;
 };
 
 // Updates every parameter from its gradient; `t` counts steps from 1. Fails where a parameter has no gradient.

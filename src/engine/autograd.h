@@ -23,7 +23,7 @@ public:
     const Tensor& value() const;
     const Shape& shape() const { return value().shape(); }
     int64_t dim(int64_t axis) const { return value().dim(axis); }
-    float item() const { return value().item(); }
+    real item() const { return value().item(); }
 
     const Tensor& grad() const;  // undefined before backward, or if it was not required
     void clear_grad() const;

@@ -6,8 +6,8 @@
 namespace dualmcmc {
 
 namespace {
-float xavier(int64_t in, int64_t out, int64_t kernel) { return std::sqrt(2.0f / float((in + out) * kernel * kernel)); }
-float inverse_root(int64_t fan_in) { return 1 / std::sqrt(float(fan_in)); }
+real xavier(int64_t in, int64_t out, int64_t kernel) { return std::sqrt(2.0f / real((in + out) * kernel * kernel)); }
+real inverse_root(int64_t fan_in) { return 1 / std::sqrt(real(fan_in)); }
 }  // namespace
 
 Conv::Conv(ParameterStore& state, const std::string& name, int64_t in, int64_t out, int64_t kernel, int64_t stride_,

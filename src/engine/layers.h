@@ -51,7 +51,7 @@ struct BatchNorm {
     Var relu(const Var& x) const;
     Var weight, bias;
     Tensor running_mean, running_var;
-    float momentum = 0.1f;
+    real momentum = 0.1;
     bool use_running_stats = false;
 };
 

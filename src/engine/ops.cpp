@@ -11,7 +11,7 @@ void check_same_shape(const Var& a, const Var& b) {
     if (a.shape() != b.shape()) fail("shapes differ: ", to_string(a.shape()), " and ", to_string(b.shape()));
 }
 
-const float* data_or_null(const Var& x) { return x.defined() ? x.value().data() : nullptr; }
+const real* data_or_null(const Var& x) { return x.defined() ? x.value().data() : nullptr; }
 
 }  // namespace
 
@@ -43,7 +43,7 @@ Var multiply(const Var& a, const Var& b) {
     });
 }
 
-Var scale(const Var& x, float factor) {
+Var scale(const Var& x, real factor) {
     Tensor y(x.shape());
     backend().scale(y.data(), x.value().data(), factor, y.size());
     return record(y, {x}, [x, factor](const Tensor& dy) {
@@ -53,7 +53,7 @@ Var scale(const Var& x, float factor) {
     });
 }
 
-Var leaky_relu(const Var& x, float slope) {
+Var leaky_relu(const Var& x, real slope) {
     CHECK_GE(slope, 0);
     Tensor y(x.shape());
     backend().leaky_relu(y.data(), x.value().data(), slope, y.size());
@@ -106,7 +106,7 @@ Var reshape(const Var& x, const Shape& shape) {
 
 namespace {
 
-Var scaled_sum(const Var& x, float factor) {
+Var scaled_sum(const Var& x, real factor) {
     Tensor y(Shape{1});
     backend().sum(y.data(), x.value().data(), factor, x.value().size());
     return record(y, {x}, [x, factor](const Tensor& dy) {
@@ -119,12 +119,12 @@ Var scaled_sum(const Var& x, float factor) {
 }  // namespace
 
 Var sum(const Var& x) { return scaled_sum(x, 1); }
-Var mean(const Var& x) { return scaled_sum(x, 1 / float(x.value().size())); }
+Var mean(const Var& x) { return scaled_sum(x, 1 / real(x.value().size())); }
 
 namespace {
 
 // factor Σ (a - b)²
-Var scaled_squared_error(const Var& a, const Var& b, float factor) {
+Var scaled_squared_error(const Var& a, const Var& b, real factor) {
     check_same_shape(a, b);
     Tensor y(Shape{1});
     backend().squared_error(y.data(), a.value().data(), b.value().data(), factor, a.value().size());
@@ -144,12 +144,12 @@ Var scaled_squared_error(const Var& a, const Var& b, float factor) {
 }  // namespace
 
 Var sum_squared_error(const Var& a, const Var& b) { return scaled_squared_error(a, b, 1); }
-Var squared_error(const Var& a, const Var& b) { return scaled_squared_error(a, b, 1 / float(a.dim(0))); }
+Var squared_error(const Var& a, const Var& b) { return scaled_squared_error(a, b, 1 / real(a.dim(0))); }
 
 Var gaussian_nll(const Var& z, const Var& mu, const Var& logvar) {
     check_same_shape(z, mu);
     check_same_shape(z, logvar);
-    const float factor = 1 / float(z.dim(0));
+    const real factor = 1 / real(z.dim(0));
     Tensor y(Shape{1});
     backend().gaussian_nll(y.data(), z.value().data(), mu.value().data(), logvar.value().data(), factor,
                            z.value().size());
@@ -278,7 +278,7 @@ Var linear(const Var& x, const Var& w, const Var& bias) {
 namespace {
 
 Var batch_norm_leaky_relu(const Var& x, const Var& weight, const Var& bias, const Tensor& running_mean,
-                          const Tensor& running_var, float momentum, float slope) {
+                          const Tensor& running_var, real momentum, real slope) {
     const int64_t channels = x.shape().back(), rows = x.value().size() / channels;
     CHECK_EQ(weight.value().size(), channels);
     CHECK_EQ(bias.value().size(), channels);
@@ -286,12 +286,12 @@ Var batch_norm_leaky_relu(const Var& x, const Var& weight, const Var& bias, cons
     CHECK_EQ(running_var.size(), channels);
     Tensor y(x.shape()), mean({channels}), rstd({channels});
     backend().batch_statistics(mean.data(), rstd.data(), running_mean.data(), running_var.data(), x.value().data(),
-                               1e-5f, momentum, rows, channels);
+                               1e-5, momentum, rows, channels);
     backend().batch_norm(y.data(), x.value().data(), mean.data(), rstd.data(), weight.value().data(),
                          bias.value().data(), slope, rows, channels);
     return record(y, {x, weight, bias}, [=](const Tensor& dy) {
         Tensor dweight({channels}), dbias({channels});
-        const float *values = x.value().data(), *scale = weight.value().data(), *shift = bias.value().data();
+        const real *values = x.value().data(), *scale = weight.value().data(), *shift = bias.value().data();
         backend().batch_norm_backward_reduce(dweight.data(), dbias.data(), mean.data(), rstd.data(), values, scale,
                                              shift, dy.data(), slope, rows, channels);
         if (x.requires_grad()) {
@@ -309,23 +309,23 @@ Var batch_norm_leaky_relu(const Var& x, const Var& weight, const Var& bias, cons
 
 Var batch_norm(const Var& x, const Var& weight, const Var& bias, const Tensor& running_mean,
                const Tensor& running_var) {
-    return batch_norm_leaky_relu(x, weight, bias, running_mean, running_var, 0.1f, 1);
+    return batch_norm_leaky_relu(x, weight, bias, running_mean, running_var, 0.1, 1);
 }
 
 Var batch_norm_relu(const Var& x, const Var& weight, const Var& bias, const Tensor& running_mean,
-                    const Tensor& running_var, float momentum) {
+                    const Tensor& running_var, real momentum) {
     return batch_norm_leaky_relu(x, weight, bias, running_mean, running_var, momentum, 0);
 }
 
 namespace {
 // The same as one node, for a device that has the kernel.
 Var fused_norm_relu_conv2d(const Var& x, const Var& weight, const Var& shift, const Tensor& running_mean,
-                           const Tensor& running_var, float momentum, const Var& w, const Var& bias,
+                           const Tensor& running_var, real momentum, const Var& w, const Var& bias,
                            const NormReluConvOptions& o);
 }  // namespace
 
 Var batch_norm_relu_conv2d(const Var& x, const Var& weight, const Var& shift, const Tensor& running_mean,
-                           const Tensor& running_var, float momentum, const Var& w, const Var& bias,
+                           const Tensor& running_var, real momentum, const Var& w, const Var& bias,
                            const NormReluConvOptions& o) {
     if (backend().norm_relu_conv2d)
         return fused_norm_relu_conv2d(x, weight, shift, running_mean, running_var, momentum, w, bias, o);
@@ -337,7 +337,7 @@ Var batch_norm_relu_conv2d(const Var& x, const Var& weight, const Var& shift, co
 namespace {
 
 Var fused_norm_relu_conv2d(const Var& x, const Var& weight, const Var& shift, const Tensor& running_mean,
-                           const Tensor& running_var, float momentum, const Var& w, const Var& bias,
+                           const Tensor& running_var, real momentum, const Var& w, const Var& bias,
                            const NormReluConvOptions& o) {
     const int64_t scale = o.upsample ? 2 : 1, channels = x.dim(3), rows = x.value().size() / channels;
     const ConvShape s{x.dim(0), scale * x.dim(1), scale * x.dim(2), channels, w.dim(3), w.dim(0), 1, o.padding};
@@ -353,7 +353,7 @@ Var fused_norm_relu_conv2d(const Var& x, const Var& weight, const Var& shift, co
         CHECK_EQ(s.out_height() % scale_residual + s.out_width() % scale_residual, 0);
     }
     backend().batch_statistics(mean.data(), rstd.data(), running_mean.data(), running_var.data(), x.value().data(),
-                               1e-5f, momentum, rows, channels);
+                               1e-5, momentum, rows, channels);
     const auto in = [=] {
         return NormReluConv{x.value().data(),     mean.data(), rstd.data(), weight.value().data(),
                             shift.value().data(), s,           o.upsample,  o.upsample_residual};
@@ -386,10 +386,10 @@ Var batch_norm_inference_relu(const Var& x, const Tensor& weight, const Tensor& 
     for (const Tensor& tensor : {weight, bias, mean, var}) CHECK_EQ(tensor.size(), channels);
     Tensor y(x.shape());
     backend().batch_norm_inference(y.data(), x.value().data(), mean.data(), var.data(), weight.data(), bias.data(),
-                                   1e-5f, rows, channels);
+                                   1e-5, rows, channels);
     return record(y, {x}, [=](const Tensor& dy) {
         Tensor dx(x.shape());
-        backend().batch_norm_inference_backward(dx.data(), y.data(), dy.data(), var.data(), weight.data(), 1e-5f, rows,
+        backend().batch_norm_inference_backward(dx.data(), y.data(), dy.data(), var.data(), weight.data(), 1e-5, rows,
                                                 channels);
         x.accumulate(dx);
     });
@@ -407,7 +407,7 @@ std::vector<Var> spectral_norms(const std::vector<SpectralNormInput>& all) {
         weights.push_back(
             {results.back().data(), sigmas.back().data(), u.data(), v.data(), w.value().data(), rows, columns});
     }
-    backend().spectral_norms(weights.data(), int64_t(weights.size()), 1e-12f);
+    backend().spectral_norms(weights.data(), int64_t(weights.size()), 1e-12);
     std::vector<Var> out;
     for (size_t i = 0; i < all.size(); ++i) {
         const auto& [w, u, v] = all[i];

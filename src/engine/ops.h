@@ -6,11 +6,11 @@
 namespace dualmcmc {
 
 // ---- elementwise; a and b of one shape ----------------------------------------------------------
-Var add(const Var& a, const Var& b);        // a + b
-Var multiply(const Var& a, const Var& b);   // a b
-Var scale(const Var& x, float factor);      // factor x
-Var leaky_relu(const Var& x, float slope);  // x > 0 ? x : slope x; slope ≥ 0
-Var relu(const Var& x);                     // max(x, 0)
+Var add(const Var& a, const Var& b);       // a + b
+Var multiply(const Var& a, const Var& b);  // a b
+Var scale(const Var& x, real factor);      // factor x
+Var leaky_relu(const Var& x, real slope);  // x > 0 ? x : slope x; slope ≥ 0
+Var relu(const Var& x);                    // max(x, 0)
 Var tanh(const Var& x);
 Var swish(const Var& x);  // x / (1 + e^-x)
 Var exp(const Var& x);
@@ -49,7 +49,7 @@ Var linear(const Var& x, const Var& w, const Var& bias);
 // 1e-5. Updates the running statistics (C) in place with this momentum, also under NoGrad. batch_norm_relu adds a ReLU.
 Var batch_norm(const Var& x, const Var& weight, const Var& bias, const Tensor& running_mean, const Tensor& running_var);
 Var batch_norm_relu(const Var& x, const Var& weight, const Var& bias, const Tensor& running_mean,
-                    const Tensor& running_var, float momentum = 0.1f);
+                    const Tensor& running_var, real momentum = 0.1);
 // conv2d(up(batch_norm_relu(x, …)), w, bias, {.padding = …, .residual = up(residual)}), where up is upsample2 or
 // nothing, as the options say. A device may do it in one kernel (Backend::norm_relu_conv2d).
 struct NormReluConvOptions {
@@ -59,7 +59,7 @@ struct NormReluConvOptions {
     bool upsample_residual = false;
 };
 Var batch_norm_relu_conv2d(const Var& x, const Var& weight, const Var& shift, const Tensor& running_mean,
-                           const Tensor& running_var, float momentum, const Var& w, const Var& bias,
+                           const Tensor& running_var, real momentum, const Var& w, const Var& bias,
                            const NormReluConvOptions& options);
 // max(0, (x - mean) / sqrt(var + 1e-5) weight + bias), each channel by the given statistics (C). For evaluation: only x
 // has a gradient.

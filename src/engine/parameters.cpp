@@ -59,16 +59,16 @@ void walk(const Layout& layout, Visit visit) {
 
 }  // namespace
 
-std::vector<float> Layout::to_memory(const std::vector<float>& file) const {
+std::vector<real> Layout::to_memory(const std::vector<real>& file) const {
     CHECK_EQ(int64_t(file.size()), element_count(view));
-    std::vector<float> out(file.size());
+    std::vector<real> out(file.size());
     walk(*this, [&](size_t memory, size_t source) { out[memory] = file[source]; });
     return out;
 }
 
-std::vector<float> Layout::to_file(const std::vector<float>& memory) const {
+std::vector<real> Layout::to_file(const std::vector<real>& memory) const {
     CHECK_EQ(int64_t(memory.size()), element_count(view));
-    std::vector<float> out(memory.size());
+    std::vector<real> out(memory.size());
     walk(*this, [&](size_t source, size_t file) { out[file] = memory[source]; });
     return out;
 }
@@ -89,23 +89,23 @@ NamedTensor& ParameterStore::add(const std::string& name, const Layout& layout, 
     return entries_.back();
 }
 
-Var ParameterStore::normal(const std::string& name, const Layout& layout, float deviation) {
+Var ParameterStore::normal(const std::string& name, const Layout& layout, real deviation) {
     const Tensor value = Tensor::normal(layout.memory_shape(), next_key());
     backend().scale(value.data(), value.data(), deviation, value.size());
     return add(name, layout, true, value).value;
 }
-Var ParameterStore::uniform(const std::string& name, const Layout& layout, float bound) {
+Var ParameterStore::uniform(const std::string& name, const Layout& layout, real bound) {
     return add(name, layout, true, Tensor::uniform(layout.memory_shape(), next_key(), -bound, bound)).value;
 }
-Var ParameterStore::constant(const std::string& name, const Layout& layout, float value) {
+Var ParameterStore::constant(const std::string& name, const Layout& layout, real value) {
     return add(name, layout, true, Tensor::full(layout.memory_shape(), value)).value;
 }
-Tensor ParameterStore::buffer(const std::string& name, const Layout& layout, float value) {
+Tensor ParameterStore::buffer(const std::string& name, const Layout& layout, real value) {
     return add(name, layout, false, Tensor::full(layout.memory_shape(), value)).value.value();
 }
 Tensor ParameterStore::unit_vector(const std::string& name, const Layout& layout) {
     const Tensor value = Tensor::normal(layout.memory_shape(), next_key());
-    backend().normalize_l2(value.data(), 1e-12f, value.size());
+    backend().normalize_l2(value.data(), 1e-12, value.size());
     return add(name, layout, false, value).value.value();
 }
 

@@ -28,8 +28,8 @@ struct Layout {
     static Layout bias_to_image(int64_t channels, int64_t side);
 
     Shape memory_shape() const;
-    std::vector<float> to_memory(const std::vector<float>& file) const;
-    std::vector<float> to_file(const std::vector<float>& memory) const;
+    std::vector<real> to_memory(const std::vector<real>& file) const;
+    std::vector<real> to_file(const std::vector<real>& memory) const;
 };
 
 // A tensor of a network: a parameter (trainable) or a buffer (running statistics, u and v).
@@ -49,11 +49,11 @@ public:
     ParameterStore(uint64_t seed, uint64_t network) : seed_(seed), network_(network) {}
 
     // Parameters: N(0, deviation²); uniform in (-bound, bound]; a constant.
-    Var normal(const std::string& name, const Layout& layout, float deviation);
-    Var uniform(const std::string& name, const Layout& layout, float bound);
-    Var constant(const std::string& name, const Layout& layout, float value);
+    Var normal(const std::string& name, const Layout& layout, real deviation);
+    Var uniform(const std::string& name, const Layout& layout, real bound);
+    Var constant(const std::string& name, const Layout& layout, real value);
     // Buffers: a constant; a vector N(0, I) divided by its norm.
-    Tensor buffer(const std::string& name, const Layout& layout, float value);
+    Tensor buffer(const std::string& name, const Layout& layout, real value);
     Tensor unit_vector(const std::string& name, const Layout& layout);
 
     std::deque<NamedTensor>& entries() { return entries_; }

@@ -68,8 +68,8 @@ void* allocate_on(const Backend& device, size_t bytes) {
 
 }  // namespace
 
-std::shared_ptr<float> pool_allocate(int64_t n) {
-    const BlockKind kind{&backend(), size_class(std::max<size_t>(1, size_t(n)) * sizeof(float))};
+std::shared_ptr<real> pool_allocate(int64_t n) {
+    const BlockKind kind{&backend(), size_class(std::max<size_t>(1, size_t(n)) * sizeof(real))};
     void* memory = nullptr;
     std::weak_ptr<FreeBlocks> home;
     {
@@ -84,7 +84,7 @@ std::shared_ptr<float> pool_allocate(int64_t n) {
         pool().allocations += 1;
         pool().bytes += int64_t(kind.second);
     }
-    return {static_cast<float*>(memory), [kind, home](float* p) {
+    return {static_cast<real*>(memory), [kind, home](real* p) {
                 std::lock_guard guard(pool().lock);
                 const auto private_blocks = home.lock();
                 (private_blocks ? *private_blocks : pool().free)[kind].push_back(p);

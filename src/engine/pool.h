@@ -4,11 +4,13 @@
 #include <cstdint>
 #include <memory>
 
+#include "backend.h"
+
 namespace dualmcmc {
 
-// Uninitialised device memory for n floats; the last owner gives it back to the pool. Fails, saying what to do, where
+// Uninitialised device memory for n numbers; the last owner gives it back to the pool. Fails, saying what to do, where
 // there is none.
-std::shared_ptr<float> pool_allocate(int64_t n);
+std::shared_ptr<real> pool_allocate(int64_t n);
 
 // Allocations made on devices since start, and their bytes: they grow until every size has been seen once.
 int64_t pool_allocations();

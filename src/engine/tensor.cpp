@@ -19,19 +19,19 @@ std::string to_string(const Shape& shape) {
 
 Tensor::Tensor(const Shape& shape) : shape_(shape), size_(element_count(shape)), buffer_(pool_allocate(size_)) {}
 
-Tensor Tensor::full(const Shape& shape, float value) {
+Tensor Tensor::full(const Shape& shape, real value) {
     Tensor out(shape);
     backend().fill(out.data(), value, out.size());
     return out;
 }
 
-Tensor Tensor::from_host(const Shape& shape, const float* values) {
+Tensor Tensor::from_host(const Shape& shape, const real* values) {
     Tensor out(shape);
     backend().upload(out.data(), values, out.size());
     return out;
 }
 
-Tensor Tensor::from_host(const Shape& shape, const std::vector<float>& values) {
+Tensor Tensor::from_host(const Shape& shape, const std::vector<real>& values) {
     CHECK_EQ(element_count(shape), int64_t(values.size()));
     return from_host(shape, values.data());
 }
@@ -42,19 +42,19 @@ Tensor Tensor::normal(const Shape& shape, RandomKey key) {
     return out;
 }
 
-Tensor Tensor::uniform(const Shape& shape, RandomKey key, float low, float high) {
+Tensor Tensor::uniform(const Shape& shape, RandomKey key, real low, real high) {
     Tensor out(shape);
     backend().uniform(out.data(), key, low, high, out.size());
     return out;
 }
 
-std::vector<float> Tensor::to_host() const {
-    std::vector<float> out(static_cast<size_t>(size_));
+std::vector<real> Tensor::to_host() const {
+    std::vector<real> out(static_cast<size_t>(size_));
     if (size_ > 0) backend().download(out.data(), data(), size_);
     return out;
 }
 
-float Tensor::item() const {
+real Tensor::item() const {
     CHECK_EQ(size_, 1);
     return to_host()[0];
 }
@@ -77,7 +77,7 @@ void Tensor::copy_from(const Tensor& other) const {
     backend().copy(data(), other.data(), size_);
 }
 
-void Tensor::copy_from_host(const std::vector<float>& values) const {
+void Tensor::copy_from_host(const std::vector<real>& values) const {
     CHECK_EQ(size_, int64_t(values.size()));
     backend().upload(data(), values.data(), size_);
 }
@@ -99,7 +99,7 @@ Tensor Tensor::slice_view(int64_t first, int64_t count) const {
     Tensor y = *this;
     y.shape_.at(0) = count;
     y.size_ = element_count(y.shape_);
-    y.buffer_ = std::shared_ptr<float>(buffer_, buffer_.get() + (dim(0) > 0 ? size_ / dim(0) * first : 0));
+    y.buffer_ = std::shared_ptr<real>(buffer_, buffer_.get() + (dim(0) > 0 ? size_ / dim(0) * first : 0));
     return y;
 }
 

@@ -24,25 +24,25 @@ class Tensor {
 public:
     Tensor() = default;                   // holds nothing
     explicit Tensor(const Shape& shape);  // uninitialised
-    static Tensor full(const Shape& shape, float value);
-    static Tensor from_host(const Shape& shape, const float* values);
-    static Tensor from_host(const Shape& shape, const std::vector<float>& values);
-    static Tensor normal(const Shape& shape, RandomKey key);                          // N(0, 1)
-    static Tensor uniform(const Shape& shape, RandomKey key, float low, float high);  // (low, high]
+    static Tensor full(const Shape& shape, real value);
+    static Tensor from_host(const Shape& shape, const real* values);
+    static Tensor from_host(const Shape& shape, const std::vector<real>& values);
+    static Tensor normal(const Shape& shape, RandomKey key);                        // N(0, 1)
+    static Tensor uniform(const Shape& shape, RandomKey key, real low, real high);  // (low, high]
 
     bool defined() const { return buffer_ != nullptr; }
     const Shape& shape() const { return shape_; }
     int64_t dim(int64_t axis) const { return shape_.at(size_t(axis)); }
     int64_t size() const { return size_; }
-    float* data() const { return buffer_.get(); }
+    real* data() const { return buffer_.get(); }
     bool unique() const { return buffer_.use_count() == 1; }
 
-    std::vector<float> to_host() const;
-    float item() const;                         // the one element of a scalar
+    std::vector<real> to_host() const;
+    real item() const;                          // the one element of a scalar
     Tensor reshaped(const Shape& shape) const;  // shares the buffer
     Tensor clone() const;
     void copy_from(const Tensor& other) const;  // same number of elements, in place
-    void copy_from_host(const std::vector<float>& values) const;
+    void copy_from_host(const std::vector<real>& values) const;
     // [first, first + count) along the first axis: copied, or sharing the buffer.
     Tensor slice_copy(int64_t first, int64_t count) const;
     Tensor slice_view(int64_t first, int64_t count) const;
@@ -50,7 +50,7 @@ public:
 private:
     Shape shape_;
     int64_t size_ = 0;
-    std::shared_ptr<float> buffer_;
+    std::shared_ptr<real> buffer_;
 };
 
 // f(x) for a function in which no image meets another, x (B, …) to tensors (B, …). Where many threads can call

@@ -17,8 +17,8 @@ PotentialFunction tempered_energy(Models& models, const Shape& point, double tem
         Shape shape{int64_t(x.size()) / element_count(point)};
         shape.insert(shape.end(), point.begin(), point.end());
         const EnergyGradient e =
-            energy_gradient(models.ebm, Tensor::from_host(shape, std::vector<float>(x.begin(), x.end())));
-        const std::vector<float> energy = e.energy.to_host(), gradient = e.gradient.to_host();
+            energy_gradient(models.ebm, Tensor::from_host(shape, std::vector<real>(x.begin(), x.end())));
+        const std::vector<real> energy = e.energy.to_host(), gradient = e.gradient.to_host();
         Potential out{{energy.begin(), energy.end()}, {gradient.begin(), gradient.end()}};
         for (double& value : out.value) value /= temperature;
         for (double& value : out.gradient) value /= temperature;
@@ -71,10 +71,10 @@ void AisCommand::check() const {
 // One batch of test images, starting at `first`.
 Points AisCommand::dequantized(int64_t first) const {
     const Tensor x = batch_of(test(), first);
-    const std::vector<float> u =
+    const std::vector<real> u =
         Tensor::uniform(x.shape(), random_key(seed(), RngPurpose::start_x, uint64_t(first)), 0, 1).to_host();
     Points out;
-    for (const float value : x.to_host()) out.push_back(double(value));
+    for (const real value : x.to_host()) out.push_back(double(value));
     for (size_t i = 0; i < out.size(); ++i) out[i] += (double(u[i]) - 0.5) / 127.5;
     return out;
 }
@@ -175,7 +175,7 @@ void AisCommand::measure() {
     write_tables(schedule, forward, reverse);
 
     const ImageSet ends = pictures(
-        Tensor::from_host({annealing_.chains, side, side, 3}, std::vector<float>(samples.begin(), samples.end())));
+        Tensor::from_host({annealing_.chains, side, side, 3}, std::vector<real>(samples.begin(), samples.end())));
     const ImageSet shown = first_images(ends, 64);
     write_grid(file("settled.png"), {&shown}, 8, picture_scale(shown));
     log("settled.png: the chains after their moves under the EBM itself");

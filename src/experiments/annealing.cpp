@@ -81,7 +81,7 @@ Points StartDensity::draw(int64_t count, uint64_t seed, uint64_t step) const {
     const Tensor x = kind == Kind::gaussian ? Tensor::normal({count, dimension}, key)
                                             : Tensor::uniform({count, dimension}, key, -1, 1);
     Points out;
-    for (const float value : x.to_host()) out.push_back(scale * double(value));
+    for (const real value : x.to_host()) out.push_back(scale * double(value));
     return out;
 }
 
@@ -125,9 +125,9 @@ ChainState Annealing::at(Points x) const {
 
 double Annealing::move(ChainState& state, double beta, double step, uint64_t draw) const {
     const int64_t dimension = start_.dimension, chains = int64_t(state.x.size()) / dimension;
-    const std::vector<float> normals =
+    const std::vector<real> normals =
         Tensor::normal({chains, dimension}, random_key(settings_.seed, RngPurpose::sample_langevin, draw)).to_host();
-    const std::vector<float> uniforms =
+    const std::vector<real> uniforms =
         Tensor::uniform({chains + 1}, random_key(settings_.seed, RngPurpose::shuffle, draw), 0, 1).to_host();
     const double epsilon = step * (0.8 + 0.4 * double(uniforms[size_t(chains)]));
     Points momentum(normals.begin(), normals.end());

@@ -18,7 +18,7 @@ public:
         : values_(size_t(steps) + 1), shown_(spaced_steps(steps, max_columns)), rows_(rows) {}
 
     // Adds the first `wanted` values of a batch at step k, and its pictures if they belong to the strips.
-    void add(int64_t k, const Tensor& images, const std::vector<float>& values, int64_t wanted, bool first_batch) {
+    void add(int64_t k, const Tensor& images, const std::vector<real>& values, int64_t wanted, bool first_batch) {
         values_[size_t(k)].insert(values_[size_t(k)].end(), values.begin(), values.begin() + wanted);
         if (first_batch && std::find(shown_.begin(), shown_.end(), k) != shown_.end())
             columns_.push_back(pictures(images.slice_copy(0, rows_)));
@@ -49,7 +49,7 @@ public:
     double mean(size_t k) const { return mean_and_deciles(values_.at(k)).mean; }
 
 private:
-    std::vector<std::vector<float>> values_;
+    std::vector<std::vector<real>> values_;
     std::vector<int64_t> shown_;
     std::vector<ImageSet> columns_;
     int64_t rows_;
@@ -97,16 +97,16 @@ void ReviseCommand::measure_z() {
     ChainRecord record(steps, std::min({strips_, count_, batch_}));
     for (int64_t first = 0; first < count_; first += batch_) {
         const Tensor x = batch_of(test(), first);
-        const std::vector<float> data = x.to_host();
+        const std::vector<real> data = x.to_host();
         const int64_t values = x.size() / batch_;
         const StepNoise noise = philox_noise(seed(), uint64_t(first / batch_), x.shape(), config_.model.latent);
         watch_chain_z(*models_, encode(x, noise.reparametrise), x, config_.step.sigma, chain_z(), noise.langevin_z,
                       [&](int64_t k, const Tensor& image) {
-                          const std::vector<float> reconstruction = image.to_host();
-                          std::vector<float> errors;
+                          const std::vector<real> reconstruction = image.to_host();
+                          std::vector<real> errors;
                           for (int64_t i = 0; i < batch_; ++i)
-                              errors.push_back(float(mean_squared_error(data.data() + i * values,
-                                                                        reconstruction.data() + i * values, values)));
+                              errors.push_back(real(mean_squared_error(data.data() + i * values,
+                                                                       reconstruction.data() + i * values, values)));
                           record.add(k, image, errors, std::min(batch_, count_ - first), first == 0);
                       });
     }

@@ -36,7 +36,7 @@ struct StepFile {
             fail(path, ": metadata '", key, "' is ", word(key), "; expected a whole number of at least ", min);
         return int64_t(value);
     }
-    std::vector<float> values(const std::string& name, const Layout& layout) const {
+    std::vector<real> values(const std::string& name, const Layout& layout) const {
         return stored_values(file, path, name, layout);
     }
     Tensor tensor(const std::string& name, const Layout& layout) const {
@@ -75,27 +75,27 @@ ModelSettings model_settings(const StepFile& f) {
 StepSettings step_settings(const StepFile& f) {
     StepSettings s;
     if (f.file.metadata.count("method")) apply_method(s, f.word("method"));  // optional; the default is dual
-    s.chain_x = {f.count("steps_x", 0), float(f.number("e_l_step_size")), float(f.number("e_n_step_size"))};
-    s.chain_z = {f.count("steps_z", 0), float(f.number("l_step_size")), float(f.number("n_step_size"))};
+    s.chain_x = {f.count("steps_x", 0), real(f.number("e_l_step_size")), real(f.number("e_n_step_size"))};
+    s.chain_z = {f.count("steps_z", 0), real(f.number("l_step_size")), real(f.number("n_step_size"))};
     // The authors' code has ‖x - g‖² / sig², without the ½.
-    s.sigma = float(f.number("sig") / std::sqrt(2.0));
-    s.lambda_data = float(f.number("Gfactor"));
-    s.lambda_ebm = float(f.number("Sfactor"));
-    s.lambda_generated = float(f.number("Ifactor"));
+    s.sigma = real(f.number("sig") / std::sqrt(2.0));
+    s.lambda_data = real(f.number("Gfactor"));
+    s.lambda_ebm = real(f.number("Sfactor"));
+    s.lambda_generated = real(f.number("Ifactor"));
     s.resample = f.count("resample", 0) != 0;
-    s.adam_generator = {float(f.number("lrG")), float(f.number("wdG"))};
-    s.adam_ebm = {float(f.number("lrE")), 0};
-    s.adam_encoder = {float(f.number("lrI")), float(f.number("wdI"))};
+    s.adam_generator = {real(f.number("lrG")), real(f.number("wdG"))};
+    s.adam_ebm = {real(f.number("lrE")), 0};
+    s.adam_encoder = {real(f.number("lrI")), real(f.number("wdI"))};
     return s;
 }
 
-double norm(const std::vector<float>& x) {
+double norm(const std::vector<real>& x) {
     double total = 0;
-    for (const float value : x) total += double(value) * double(value);
+    for (const real value : x) total += double(value) * double(value);
     return std::sqrt(total);
 }
 
-double distance(const std::vector<float>& a, const std::vector<float>& b) {
+double distance(const std::vector<real>& a, const std::vector<real>& b) {
     CHECK_EQ(a.size(), b.size());
     double total = 0;
     for (size_t i = 0; i < a.size(); ++i) total += (double(a[i]) - double(b[i])) * (double(a[i]) - double(b[i]));
@@ -103,7 +103,7 @@ double distance(const std::vector<float>& a, const std::vector<float>& b) {
 }
 
 // |found - expected| / scale; 0 if there is no difference.
-double relative_error(const std::vector<float>& found, const std::vector<float>& expected, double scale) {
+double relative_error(const std::vector<real>& found, const std::vector<real>& expected, double scale) {
     const double difference = distance(found, expected);
     return difference == 0 ? 0 : difference / scale;
 }
@@ -119,20 +119,20 @@ public:
                 fail(file_.path, ": holds ", name, ", which this method does not compute");
             return;
         }
-        const std::vector<float> expected = file_.values(name, layout);
+        const std::vector<real> expected = file_.values(name, layout);
         add(name, relative_error(found.to_host(), expected, norm(expected)), tolerance_);
     }
     void scalar(const std::string& name, const Tensor& found) { output(name, found, Layout::plain({1})); }
     void trace(const std::string& name, const std::vector<Tensor>& found) {
         if (found.empty()) return;
-        std::vector<float> values;
+        std::vector<real> values;
         for (const Tensor& value : found) values.push_back(value.item());
         const Layout layout = Layout::plain({int64_t(values.size())});
         output(name, Tensor::from_host(layout.memory_shape(), values), layout);
     }
 
     void gradients(const std::string& prefix, const ParameterStore& state) {
-        std::vector<std::vector<float>> expected;
+        std::vector<std::vector<real>> expected;
         double largest = 0;
         for (const NamedTensor& entry : state.entries()) {
             if (!entry.trainable) continue;
@@ -142,7 +142,7 @@ public:
         size_t next = 0;
         for (const NamedTensor& entry : state.entries()) {
             if (!entry.trainable) continue;
-            const std::vector<float>& reference = expected[next++];
+            const std::vector<real>& reference = expected[next++];
             const double own = norm(reference), scale = own < 1e-5 * largest ? largest : own;
             add("grad." + prefix + entry.name, relative_error(entry.value.grad().to_host(), reference, scale),
                 tolerance_);
@@ -157,7 +157,7 @@ public:
             const bool singular_vector = name.ends_with(".weight_u") || name.ends_with(".weight_v");
             if (singular_vector) output(name, entry.value.value(), entry.layout);
             if (!entry.trainable) continue;
-            const std::vector<float> expected = file_.values(name, entry.layout), found = entry.value.value().to_host();
+            const std::vector<real> expected = file_.values(name, entry.layout), found = entry.value.value().to_host();
             for (size_t i = 0; i < found.size(); ++i)
                 far +=
                     !(std::abs(double(found[i]) - double(expected[i])) <= 0.02 * learning_rate);  // also true for NaN

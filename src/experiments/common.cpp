@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <limits>
 #include <numeric>
 
 #include "engine/graphed_function.h"
@@ -176,7 +177,7 @@ Tensor image_batch(const ImageSet& set, int64_t first, int64_t batch) {
     std::vector<int64_t> indices(static_cast<size_t>(batch));
     for (int64_t i = 0; i < batch; ++i) indices[size_t(i)] = (first + i) % set.count;
     const Shape shape{batch, set.size, set.size, 3};
-    std::vector<float> pixels(size_t(element_count(shape)));
+    std::vector<real> pixels(size_t(element_count(shape)));
     gather_batch(set, indices, {}, pixels.data());
     return Tensor::from_host(shape, pixels);
 }
@@ -207,7 +208,7 @@ Tensor watch_chain_x(Models& models, const Tensor& x, const ChainSettings& chain
     return end;
 }
 
-Tensor watch_chain_z(Models& models, const Tensor& z, const Tensor& x, float sigma, const ChainSettings& chain,
+Tensor watch_chain_z(Models& models, const Tensor& z, const Tensor& x, real sigma, const ChainSettings& chain,
                      const NoiseFunction& noise, const WatchZ& watch) {
     const DisableGraphs watch_every_call;
     int64_t k = 0;
@@ -226,7 +227,7 @@ Tensor watch_chain_z(Models& models, const Tensor& z, const Tensor& x, float sig
 
 std::string digits(double value) {
     char buffer[32];
-    std::snprintf(buffer, sizeof buffer, "%.9g", value);
+    std::snprintf(buffer, sizeof buffer, "%.*g", std::numeric_limits<real>::max_digits10, value);
     return buffer;
 }
 
@@ -256,7 +257,7 @@ void Csv::row(const std::string& name, const std::vector<double>& values) {
     row(fields);
 }
 
-MeanDeciles mean_and_deciles(std::vector<float> values) {
+MeanDeciles mean_and_deciles(std::vector<real> values) {
     CHECK(!values.empty());
     std::sort(values.begin(), values.end());
     const size_t tenth = (values.size() - 1) / 10;

@@ -84,7 +84,7 @@ private:
     void apply_overrides();
     void log_settings(int64_t iteration);
     ChainSettings flags_x_{}, flags_z_{};
-    float sigma_ = 0;
+    real sigma_ = 0;
     std::optional<int64_t> long_steps_;
     bool uses_x_ = false, uses_z_ = false;
     std::string summary_;
@@ -100,7 +100,7 @@ Tensor watch_chain_x(Models& models, const Tensor& x, const ChainSettings& chain
 
 // Runs the z-chain of the images x from `z`. `watch` gets g(z_k), k = 0 … steps. Returns the last state.
 using WatchZ = std::function<void(int64_t k, const Tensor& image)>;
-Tensor watch_chain_z(Models& models, const Tensor& z, const Tensor& x, float sigma, const ChainSettings& chain,
+Tensor watch_chain_z(Models& models, const Tensor& z, const Tensor& x, real sigma, const ChainSettings& chain,
                      const NoiseFunction& noise, const WatchZ& watch);
 
 // A table with a header and rows of numbers or text, written complete or not at all. Text with commas or quotes is
@@ -109,7 +109,7 @@ class Csv {
 public:
     explicit Csv(const std::vector<std::string>& header) { row(header); }
     void row(const std::vector<std::string>& fields);
-    // Values have nine significant digits, enough to restore a float exactly.
+    // Values have as many digits as restore a real exactly.
     void row(const std::vector<double>& values);
     void row(const std::string& name, const std::vector<double>& values);
     void write(const std::string& path) const { write_file(path, text_); }
@@ -118,14 +118,14 @@ private:
     std::string text_;
 };
 
-// A value with nine significant digits.
+// A value with as many digits as restore a real exactly.
 std::string digits(double value);
 
 // The mean, and the first and last decile.
 struct MeanDeciles {
     double mean, p10, p90;
 };
-MeanDeciles mean_and_deciles(std::vector<float> values);
+MeanDeciles mean_and_deciles(std::vector<real> values);
 
 // Arranges images as a picture of `rows` strips: row r holds image r of each of the columns.
 ImageSet strips(const std::vector<ImageSet>& columns, int64_t rows);

@@ -15,9 +15,9 @@ double square(double x) { return x * x; }
 // ---- grid ---------------------------------------------------------------------------------------
 
 Tensor grid_points(const Grid& grid) {
-    std::vector<float> values;
+    std::vector<real> values;
     for (int64_t cell = 0; cell < grid.size(); ++cell)
-        for (const double coordinate : grid.centre(cell)) values.push_back(float(coordinate));
+        for (const double coordinate : grid.centre(cell)) values.push_back(real(coordinate));
     return Tensor::from_host({grid.size(), 2}, values);
 }
 
@@ -34,13 +34,13 @@ Field normalized_exp(const Grid& grid, const Field& log_density) {
 Tensor sample_field(const Grid& grid, const Field& density, int64_t count, RandomKey key) {
     std::vector<double> mass;  // cumulative
     for (const double value : density) mass.push_back((mass.empty() ? 0 : mass.back()) + value);
-    const std::vector<float> u = Tensor::uniform({count, 3}, key, 0, 1).to_host();
-    std::vector<float> points;
+    const std::vector<real> u = Tensor::uniform({count, 3}, key, 0, 1).to_host();
+    std::vector<real> points;
     for (size_t i = 0; i < u.size(); i += 3) {
         const auto chosen = std::lower_bound(mass.begin(), mass.end(), double(u[i]) * mass.back());
         const Point centre = grid.centre(std::min(grid.size() - 1, int64_t(chosen - mass.begin())));
         for (size_t axis = 0; axis < 2; ++axis)
-            points.push_back(float(centre[axis] + (double(u[i + 1 + axis]) - 0.5) * grid.step()));
+            points.push_back(real(centre[axis] + (double(u[i + 1 + axis]) - 0.5) * grid.step()));
     }
     return Tensor::from_host({count, 2}, points);
 }
@@ -98,18 +98,18 @@ namespace {
 
 // Makes (count, 2) points from `per_point` uniforms u and as many normals e each.
 Tensor make_points(int64_t count, uint64_t seed, uint64_t step, int64_t per_point,
-                   const std::function<Point(const float* u, const float* e)>& make) {
+                   const std::function<Point(const real* u, const real* e)>& make) {
     const auto u = Tensor::uniform({count, per_point}, random_key(seed, RngPurpose::shuffle, step), 0, 1).to_host();
     const auto e = Tensor::normal({count, per_point}, random_key(seed, RngPurpose::flip, step)).to_host();
-    std::vector<float> values;
+    std::vector<real> values;
     for (int64_t i = 0; i < count; ++i)
         for (const double coordinate : make(u.data() + i * per_point, e.data() + i * per_point))
-            values.push_back(float(coordinate));
+            values.push_back(real(coordinate));
     return Tensor::from_host({count, 2}, values);
 }
 
 // A choice from 0 … count - 1; u is in (0, 1].
-int64_t choose(float u, int64_t count) { return std::min(count - 1, int64_t(double(u) * double(count))); }
+int64_t choose(real u, int64_t count) { return std::min(count - 1, int64_t(double(u) * double(count))); }
 
 // Evaluates a formula for the density at the centres of the cells.
 std::function<Field(const Grid&)> by_formula(const std::function<double(const Point&)>& density) {
@@ -130,7 +130,7 @@ Density2d gaussians25() {
                     std::exp(-0.5 * square((p[size_t(axis)] - mean) / deviation)) / (5 * std::sqrt(2 * pi) * deviation);
         return along[0] * along[1];
     };
-    const auto make = [](const float* u, const float* e) -> Point {
+    const auto make = [](const real* u, const real* e) -> Point {
         return {double(choose(u[0], 5)) - 2 + deviation * double(e[0]),
                 double(choose(u[1], 5)) - 2 + deviation * double(e[1])};
     };
@@ -152,7 +152,7 @@ Density2d rings() {
                          (std::sqrt(2 * pi) * deviation);
         return total / (double(count) * 2 * pi * r);
     };
-    const auto make = [](const float* u, const float* e) -> Point {
+    const auto make = [](const real* u, const real* e) -> Point {
         const double r = spacing * double(choose(u[0], count) + 1) + deviation * double(e[0]),
                      angle = 2 * pi * double(u[1]);
         return {r * std::cos(angle), r * std::sin(angle)};
@@ -166,7 +166,7 @@ Density2d checkerboard() {
         if (std::abs(p[0]) >= 2 || std::abs(p[1]) >= 2) return 0.0;
         return (int64_t(std::floor(p[0])) + int64_t(std::floor(p[1]))) % 2 == 0 ? 1.0 / 8 : 0.0;
     };
-    const auto make = [](const float* u, const float*) -> Point {
+    const auto make = [](const real* u, const real*) -> Point {
         const int64_t row = choose(u[0], 4), column = 2 * choose(u[1], 2) + row % 2;
         return {double(column) - 2 + double(u[2]), double(row) - 2 + double(u[3])};
     };
@@ -192,7 +192,7 @@ Density2d moons() {
                 deposit(grid, out, moon(which, (double(i) + 0.5) / parts), deviation, 0.5 / parts);
         return out;
     };
-    const auto make = [](const float* u, const float* e) -> Point {
+    const auto make = [](const real* u, const real* e) -> Point {
         const Point p = moon(choose(u[0], 2), double(u[1]));
         return {p[0] + deviation * double(e[0]), p[1] + deviation * double(e[1])};
     };
@@ -222,7 +222,7 @@ Density2d pinwheel() {
                 }
         return out;
     };
-    const auto make = [](const float* u, const float* e) -> Point {
+    const auto make = [](const real* u, const real* e) -> Point {
         const Point p = pinwheel_arm(choose(u[0], 5), double(e[0]), double(e[1]));
         return {p[0] + deviation * double(e[2]), p[1] + deviation * double(e[3])};
     };

@@ -10,8 +10,7 @@
 
 namespace dualmcmc {
 
-std::vector<float> interpolate_latent(const std::vector<float>& a, const std::vector<float>& b, double t,
-                                      bool spherical) {
+std::vector<real> interpolate_latent(const std::vector<real>& a, const std::vector<real>& b, double t, bool spherical) {
     CHECK_EQ(a.size(), b.size());
     double aa = 0, bb = 0, ab = 0;
     for (size_t i = 0; i < a.size(); ++i) {
@@ -26,8 +25,8 @@ std::vector<float> interpolate_latent(const std::vector<float>& a, const std::ve
         weight_a = length * std::sin((1 - t) * angle) / std::sin(angle) / std::sqrt(aa);
         weight_b = length * std::sin(t * angle) / std::sin(angle) / std::sqrt(bb);
     }
-    std::vector<float> out(a.size());
-    for (size_t i = 0; i < a.size(); ++i) out[i] = float(weight_a * double(a[i]) + weight_b * double(b[i]));
+    std::vector<real> out(a.size());
+    for (size_t i = 0; i < a.size(); ++i) out[i] = real(weight_a * double(a[i]) + weight_b * double(b[i]));
     return out;
 }
 
@@ -44,14 +43,14 @@ void InterpolateCommand::check() const {
 }
 
 // The latents of the first test images, (images, d): z ~ q(z|x), then the z-chain.
-std::vector<float> InterpolateCommand::infer_latents(int64_t images) {
-    std::vector<float> out;
+std::vector<real> InterpolateCommand::infer_latents(int64_t images) {
+    std::vector<real> out;
     for (int64_t first = 0; first < images; first += batch_) {
         const Tensor x = batch_of(test(), first);
         const StepNoise noise = philox_noise(seed(), uint64_t(first / batch_), x.shape(), config_.model.latent);
-        const std::vector<float> z = watch_chain_z(*models_, encode(x, noise.reparametrise), x, config_.step.sigma,
-                                                   chain_z(), noise.langevin_z, [](int64_t, const Tensor&) {})
-                                         .to_host();
+        const std::vector<real> z = watch_chain_z(*models_, encode(x, noise.reparametrise), x, config_.step.sigma,
+                                                  chain_z(), noise.langevin_z, [](int64_t, const Tensor&) {})
+                                        .to_host();
         out.insert(out.end(), z.begin(), z.end());
     }
     out.resize(size_t(images * config_.model.latent));
@@ -59,26 +58,26 @@ std::vector<float> InterpolateCommand::infer_latents(int64_t images) {
 }
 
 // `latents` (2 count, d): row r goes from latent 2r to latent 2r + 1.
-InterpolateCommand::Path InterpolateCommand::walk(const std::vector<float>& latents) {
+InterpolateCommand::Path InterpolateCommand::walk(const std::vector<real>& latents) {
     const int64_t d = config_.model.latent, ends = 2 * count_, passes = (count_ + batch_ - 1) / batch_;
-    auto latent = [&](int64_t i) { return std::vector<float>(latents.begin() + i * d, latents.begin() + (i + 1) * d); };
+    auto latent = [&](int64_t i) { return std::vector<real>(latents.begin() + i * d, latents.begin() + (i + 1) * d); };
     Path path;
-    std::vector<float> before;
+    std::vector<real> before;
     for (int64_t p = 0; p < points_; ++p) {
         const double t = double(p) / double(points_ - 1);
-        std::vector<float> images, energies;
+        std::vector<real> images, energies;
         for (int64_t pass = 0; pass < passes; ++pass) {
-            std::vector<float> z;
+            std::vector<real> z;
             for (int64_t i = 0; i < batch_; ++i) {
                 const int64_t row = pass * batch_ + i;
-                const std::vector<float> point =
+                const std::vector<real> point =
                     row < count_ ? interpolate_latent(latent(2 * row), latent(2 * row + 1), t, spherical_)
                                  : latent((row - count_) % ends);
                 z.insert(z.end(), point.begin(), point.end());
             }
             const Tensor x = generate(Tensor::from_host({batch_, d}, z));
             NoGrad no_grad;
-            const std::vector<float> pixels = x.to_host(), energy = models_->ebm.energy(Var(x)).value().to_host();
+            const std::vector<real> pixels = x.to_host(), energy = models_->ebm.energy(Var(x)).value().to_host();
             images.insert(images.end(), pixels.begin(), pixels.end());
             energies.insert(energies.end(), energy.begin(), energy.end());
         }

@@ -20,8 +20,8 @@ private:
         std::vector<double> energy;     // mean energy by point
         std::vector<double> change;     // RMS change per pixel from the previous point; NaN at the first
     };
-    std::vector<float> infer_latents(int64_t images);
-    Path walk(const std::vector<float>& latents);
+    std::vector<real> infer_latents(int64_t images);
+    Path walk(const std::vector<real>& latents);
     void write_pictures(const Path& samples, const Path& inferred) const;
     int64_t points_ = 10;
     bool spherical_ = false;
@@ -30,7 +30,6 @@ private:
 // The point at t in [0, 1] between a and b: (1 - t) a + t b. Spherical: on the great circle (Shoemake 1985), with
 // linearly interpolated length. A latent from N(0, I) in d dimensions lies near the sphere of radius √d, which the
 // middle of a line does not.
-std::vector<float> interpolate_latent(const std::vector<float>& a, const std::vector<float>& b, double t,
-                                      bool spherical);
+std::vector<real> interpolate_latent(const std::vector<real>& a, const std::vector<real>& b, double t, bool spherical);
 
 }  // namespace dualmcmc

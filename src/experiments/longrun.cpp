@@ -18,7 +18,7 @@ constexpr int64_t min_draws = 8;  // for the effective sample size
 struct Drift {
     double rms = 0, outside = 0, moved = 0;
 };
-Drift drift_of(const std::vector<float>& x, const std::vector<float>& start) {
+Drift drift_of(const std::vector<real>& x, const std::vector<real>& start) {
     Drift out;
     for (size_t i = 0; i < x.size(); ++i) {
         out.rms += double(x[i]) * double(x[i]);
@@ -29,8 +29,8 @@ Drift drift_of(const std::vector<float>& x, const std::vector<float>& start) {
     return {std::sqrt(out.rms / n), out.outside / n, std::sqrt(out.moved / n)};
 }
 
-bool all_finite(const std::vector<float>& values) {
-    return std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); });
+bool all_finite(const std::vector<real>& values) {
+    return std::all_of(values.begin(), values.end(), [](real v) { return std::isfinite(v); });
 }
 
 }  // namespace
@@ -55,12 +55,12 @@ void LongrunCommand::check() const {
 
 // g(z) with z ~ p(z), one per chain.
 Tensor LongrunCommand::starts() {
-    std::vector<float> images;
+    std::vector<real> images;
     const int64_t side = config_.model.image_size();
     for (int64_t first = 0; first < count_; first += batch_) {
         const RandomKey key = random_key(seed(), RngPurpose::sample_prior, uint64_t(first / batch_) << 16);
         const Tensor z = Tensor::normal({batch_, config_.model.latent}, key);
-        const std::vector<float> batch = generate(z).to_host();
+        const std::vector<real> batch = generate(z).to_host();
         images.insert(images.end(), batch.begin(), batch.end());
     }
     images.resize(size_t(count_ * side * side * 3));
@@ -77,7 +77,7 @@ void LongrunCommand::measure() {
     const int64_t steps = chain_x().steps;
     const double data = data_energy();
     Tensor x = starts();
-    const std::vector<float> start = x.to_host();
+    const std::vector<real> start = x.to_host();
     Csv trace([&] {
         std::vector<std::string> header{"step"};
         for (int64_t c = 1; c <= count_; ++c) header.push_back(text("energy_", c));
@@ -89,7 +89,7 @@ void LongrunCommand::measure() {
     log(text("energies at temperature ", chain_x().temperature(), "; mean energy of ", batch_, " test images: ", data));
     for (int64_t k = 0; k <= steps; ++k) {
         const EnergyGradient e = energy_gradient(models_->ebm, x);
-        const std::vector<float> energy = e.energy.to_host();
+        const std::vector<real> energy = e.energy.to_host();
         if (!all_finite(energy)) {
             log(text("stopped: after ", k, " steps the energy is not finite"));
             break;

@@ -79,14 +79,14 @@ std::vector<ImageSet> OodCommand::other_sets() const {
     return sets;
 }
 
-std::vector<float> OodCommand::energies(const ImageSet& set) {
-    std::vector<float> out;
+std::vector<real> OodCommand::energies(const ImageSet& set) {
+    std::vector<real> out;
     for (int64_t first = 0; first < set.count; first += batch_) {
         NoGrad no_grad;
-        const std::vector<float> batch = models_->ebm.energy(Var(batch_of(set, first))).value().to_host();
+        const std::vector<real> batch = models_->ebm.energy(Var(batch_of(set, first))).value().to_host();
         out.insert(out.end(), batch.begin(), batch.begin() + std::min(batch_, set.count - first));
     }
-    for (const float energy : out)
+    for (const real energy : out)
         if (!std::isfinite(energy))
             fail("ood: an energy of the set '", set.name, "' is not finite; the model cannot be used");
     return out;
@@ -98,7 +98,7 @@ std::vector<OodCommand::Scores> OodCommand::score(const std::vector<ImageSet>& s
     std::vector<Scores> scores;
     auto row = [&](const ImageSet& set) {
         scores.push_back({set.name, energies(set)});
-        const std::vector<float>& e = scores.back().energy;
+        const std::vector<real>& e = scores.back().energy;
         const double area = auroc(scores.front().energy, e);
         const MeanDeciles m = mean_and_deciles(e);
         table.row(set.name, {double(e.size()), area, m.mean, m.p10, m.p90});
@@ -120,16 +120,16 @@ std::vector<OodCommand::Scores> OodCommand::score(const std::vector<ImageSet>& s
 
 // One histogram per set over the range of all energies, as shares of the set; `energy` is the centre of a bin.
 void OodCommand::write_histogram(const std::vector<Scores>& scores) const {
-    float lowest = scores[0].energy[0], highest = lowest;
+    real lowest = scores[0].energy[0], highest = lowest;
     for (const Scores& s : scores)
-        for (const float energy : s.energy) lowest = std::min(lowest, energy), highest = std::max(highest, energy);
+        for (const real energy : s.energy) lowest = std::min(lowest, energy), highest = std::max(highest, energy);
     std::vector<std::string> header{"energy"};
     for (const Scores& s : scores) header.push_back("share_" + s.name);
     std::vector<std::vector<double>> bins(histogram_bins, std::vector<double>(header.size(), 0.0));
     const double width = std::max(double(highest) - double(lowest), 1e-12) / histogram_bins;
     for (int b = 0; b < histogram_bins; ++b) bins[size_t(b)][0] = double(lowest) + (b + 0.5) * width;
     for (size_t s = 0; s < scores.size(); ++s)
-        for (const float energy : scores[s].energy) {
+        for (const real energy : scores[s].energy) {
             const int bin = std::min(histogram_bins - 1, int((double(energy) - double(lowest)) / width));
             bins[size_t(bin)][s + 1] += 1 / double(scores[s].energy.size());
         }

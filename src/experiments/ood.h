@@ -17,10 +17,10 @@ private:
     // The energies of one set.
     struct Scores {
         std::string name;
-        std::vector<float> energy;
+        std::vector<real> energy;
     };
     std::vector<ImageSet> other_sets() const;
-    std::vector<float> energies(const ImageSet& set);
+    std::vector<real> energies(const ImageSet& set);
     std::vector<Scores> score(const std::vector<ImageSet>& sets);
     void write_histogram(const std::vector<Scores>& scores) const;
     void write_picture(const std::vector<ImageSet>& sets) const;

@@ -19,7 +19,7 @@ class Quality {
 public:
     // Adds the first `count` images of a batch.
     void add(const Tensor& data, const Tensor& reconstruction, int64_t count) {
-        const std::vector<float> a = data.to_host(), b = reconstruction.to_host();
+        const std::vector<real> a = data.to_host(), b = reconstruction.to_host();
         const int64_t side = data.dim(1), values = 3 * side * side;
         std::vector<double> similarity(static_cast<size_t>(count));
 #pragma omp parallel for schedule(static)
@@ -67,7 +67,7 @@ double reconstruction_mse(Models& models, const ImageSet& set, int64_t count, in
         const Start from = start_of(models, start, x, seed, uint64_t(first / batch));
         const Tensor z = langevin_z(from.z, x, models.generator, settings.sigma, settings.chain_z, from.noise).end;
         NoGrad no_grad;
-        const std::vector<float> a = x.to_host(), b = models.generator(Var(z)).value().to_host();
+        const std::vector<real> a = x.to_host(), b = models.generator(Var(z)).value().to_host();
         const int64_t values = set.size * set.size * 3;
         for (int64_t i = 0; i < std::min(batch, count - first); ++i)
             sum += mean_squared_error(a.data() + i * values, b.data() + i * values, values);

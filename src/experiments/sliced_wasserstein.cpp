@@ -17,11 +17,11 @@ namespace {
 constexpr int64_t min_side = 16;
 
 // out(y,x,c) = sum_k filter[k] in(y, x+k-2, c) and then the same along y; (S,S,3), mirrored about the edge pixels.
-std::vector<float> blur(const std::vector<float>& in, int64_t size) {
-    static constexpr float filter[5] = {1 / 16.0f, 4 / 16.0f, 6 / 16.0f, 4 / 16.0f, 1 / 16.0f};
+std::vector<real> blur(const std::vector<real>& in, int64_t size) {
+    static constexpr real filter[5] = {1 / 16.0f, 4 / 16.0f, 6 / 16.0f, 4 / 16.0f, 1 / 16.0f};
     const auto mirror = [size](int64_t i) { return i < 0 ? -i : i >= size ? 2 * size - 2 - i : i; };
-    const auto pass = [&](const std::vector<float>& from, int64_t along, int64_t across) {
-        std::vector<float> to(from.size(), 0.0f);
+    const auto pass = [&](const std::vector<real>& from, int64_t along, int64_t across) {
+        std::vector<real> to(from.size(), 0.0f);
         for (int64_t line = 0; line < size; ++line)
             for (int64_t i = 0; i < size; ++i)
                 for (int64_t k = 0; k < 5; ++k)
@@ -34,10 +34,10 @@ std::vector<float> blur(const std::vector<float>& in, int64_t size) {
 }
 
 // (S,S,3) to (S/2,S/2,3): blurs and keeps every second pixel.
-std::vector<float> down(const std::vector<float>& in, int64_t size) {
-    const std::vector<float> blurred = blur(in, size);
+std::vector<real> down(const std::vector<real>& in, int64_t size) {
+    const std::vector<real> blurred = blur(in, size);
     const int64_t half = size / 2;
-    std::vector<float> out(static_cast<size_t>(half * half * 3));
+    std::vector<real> out(static_cast<size_t>(half * half * 3));
     for (int64_t y = 0; y < half; ++y)
         for (int64_t x = 0; x < half; ++x)
             std::copy_n(&blurred[(2 * y * size + 2 * x) * 3], 3, &out[(y * half + x) * 3]);
@@ -45,9 +45,9 @@ std::vector<float> down(const std::vector<float>& in, int64_t size) {
 }
 
 // (S/2,S/2,3) to (S,S,3): inserts zeros, blurs, and multiplies by 4 to keep the brightness.
-std::vector<float> up(const std::vector<float>& in, int64_t size) {
+std::vector<real> up(const std::vector<real>& in, int64_t size) {
     const int64_t half = size / 2;
-    std::vector<float> sparse(static_cast<size_t>(size * size * 3), 0.0f);
+    std::vector<real> sparse(static_cast<size_t>(size * size * 3), 0.0f);
     for (int64_t y = 0; y < half; ++y)
         for (int64_t x = 0; x < half; ++x)
             for (int64_t c = 0; c < 3; ++c) sparse[(2 * y * size + 2 * x) * 3 + c] = 4 * in[(y * half + x) * 3 + c];
@@ -57,8 +57,8 @@ std::vector<float> up(const std::vector<float>& in, int64_t size) {
 // The patches of one level of one set, normalised.
 struct Patches {
     int64_t count = 0;
-    std::vector<float> values;  // (count, patch_values)
-    float& at(int64_t patch, int64_t value) { return values[static_cast<size_t>(patch * patch_values + value)]; }
+    std::vector<real> values;  // (count, patch_values)
+    real& at(int64_t patch, int64_t value) { return values[static_cast<size_t>(patch * patch_values + value)]; }
 };
 
 // Normalises each channel to mean 0 and variance 1 over all patches. `sums` (images,2,3) holds each image's sums of the
@@ -74,7 +74,7 @@ void normalize(Patches& patches, const std::vector<double>& sums) {
 #pragma omp parallel for schedule(static)
         for (int64_t p = 0; p < patches.count; ++p)
             for (int64_t v = c; v < patch_values; v += 3)
-                patches.at(p, v) = static_cast<float>((patches.at(p, v) - mean) * scale);
+                patches.at(p, v) = static_cast<real>((patches.at(p, v) - mean) * scale);
     }
 }
 
@@ -85,12 +85,12 @@ Patches make_patches(const ImageSet& set, int64_t images, int64_t level, uint64_
     const int64_t size = set.size >> level;
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < images; ++i) {
-        const std::vector<float> band = laplacian_pyramid(image_at(set, i), set.size)[level];
+        const std::vector<real> band = laplacian_pyramid(image_at(set, i), set.size)[level];
         for (int64_t p = i * per_image; p < (i + 1) * per_image; ++p) {
             const auto [row, column] = patch_corner(seed, level, p, size);
             for (int64_t v = 0; v < patch_values; ++v) {
                 const int64_t y = row + v / (patch_side * 3), x = column + v / 3 % patch_side, c = v % 3;
-                const float value = band[(y * size + x) * 3 + c];
+                const real value = band[(y * size + x) * 3 + c];
                 patches.at(p, v) = value;
                 sums[i * 6 + c] += value;
                 sums[i * 6 + 3 + c] += double{value} * value;
@@ -104,18 +104,19 @@ Patches make_patches(const ImageSet& set, int64_t images, int64_t level, uint64_
 // Directions per matrix product.
 constexpr int64_t group = 64;
 
-// Projects all patches on directions (patch_values, group): (group, count). The GEMM is a 1×1 convolution.
+// Projects all patches on directions (patch_values, group): (group, count), in float32, which is sorted fastest. The
+// GEMM is a 1×1 convolution.
 std::vector<float> project(const Tensor& patches, const Tensor& directions) {
     const int64_t count = patches.dim(0);
     Tensor product({count, group});
     const ExactConvolutions exact;
     backend().conv2d(product.data(), patches.data(), directions.data(), nullptr, nullptr,
                      {count, 1, 1, patch_values, group, 1, 1, 0});
-    const std::vector<float> by_patch = product.to_host();
+    const std::vector<real> by_patch = product.to_host();
     std::vector<float> by_direction(by_patch.size());
 #pragma omp parallel for schedule(static)
     for (int64_t p = 0; p < count; ++p)
-        for (int64_t d = 0; d < group; ++d) by_direction[d * count + p] = by_patch[p * group + d];
+        for (int64_t d = 0; d < group; ++d) by_direction[d * count + p] = float(by_patch[p * group + d]);
     return by_direction;
 }
 
@@ -143,7 +144,7 @@ void radix_sort(float* values, int64_t count, std::vector<uint32_t>& buffer) {
 // first + wanted - 1, at most `group` of them.
 void group_distances(const Tensor& a, const Tensor& b, uint64_t seed, int64_t level, int64_t first, int64_t wanted,
                      double* distances) {
-    std::vector<float> values(patch_values * group);
+    std::vector<real> values(patch_values * group);
     for (int64_t d = 0; d < group; ++d) {
         const auto direction = projection_direction(seed, level, first + d);
         for (int64_t v = 0; v < patch_values; ++v) values[v * group + d] = direction[v];
@@ -165,13 +166,13 @@ void group_distances(const Tensor& a, const Tensor& b, uint64_t seed, int64_t le
 
 }  // namespace
 
-std::vector<std::vector<float>> laplacian_pyramid(const uint8_t* image, int64_t size) {
-    std::vector<std::vector<float>> levels(1, std::vector<float>(image, image + size * size * 3));
+std::vector<std::vector<real>> laplacian_pyramid(const uint8_t* image, int64_t size) {
+    std::vector<std::vector<real>> levels(1, std::vector<real>(image, image + size * size * 3));
     for (int64_t side = size; side / 2 >= min_side; side /= 2) {
         CHECK_EQ(side % 2, 0);
         levels.push_back(down(levels.back(), side));
-        const std::vector<float> coarse = up(levels.back(), side);
-        std::vector<float>& fine = levels[levels.size() - 2];
+        const std::vector<real> coarse = up(levels.back(), side);
+        std::vector<real>& fine = levels[levels.size() - 2];
         for (size_t i = 0; i < fine.size(); ++i) fine[i] -= coarse[i];
     }
     return levels;
@@ -183,7 +184,7 @@ std::array<int64_t, 2> patch_corner(uint64_t seed, int64_t level, int64_t index,
     return {static_cast<int64_t>((bits >> 32) % positions), static_cast<int64_t>((bits & 0xFFFFFFFFu) % positions)};
 }
 
-std::array<float, patch_values> projection_direction(uint64_t seed, int64_t level, int64_t index) {
+std::array<real, patch_values> projection_direction(uint64_t seed, int64_t level, int64_t index) {
     const uint64_t key = hash64(hash64(seed, static_cast<uint64_t>(2 * level + 1)), static_cast<uint64_t>(index));
     std::array<double, patch_values + 1> normal;
     for (uint64_t v = 0; v < normal.size(); v += 2) {  // Box-Muller
@@ -193,8 +194,8 @@ std::array<float, patch_values> projection_direction(uint64_t seed, int64_t leve
         normal[v + 1] = radius * std::sin(angle);
     }
     const double norm = std::sqrt(std::inner_product(normal.begin(), normal.end() - 1, normal.begin(), 0.0));
-    std::array<float, patch_values> direction;
-    for (int64_t v = 0; v < patch_values; ++v) direction[v] = static_cast<float>(normal[v] / norm);
+    std::array<real, patch_values> direction;
+    for (int64_t v = 0; v < patch_values; ++v) direction[v] = static_cast<real>(normal[v] / norm);
     return direction;
 }
 

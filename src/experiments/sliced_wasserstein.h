@@ -38,12 +38,12 @@ SlicedWasserstein sliced_wasserstein(const ImageSet& a, const ImageSet& b, uint6
 // The levels (S,S,3), (S/2,S/2,3), ... of the Laplacian pyramid of an image, (S,S,3) in 0..255. Binomial filter
 // [1 4 6 4 1]/16 on both axes, mirrored at the edges. Level i is G_i - up(G_i+1), the last one G itself;
 // G_i+1 = down(G_i).
-std::vector<std::vector<float>> laplacian_pyramid(const uint8_t* image, int64_t size);
+std::vector<std::vector<real>> laplacian_pyramid(const uint8_t* image, int64_t size);
 
 // Upper left corner (row, column) of patch `index` of a set, at pyramid level `level` of side `size`.
 std::array<int64_t, 2> patch_corner(uint64_t seed, int64_t level, int64_t index, int64_t size);
 
 // Direction `index` of a level: uniform on the unit sphere, components in the order of a patch's values (7,7,3).
-std::array<float, patch_values> projection_direction(uint64_t seed, int64_t level, int64_t index);
+std::array<real, patch_values> projection_direction(uint64_t seed, int64_t level, int64_t index);
 
 }  // namespace dualmcmc

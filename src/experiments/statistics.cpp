@@ -11,7 +11,7 @@
 
 namespace dualmcmc {
 
-double mean_squared_error(const float* a, const float* b, int64_t n) {
+double mean_squared_error(const real* a, const real* b, int64_t n) {
     double sum = 0;
     for (int64_t i = 0; i < n; ++i) sum += (double(a[i]) - double(b[i])) * (double(a[i]) - double(b[i]));
     return sum / double(n);
@@ -55,7 +55,7 @@ std::vector<double> window_means(const std::vector<double>& in, int64_t side) {
 
 }  // namespace
 
-double structural_similarity(const float* a, const float* b, int64_t side) {
+double structural_similarity(const real* a, const real* b, int64_t side) {
     CHECK_GE(side, window);
     constexpr double range = 2, c1 = 0.01 * range * 0.01 * range, c2 = 0.03 * range * 0.03 * range;
     const size_t pixels = size_t(side * side);
@@ -85,11 +85,11 @@ double structural_similarity(const float* a, const float* b, int64_t side) {
 
 // ---- area under the ROC curve -------------------------------------------------------------------
 
-double auroc(const std::vector<float>& low, const std::vector<float>& high) {
+double auroc(const std::vector<real>& low, const std::vector<real>& high) {
     CHECK(!low.empty() && !high.empty());
-    std::vector<std::pair<float, bool>> all;
-    for (const float score : low) all.emplace_back(score, false);
-    for (const float score : high) all.emplace_back(score, true);
+    std::vector<std::pair<real, bool>> all;
+    for (const real score : low) all.emplace_back(score, false);
+    for (const real score : high) all.emplace_back(score, true);
     for (const auto& [score, is_high] : all) CHECK(!std::isnan(score));
     std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
     // 2 × (pairs with h > l) + (pairs with h = l): an integer, so nothing is rounded before the division.

@@ -4,11 +4,13 @@
 #include <cstdint>
 #include <vector>
 
+#include "backend.h"
+
 namespace dualmcmc {
 
 // Mean of (a - b)² over pixels and channels, as in Table 3, of images a and b, (S,S,3) in [-1, 1], with `n` = 3 S²
 // values each.
-double mean_squared_error(const float* a, const float* b, int64_t n);
+double mean_squared_error(const real* a, const real* b, int64_t n);
 
 // Peak signal-to-noise ratio in dB, 10 log10(2² / mse); the peak is the full range of [-1, 1]. Infinite if mse is 0.
 double psnr(double mse);
@@ -18,11 +20,11 @@ double psnr(double mse);
 // n/(n-1)), mean over the channels and over the windows that lie entirely inside the image. Equals scikit-image's
 // structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=2, channel_axis=-1).
 // The side must be at least 11.
-double structural_similarity(const float* a, const float* b, int64_t side);
+double structural_similarity(const real* a, const real* b, int64_t side);
 
 // Area under the ROC curve of a score that should be higher for `high` than for `low`: P(h > l) + ½ P(h = l) over all
 // pairs, exact, from Mann and Whitney's U with tied ranks averaged. Neither set may be empty; no NaN.
-double auroc(const std::vector<float>& low, const std::vector<float>& high);
+double auroc(const std::vector<real>& low, const std::vector<real>& high);
 
 double mean_of(const std::vector<double>& values);
 double variance_of(const std::vector<double>& values);  // Σ (v - mean)² / (n - 1)

@@ -25,7 +25,7 @@ constexpr double negligible = 1e-10;  // mass of a cell below which it is droppe
 
 // The points of an (n, 2) tensor, in double precision.
 std::vector<Point> points_of(const Tensor& x) {
-    const std::vector<float> values = x.to_host();
+    const std::vector<real> values = x.to_host();
     std::vector<Point> out(values.size() / 2);
     for (size_t i = 0; i < out.size(); ++i) out[i] = {double(values[2 * i]), double(values[2 * i + 1])};
     return out;
@@ -43,7 +43,7 @@ struct GeneratorField {
         std::vector<Point> rows[2];
         for (int output = 0; output < 2; ++output) {
             const Var latents(z), x = generator(latents);
-            std::vector<float> grad_output;
+            std::vector<real> grad_output;
             for (int64_t i = 0; i < z.dim(0); ++i)
                 for (int axis = 0; axis < 2; ++axis) grad_output.push_back(axis == output);
             backward(x, {latents}, Tensor::from_host(x.shape(), grad_output));
@@ -57,7 +57,7 @@ struct GeneratorField {
 // -E / T at each cell.
 Field log_tempered(const Tensor& energy, const StepSettings& s) {
     Field out;
-    for (const float value : energy.to_host()) out.push_back(-double(value) / double(s.chain_x.temperature()));
+    for (const real value : energy.to_host()) out.push_back(-double(value) / double(s.chain_x.temperature()));
     return out;
 }
 
@@ -195,7 +195,7 @@ LogZBounds annealed_log_z(Models& models, const StepSettings& s, const Fields2d&
     const PotentialFunction target = tempered_energy(models, {2}, double(s.chain_x.temperature()));
     const Annealing annealing({StartDensity::Kind::cube, 2, fields.grid.half}, target, settings);
     const Schedule schedule = annealing.find_schedule();
-    const std::vector<float> samples =
+    const std::vector<real> samples =
         sample_field(fields.grid, fields.ebm, settings.chains, random_key(seed, RngPurpose::sample_prior, 1)).to_host();
     const Annealing::Run forward = annealing.forward(schedule),
                          reverse = annealing.reverse(schedule, {samples.begin(), samples.end()});
@@ -213,16 +213,16 @@ const std::vector<std::string>& toy_methods() {
 
 StepSettings toy_settings(const std::string& method) {
     StepSettings s;
-    s.chain_x = {30, 0.1f, 0.1f};  // temperature 1
-    s.chain_z = {10, 0.05f, 0.05f};
-    s.sigma = 0.15f;
+    s.chain_x = {30, 0.1, 0.1};  // temperature 1
+    s.chain_z = {10, 0.05, 0.05};
+    s.sigma = 0.15;
     s.lambda_data = s.lambda_ebm = s.lambda_generated = 1;
     s.resample = false;
     s.adam_generator = s.adam_ebm = s.adam_encoder = {0, 0, 0.5, 0.999};  // learning rates: train_toy
     apply_method(s, method == "exact" ? "shortrun" : method);
     if (method == "shortrun") s.chain_x.steps = 60;
     // A chain from noise has far to go: with the chain of the other methods the generator collapses.
-    if (method == "abp") s.chain_z = {40, 0.1f, 0.1f};
+    if (method == "abp") s.chain_z = {40, 0.1, 0.1};
     if (method == "exact") s.chain_x.steps = 0;
     return s;
 }
@@ -230,7 +230,7 @@ StepSettings toy_settings(const std::string& method) {
 namespace {
 
 // An EBM trained with exact samples can take larger steps than one that must not outrun its chains.
-float first_rate(const std::string& method) { return method == "exact" ? 5e-3f : 1e-3f; }
+real first_rate(const std::string& method) { return method == "exact" ? real(5e-3) : real(1e-3); }
 
 // Replaces the uniform start of x-chains from noise by exact samples of the EBM, drawn from a grid.
 std::function<Tensor()> exact_samples(Models& models, const StepSettings& s, RandomKey key) {
@@ -254,7 +254,7 @@ ToyRun train_toy(const std::string& name, const std::string& method, int64_t ite
     ToyRun run{name, method, {}, {}, {}};
     for (int64_t iteration = 0; iteration < iterations;) {
         // The learning rate decays to a tenth over the run.
-        const float rate = first_rate(method) * std::pow(1 / 10.0f, float(iteration) / float(iterations));
+        const real rate = first_rate(method) * std::pow(1 / real(10), real(iteration) / real(iterations));
         for (AdamSettings* adam : {&settings.adam_generator, &settings.adam_ebm, &settings.adam_encoder})
             adam->learning_rate = rate;
         const Tensor x = data.sample(batch, seed, uint64_t(iteration));

@@ -5,6 +5,7 @@
 #include <cctype>
 #include <cstring>
 #include <set>
+#include <type_traits>
 
 #include "check.h"
 #include "formats/files.h"
@@ -276,20 +277,36 @@ std::string make_header(const SafetensorsFile& file, const std::vector<const Nam
 
 }  // namespace
 
-StoredTensor store_floats(const std::vector<int64_t>& shape, const float* values) {
-    const int64_t bytes = byte_count("F32", shape);
+template <class Number>
+StoredTensor store_values(const std::vector<int64_t>& shape, const Number* values) {
+    const std::string dtype = std::is_same_v<Number, float> ? "F32" : "F64";
+    const int64_t bytes = byte_count(dtype, shape);
     CHECK_GE(bytes, 0);
-    StoredTensor tensor{"F32", shape, std::vector<char>(static_cast<size_t>(bytes))};
+    StoredTensor tensor{dtype, shape, std::vector<char>(static_cast<size_t>(bytes))};
     if (bytes > 0) std::memcpy(tensor.bytes.data(), values, tensor.bytes.size());
     return tensor;
 }
+template StoredTensor store_values(const std::vector<int64_t>& shape, const float* values);
+template StoredTensor store_values(const std::vector<int64_t>& shape, const double* values);
 
-std::vector<float> as_floats(const StoredTensor& tensor, const std::string& name) {
-    if (tensor.dtype != "F32") fail("tensor ", name, " has dtype ", tensor.dtype, ", expected F32");
-    std::vector<float> values(tensor.bytes.size() / sizeof(float));
-    if (!values.empty()) std::memcpy(values.data(), tensor.bytes.data(), values.size() * sizeof(float));
-    return values;
+namespace {
+template <class Stored, class Number>
+std::vector<Number> convert(const std::vector<char>& bytes) {
+    std::vector<Stored> stored(bytes.size() / sizeof(Stored));
+    if (!stored.empty()) std::memcpy(stored.data(), bytes.data(), stored.size() * sizeof(Stored));
+    if constexpr (std::is_same_v<Stored, Number>) return stored;
+    else return {stored.begin(), stored.end()};
 }
+}  // namespace
+
+template <class Number>
+std::vector<Number> values_of(const StoredTensor& tensor, const std::string& name) {
+    if (tensor.dtype == "F32") return convert<float, Number>(tensor.bytes);
+    if (tensor.dtype == "F64") return convert<double, Number>(tensor.bytes);
+    fail("tensor ", name, " has dtype ", tensor.dtype, ", expected F32 or F64");
+}
+template std::vector<float> values_of(const StoredTensor& tensor, const std::string& name);
+template std::vector<double> values_of(const StoredTensor& tensor, const std::string& name);
 
 SafetensorsFile read_safetensors(const std::string& path) {
     InputFile input(path);

@@ -18,11 +18,15 @@ struct StoredTensor {
     std::vector<char> bytes;
 };
 
-// An F32 tensor with a copy of `values`, as many as the shape has elements; shape {} is a scalar.
-StoredTensor store_floats(const std::vector<int64_t>& shape, const float* values);
+// A tensor with a copy of `values`, as many as the shape has elements; shape {} is a scalar. F32 or F64, as Number is
+// float or double.
+template <class Number>
+StoredTensor store_values(const std::vector<int64_t>& shape, const Number* values);
 
-// The values of an F32 tensor; for any other dtype fails with a message that calls it `name`.
-std::vector<float> as_floats(const StoredTensor& tensor, const std::string& name);
+// The values of an F32 or F64 tensor, rounded to Number, float or double; for any other dtype fails with a message that
+// calls it `name`.
+template <class Number>
+std::vector<Number> values_of(const StoredTensor& tensor, const std::string& name);
 
 struct SafetensorsFile {
     std::map<std::string, std::string> metadata;

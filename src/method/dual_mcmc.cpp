@@ -86,7 +86,7 @@ void infer(StepResult& out, Models& models, const Tensor& x, const StepNoise& no
 // A weighted sum of terms.
 class Loss {
 public:
-    void add(const Var& term, float weight) {
+    void add(const Var& term, real weight) {
         const Var weighted = scale(term, weight);
         total_ = total_.defined() ? dualmcmc::add(total_, weighted) : weighted;
     }
@@ -146,7 +146,7 @@ void update_encoder(StepResult& out, Models& models, const Tensor& x, const Tens
 
 // KL(N(μ, V) ‖ N(0, I)) = ½ Σ [V + μ² - 1 - log V], averaged over the batch.
 Var kl_to_prior(const Var& mu, const Var& logvar) {
-    const float batch = float(mu.dim(0)), constant = -0.5f * float(mu.dim(1));
+    const real batch = real(mu.dim(0)), constant = -0.5f * real(mu.dim(1));
     const Var terms = add(add(exp(logvar), multiply(mu, mu)), scale(logvar, -1));
     return add(scale(sum(terms), 0.5f / batch), Var(Tensor::full({1}, constant)));
 }
@@ -187,7 +187,7 @@ void update_joint_elbo(StepResult& out, Models& models, const Tensor& x, const T
 // gradient of the first term is taken before the second chain advances u and v; the two gradients add up.
 void update_ebm(StepResult& out, Stopwatch& watch, Models& models, const Tensor& x, const Tensor& z,
                 const StepNoise& noise, const StepSettings& s, int64_t adam_t) {
-    const float inverse_temperature = 1 / s.chain_x.temperature();
+    const real inverse_temperature = 1 / s.chain_x.temperature();
     const std::vector<Var> parameters = models.ebm.state.parameters();
     clear_gradients(models.ebm.state);
     models.ebm.power_iteration();  // u, v advance (8)

@@ -9,7 +9,7 @@ namespace {
 
 // x - ½ s² gradient + n U, in a new tensor: the caller keeps the start.
 Tensor langevin_step(const Tensor& x, const Tensor& gradient, const ChainSettings& s, const Noise& noise) {
-    const float half_step_sq = 0.5f * s.step_size * s.step_size;
+    const real half_step_sq = 0.5f * s.step_size * s.step_size;
     Tensor y(x.shape());
     if (const Tensor* const given = std::get_if<Tensor>(&noise)) {
         CHECK_EQ(given->size(), x.size());
@@ -59,7 +59,7 @@ Chain langevin_x(Tensor x, const EnergyFunction& energy, const ChainSettings& se
     return chain;
 }
 
-Chain langevin_z(Tensor z, const Tensor& x, const std::function<Var(const Var&)>& generator, float sigma,
+Chain langevin_z(Tensor z, const Tensor& x, const std::function<Var(const Var&)>& generator, real sigma,
                  const ChainSettings& settings, const NoiseFunction& noise) {
     Chain chain;
     const Var data(x), origin(Tensor::full(z.shape(), 0));

@@ -41,7 +41,7 @@ Chain langevin_x(Tensor x, const EnergyFunction& energy, const ChainSettings& se
 // T_θ^z, target p_θ(z|x) (Eq. 6): from `z`, steps of
 //   z <- z - ½ s² ∇_z [ ‖x - g(z)‖² / (2σ²) + ½ ‖z‖² ] + n U.
 // The trace is Σ ‖x - g(z)‖².
-Chain langevin_z(Tensor z, const Tensor& x, const std::function<Var(const Var&)>& generator, float sigma,
+Chain langevin_z(Tensor z, const Tensor& x, const std::function<Var(const Var&)>& generator, real sigma,
                  const ChainSettings& settings, const NoiseFunction& noise);
 
 }  // namespace dualmcmc

@@ -26,7 +26,7 @@ void check_settings(const ModelSettings& s) {
 
 namespace {
 bool is_toy(const ModelSettings& settings) { return settings.architecture == "toy2d"; }
-constexpr float toy_scale = 4;  // the details of these densities are about a quarter of a unit
+constexpr real toy_scale = 4;  // the details of these densities are about a quarter of a unit
 }  // namespace
 
 Mlp::Mlp(ParameterStore& state, const std::string& name, int64_t in, int64_t width, int64_t out) {
@@ -169,7 +169,7 @@ Encoder::Encoder(const ModelSettings& settings, uint64_t seed) : state(seed, 2) 
 std::pair<Var, Var> Encoder::operator()(const Var& x) const {
     if (!mlps_.empty()) return {mlps_[0](scale(x, toy_scale)), mlps_[1](scale(x, toy_scale))};
     Var h = x;
-    for (const Conv& conv : convs_) h = leaky_relu(conv(h), 0.2f);
+    for (const Conv& conv : convs_) h = leaky_relu(conv(h), 0.2);
     const Shape latent{x.dim(0), heads_[0].weight.dim(3)};
     return {reshape(heads_[0](h), latent), reshape(heads_[1](h), latent)};
 }

@@ -7,7 +7,7 @@ namespace dualmcmc {
 
 const std::vector<Method>& methods() {
     static const std::optional<int64_t> keep;  // the setting stays as it is
-    static const std::optional<float> keep_weight;
+    static const std::optional<real> keep_weight;
     // name, description; start x, start z; k_x, k_z; λ_data, λ_ebm, λ_generated; EBM, generator and encoder learn,
     // joint ELBO; reports
     // clang-format off
@@ -17,11 +17,11 @@ const std::vector<Method>& methods() {
          true, true, true, false,
          {"loss_recon", "loss_revise", "nll_posterior", "nll_generated", "energy_data", "energy_model"}},
         {"cooperative", "the EBM teaches the generator by revising its samples; no encoder (Xie et al. 2018)",
-         "generator", "encoder", keep, 0, 0.0f, keep_weight, keep_weight,
+         "generator", "encoder", keep, 0, 0, keep_weight, keep_weight,
          true, true, false, false,
          {"loss_revise", "energy_data", "energy_model"}},
         {"triangle", "the divergence triangle: no chains, all losses in nats (Han et al. 2019)",
-         "generator", "encoder", 0, 0, 1.0f, 1.0f, 1.0f,
+         "generator", "encoder", 0, 0, 1, 1, 1,
          true, true, true, true,
          {"loss_recon", "kl", "nll_generated", "energy_data", "energy_model"}},
         {"shortrun", "an EBM alone, chains of 100 steps from noise (Nijkamp et al. 2019)",
@@ -29,11 +29,11 @@ const std::vector<Method>& methods() {
          true, false, false, false,
          {"energy_data", "energy_model"}},
         {"abp", "alternating back-propagation: a generator alone, z-chains from noise (Han et al. 2017)",
-         "generator", "noise", keep, keep, keep_weight, 0.0f, keep_weight,
+         "generator", "noise", keep, keep, keep_weight, 0, keep_weight,
          false, true, false, false,
          {"loss_recon"}},
         {"vae", "generator and encoder on the ELBO (Kingma and Welling 2014)",
-         "generator", "encoder", keep, 0, 1.0f, 0.0f, 0.0f,
+         "generator", "encoder", keep, 0, 1, 0, 0,
          false, true, true, true,
          {"loss_recon", "kl"}},
     };

@@ -11,19 +11,19 @@ namespace dualmcmc {
 // A Langevin chain y <- y - ½ s² ∇ potential(y) + n U: its steps, s and n (METHOD.md, section 2).
 struct ChainSettings {
     int64_t steps;
-    float step_size, noise_std;
+    real step_size, noise_std;
     // T: for small steps the chain's stationary density is exp(-potential / T).
-    float temperature() const { return (noise_std / step_size) * (noise_std / step_size); }
+    real temperature() const { return (noise_std / step_size) * (noise_std / step_size); }
 };
 
 // METHOD.md, section 4. The defaults are the authors' CIFAR-10 settings.
 struct StepSettings {
-    ChainSettings chain_x{30, 0.5f, 0.001f}, chain_z{10, 0.1f, 0.1f};
+    ChainSettings chain_x{30, 0.5, 0.001}, chain_z{10, 0.1, 0.1};
     // σ of p_θ(x|z). The authors leave out the ½ of ‖x - g‖² / (2σ²): their 0.3 is this exact σ.
-    float sigma = 0.3f / 1.41421356f;
-    float lambda_data = 1, lambda_ebm = 50, lambda_generated = 0.1f;
+    real sigma = 0.3 / 1.4142135623730951;
+    real lambda_data = 1, lambda_ebm = 50, lambda_generated = 0.1;
     bool resample = true;  // the EBM's update uses a second x-chain, from the updated generator; false: Eq. 10's chain
-    AdamSettings adam_generator{3e-4f, 5e-4f}, adam_ebm{1e-4f, 0}, adam_encoder{1e-4f, 5e-4f};
+    AdamSettings adam_generator{3e-4, 5e-4}, adam_ebm{1e-4, 0}, adam_encoder{1e-4, 5e-4};
 
     // Where the x-chain starts: "generator", g(z); "noise", uniform in [-1, 1].
     std::string start_x = "generator";
@@ -40,7 +40,7 @@ struct Method {
     std::string name, description;
     std::string start_x, start_z;
     std::optional<int64_t> steps_x, steps_z;
-    std::optional<float> lambda_data, lambda_ebm, lambda_generated;
+    std::optional<real> lambda_data, lambda_ebm, lambda_generated;
     bool learn_ebm, learn_generator, learn_encoder, joint_elbo;
     std::vector<std::string> reports;  // the scalars of StepResult that it computes, in their order
 };

@@ -14,7 +14,7 @@ namespace fs = std::filesystem;
 namespace {
 
 void store(SafetensorsFile& file, const std::string& name, const Layout& layout, const Tensor& value) {
-    file.tensors[name] = store_floats(layout.file_shape, layout.to_file(value.to_host()).data());
+    file.tensors[name] = store_values(layout.file_shape, layout.to_file(value.to_host()).data());
 }
 
 std::string average_name(const std::string& prefix, const NamedTensor& entry) { return "ema." + prefix + entry.name; }
@@ -28,16 +28,16 @@ constexpr const char* chain_states_name = "latents";
 
 }  // namespace
 
-std::vector<float> stored_values(const SafetensorsFile& file, const std::string& path, const std::string& name,
-                                 const Layout& layout) {
+std::vector<real> stored_values(const SafetensorsFile& file, const std::string& path, const std::string& name,
+                                const Layout& layout) {
     const auto found = file.tensors.find(name);
     if (found == file.tensors.end()) fail(path, ": tensor ", name, " is missing");
     if (found->second.shape != layout.file_shape)
         fail(path, ": tensor ", name, " has shape ", to_string(found->second.shape), ", not ",
              to_string(layout.file_shape));
     if (found->second.dtype != "F32") fail(path, ": tensor ", name, " is ", found->second.dtype, ", not F32");
-    const std::vector<float> values = as_floats(found->second, name);
-    for (const float value : values)
+    const std::vector<real> values = values_of<real>(found->second, name);
+    for (const real value : values)
         if (!std::isfinite(value)) fail(path, ": tensor ", name, " holds a value that is not finite");
     return layout.to_memory(values);
 }
@@ -128,7 +128,7 @@ void save_checkpoint(const std::string& path, Models& models, const Config& conf
     const int64_t latent = models.settings.latent;
     if (!chain_states.empty())
         file.tensors[chain_states_name] =
-            store_floats({int64_t(chain_states.size()) / latent, latent}, chain_states.data());
+            store_values({int64_t(chain_states.size()) / latent, latent}, chain_states.data());
     write_safetensors(path, file);
 }
 
@@ -163,7 +163,7 @@ void load_checkpoint(const SafetensorsFile& file, const std::string& path, Model
             if (!entry.trainable) continue;
             entry.ema = {};
             if (file.tensors.count(average_name(prefix, entry))) {
-                const std::vector<float> average = stored_values(file, path, average_name(prefix, entry), entry.layout);
+                const std::vector<real> average = stored_values(file, path, average_name(prefix, entry), entry.layout);
                 if (optimiser) entry.ema = Tensor::from_host(entry.layout.memory_shape(), average);
                 else entry.value.value().copy_from_host(average);
             }

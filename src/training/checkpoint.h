@@ -29,8 +29,8 @@ void load_state(const SafetensorsFile& file, const std::string& path, const std:
                 bool running_optional = false);
 
 // One tensor of the file, converted to the layout in memory. Fails as load_state.
-std::vector<float> stored_values(const SafetensorsFile& file, const std::string& path, const std::string& name,
-                                 const Layout& layout);
+std::vector<real> stored_values(const SafetensorsFile& file, const std::string& path, const std::string& name,
+                                const Layout& layout);
 
 // ---- checkpoints --------------------------------------------------------------------------------
 
@@ -39,7 +39,7 @@ inline constexpr const char* checkpoint_format = "dual-mcmc-checkpoint-1";
 
 // The last states of persistent z-chains: a latent (d) for each training image, row-major (N, d), in host memory. They
 // take 26 MB for CIFAR-10 (50,000 × 128), and as much in each checkpoint. Empty if chains are not persistent.
-using ChainStates = std::vector<float>;
+using ChainStates = std::vector<real>;
 
 // A checkpoint's file, with its metadata parsed.
 struct LoadedCheckpoint {

@@ -30,7 +30,7 @@ Config preset_config(const std::string& name) {
     if (name == "cifar10") return c;
     if (name == "celeba64") {
         c.model = {"celeba64", 1024, 1024, 128, 128};
-        c.step.chain_x.step_size = 0.3f;
+        c.step.chain_x.step_size = 0.3;
         c.step.lambda_ebm = 70;
         c.flip = true;
         return c;
@@ -41,15 +41,15 @@ Config preset_config(const std::string& name) {
         // revision: with the authors' 50 the generator learned from an untrained EBM rather than from the data.
         c.model = {"cifar10", 64, 32, 32, 128};
         c.batch = 32;
-        c.step.chain_x = {15, 4, 0.002f};
+        c.step.chain_x = {15, 4, 0.002};
         c.step.chain_z.steps = 8;
         c.step.resample = false;
         c.step.lambda_ebm = 5;
-        c.step.adam_generator.learning_rate = c.step.adam_encoder.learning_rate = 1e-3f;
-        c.step.adam_ebm.learning_rate = 2e-4f;
+        c.step.adam_generator.learning_rate = c.step.adam_encoder.learning_rate = 1e-3;
+        c.step.adam_ebm.learning_rate = 2e-4;
         c.lr_decay = 0.87;
         c.ema = 0.998;
-        c.sampler = {20, 4, 0.002f};
+        c.sampler = {20, 4, 0.002};
         c.eval_every = c.checkpoint_every = 500;
         c.minutes = 60;
         if (name == "demo") {  // one to three minutes; at these rates the EBM outgrows the generator some epochs later
@@ -57,7 +57,7 @@ Config preset_config(const std::string& name) {
             c.model = {"cifar10", 16, 16, 8, 32};
             c.step.chain_x.steps = 10;
             c.step.chain_z.steps = 5;
-            c.step.adam_ebm.learning_rate = 5e-4f;
+            c.step.adam_ebm.learning_rate = 5e-4;
             c.lr_decay = 0.6;
             c.ema = 0.99;
             c.eval_every = 1000;
@@ -71,17 +71,15 @@ Config preset_config(const std::string& name) {
 
 namespace {
 
+// A number: int64_t, float or double.
 template <class Number>
-std::string number_to_text(Number value) {
+std::string to_text(Number value) {
     char buffer[64];  // to_chars writes the shortest text that reads back the same
     return {buffer, std::to_chars(buffer, buffer + sizeof buffer, value).ptr};
 }
 
 std::string to_text(const std::string& value) { return value; }
 std::string to_text(bool value) { return value ? "true" : "false"; }
-std::string to_text(int64_t value) { return number_to_text(value); }
-std::string to_text(float value) { return number_to_text(value); }
-std::string to_text(double value) { return number_to_text(value); }
 
 template <class Number>
 void parse(const std::string& name, const std::string& text, Number& field) {
@@ -200,7 +198,7 @@ void check_chains(const Config& c) {
     check_positive("noise-x", s.chain_x.noise_std);  // not 0: the EBM's loss is divided by the temperature
     check_steps("steps-z", s.chain_z.steps);
     check_positive("step-size-z", s.chain_z.step_size);
-    check_at_least<float>("noise-z", s.chain_z.noise_std, 0);
+    check_at_least<real>("noise-z", s.chain_z.noise_std, 0);
     if (s.start_x != "generator" && s.start_x != "noise")
         fail("--start-x ", s.start_x, ": unknown; give generator or noise");
     if (s.start_z != "encoder" && s.start_z != "noise" && s.start_z != "persistent")
@@ -215,18 +213,18 @@ void check_losses(const StepSettings& s) {
     if (s.joint_elbo && !(s.learn_generator && s.learn_encoder))
         fail("--joint-elbo: trains generator and encoder; leave --no-learn-generator and --no-learn-encoder out");
     check_positive("sigma", s.sigma);
-    check_at_least<float>("lambda-data", s.lambda_data, 0);
-    check_at_least<float>("lambda-ebm", s.lambda_ebm, 0);
-    check_at_least<float>("lambda-generated", s.lambda_generated, 0);
+    check_at_least<real>("lambda-data", s.lambda_data, 0);
+    check_at_least<real>("lambda-ebm", s.lambda_ebm, 0);
+    check_at_least<real>("lambda-generated", s.lambda_generated, 0);
 }
 
 void check_optimiser(const Config& c) {
-    check_at_least<float>("lr-generator", c.step.adam_generator.learning_rate, 0);
-    check_at_least<float>("lr-ebm", c.step.adam_ebm.learning_rate, 0);
-    check_at_least<float>("lr-encoder", c.step.adam_encoder.learning_rate, 0);
-    check_at_least<float>("decay-generator", c.step.adam_generator.weight_decay, 0);
-    check_at_least<float>("decay-ebm", c.step.adam_ebm.weight_decay, 0);
-    check_at_least<float>("decay-encoder", c.step.adam_encoder.weight_decay, 0);
+    check_at_least<real>("lr-generator", c.step.adam_generator.learning_rate, 0);
+    check_at_least<real>("lr-ebm", c.step.adam_ebm.learning_rate, 0);
+    check_at_least<real>("lr-encoder", c.step.adam_encoder.learning_rate, 0);
+    check_at_least<real>("decay-generator", c.step.adam_generator.weight_decay, 0);
+    check_at_least<real>("decay-ebm", c.step.adam_ebm.weight_decay, 0);
+    check_at_least<real>("decay-encoder", c.step.adam_encoder.weight_decay, 0);
     check_positive("lr-decay", c.lr_decay);
     if (!(c.ema >= 0 && c.ema < 1)) fail("--ema ", c.ema, ": must be at least 0 and below 1");
     check_positive("max-energy-gap", c.max_energy_gap);
@@ -237,7 +235,7 @@ void check_optimiser(const Config& c) {
 void check_output(const Config& c) {
     check_steps("sampler-steps", c.sampler.steps);
     check_positive("sampler-step-size", c.sampler.step_size);
-    check_at_least<float>("sampler-noise", c.sampler.noise_std, 0);
+    check_at_least<real>("sampler-noise", c.sampler.noise_std, 0);
     check_at_least<int64_t>("sampler-batch", c.sampler_batch, 1);
     check_at_least<int64_t>("log-every", c.log_every, 1);
     check_at_least<int64_t>("eval-every", c.eval_every, 1);

@@ -21,14 +21,14 @@ struct Config {
     double ema = 0;                 // decay of the generator's average, for samples: avg <- ema avg + (1 - ema) θ
     double max_energy_gap = 1e4;    // the run has diverged if |energy gap| exceeds this
     double rollback_lr_factor = 1;  // multiplies all learning rates at each rollback
-    ChainSettings sampler{70, 0.4f, 0.001f};  // the x-chain after training
+    ChainSettings sampler{70, 0.4, 0.001};  // the x-chain after training
     int64_t sampler_batch = 100;
     int64_t log_every = 10, eval_every = 500, checkpoint_every = 1000, keep_checkpoints = 2;
 };
 
 // ---- the list of settings -----------------------------------------------------------------------
 // for_each_setting calls visit(name, field, help) for each of them. `name` is the flag without its dashes, and the key
-// in files; `field` is a std::string, int64_t, float, double or bool.
+// in files; `field` is a std::string, int64_t, real, double or bool.
 
 template <class ConfigType, class Visit>
 void for_each_run_setting(ConfigType& c, Visit& visit) {

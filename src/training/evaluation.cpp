@@ -38,7 +38,7 @@ struct PooledStatistics {
     std::vector<double> mean, squares;  // squares: Σ (x - mean)²
 
     // Adds a batch of `more` values per channel, with this mean and unbiased variance.
-    void add(const std::vector<float>& batch_mean, const std::vector<float>& batch_var, double more) {
+    void add(const std::vector<real>& batch_mean, const std::vector<real>& batch_var, double more) {
         mean.resize(batch_mean.size());
         squares.resize(batch_mean.size());
         for (size_t c = 0; c < mean.size(); ++c) {
@@ -67,11 +67,11 @@ void recalibrate(Models& models, int64_t batches, int64_t batch, uint64_t seed) 
     }
     for (size_t i = 0; i < norms.size(); ++i) {
         BatchNorm& norm = *norms[i].first;
-        std::vector<float> var;
-        for (const double squares : pooled[i].squares) var.push_back(float(squares / (pooled[i].count - 1)));
+        std::vector<real> var;
+        for (const double squares : pooled[i].squares) var.push_back(real(squares / (pooled[i].count - 1)));
         norm.running_mean.copy_from_host({pooled[i].mean.begin(), pooled[i].mean.end()});
         norm.running_var.copy_from_host(var);
-        norm.momentum = 0.1f;
+        norm.momentum = 0.1;
     }
 }
 
@@ -127,7 +127,7 @@ Reconstructions draw_reconstructions(Models& models, const ImageSet& data, const
     std::vector<int64_t> indices(static_cast<size_t>(data.count));
     std::iota(indices.begin(), indices.end(), 0);
     Shape shape{data.count, data.size, data.size, 3};
-    std::vector<float> pixels(size_t(element_count(shape)));
+    std::vector<real> pixels(size_t(element_count(shape)));
     gather_batch(data, indices, {}, pixels.data());
     const Tensor x = Tensor::from_host(shape, pixels);
 

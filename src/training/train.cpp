@@ -213,7 +213,7 @@ Run::Run(const Config& config, const std::optional<LoadedCheckpoint>& resume, co
 void Run::shuffle(int64_t epoch) {
     const int64_t count = data_.train.count;
     const RandomKey key = random_key(uint64_t(config_.seed), RngPurpose::shuffle, uint64_t(epoch));
-    const std::vector<float> sort_keys = Tensor::uniform({count}, key, 0, 1).to_host();
+    const std::vector<real> sort_keys = Tensor::uniform({count}, key, 0, 1).to_host();
     order_.resize(size_t(count));
     std::iota(order_.begin(), order_.end(), 0);
     std::stable_sort(order_.begin(), order_.end(),
@@ -227,10 +227,10 @@ Tensor Run::batch(int64_t iteration) {
     std::vector<bool> flip;
     if (config_.flip) {
         const RandomKey key = random_key(uint64_t(config_.seed), RngPurpose::flip, uint64_t(iteration));
-        for (const float u : Tensor::uniform({config_.batch}, key, 0, 1).to_host()) flip.push_back(u > 0.5f);
+        for (const real u : Tensor::uniform({config_.batch}, key, 0, 1).to_host()) flip.push_back(u > 0.5f);
     }
     const Shape shape{config_.batch, data_.train.size, data_.train.size, 3};
-    std::vector<float> pixels(size_t(element_count(shape)));
+    std::vector<real> pixels(size_t(element_count(shape)));
     gather_batch(data_.train, batch_indices(iteration), flip, pixels.data());
     return Tensor::from_host(shape, pixels);
 }
@@ -244,7 +244,7 @@ std::vector<int64_t> Run::batch_indices(int64_t iteration) const {
 // The states of these images' persistent chains (ABP, Han et al. 2017): (B, d).
 Tensor Run::gather_chain_states(const std::vector<int64_t>& images) const {
     const int64_t d = config_.model.latent;
-    std::vector<float> values;
+    std::vector<real> values;
     for (const int64_t i : images)
         values.insert(values.end(), chain_states_.begin() + i * d, chain_states_.begin() + (i + 1) * d);
     return Tensor::from_host({int64_t(images.size()), d}, values);
@@ -252,7 +252,7 @@ Tensor Run::gather_chain_states(const std::vector<int64_t>& images) const {
 
 void Run::scatter_chain_states(const std::vector<int64_t>& images, const Tensor& z) {
     const int64_t d = config_.model.latent;
-    const std::vector<float> values = z.to_host();
+    const std::vector<real> values = z.to_host();
     for (size_t row = 0; row < images.size(); ++row)
         std::copy_n(values.begin() + int64_t(row) * d, d, chain_states_.begin() + images[row] * d);
 }
@@ -261,8 +261,8 @@ void Run::scatter_chain_states(const std::vector<int64_t>& images, const Tensor&
 
 StepSettings Run::settings_at(int64_t epoch) const {
     StepSettings s = config_.step;
-    const float factor =
-        float(std::pow(config_.lr_decay, double(epoch)) * std::pow(config_.rollback_lr_factor, double(rollbacks_)));
+    const real factor =
+        real(std::pow(config_.lr_decay, double(epoch)) * std::pow(config_.rollback_lr_factor, double(rollbacks_)));
     for (AdamSettings* adam : {&s.adam_generator, &s.adam_ebm, &s.adam_encoder}) adam->learning_rate *= factor;
     return s;
 }
@@ -289,7 +289,7 @@ Metrics Run::train_iteration(int64_t iteration) {
 bool Run::parameters_finite() {
     for (const auto& [prefix, state] : models_.networks())
         for (const Var& parameter : state->parameters())
-            for (const float value : parameter.value().to_host())
+            for (const real value : parameter.value().to_host())
                 if (!std::isfinite(value)) return false;
     return true;
 }
