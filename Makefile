@@ -54,12 +54,19 @@ GPU_ONLY  := $(wildcard cuda/gpu/*.cu)
 ONCE      := src/cpu/instruction_sets.cpp
 AMX       := src/cpu/fast/amx.cpp
 CPU_ONLY  := $(filter-out $(ONCE) $(AMX),$(wildcard src/cpu/*.cpp) $(if $(PLAIN),,$(wildcard src/cpu/fast/*.cpp)))
-SOURCES   := $(filter-out src/cpu/%,$(wildcard src/*.cpp src/*/*.cpp)) $(ONCE) cuda/constant_weights.cpp
+SOURCES   := $(filter-out src/cpu/% $(if $(DOUBLE),,%_double.cpp),$(wildcard src/*.cpp src/*/*.cpp)) $(ONCE) cuda/constant_weights.cpp
 KERNELS   := $(foreach isa,$(ISAS),$(patsubst %,$(BUILD)/$(isa)/%.o,$(basename $(COMMON) $(CPU_ONLY)))) \
              $(if $(PLAIN),,$(AMX:%.cpp=$(BUILD)/avx512/%.o)) \
              $(if $(GPU),$(patsubst %.cu,$(BUILD)/nvcc/%.o,$(COMMON) $(GPU_ONLY)),$(BUILD)/cuda/no_gpu.o)
 EMULATED  := $(if $(DOUBLE),,$(patsubst %.cu,$(BUILD)/simt/%.o,$(COMMON) $(filter-out cuda/gpu/cublas.cu,$(GPU_ONLY))))
-LIBRARY   := $(filter-out $(BUILD)/src/main.o,$(SOURCES:%.cpp=$(BUILD)/%.o)) $(KERNELS)
+# The step of check-step once more, in double precision and in a namespace of its own, with what it needs.
+PROOF     := $(if $(DOUBLE),,$(wildcard src/engine/*.cpp src/method/*.cpp) src/formats/files.cpp src/formats/safetensors.cpp \
+             src/training/checkpoint.cpp src/training/config.cpp src/experiments/check_step.cpp \
+             src/experiments/check_step_double.cpp cuda/constant_weights.cpp cuda/no_gpu.cpp $(ONCE))
+PROOF_CPU := $(if $(DOUBLE),,$(COMMON) $(filter-out src/cpu/fast/%,$(CPU_ONLY)))
+PROVING   := $(PROOF:%.cpp=$(BUILD)/proof/%.o) \
+             $(foreach isa,$(ISAS),$(patsubst %,$(BUILD)/proof/$(isa)/%.o,$(basename $(PROOF_CPU))))
+LIBRARY   := $(filter-out $(BUILD)/src/main.o,$(SOURCES:%.cpp=$(BUILD)/%.o)) $(KERNELS) $(PROVING)
 TESTS     := $(patsubst %.cpp,$(BUILD)/%.o,$(wildcard tests/*.cpp))
 
 .PHONY: all test sanitize demo train toys bench reference format packages clean
@@ -100,18 +107,24 @@ $(BUILD)/%.o: %.cpp $(BUILD)/settings | packages
 HOT  := $(addprefix src/experiments/,toys.cpp density2d.cpp annealing.cpp statistics.cpp sliced_wasserstein.cpp) \
         src/formats/png.cpp $(wildcard src/data/*.cpp)
 COLD := $(patsubst %.cpp,$(BUILD)/%.o,$(filter-out $(HOT),$(SOURCES)))
-$(COLD) $(TESTS): FLAGS += -O1
+$(COLD) $(TESTS) $(PROOF:%.cpp=$(BUILD)/proof/%.o): FLAGS += -O1
 
 $(BUILD)/tests/gpu_test.o: FLAGS += -U_FORTIFY_SOURCE
 $(BUILD)/tests/curand_test.o: FLAGS += $(if $(GPU),-idirafter $(GPU)/include)
 
+$(PROVING): FLAGS += -DREAL=double -DPLAIN -Ddualmcmc=dualmcmc_double
+$(BUILD)/proof/%.o: %.cpp $(BUILD)/settings | packages
+	$(call step,$< (double))
+	$(Q)$(CXX) $(FLAGS) -c $< -o $@
+
+# $(1): the folder of the objects and the instruction set, $(2): the sources' ending, $(3): the instruction set.
 define kernel_rule
 $(BUILD)/$(1)/%.o: %.$(2) $(BUILD)/settings | packages
 	$$(call step,$$< ($(1)))
-	$$(Q)$$(CXX) -x c++ $$(FLAGS) -fno-math-errno -fno-trapping-math -march=$$(MARCH_$(1)) -DDEVICE_NAMESPACE=cpu_$(1) \
-	  -DDEVICE_NAME='"CPU, $(1)"' -c $$< -o $$@
+	$$(Q)$$(CXX) -x c++ $$(FLAGS) -fno-math-errno -fno-trapping-math -march=$$(MARCH_$(3)) -DDEVICE_NAMESPACE=cpu_$(3) \
+	  -DDEVICE_NAME='"CPU, $(3)"' -c $$< -o $$@
 endef
-$(foreach isa,$(ISAS),$(eval $(call kernel_rule,$(isa),cu))$(eval $(call kernel_rule,$(isa),cpp)))
+$(foreach isa,$(ISAS),$(foreach of,cu cpp,$(eval $(call kernel_rule,$(isa),$(of),$(isa)))$(eval $(call kernel_rule,proof/$(isa),$(of),$(isa)))))
 $(AMX:%.cpp=$(BUILD)/avx512/%.o): FLAGS += $(AMX_FLAGS)
 
 # An emulated GPU for the tests: the same sources, with tests/simt for CUDA's headers. (The emulator switches threads by longjmp, which

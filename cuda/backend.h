@@ -14,14 +14,9 @@
 #include <string>
 #include <vector>
 
-namespace dualmcmc {
+#include "real.h"
 
-// The type of all numbers, from the kernels to the networks: float; or double in a build that serves as proof (make
-// REAL=double), which has the plain CPU kernels alone.
-#ifndef REAL
-#define REAL float
-#endif
-using real = REAL;
+namespace dualmcmc {
 
 // One convolution: x (batch, height, width, in) * w (kernel, kernel, in, out) -> y (batch, out_height, out_width, out).
 struct ConvShape {

@@ -24,6 +24,27 @@ STEP_FILE_NAMES = {
 ROLES = {"netE": "ebm", "netG": "generator", "netI": "encoder"}
 
 
+# Dual-MCMC teaching and the paper's baselines (METHOD.md, section 7): the networks that learn (E, G, I for netE, netG,
+# netI), where the chains start, whether generator and encoder learn jointly from an ELBO instead of Eq. 10 and 15, and
+# the settings that make the method: no steps for the chains that it lacks, no weight for the terms that it lacks.
+METHODS = {
+    "dual": dict(learns="EGI", start_x="generator", start_z="encoder", joint_elbo=False, settings={}),
+    "cooperative": dict(learns="EG", start_x="generator", start_z="encoder", joint_elbo=False,
+                        settings=dict(steps_z=0, lambda_data=0.0)),
+    "triangle": dict(learns="EGI", start_x="generator", start_z="encoder", joint_elbo=True,
+                     settings=dict(steps_x=0, steps_z=0, resample=0,
+                                   lambda_data=1.0, lambda_ebm=1.0, lambda_generated=1.0)),
+    "shortrun": dict(learns="E", start_x="noise", start_z="encoder", joint_elbo=False, settings=dict(steps_z=0)),
+    "abp": dict(learns="G", start_x="generator", start_z="noise", joint_elbo=False,
+                settings=dict(steps_x=0, resample=0, lambda_ebm=0.0)),
+    "vae": dict(learns="GI", start_x="generator", start_z="encoder", joint_elbo=True,
+                settings=dict(steps_x=0, steps_z=0, resample=0, lambda_data=1.0, lambda_ebm=0.0, lambda_generated=0.0)),
+}
+# The readings of x~ in the EBM's update (METHOD.md, section 3).
+NEGATIVES = "chain", "resampled", "generated"
+NOT_IN_STEP_FILES = "width_ebm", "decay_ebm"  # as wide as the generator, and 0
+
+
 @dataclass
 class Settings:
     """Named like the flags of the command line; the defaults are the authors' for CIFAR-10 (METHOD.md, section 4)."""
@@ -34,7 +55,8 @@ class Settings:
     batch: int = 100
     steps_x: int = 30
     steps_z: int = 10
-    resample: int = 1
+    resample: int = 1  # 0 or 1: negatives chain or resampled
+    negatives: str = ""  # one of NEGATIVES; decides resample, too. Empty: as resample says
     lambda_data: float = 1.0
     lambda_ebm: float = 50.0
     lambda_generated: float = 0.1
@@ -46,11 +68,29 @@ class Settings:
     lr_ebm: float = 1e-4
     lr_generator: float = 3e-4
     lr_encoder: float = 1e-4
-    decay_ebm: float = 0.0  # not in step files
+    decay_ebm: float = 0.0
     decay_generator: float = 5e-4
     decay_encoder: float = 5e-4
-    method: str = "dual"  # a key of METHODS, whose switches apply besides the values above
-    width_ebm: int = 0  # 0: as wide as the generator; not in step files
+    method: str = "dual"  # a key of METHODS; its "settings" are the caller's business, its other entries apply
+    width_ebm: int = 0  # 0: as wide as the generator
+
+    def __post_init__(self):
+        for name, known in ("architecture", models.IMAGE_SIZE), ("method", METHODS), ("negatives", ("", *NEGATIVES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is '{getattr(self, name)}'; expected {', '.join(filter(None, known))}")
+        narrowest = 16 if self.architecture == "celeba64" else 1  # its narrowest layers have W // 16 channels
+        for name, least in [("width_generator", narrowest), ("width_encoder", 1), ("latent", 1), ("batch", 1),
+                            ("steps_x", 0), ("steps_z", 0)]:
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}")
+        if self.negatives == "generated" and METHODS[self.method]["start_x"] == "noise":
+            raise ValueError(f"negatives is 'generated', but {self.method} has no generator to draw them from")
+        if self.negatives:
+            self.resample = int(self.negatives == "resampled")
+
+    @property
+    def negatives_in_use(self):
+        return self.negatives or ("resampled" if self.resample else "chain")
 
     @property
     def image_size(self):
@@ -66,20 +106,9 @@ class Settings:
 
     def metadata(self):
         """The settings as in a step file."""
+        defaults = ("method", "dual"), ("negatives", "")
         return {STEP_FILE_NAMES.get(name, name): value for name, value in vars(self).items()
-                if name not in ("width_ebm", "decay_ebm") and (name, value) != ("method", "dual")}
-
-
-# Dual-MCMC teaching and the paper's baselines (METHOD.md, section 7): the networks that learn (E, G, I for netE, netG,
-# netI), where the chains start, and whether generator and encoder learn jointly from an ELBO instead of Eq. 10 and 15.
-METHODS = {
-    "dual": dict(learns="EGI", start_x="generator", start_z="encoder", joint_elbo=False),
-    "cooperative": dict(learns="EG", start_x="generator", start_z="encoder", joint_elbo=False),
-    "triangle": dict(learns="EGI", start_x="generator", start_z="encoder", joint_elbo=True),
-    "shortrun": dict(learns="E", start_x="noise", start_z="encoder", joint_elbo=False),
-    "abp": dict(learns="G", start_x="generator", start_z="noise", joint_elbo=False),
-    "vae": dict(learns="GI", start_x="generator", start_z="encoder", joint_elbo=True),
-}
+                if name not in NOT_IN_STEP_FILES and (name, value) not in defaults}
 
 
 @contextmanager
@@ -109,7 +138,7 @@ def reparametrize(mu, logvar, eps):
 def x_chain(x, netE, noise, s):
     """Eq. 3 at temperature (n_x / s_x)^2; noise: k_x tensors.
 
-    Returns x and, for each step, the sum of E(x) over the batch before it.
+    Returns x and the trace: for each step, the sum of E(x) over the batch before it; None without steps.
     """
     x, energies = x.detach(), []
     with frozen(netE):
@@ -119,13 +148,13 @@ def x_chain(x, netE, noise, s):
             (gradient,) = torch.autograd.grad(energy, x)
             x = x.detach() - 0.5 * s.step_size_x**2 * gradient + s.noise_x * noise[k]
             energies.append(energy.detach())
-    return x, energies
+    return x, torch.stack(energies) if energies else None
 
 
 def z_chain(z, x, netG, noise, s):
     """Eq. 6; noise: k_z tensors.
 
-    Returns z and, for each step, the sum of (x - g(z))^2 over batch and pixels before it.
+    Returns z and the trace: for each step, the sum of (x - g(z))^2 over batch and pixels before it; None without steps.
     """
     z, errors = z.detach(), []
     with frozen(netG):
@@ -136,13 +165,16 @@ def z_chain(z, x, netG, noise, s):
             z = z.detach()
             z = z - 0.5 * s.step_size_z**2 * (gradient / s.sig**2 + z) + s.noise_z * noise[k]
             errors.append(error.detach())
-    return z, errors
+    return z, torch.stack(errors) if errors else None
 
 
 def named_as_in_step_file(out):
-    """The results of an iteration under their names in a step file (without out.); scalars get the shape (1)."""
+    """The results of an iteration under their names in a step file (without out.), without those that are None.
+
+    Scalars get the shape (1).
+    """
     return {STEP_FILE_NAMES.get(name, name): (value if value.dim() else value.reshape(1)).detach()
-            for name, value in out.items()}
+            for name, value in out.items() if value is not None}
 
 
 class DualMcmc:
@@ -201,22 +233,20 @@ class DualMcmc:
 
         with self.timed("ebm"):
             energy_data = netE(x).mean()
-        x_model = x_revised
-        if s.resample:  # from the updated generator at the same z, with new noise
-            with self.timed("x_chain"):
+        x_model, x_resampled = x_revised, None
+        with self.timed("x_chain"):
+            if s.negatives_in_use != "chain":  # from the updated generator at the same z
                 with torch.no_grad():
-                    x_start = netG(z)
-                x_model, _ = x_chain(x_start, netE, noise["langevin_x_resample"], s)
+                    x_model = netG(z)
+            if s.negatives_in_use == "resampled":  # with new noise
+                x_model = x_resampled = x_chain(x_model, netE, noise["langevin_x_resample"], s)[0]
         with self.timed("ebm"):  # Eq. 7
             energy_model = netE(x_model).mean()
             self.update((energy_data - energy_model) / s.temperature_x, "netE")
 
         out = dict(x_init=x_init, x_revised=x_revised, mu=mu, logvar=logvar, z_init=z_init, z_revised=z_revised,
-                   reconstruction=reconstruction, energy_trace=torch.stack(energy_trace),
-                   sse_trace=torch.stack(sse_trace))
-        if s.resample:
-            out["x_resampled"] = x_model
-        out.update(loss_recon=loss_recon, loss_revise=loss_revise, nll_posterior=nll_posterior,
+                   reconstruction=reconstruction, energy_trace=energy_trace, sse_trace=sse_trace,
+                   x_resampled=x_resampled, loss_recon=loss_recon, loss_revise=loss_revise, nll_posterior=nll_posterior,
                    nll_generated=nll_generated, energy_data=energy_data, energy_model=energy_model)
         return named_as_in_step_file(out)
 
@@ -245,9 +275,8 @@ class DualMcmc:
         from_noise = METHODS[self.settings.method]["start_x"] == "noise"
         with torch.no_grad():
             out["x_init"] = noise["start_x"][0] if from_noise else self.nets["netG"](noise["prior"])
-        out["x_revised"], trace = x_chain(out["x_init"], self.nets["netE"], noise["langevin_x"], self.settings)
-        if trace:
-            out["energy_trace"] = torch.stack(trace)
+        out["x_revised"], out["energy_trace"] = x_chain(out["x_init"], self.nets["netE"], noise["langevin_x"],
+                                                        self.settings)
 
     def run_z_chain(self, x, noise, out):
         if METHODS[self.settings.method]["start_z"] == "encoder":
@@ -256,9 +285,8 @@ class DualMcmc:
                 out["z_init"] = reparametrize(out["mu"], out["logvar"], noise["reparam"])
         else:
             out["z_init"] = noise["reparam"]
-        out["z_revised"], trace = z_chain(out["z_init"], x, self.nets["netG"], noise["langevin_z"], self.settings)
-        if trace:
-            out["sse_trace"] = torch.stack(trace)
+        out["z_revised"], out["sse_trace"] = z_chain(out["z_init"], x, self.nets["netG"], noise["langevin_z"],
+                                                     self.settings)
 
     def update_joint_elbo(self, x, noise, out):
         """Generator and encoder jointly: the ELBO and, if weighted, E(g(z)) and the NLL of generated pairs."""
@@ -308,12 +336,12 @@ class DualMcmc:
         s, netE = self.settings, self.nets["netE"]
         out["energy_data"] = netE(x).mean()
         x_model = out["x_revised"]
-        if s.resample:
+        if s.negatives_in_use != "chain":
             with torch.no_grad():
                 from_noise = METHODS[s.method]["start_x"] == "noise"
-                x_start = out["x_init"] if from_noise else self.nets["netG"](noise["prior"])
-            x_model, _ = x_chain(x_start, netE, noise["langevin_x_resample"], s)
-            out["x_resampled"] = x_model
+                x_model = out["x_init"] if from_noise else self.nets["netG"](noise["prior"])
+        if s.negatives_in_use == "resampled":
+            x_model = out["x_resampled"] = x_chain(x_model, netE, noise["langevin_x_resample"], s)[0]
         out["energy_model"] = netE(x_model).mean()
         self.update((out["energy_data"] - out["energy_model"]) / s.temperature_x, "netE")
 

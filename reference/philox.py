@@ -37,19 +37,19 @@ def words(seed, purpose, step, count):
 
 
 def uniforms(seed, purpose, step, count):
-    """In (0, 1], float64."""
+    """In (0, 1), float64: the midpoints of 2^32 equal intervals, without rounding."""
     return words(seed, purpose, step, count) * 2.0**-32 + 2.0**-33
 
 
-def normals(seed, purpose, step, count):
-    """Box-Muller in float64, rounded to float32."""
+def normals(seed, purpose, step, count, dtype=np.float32):
+    """Box-Muller in float64, rounded to dtype."""
     u, v = uniforms(seed, purpose, step, (count + 3) // 4 * 4).reshape(-1, 2).T
     radius, angle = np.sqrt(-2 * np.log(u)), 2 * np.pi * v
-    return np.stack([radius * np.sin(angle), radius * np.cos(angle)], axis=1).reshape(-1)[:count].astype(np.float32)
+    return np.stack([radius * np.sin(angle), radius * np.cos(angle)], axis=1).reshape(-1)[:count].astype(dtype)
 
 
-def normal_latents(seed, purpose, step, batch, latent):
-    return normals(seed, purpose, step, batch * latent).reshape(batch, latent)
+def normal_latents(seed, purpose, step, batch, latent, dtype=np.float32):
+    return normals(seed, purpose, step, batch * latent, dtype).reshape(batch, latent)
 
 
 def channels_first(values, batch, size):
@@ -57,15 +57,16 @@ def channels_first(values, batch, size):
     return np.ascontiguousarray(values.reshape(batch, size, size, 3).transpose(0, 3, 1, 2))
 
 
-def normal_images(seed, purpose, step, batch, size):
-    return channels_first(normals(seed, purpose, step, batch * size * size * 3), batch, size)
+def normal_images(seed, purpose, step, batch, size, dtype=np.float32):
+    return channels_first(normals(seed, purpose, step, batch * size * size * 3, dtype), batch, size)
 
 
-def iteration_noise(seed, iteration, batch, latent, size, steps_x, steps_z):
+def iteration_noise(seed, iteration, batch, latent, size, steps_x, steps_z, dtype=np.float32):
     """All noise of one training iteration, named as in the step file."""
     base = iteration * STEPS_PER_ITERATION
-    latents = lambda purpose, k=0: normal_latents(seed, purpose, base + k, batch, latent)
-    chain_x = lambda purpose: np.stack([normal_images(seed, purpose, base + k, batch, size) for k in range(steps_x)])
+    latents = lambda purpose, k=0: normal_latents(seed, purpose, base + k, batch, latent, dtype)
+    images = lambda purpose, k: normal_images(seed, purpose, base + k, batch, size, dtype)
+    chain_x = lambda purpose: np.stack([images(purpose, k) for k in range(steps_x)])
     noise = {"prior": latents(PRIOR), "reparam": latents(REPARAMETRISE)}
     if steps_x:
         noise.update(langevin_x=chain_x(LANGEVIN_X), langevin_x_resample=chain_x(LANGEVIN_X_RESAMPLE))
@@ -74,10 +75,10 @@ def iteration_noise(seed, iteration, batch, latent, size, steps_x, steps_z):
     return noise
 
 
-def start_images(seed, iteration, batch, size):
+def start_images(seed, iteration, batch, size, dtype=np.float32):
     """The start of x-chains from noise: uniform in [-1, 1], (B,3,S,S)."""
     values = -1 + 2 * uniforms(seed, START_X, iteration * STEPS_PER_ITERATION, batch * size * size * 3)
-    return channels_first(values.astype(np.float32), batch, size)
+    return channels_first(values.astype(dtype), batch, size)
 
 
 def check_known_answers():

@@ -98,7 +98,7 @@ TEST_F(CommandLine, HelpSucceeds) {
                              "--width-ebm",    "--width-encoder", "--latent",
                              "--steps-x",      "--step-size-x",   "--noise-x",
                              "--steps-z",      "--step-size-z",   "--noise-z",
-                             "--sigma",        "--resample",      "--no-resample",
+                             "--sigma",        "--ebm-negatives",
                              "--lambda-data",  "--lambda-ebm",    "--lambda-generated",
                              "--lr-generator", "--lr-ebm",        "--lr-encoder"})
         EXPECT_NE(help.find(flag), std::string::npos) << flag;

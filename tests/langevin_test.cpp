@@ -469,7 +469,7 @@ TEST_P(NetworkChain, OnlyTheUpdatesComputeWeightGradients) {
         StepSettings step;
         step.chain_x.steps = steps_x;
         step.chain_z.steps = steps_z;
-        step.resample = resample;
+        step.negatives = resample ? "resampled" : "chain";
         const Backend table = counted::wrap(best_cpu_backend(), false);
         {
             const WithBackend with(table);

@@ -15,11 +15,12 @@ namespace {
 
 const std::string step_cifar10 = "reference/step_cifar10.safetensors",
                   step_cifar10_resample = "reference/step_cifar10_resample.safetensors",
+                  step_cifar10_generated = "reference/step_cifar10_generated.safetensors",
                   step_celeba64_resample = "reference/step_celeba64_resample.safetensors";
 
 // Those of the method itself, and one of each baseline.
 std::vector<std::string> step_files() {
-    std::vector<std::string> files{step_cifar10, step_cifar10_resample, step_celeba64_resample};
+    std::vector<std::string> files{step_cifar10, step_cifar10_resample, step_cifar10_generated, step_celeba64_resample};
     for (const std::string& method : method_names)
         if (method != "dual") files.push_back("reference/step_" + method + ".safetensors");
     return files;
@@ -40,9 +41,9 @@ TEST_P(Reference, StepFilesAgreeUpToRounding) {
     for (const std::string& path : step_files()) {
         SCOPED_TRACE(path);
         const SafetensorsFile file = read_safetensors(path);
-        const std::vector<StepCheck> lines = check_step(path, 1e-3);
+        const std::vector<step_check::Check> lines = check_step(path, 1e-3).checks;
         size_t outputs = 0, gradients = 0, rest = 0;
-        for (const StepCheck& line : lines) {
+        for (const step_check::Check& line : lines) {
             EXPECT_TRUE(line.passes()) << line.name << ": " << line.error << ", limit " << line.limit;
             const bool output = line.name.starts_with("out."), gradient = line.name.starts_with("grad.");
             if (output || gradient) {
@@ -62,7 +63,7 @@ TEST_P(Reference, StepFilesAgreeUpToRounding) {
             }));
         };
         if (!file.metadata.count("method")) {
-            EXPECT_EQ(outputs, file.metadata.at("resample") == "1" ? 16u : 15u);
+            EXPECT_EQ(outputs, file.tensors.count("out.x_resampled") ? 16u : 15u);
         }
         EXPECT_EQ(outputs, count("out."));
         EXPECT_EQ(gradients, count("grad."));
@@ -89,7 +90,7 @@ public:
     // The names of the comparisons that fail.
     std::vector<std::string> failures() const {
         std::vector<std::string> names;
-        for (const StepCheck& line : check_step(path, 1e-3))
+        for (const step_check::Check& line : check_step(path, 1e-3).checks)
             if (!line.passes()) names.push_back(line.name);
         return names;
     }
@@ -205,7 +206,7 @@ TEST_F(TamperedStep, NanNeverPasses) {
 }
 
 TEST_F(TamperedStep, OwnNanNeverPasses) {
-    EXPECT_FALSE((StepCheck{"nan", std::numeric_limits<double>::quiet_NaN(), 1e-3}.passes()));
+    EXPECT_FALSE((step_check::Check{"nan", std::numeric_limits<double>::quiet_NaN(), 1e-3}.passes()));
     // Noise so large that the iteration overflows, whereas the file expects finite values.
     const Names failures = Tampered([](SafetensorsFile& f) {
                                change(f, "noise.langevin_x", [](Values& v) { scale_by(v, 1e30f); });
@@ -330,7 +331,7 @@ public:
         s.chain_z = {count("steps_z"), number("l_step_size"), number("n_step_size")};
         s.sigma = number("sig") / std::sqrt(2.0f);
         s.lambda_data = number("Gfactor"), s.lambda_ebm = number("Sfactor"), s.lambda_generated = number("Ifactor");
-        s.resample = count("resample") == 1;
+        s.negatives = count("resample") == 1 ? "resampled" : "chain";
         s.adam_generator = {number("lrG"), number("wdG")};
         s.adam_ebm = {number("lrE"), 0};
         s.adam_encoder = {number("lrI"), number("wdI")};

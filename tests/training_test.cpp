@@ -663,7 +663,7 @@ TEST_F(Training, ANonFiniteValueIsADivergence) {
     exploding.step.adam_generator.learning_rate = 1e30f;
     Config overflowing = config("overflowing", 6);  // the first one's are; the new parameters are not
     overflowing.step.lambda_data = 3e38f;
-    overflowing.step.resample = false;
+    overflowing.step.negatives = "chain";
     overflowing.checkpoint_every = 1;
     for (const Config& c : {exploding, overflowing}) {
         SCOPED_TRACE(c.out);

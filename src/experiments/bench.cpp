@@ -21,7 +21,9 @@ BenchCommand::BenchCommand(CLI::App& app)
     command_->add_option("--batch", batch_, "images per iteration")->capture_default_str();
     command_->add_option("--steps-x", step_.chain_x.steps, "steps of the x-chain")->capture_default_str();
     command_->add_option("--steps-z", step_.chain_z.steps, "steps of the z-chain")->capture_default_str();
-    command_->add_flag("--resample,!--no-resample", step_.resample, "a second x-chain for the EBM's update (on)");
+    command_->add_flag(
+        "--resample,!--no-resample", [this](int64_t on) { step_.negatives = on > 0 ? "resampled" : "chain"; },
+        "a second x-chain for the EBM's update (on)");
     command_->add_option("--iterations", iterations_, "timed iterations, after one untimed")->capture_default_str();
     command_->add_option("--device", device_, "as in train")->capture_default_str();
     command_->add_option("--precision", precision_, "as in train")->capture_default_str();

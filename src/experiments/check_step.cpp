@@ -5,6 +5,7 @@
 #include <cmath>
 #include <optional>
 
+#include "method/dual_mcmc.h"
 #include "training/checkpoint.h"
 
 namespace dualmcmc {
@@ -35,6 +36,19 @@ struct StepFile {
         if (value != std::floor(value) || value < double(min) || value > 1e6)
             fail(path, ": metadata '", key, "' is ", word(key), "; expected a whole number of at least ", min);
         return int64_t(value);
+    }
+    std::string negatives() const {
+        const bool resample = count("resample", 0) != 0;
+        if (!file.metadata.count("negatives")) return resample ? "resampled" : "chain";
+        const std::string value = word("negatives");
+        if (value != "chain" && value != "resampled" && value != "generated")
+            fail(path, ": metadata 'negatives' is '", value, "'; expected chain, resampled or generated");
+        return value;
+    }
+    // The largest relative error that the tensor's storage alone explains.
+    double storage_error(const std::string& name) const {
+        const auto found = file.tensors.find(name);
+        return found != file.tensors.end() && found->second.dtype == "F64" ? 1e-9 : 1e-6;
     }
     std::vector<real> values(const std::string& name, const Layout& layout) const {
         return stored_values(file, path, name, layout);
@@ -82,35 +96,38 @@ StepSettings step_settings(const StepFile& f) {
     s.lambda_data = real(f.number("Gfactor"));
     s.lambda_ebm = real(f.number("Sfactor"));
     s.lambda_generated = real(f.number("Ifactor"));
-    s.resample = f.count("resample", 0) != 0;
+    s.negatives = f.negatives();
     s.adam_generator = {real(f.number("lrG")), real(f.number("wdG"))};
     s.adam_ebm = {real(f.number("lrE")), 0};
     s.adam_encoder = {real(f.number("lrI")), real(f.number("wdI"))};
     return s;
 }
 
-double norm(const std::vector<real>& x) {
+using Values = std::vector<double>;
+
+double norm(const Values& x) {
     double total = 0;
-    for (const real value : x) total += double(value) * double(value);
+    for (const double value : x) total += value * value;
     return std::sqrt(total);
 }
 
-double distance(const std::vector<real>& a, const std::vector<real>& b) {
+double distance(const Values& a, const Values& b) {
     CHECK_EQ(a.size(), b.size());
     double total = 0;
-    for (size_t i = 0; i < a.size(); ++i) total += (double(a[i]) - double(b[i])) * (double(a[i]) - double(b[i]));
+    for (size_t i = 0; i < a.size(); ++i) total += (a[i] - b[i]) * (a[i] - b[i]);
     return std::sqrt(total);
 }
 
 // |found - expected| / scale; 0 if there is no difference.
-double relative_error(const std::vector<real>& found, const std::vector<real>& expected, double scale) {
+double relative_error(const Values& found, const Values& expected, double scale) {
     const double difference = distance(found, expected);
     return difference == 0 ? 0 : difference / scale;
 }
 
 class Comparison {
 public:
-    Comparison(const StepFile& file, double tolerance) : file_(file), tolerance_(tolerance) {}
+    Comparison(const StepFile& file, std::optional<double> tolerance, const step_check::Results* reference)
+        : file_(file), tolerance_(tolerance), reference_(reference) {}
 
     // A file must not expect what the method does not compute.
     void output(const std::string& name, const Tensor& found, const Layout& layout) {
@@ -119,8 +136,8 @@ public:
                 fail(file_.path, ": holds ", name, ", which this method does not compute");
             return;
         }
-        const std::vector<real> expected = file_.values(name, layout);
-        add(name, relative_error(found.to_host(), expected, norm(expected)), tolerance_);
+        const Values expected = expect(name, layout), values = keep(name, found);
+        add(name, relative_error(values, expected, norm(expected)));
     }
     void scalar(const std::string& name, const Tensor& found) { output(name, found, Layout::plain({1})); }
     void trace(const std::string& name, const std::vector<Tensor>& found) {
@@ -132,20 +149,20 @@ public:
     }
 
     void gradients(const std::string& prefix, const ParameterStore& state) {
-        std::vector<std::vector<real>> expected;
+        std::vector<Values> expected;
         double largest = 0;
         for (const NamedTensor& entry : state.entries()) {
             if (!entry.trainable) continue;
-            expected.push_back(file_.values("grad." + prefix + entry.name, entry.layout));
+            expected.push_back(expect("grad." + prefix + entry.name, entry.layout));
             largest = std::max(largest, norm(expected.back()));
         }
         size_t next = 0;
         for (const NamedTensor& entry : state.entries()) {
             if (!entry.trainable) continue;
-            const std::vector<real>& reference = expected[next++];
-            const double own = norm(reference), scale = own < 1e-5 * largest ? largest : own;
-            add("grad." + prefix + entry.name, relative_error(entry.value.grad().to_host(), reference, scale),
-                tolerance_);
+            const std::string name = "grad." + prefix + entry.name;
+            const Values& wanted = expected[next++];
+            const double own = norm(wanted), scale = own < 1e-5 * largest ? largest : own;
+            add(name, relative_error(keep(name, entry.value.grad()), wanted, scale));
         }
     }
 
@@ -157,21 +174,33 @@ public:
             const bool singular_vector = name.ends_with(".weight_u") || name.ends_with(".weight_v");
             if (singular_vector) output(name, entry.value.value(), entry.layout);
             if (!entry.trainable) continue;
-            const std::vector<real> expected = file_.values(name, entry.layout), found = entry.value.value().to_host();
+            const Values expected = expect(name, entry.layout), found = keep(name, entry.value.value());
             for (size_t i = 0; i < found.size(); ++i)
-                far +=
-                    !(std::abs(double(found[i]) - double(expected[i])) <= 0.02 * learning_rate);  // also true for NaN
+                far += !(std::abs(found[i] - expected[i]) <= 0.02 * learning_rate);  // also true for NaN
             count += int64_t(found.size());
         }
-        add("after." + prefix + "* (share beyond 2 % of a learning rate)", double(far) / double(count), 0.01);
+        run.checks.push_back(
+            {"after." + prefix + "* (share beyond 2 % of a learning rate)", double(far) / double(count), 0.01});
     }
 
-    std::vector<StepCheck> checks;
+    step_check::Run run;
 
 private:
-    void add(const std::string& name, double error, double limit) { checks.push_back({name, error, limit}); }
+    Values expect(const std::string& name, const Layout& layout) const {
+        if (reference_) return reference_->at(name);
+        const std::vector<real> values = file_.values(name, layout);
+        return {values.begin(), values.end()};
+    }
+    const Values& keep(const std::string& name, const Tensor& found) {
+        const std::vector<real> values = found.to_host();
+        return run.results[name] = {values.begin(), values.end()};
+    }
+    void add(const std::string& name, double error) {
+        run.checks.push_back({name, error, tolerance_.value_or(file_.storage_error(name))});
+    }
     const StepFile& file_;
-    double tolerance_;
+    std::optional<double> tolerance_;
+    const step_check::Results* reference_;
 };
 
 // All noise of the iteration.
@@ -183,7 +212,7 @@ StepNoise step_noise(const StepFile& file, const StepSettings& settings, const L
                     {},
                     {},
                     {}};
-    if (settings.resample)
+    if (settings.negatives == "resampled")
         noise.langevin_x_resample = file.noise("noise.langevin_x_resample", settings.chain_x.steps, image);
     if (settings.start_x == "noise")
         noise.start_x = [start = file.noise("noise.start_x", 1, image)] { return std::get<Tensor>(start(0)); };
@@ -192,7 +221,8 @@ StepNoise step_noise(const StepFile& file, const StepSettings& settings, const L
 
 }  // namespace
 
-std::vector<StepCheck> check_step(const std::string& path, double tolerance, bool fast) {
+step_check::Run check_step(const std::string& path, std::optional<double> tolerance, bool fast,
+                           const step_check::Results* reference) {
     std::optional<ExactConvolutions> exact;
     if (!fast) exact.emplace();
     const StepFile file(path);
@@ -205,7 +235,7 @@ std::vector<StepCheck> check_step(const std::string& path, double tolerance, boo
     const StepNoise noise = step_noise(file, settings, image, latent);
     const StepResult out = dual_mcmc_step(models, file.tensor("batch.x", image), noise, settings, 1);
 
-    Comparison compare(file, tolerance);
+    Comparison compare(file, tolerance, reference);
     compare.output("out.x_init", out.x_init, image);
     compare.output("out.x_revised", out.x_revised, image);
     compare.output("out.mu", out.mu, latent);
@@ -213,7 +243,7 @@ std::vector<StepCheck> check_step(const std::string& path, double tolerance, boo
     compare.output("out.z_init", out.z_init, latent);
     compare.output("out.z_revised", out.z_revised, latent);
     compare.output("out.reconstruction", out.reconstruction, image);
-    if (settings.resample) compare.output("out.x_resampled", out.x_resampled, image);
+    if (settings.negatives == "resampled") compare.output("out.x_resampled", out.x_resampled, image);
     compare.trace("out.energy_profile", out.energy_trace);
     compare.trace("out.sse_profile", out.sse_trace);
     compare.scalar("out.loss_recon", out.loss_recon);
@@ -228,7 +258,7 @@ std::vector<StepCheck> check_step(const std::string& path, double tolerance, boo
     compare.after("netE.", models.ebm.state, double(settings.adam_ebm.learning_rate));
     compare.after("netG.", models.generator.state, double(settings.adam_generator.learning_rate));
     compare.after("netI.", models.encoder.state, double(settings.adam_encoder.learning_rate));
-    return compare.checks;
+    return compare.run;
 }
 
 }  // namespace dualmcmc

@@ -12,31 +12,53 @@
 //   sig                                             sigma = sig / √2
 //   Gfactor, Sfactor, Ifactor                       lambda_data, lambda_ebm, lambda_generated
 //   lrG, wdG; lrE; lrI, wdI                         adam_generator; adam_ebm (no weight decay); adam_encoder
-//   architecture, batch, resample                   the same
+//   architecture, batch                             the same
+//   resample, negatives                             negatives; if that is absent, resampled where resample is 1, else
+//                                                   chain
+// The program holds this file's code twice: in float, on the chosen device, and in double (check_step_double.cpp), so
+// that the verdict is about the algorithm and not about rounding.
 #pragma once
+#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "method/dual_mcmc.h"
-
-namespace dualmcmc {
+// What the two have in common.
+namespace step_check {
 
 // One compared quantity. Passes if error <= limit (a NaN fails).
-struct StepCheck {
+struct Check {
     std::string name;
     double error, limit;
     bool passes() const { return error <= limit; }
 };
 
-// Runs the iteration in the file and compares the results:
+// All that a run computed, by its name in the file; in the layout of memory.
+using Results = std::map<std::string, std::vector<double>>;
+
+struct Run {
+    std::vector<Check> checks;
+    Results results;
+};
+
+// check_step below in double precision, held against the file.
+Run in_double(const std::string& path, std::optional<double> tolerance);
+
+}  // namespace step_check
+
+namespace dualmcmc {
+
+// Runs the iteration in the file on the current device and compares its results with the file's or, where `reference`
+// is given, with those:
 //   out.*, grad.*, after.netE.*.weight_u and .weight_v
-//       relative L2 error, limit `tolerance`. A gradient whose norm is below 1e-5 of the largest in its network is
-//       compared relative to that largest norm.
+//       relative L2 error, limit `tolerance`; by default what the tensor's storage allows, 1e-9 for F64 and 1e-6 for
+//       F32. A gradient whose norm is below 1e-5 of the largest in its network is compared relative to that largest
+//       norm.
 //   after.netX.*
-//       share of the network's parameters that are more than 2 % of one learning rate away from the file's, limit 1 %
-// Uses the exact convolutions unless `fast` selects those of training, which round a little more: in a small network a
-// single ReLU on the other side of its kink changes a gradient by more than all rounding.
+//       share of the network's parameters that are more than 2 % of one learning rate away, limit 1 %
+// Uses the exact convolutions unless `fast` selects those of training, which round a little more.
 // Fails, naming the file and the tensor or metadata key, if the file is not a step file or lacks something.
-std::vector<StepCheck> check_step(const std::string& path, double tolerance, bool fast = false);
+step_check::Run check_step(const std::string& path, std::optional<double> tolerance, bool fast = false,
+                           const step_check::Results* reference = nullptr);
 
 }  // namespace dualmcmc

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "backend.h"
+#include "real.h"
 
 namespace dualmcmc {
 

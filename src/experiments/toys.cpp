@@ -217,7 +217,7 @@ StepSettings toy_settings(const std::string& method) {
     s.chain_z = {10, 0.05, 0.05};
     s.sigma = 0.15;
     s.lambda_data = s.lambda_ebm = s.lambda_generated = 1;
-    s.resample = false;
+    s.negatives = "chain";
     s.adam_generator = s.adam_ebm = s.adam_encoder = {0, 0, 0.5, 0.999};  // learning rates: train_toy
     apply_method(s, method == "exact" ? "shortrun" : method);
     if (method == "shortrun") s.chain_x.steps = 60;

@@ -8,8 +8,9 @@
 //    6  E(x), which the authors only log                       u, v advance here
 //    7  q(·|x) and q(·|x̃): update the encoder (Eq. 15)
 //    8  E(x), the first term of Eq. 7                          u, v advance here
-//    9  with `resample`: g(z), a second x-chain from there     u, v advance here, k_x times
-//   10  E of its end, or of x̃: update the EBM (Eq. 7)          u, v advance here
+//    9  unless the negatives are the chain's end: g(z);
+//       `resampled`: a second x-chain from there               u, v advance here, k_x times
+//   10  E of the negatives: update the EBM (Eq. 7)             u, v advance here
 //
 // Every pass through the EBM makes one power iteration of its spectral normalisation, k_x + 1 + 1 (+ k_x) + 1 in all,
 // and each backward pass uses the σ of its own forward pass. A step can be reproduced exactly only in this order, so
@@ -196,11 +197,11 @@ void update_ebm(StepResult& out, Stopwatch& watch, Models& models, const Tensor&
     backward(scale(energy_data, inverse_temperature), parameters);
 
     Tensor x_model = out.x_revised;
-    if (s.resample) {
+    if (s.negatives != "chain") {
         watch.lap(out.seconds.ebm);
-        const Tensor start = s.start_x == "noise" ? out.x_init : generate(models.generator, z);
-        out.x_resampled = revise(models, start, s.chain_x, noise.langevin_x_resample).end;
-        x_model = out.x_resampled;
+        x_model = s.start_x == "noise" ? out.x_init : generate(models.generator, z);
+        if (s.negatives == "resampled")
+            x_model = out.x_resampled = revise(models, x_model, s.chain_x, noise.langevin_x_resample).end;
         watch.lap(out.seconds.chain_x);
     }
     models.ebm.power_iteration();  // u, v advance (10)

@@ -27,7 +27,7 @@ struct StepTimings {
 // Scalars are tensors (1) on the device until somebody reads them. Fields that a method does not use stay undefined.
 struct StepResult {
     Tensor x_init, x_revised;  // the x-chain's start and end
-    Tensor x_resampled;        // the second x-chain's end; with `resample`
+    Tensor x_resampled;        // the second x-chain's end; where the negatives are resampled
     Tensor mu, logvar, z_init, z_revised, reconstruction;
     std::vector<Tensor> energy_trace, sse_trace;
     Tensor loss_recon, loss_revise;       // squared errors: summed over pixels, averaged over the batch; without λ

@@ -17,8 +17,9 @@ void check_settings(const ModelSettings& s) {
     positive("--width-encoder", s.width_encoder);
     positive("--latent", s.latent);
     if (s.architecture == "celeba64") {
-        if (s.width_generator % 16) fail("--width-generator ", s.width_generator, ": celeba64 needs a multiple of 16");
-        if (s.width_ebm % 16) fail("--width-ebm ", s.width_ebm, ": celeba64 needs a multiple of 16");
+        // The narrowest layers have W / 16 channels, rounded down.
+        if (s.width_generator < 16) fail("--width-generator ", s.width_generator, ": celeba64 needs at least 16");
+        if (s.width_ebm < 16) fail("--width-ebm ", s.width_ebm, ": celeba64 needs at least 16");
     }
 }
 

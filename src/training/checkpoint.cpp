@@ -35,7 +35,8 @@ std::vector<real> stored_values(const SafetensorsFile& file, const std::string& 
     if (found->second.shape != layout.file_shape)
         fail(path, ": tensor ", name, " has shape ", to_string(found->second.shape), ", not ",
              to_string(layout.file_shape));
-    if (found->second.dtype != "F32") fail(path, ": tensor ", name, " is ", found->second.dtype, ", not F32");
+    if (found->second.dtype != "F32" && found->second.dtype != "F64")
+        fail(path, ": tensor ", name, " is ", found->second.dtype, ", not F32 or F64");
     const std::vector<real> values = values_of<real>(found->second, name);
     for (const real value : values)
         if (!std::isfinite(value)) fail(path, ": tensor ", name, " holds a value that is not finite");

@@ -20,6 +20,8 @@ std::string current_name(const std::string& name) {
 std::string with_current_flag(const std::string& word) {
     if (!word.starts_with("--")) return word;
     const std::string dashes = word.starts_with("--no-") ? "--no-" : "--";
+    if (word == "--resample") return "--ebm-negatives=resampled";
+    if (word == "--no-resample") return "--ebm-negatives=chain";
     const size_t end = std::min(word.find('='), word.size());
     return dashes + current_name(word.substr(dashes.size(), end - dashes.size())) + word.substr(end);
 }
@@ -43,7 +45,7 @@ Config preset_config(const std::string& name) {
         c.batch = 32;
         c.step.chain_x = {15, 4, 0.002};
         c.step.chain_z.steps = 8;
-        c.step.resample = false;
+        c.step.negatives = "chain";
         c.step.lambda_ebm = 5;
         c.step.adam_generator.learning_rate = c.step.adam_encoder.learning_rate = 1e-3;
         c.step.adam_ebm.learning_rate = 2e-4;
@@ -98,12 +100,20 @@ void parse(const std::string& name, const std::string& text, bool& field) {
 
 }  // namespace
 
+namespace {
+// The value of ebm-negatives, which was once a switch, resample.
+std::string current_negatives(const std::string& text) {
+    if (text == "true" || text == "1") return "resampled";
+    return text == "false" || text == "0" ? "chain" : text;
+}
+}  // namespace
+
 void set_setting(Config& config, const std::string& name, const std::string& value) {
     const std::string current = current_name(name);
     bool found = false;
     for_each_setting(config, [&](const char* flag, auto& field, const char*) {
         if (current != flag) return;
-        parse(current, value, field);
+        parse(current, current == "ebm-negatives" ? current_negatives(value) : value, field);
         found = true;
     });
     if (!found) fail("unknown setting '", name, "'; 'dualmcmc train --help' lists them");
@@ -203,6 +213,10 @@ void check_chains(const Config& c) {
         fail("--start-x ", s.start_x, ": unknown; give generator or noise");
     if (s.start_z != "encoder" && s.start_z != "noise" && s.start_z != "persistent")
         fail("--start-z ", s.start_z, ": unknown; give encoder, noise or persistent");
+    if (s.negatives != "chain" && s.negatives != "resampled" && s.negatives != "generated")
+        fail("--ebm-negatives ", s.negatives, ": unknown; give chain, resampled or generated");
+    if (s.negatives == "generated" && s.start_x == "noise")
+        fail("--ebm-negatives generated: chains that start from noise have no generator; give chain or resampled");
     if (s.start_z == "persistent" && c.flip)
         fail("--start-z persistent: a flipped image has a different latent; leave --flip out");
 }

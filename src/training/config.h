@@ -77,8 +77,9 @@ void for_each_step_setting(ConfigType& c, Visit& visit) {
     visit("noise-z", c.step.chain_z.noise_std, "z-chain: standard deviation n_z of the noise");
     visit("sigma", c.step.sigma,
           "standard deviation of p(x|z); the authors' sig of 0.3 is 0.3 / sqrt(2) = 0.2121 here");
-    visit("resample", c.step.resample,
-          "run a second x-chain, from the updated generator, for the EBM's update, as the authors' code does");
+    visit("ebm-negatives", c.step.negatives,
+          "samples in the EBM's update (Eq. 7): chain, the x-chain's ends; resampled, the ends of a second chain from "
+          "the updated generator, as in the authors' code; or generated, the updated generator's, unrevised");
     visit("lambda-data", c.step.lambda_data, "weight of the data term in the generator's loss (Eq. 10)");
     visit("lambda-ebm", c.step.lambda_ebm, "weight of the EBM-revised samples in the generator's loss (Eq. 10)");
     visit("lambda-generated", c.step.lambda_generated, "weight of the generated pairs in the encoder's loss (Eq. 15)");
@@ -139,6 +140,7 @@ struct FormerName {
 inline constexpr FormerName former_names[] = {
     {"lambda-prior", "lambda-generated"},       {"amortised", "joint-elbo"},    {"guard", "max-energy-gap"},
     {"return-lr-factor", "rollback-lr-factor"}, {"sample-every", "eval-every"}, {"keep", "keep-checkpoints"},
+    {"resample", "ebm-negatives"},
 };
 
 // The current name of a former one; any other name as it is.
