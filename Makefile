@@ -62,7 +62,7 @@ EMULATED  := $(if $(DOUBLE),,$(patsubst %.cu,$(BUILD)/simt/%.o,$(COMMON) $(filte
 # The step of check-step once more, in double precision and in a namespace of its own, with what it needs.
 PROOF     := $(if $(DOUBLE),,$(wildcard src/engine/*.cpp src/method/*.cpp) src/formats/files.cpp src/formats/safetensors.cpp \
              src/training/checkpoint.cpp src/training/config.cpp src/experiments/check_step.cpp \
-             src/experiments/check_step_double.cpp cuda/constant_weights.cpp cuda/no_gpu.cpp $(ONCE))
+             src/experiments/check_step_double.cpp src/experiments/relu_signs.cpp cuda/constant_weights.cpp cuda/no_gpu.cpp $(ONCE))
 PROOF_CPU := $(if $(DOUBLE),,$(COMMON) $(filter-out src/cpu/fast/%,$(CPU_ONLY)))
 PROVING   := $(PROOF:%.cpp=$(BUILD)/proof/%.o) \
              $(foreach isa,$(ISAS),$(patsubst %,$(BUILD)/proof/$(isa)/%.o,$(basename $(PROOF_CPU))))

@@ -35,7 +35,7 @@ SafetensorsFile example_file() {
     SafetensorsFile file;
     file.metadata = {{"config", "line 1\nline \"2\"\t\\ \x01 \xC3\xA9"}, {"", ""}};
     file.tensors["a"] = store_values({2, 3}, values);
-    file.tensors["nothing"] = store_values({4, 0}, nullptr);
+    file.tensors["nothing"] = store_values<real>({4, 0}, nullptr);
     file.tensors["scalar"] = store_values({}, values + 4);
     file.tensors["bytes"] = {"U8", {3}, {1, 2, 3}};
     file.tensors["z wide"] = {"I64", {1}, {8, 7, 6, 5, 4, 3, 2, 1}};
@@ -276,7 +276,7 @@ TEST(Safetensors, ShapeMustMatchTheBytes) {
     const std::string path = temporary_path("never.safetensors");
     EXPECT_THROW(write_safetensors(path, file), std::runtime_error);
     EXPECT_FALSE(std::filesystem::exists(path));
-    EXPECT_THROW(store_values({-1}, nullptr), std::runtime_error);
+    EXPECT_THROW(store_values<real>({-1}, nullptr), std::runtime_error);
 }
 
 // --- .npy

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <optional>
 
+#include "experiments/relu_signs.h"
 #include "method/dual_mcmc.h"
 #include "training/checkpoint.h"
 
@@ -126,8 +127,9 @@ double relative_error(const Values& found, const Values& expected, double scale)
 
 class Comparison {
 public:
-    Comparison(const StepFile& file, std::optional<double> tolerance, const step_check::Results* reference)
-        : file_(file), tolerance_(tolerance), reference_(reference) {}
+    Comparison(const StepFile& file, std::optional<double> tolerance, const step_check::Results* reference,
+               step_check::Run& run)
+        : file_(file), tolerance_(tolerance), reference_(reference), run_(run) {}
 
     // A file must not expect what the method does not compute.
     void output(const std::string& name, const Tensor& found, const Layout& layout) {
@@ -179,11 +181,9 @@ public:
                 far += !(std::abs(found[i] - expected[i]) <= 0.02 * learning_rate);  // also true for NaN
             count += int64_t(found.size());
         }
-        run.checks.push_back(
+        run_.checks.push_back(
             {"after." + prefix + "* (share beyond 2 % of a learning rate)", double(far) / double(count), 0.01});
     }
-
-    step_check::Run run;
 
 private:
     Values expect(const std::string& name, const Layout& layout) const {
@@ -193,14 +193,15 @@ private:
     }
     const Values& keep(const std::string& name, const Tensor& found) {
         const std::vector<real> values = found.to_host();
-        return run.results[name] = {values.begin(), values.end()};
+        return run_.results[name] = {values.begin(), values.end()};
     }
     void add(const std::string& name, double error) {
-        run.checks.push_back({name, error, tolerance_.value_or(file_.storage_error(name))});
+        run_.checks.push_back({name, error, tolerance_.value_or(file_.storage_error(name))});
     }
     const StepFile& file_;
     std::optional<double> tolerance_;
     const step_check::Results* reference_;
+    step_check::Run& run_;
 };
 
 // All noise of the iteration.
@@ -219,6 +220,14 @@ StepNoise step_noise(const StepFile& file, const StepSettings& settings, const L
     return noise;
 }
 
+// A chain asks for its noise at the end of each step.
+void note_steps(step_check::Run& run, const std::string& chain, NoiseFunction& noise) {
+    noise = [&run, chain, before = noise](int64_t step) {
+        run.chain_steps.push_back({text(chain, ", step ", step + 1), run.relus.size()});
+        return before(step);
+    };
+}
+
 }  // namespace
 
 step_check::Run check_step(const std::string& path, std::optional<double> tolerance, bool fast,
@@ -232,10 +241,17 @@ step_check::Run check_step(const std::string& path, std::optional<double> tolera
 
     const int64_t batch = file.count("batch", 1), side = models.settings.image_size();
     const Layout image = Layout::image({batch, side, side, 3}), latent = Layout::plain({batch, models.settings.latent});
-    const StepNoise noise = step_noise(file, settings, image, latent);
-    const StepResult out = dual_mcmc_step(models, file.tensor("batch.x", image), noise, settings, 1);
+    step_check::Run run;
+    StepNoise noise = step_noise(file, settings, image, latent);
+    note_steps(run, "x-chain", noise.langevin_x);
+    note_steps(run, "z-chain", noise.langevin_z);
+    note_steps(run, "second x-chain", noise.langevin_x_resample);
+    const Tensor x = file.tensor("batch.x", image);
+    std::optional<ReluSigns> signs(run.relus);
+    const StepResult out = dual_mcmc_step(models, x, noise, settings, 1);
+    signs.reset();
 
-    Comparison compare(file, tolerance, reference);
+    Comparison compare(file, tolerance, reference, run);
     compare.output("out.x_init", out.x_init, image);
     compare.output("out.x_revised", out.x_revised, image);
     compare.output("out.mu", out.mu, latent);
@@ -258,7 +274,7 @@ step_check::Run check_step(const std::string& path, std::optional<double> tolera
     compare.after("netE.", models.ebm.state, double(settings.adam_ebm.learning_rate));
     compare.after("netG.", models.generator.state, double(settings.adam_generator.learning_rate));
     compare.after("netI.", models.encoder.state, double(settings.adam_encoder.learning_rate));
-    return compare.run;
+    return run;
 }
 
 }  // namespace dualmcmc

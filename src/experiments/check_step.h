@@ -39,7 +39,23 @@ using Results = std::map<std::string, std::vector<double>>;
 struct Run {
     std::vector<Check> checks;
     Results results;
+    // On which side of its kink each input of each ReLU lay, call by call, and how many calls had been made when each
+    // step of a chain ended.
+    std::vector<std::vector<bool>> relus;
+    struct ChainStep {
+        std::string name;  // "x-chain, step 1"
+        size_t calls;
+    };
+    std::vector<ChainStep> chain_steps;
 };
+
+// Where two runs took a ReLU's different sides.
+struct Crossing {
+    std::string where;  // the chain's step, or "the updates"
+    int64_t count;
+};
+// Of all places, in order; those without a crossing are left out. Fails if the runs made other calls.
+std::vector<Crossing> crossings(const Run& a, const Run& b);
 
 // check_step below in double precision, held against the file.
 Run in_double(const std::string& path, std::optional<double> tolerance);

@@ -34,6 +34,16 @@ int64_t failures(const step_check::Run& run) {
     for (const step_check::Check& check : run.checks) count += !check.passes();
     return count;
 }
+// Where rounding took ReLUs across their kink, first where and when, then how far the chains carried it.
+void print_crossings(const std::vector<step_check::Crossing>& crossings) {
+    int64_t total = 0;
+    for (const step_check::Crossing& crossing : crossings) total += crossing.count;
+    std::printf("ReLUs that rounding took across their kink: %lld\n", static_cast<long long>(total));
+    for (size_t i = 0; i < crossings.size(); ++i)
+        std::printf("  %s%s: %lld\n", i == 0 ? "first in " : "", crossings[i].where.c_str(),
+                    static_cast<long long>(crossings[i].count));
+}
+
 }  // namespace
 
 int CheckStepCommand::run() {
@@ -55,11 +65,11 @@ int CheckStepCommand::run() {
     const int64_t wrong = failures(proof), rounded = failures(own);
     std::printf("%s: %zu compared in double precision, %lld beyond the tolerance\n", wrong ? "DIFFERS" : "agrees",
                 proof.checks.size(), static_cast<long long>(wrong));
-    if (!own.checks.empty())
-        std::printf(
-            "%s: %lld beyond %g of the double run%s\n", backend().name, static_cast<long long>(rounded),
-            device_tolerance_,
-            rounded ? "; rounding does that where it takes a ReLU across its kink and a chain carries it on" : "");
+    if (!own.checks.empty()) {
+        std::printf("%s: %lld beyond %g of the double run\n", backend().name, static_cast<long long>(rounded),
+                    device_tolerance_);
+        print_crossings(step_check::crossings(proof, own));
+    }
     return wrong || (strict_ && rounded) ? 1 : 0;
 }
 
