@@ -25,7 +25,8 @@ MAKEFLAGS += -j$(shell nproc)
 endif
 
 # -Wno-restrict: GCC 12 warns falsely of std::string at -O3 (GCC bug 105651).
-FLAGS := -std=c++20 -fopenmp -Wall -Wextra -Werror -Wno-restrict -MMD -MP -Icuda -Isrc $(CXXFLAGS) $(if $(PLAIN),-DPLAIN) $(if $(DOUBLE),-DREAL=double)
+FLAGS := -std=c++20 -fopenmp -Wall -Wextra -Werror -Wno-restrict -MMD -MP -Icuda -Isrc $(CXXFLAGS) \
+         $(if $(PLAIN),-DPLAIN) $(if $(DOUBLE),-DDOUBLE)
 
 # -fno-math-errno -fno-trapping-math: without them sqrt and x > 0 ? x : s x are not vectorised; NaN and infinity stay what they are.
 # Smallest instruction set first: of an inline standard function in several objects the linker keeps the first.
@@ -67,7 +68,9 @@ PROOF_CPU := $(if $(DOUBLE),,$(COMMON) $(filter-out src/cpu/fast/%,$(CPU_ONLY)))
 PROVING   := $(PROOF:%.cpp=$(BUILD)/proof/%.o) \
              $(foreach isa,$(ISAS),$(patsubst %,$(BUILD)/proof/$(isa)/%.o,$(basename $(PROOF_CPU))))
 LIBRARY   := $(filter-out $(BUILD)/src/main.o,$(SOURCES:%.cpp=$(BUILD)/%.o)) $(KERNELS) $(PROVING)
-TESTS     := $(patsubst %.cpp,$(BUILD)/%.o,$(wildcard tests/*.cpp))
+# In double precision those whose tolerances are double's.
+TESTS     := $(patsubst %.cpp,$(BUILD)/%.o,$(if $(DOUBLE),$(addprefix tests/,gradient_test.cpp ops_test.cpp reference_test.cpp), \
+             $(wildcard tests/*.cpp)))
 
 .PHONY: all test sanitize demo train toys bench reference format packages clean
 all: $(BUILD)/dualmcmc
@@ -112,7 +115,7 @@ $(COLD) $(TESTS) $(PROOF:%.cpp=$(BUILD)/proof/%.o): FLAGS += -O1
 $(BUILD)/tests/gpu_test.o: FLAGS += -U_FORTIFY_SOURCE
 $(BUILD)/tests/curand_test.o: FLAGS += $(if $(GPU),-idirafter $(GPU)/include)
 
-$(PROVING): FLAGS += -DREAL=double -DPLAIN -Ddualmcmc=dualmcmc_double
+$(PROVING): FLAGS += -DDOUBLE -DPLAIN -Ddualmcmc=dualmcmc_double
 $(BUILD)/proof/%.o: %.cpp $(BUILD)/settings | packages
 	$(call step,$< (double))
 	$(Q)$(CXX) $(FLAGS) -c $< -o $@
@@ -124,7 +127,7 @@ $(BUILD)/$(1)/%.o: %.$(2) $(BUILD)/settings | packages
 	$$(Q)$$(CXX) -x c++ $$(FLAGS) -fno-math-errno -fno-trapping-math -march=$$(MARCH_$(3)) -DDEVICE_NAMESPACE=cpu_$(3) \
 	  -DDEVICE_NAME='"CPU, $(3)"' -c $$< -o $$@
 endef
-$(foreach isa,$(ISAS),$(foreach of,cu cpp,$(eval $(call kernel_rule,$(isa),$(of),$(isa)))$(eval $(call kernel_rule,proof/$(isa),$(of),$(isa)))))
+$(foreach isa,$(ISAS),$(foreach of,cu cpp,$(foreach folder,$(isa) proof/$(isa),$(eval $(call kernel_rule,$(folder),$(of),$(isa))))))
 $(AMX:%.cpp=$(BUILD)/avx512/%.o): FLAGS += $(AMX_FLAGS)
 
 # An emulated GPU for the tests: the same sources, with tests/simt for CUDA's headers. (The emulator switches threads by longjmp, which

@@ -2,10 +2,10 @@
 // REAL=double), which has the plain CPU kernels alone.
 #pragma once
 
-#ifndef REAL
-#define REAL float
-#endif
-
 namespace dualmcmc {
-using real = REAL;
-}
+#ifdef DOUBLE
+using real = double;
+#else
+using real = float;
+#endif
+}  // namespace dualmcmc

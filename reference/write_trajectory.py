@@ -1,9 +1,10 @@
-"""Writes trajectory.safetensors: ten training iterations (dual_mcmc.py) from a stored state; philox.py draws all noise.
+"""Writes trajectory.safetensors and trajectory_double.safetensors: ten training iterations (dual_mcmc.py) from a stored
+state; philox.py draws all noise, in float32 for the former and in float64 for the latter.
 
 Iteration i (from 0) uses the images (i * B + b) mod N of data.images (N,3,S,S), b = 0 .. B-1, and draws its noise with
 the metadata's seed. All iterations are in epoch 0: no learning-rate decay. netE.* netG.* netI.* is the state before
-iteration 0. out.<name> stacks a quantity of the step file over the iterations, computed in float64 and stored as F32;
-the larger ones, such as x_init, are left out. rounding.<name> (iterations) is the relative L2 error of a float32 run. A
+iteration 0. out.<name> stacks a quantity of the step file over the iterations, computed in float64 and stored as F32
+or, in the second file, F64; the larger ones, such as x_init, are left out. rounding.<name> (iterations) is the relative L2 error of a float32 run. A
 test's tolerance is a multiple of that, with a minimum: Adam's steps, which resemble signs, amplify rounding errors.
 """
 import os
@@ -24,7 +25,7 @@ NAMES = ("x_revised", "x_resampled", "z_init", "z_revised", "energy_profile", "s
          "loss_recon", "loss_revise", "nll_posterior", "nll_prior", "energy_data", "energy_model")
 
 
-def run_trajectory(state, images, dtype):
+def run_trajectory(state, images, dtype, noise_dtype=np.float32):
     s = SETTINGS
     nets = s.build()
     models.import_state(nets, state)
@@ -33,12 +34,23 @@ def run_trajectory(state, images, dtype):
     loop, history = dual_mcmc.DualMcmc(nets, s), {name: [] for name in NAMES}
     for iteration in range(ITERATIONS):
         batch = images[(iteration * s.batch + np.arange(s.batch)) % len(images)]
-        noise = philox.iteration_noise(SEED, iteration, s.batch, s.latent, s.image_size, s.steps_x, s.steps_z)
+        noise = philox.iteration_noise(SEED, iteration, s.batch, s.latent, s.image_size, s.steps_x, s.steps_z,
+                                       noise_dtype)
         noise = {name: torch.from_numpy(value).to(dtype) for name, value in noise.items()}
         out = loop.iterate(torch.from_numpy(batch).to(dtype), noise)
         for name in NAMES:
             history[name].append(out[name].clone())
     return history
+
+
+def write(path, tensors):
+    safetensors_io.save(path, tensors, {"format": "dual-mcmc-trajectory-1", "seed": SEED, "iterations": ITERATIONS,
+                                        "images": IMAGES, **SETTINGS.metadata()})
+
+
+def stacked(values, dtype):
+    array = torch.stack(values).numpy().astype(dtype)
+    return array.reshape(ITERATIONS) if array.size == ITERATIONS else array
 
 
 def main():
@@ -50,13 +62,14 @@ def main():
 
     tensors = {**state, "data.images": images}
     for name in NAMES:
-        stacked = torch.stack(double[name]).numpy().astype(np.float32)
-        tensors[f"out.{name}"] = stacked.reshape(ITERATIONS) if stacked.size == ITERATIONS else stacked
+        tensors[f"out.{name}"] = stacked(double[name], np.float32)
         rounding = [dual_mcmc.relative_l2(*pair) for pair in zip(single[name], double[name])]
         tensors[f"rounding.{name}"] = np.array(rounding, np.float32)
     path = "trajectory.safetensors"
-    safetensors_io.save(path, tensors, {"format": "dual-mcmc-trajectory-1", "seed": SEED, "iterations": ITERATIONS,
-                                        "images": IMAGES, **SETTINGS.metadata()})
+    write(path, tensors)
+    exact = run_trajectory(state, images, torch.float64, np.float64)
+    scalars = {f"out.{name}": stacked(exact[name], np.float64) for name in NAMES if not name.startswith("x_")}
+    write("trajectory_double.safetensors", {**state, "data.images": images, **scalars})
     print(f"{path}: {os.path.getsize(path)} bytes; float32 against float64, by iteration:")
     for name in NAMES:
         rounding = tensors[f"rounding.{name}"]

@@ -17,16 +17,18 @@
 #include "cpu/instruction_sets.h"
 #include "engine/tensor.h"
 
+#ifndef DOUBLE
 namespace dualmcmc {
 extern const Backend backend_simt_fp32, backend_simt_tf32, backend_simt_bf16;  // the emulated GPU: tests/simt
 }
+#endif
 
 namespace dualmcmc::test {
 
 using Values = std::vector<real>;
 
-// The largest relative error of one rounding to float32. Tolerances are multiples of it.
-inline constexpr double unit = 0x1p-24;
+// The largest relative error of one rounding to real: 2^-24 in float32. Tolerances are multiples of it.
+inline constexpr double unit = std::numeric_limits<real>::epsilon() / 2;
 
 // ---- comparisons --------------------------------------------------------------------------------
 
@@ -110,12 +112,18 @@ inline std::vector<const Backend*> cpu_backends() {
 
 // The tables of the emulated GPU and, in a build with nvcc, of the real one: in fp32, or in every precision.
 inline std::vector<const Backend*> gpu_backends_of_all_precisions() {
-    std::vector<const Backend*> tables{&backend_simt_fp32, &backend_simt_tf32, &backend_simt_bf16};
+    std::vector<const Backend*> tables;
+#ifndef DOUBLE
+    tables = {&backend_simt_fp32, &backend_simt_tf32, &backend_simt_bf16};
+#endif
     for (const Backend* table : cuda_backends()) tables.push_back(table);
     return tables;
 }
 inline std::vector<const Backend*> gpu_backends() {
-    std::vector<const Backend*> tables{&backend_simt_fp32};
+    std::vector<const Backend*> tables;
+#ifndef DOUBLE
+    tables = {&backend_simt_fp32};
+#endif
     if (!cuda_backends().empty()) tables.push_back(cuda_backends()[0]);
     return tables;
 }
@@ -141,7 +149,11 @@ inline const std::string& why_not(const Backend& table) {
 }
 
 // Aborts if a kernel wrote outside the emulated GPU's memory (gpu_test.cpp).
+#ifdef DOUBLE
+inline void check_emulated_memory() {}
+#else
 void check_emulated_memory();
+#endif
 
 // While one lives, `table` is the backend in use.
 class WithBackend {

@@ -1015,7 +1015,7 @@ double mean_rounding(double u) { return 4e-6 + 2 * u; }
 Values activated(const Values& x, const ConvShape& s) {
     Values out = x;
     if (s.relu)
-        for (real& value : out) value = std::max(value, 0.0f);
+        for (real& value : out) value = std::max(value, real(0));
     return out;
 }
 

@@ -513,6 +513,7 @@ std::map<std::string, std::string> with_former_names(std::map<std::string, std::
 // Values other than the defaults for all settings that have been renamed.
 Config with_renamed_settings(Config c) {
     c.step.lambda_generated = 0.375f;
+    c.step.negatives = "chain";
     c.step.joint_elbo = true;
     c.max_energy_gap = 123;
     c.rollback_lr_factor = 0.5;
@@ -527,11 +528,14 @@ TEST(FormerNames, SetTheSettings) {
     Config found;
     for (const auto& [former, current] : former_names) {
         EXPECT_NE(config_to_map(found).at(current), wanted.at(current)) << current;
-        set_setting(found, former, wanted.at(current));
+        const bool negatives = std::string(former) == "resample";  // once a switch
+        set_setting(found, former, negatives ? "false" : wanted.at(current));
         EXPECT_EQ(config_to_map(found).at(current), wanted.at(current)) << former;
         EXPECT_EQ(wanted.count(former), 0u) << former;
     }
     EXPECT_EQ(config_to_map(found), wanted);
+    set_setting(found, "resample", "true");
+    EXPECT_EQ(found.step.negatives, "resampled");
     expect_failure([&] { set_setting(found, "guard", "high"); }, {"--max-energy-gap high", "number"});
     expect_failure([&] { set_setting(found, "amortised", "perhaps"); }, {"--joint-elbo perhaps", "true or false"});
     expect_failure([&] { set_setting(found, "returns", "1"); }, {"'returns'", "train --help"});
@@ -541,6 +545,8 @@ TEST(FormerNames, AreFlags) {
     const std::pair<std::string, std::string> cases[] = {{"--guard", "--max-energy-gap"},
                                                          {"--guard=9", "--max-energy-gap=9"},
                                                          {"--keep=guard", "--keep-checkpoints=guard"},
+                                                         {"--resample", "--ebm-negatives=resampled"},
+                                                         {"--no-resample", "--ebm-negatives=chain"},
                                                          {"--amortised", "--joint-elbo"},
                                                          {"--no-amortised", "--no-joint-elbo"},
                                                          {"--no-amortised=1", "--no-joint-elbo=1"},

@@ -22,8 +22,8 @@ struct StepSettings {
     // σ of p_θ(x|z). The authors leave out the ½ of ‖x - g‖² / (2σ²): their 0.3 is this exact σ.
     real sigma = 0.3 / 1.4142135623730951;
     real lambda_data = 1, lambda_ebm = 50, lambda_generated = 0.1;
-    // x̃ of the EBM's update: "chain", the x-chain's end in Eq. 10 (Eq. 7); "resampled", the end of a second chain, from
-    // the updated generator [authors]; "generated", the updated generator's g(z), unrevised.
+    // x̃ of the EBM's update: "chain", the x-chain's end (Eq. 7); "resampled", the end of a second chain, from the
+    // updated generator [authors]; "generated", the updated generator's g(z), unrevised.
     std::string negatives = "resampled";
     AdamSettings adam_generator{3e-4, 5e-4}, adam_ebm{1e-4, 0}, adam_encoder{1e-4, 5e-4};
 

@@ -138,8 +138,9 @@ struct FormerName {
     const char *former, *current;
 };
 inline constexpr FormerName former_names[] = {
-    {"lambda-prior", "lambda-generated"},       {"amortised", "joint-elbo"},    {"guard", "max-energy-gap"},
-    {"return-lr-factor", "rollback-lr-factor"}, {"sample-every", "eval-every"}, {"keep", "keep-checkpoints"},
+    {"lambda-prior", "lambda-generated"}, {"amortised", "joint-elbo"},
+    {"guard", "max-energy-gap"},          {"return-lr-factor", "rollback-lr-factor"},
+    {"sample-every", "eval-every"},       {"keep", "keep-checkpoints"},
     {"resample", "ebm-negatives"},
 };
 
