@@ -226,8 +226,7 @@ double loss_of(Models& models, const StepSettings& s, const Tensor& x, const Ste
     }
     if (s.learn_generator && s.lambda_data > 0)
         total += s.lambda_data * squares(x, models.generator(Var(out.z_revised)));
-    if (s.learn_generator && s.lambda_ebm > 0)
-        total += s.lambda_ebm * squares(out.x_revised, models.generator(Var(z)));
+    if (s.learn_generator && s.lambda_ebm > 0) total += s.lambda_ebm * squares(out.x_revised, models.generator(Var(z)));
     if (s.learn_encoder) {
         const auto [mu, logvar] = models.encoder(Var(x));
         const auto [mu2, logvar2] = models.encoder(Var(out.x_revised));
