@@ -179,6 +179,23 @@ TEST_F(Gradients, Chains) {
     }
 }
 
+// Brings u and v of every weight to its singular vectors, and back there.
+class ConvergedVectors {
+public:
+    explicit ConvergedVectors(EnergyModel& ebm) {
+        const NoGrad no_grad;
+        for (int i = 0; i < 3000; ++i) ebm.power_iteration();
+        for (const NamedTensor& entry : ebm.state.entries())
+            if (!entry.trainable) vectors_.emplace_back(entry.value.value(), entry.value.value().clone());
+    }
+    void restore() const {
+        for (const auto& [vector, value] : vectors_) vector.copy_from(value);
+    }
+
+private:
+    std::vector<std::pair<Tensor, Tensor>> vectors_;  // with their values
+};
+
 // With u and v at the singular vectors σ does not change with them to first order, so that its derivative with u and v
 // held is the whole one.
 TEST_F(Gradients, EnergyModelParameters) {
@@ -186,15 +203,9 @@ TEST_F(Gradients, EnergyModelParameters) {
         Models models(small(architecture), 3);
         const int64_t side = models.settings.image_size();
         const Tensor x = random_tensor({2, side, side, 3}, 4);
-        {
-            const NoGrad no_grad;
-            for (int i = 0; i < 3000; ++i) models.ebm.power_iteration();
-        }
-        std::vector<std::pair<Tensor, Tensor>> vectors;  // u, v and their values here
-        for (const NamedTensor& entry : models.ebm.state.entries())
-            if (!entry.trainable) vectors.emplace_back(entry.value.value(), entry.value.value().clone());
+        const ConvergedVectors vectors(models.ebm);
         expect_gradients(architecture + " EBM", models.ebm.state, x, [&](const Var& v) {
-            for (const auto& [vector, value] : vectors) vector.copy_from(value);
+            vectors.restore();
             return weighted(models.ebm.forward(v), 10);
         });
     }
@@ -268,6 +279,74 @@ TEST_F(Gradients, LossesOfAllMethods) {
         };
         if (s.learn_generator) check(models.generator.state, trained.generator.state);
         if (s.learn_encoder) check(models.encoder.state, trained.encoder.state);
+    }
+}
+
+// Eq. 7 in each method that trains an EBM, with each reading of the negatives.
+TEST_F(Gradients, LossOfTheEnergyModel) {
+    for (const std::string& name : method_names)
+        for (const std::string negatives : {"chain", "resampled", "generated"}) {
+            StepSettings s;
+            s.chain_x = {3, 5, 0.05};
+            s.chain_z = {3, 0.1, 0.1};
+            apply_method(s, name);
+            s.chain_x.steps = std::min<int64_t>(s.chain_x.steps, 3);
+            s.negatives = negatives;
+            if (!s.learn_ebm || (negatives == "generated" && s.start_x == "noise")) continue;
+            Models trained(small("cifar10"), 3), models(small("cifar10"), 3);
+            const ConvergedVectors with(trained.ebm), vectors(models.ebm);
+            const Tensor x = random_tensor({3, 32, 32, 3}, 4);
+            const StepNoise noise = philox_noise(9, 0, x.shape(), models.settings.latent);
+            const StepResult out = dual_mcmc_step(trained, x, noise, s, 1);
+            Tensor x_model = negatives == "chain" ? out.x_revised : out.x_resampled;
+            if (negatives == "generated") {
+                const NoGrad no_grad;
+                x_model = trained.generator(Var(noise.prior)).value();  // updated in the iteration
+            }
+            const auto loss = [&] {
+                const NoGrad no_grad;
+                vectors.restore();
+                models.ebm.power_iteration();
+                const double gap =
+                    mean(models.ebm.energy(Var(x))).item() - mean(models.ebm.energy(Var(x_model))).item();
+                return gap / double(s.chain_x.temperature());
+            };
+            for (size_t i = 0; i < models.ebm.state.entries().size(); ++i) {
+                const NamedTensor& entry = trained.ebm.state.entries()[i];
+                if (entry.trainable)
+                    expect_derivative(name + ", " + negatives + ", " + entry.name,
+                                      models.ebm.state.entries()[i].value.value(), entry.value.grad(), 2, loss);
+            }
+        }
+}
+
+// Twenty power iterations against a loop: v = Wu / |Wu|, u = Wᵀv / |Wᵀv|, σ = vᵀWu.
+TEST_F(Gradients, SpectralNormOverTwentyIterations) {
+    const int64_t rows = 45, columns = 7;
+    const Values w = random_values(rows * columns, 1);
+    Values u = random_values(columns, 2), v = random_values(rows, 3);
+    const Tensor device_u = Tensor::from_host({columns}, u), device_v = Tensor::from_host({rows}, v);
+    const auto normalise = [](Values& x) {
+        double squares = 0;
+        for (const real value : x) squares += double(value) * double(value);
+        for (real& value : x) value = real(double(value) / std::sqrt(squares));
+    };
+    for (int iteration = 1; iteration <= 20; ++iteration) {
+        v.assign(size_t(rows), 0);
+        for (int64_t i = 0; i < rows * columns; ++i) v[size_t(i / columns)] += w[size_t(i)] * u[size_t(i % columns)];
+        normalise(v);
+        u.assign(size_t(columns), 0);
+        for (int64_t i = 0; i < rows * columns; ++i) u[size_t(i % columns)] += w[size_t(i)] * v[size_t(i / columns)];
+        normalise(u);
+        double sigma = 0;
+        for (int64_t i = 0; i < rows * columns; ++i)
+            sigma += double(v[size_t(i / columns)]) * double(w[size_t(i)]) * double(u[size_t(i % columns)]);
+        Values expected = w;
+        for (real& value : expected) value = real(double(value) / sigma);
+        const Var y = spectral_norm(Var(Tensor::from_host({rows, columns}, w)), device_u, device_v);
+        expect_close(device_u, u, 0, 1e-12, text("u, iteration ", iteration));
+        expect_close(device_v, v, 0, 1e-12, text("v, iteration ", iteration));
+        expect_close(y.value(), expected, 0, 1e-12, text("W / σ, iteration ", iteration));
     }
 }
 
