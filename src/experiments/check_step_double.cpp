@@ -11,11 +11,12 @@ step_check::Run step_check::in_double(const std::string& path, std::optional<dou
 }
 
 std::vector<step_check::Crossing> step_check::crossings(const Run& a, const Run& b) {
+    CHECK_EQ(a.relus.size(), b.relus.size());
     std::vector<Crossing> found;
     size_t step = 0;
     for (size_t call = 0; call < a.relus.size(); ++call) {
         while (step < a.chain_steps.size() && a.chain_steps[step].calls <= call) ++step;
-        const std::vector<bool>&x = a.relus[call], &y = b.relus.at(call);
+        const std::vector<bool>&x = a.relus[call], &y = b.relus[call];
         CHECK_EQ(x.size(), y.size());
         int64_t count = 0;
         for (size_t i = 0; i < x.size(); ++i) count += x[i] != y[i];
