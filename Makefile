@@ -171,7 +171,7 @@ demo: $(BUILD)/dualmcmc
 train: $(BUILD)/dualmcmc
 	CIFAR10_DIR="$$(bash data/cifar10.sh)" && export CIFAR10_DIR && \
 	OMP_PROC_BIND=true $(BUILD)/dualmcmc train --preset cifar10-small --out runs/cifar10-small \
-	  $(if $(wildcard runs/cifar10-small/checkpoints/*),--resume)
+	  $(if $(wildcard runs/cifar10-small/checkpoints/iteration-*.safetensors),--resume)
 
 toys: $(BUILD)/dualmcmc
 	$(BUILD)/dualmcmc toys --out runs/toys

@@ -20,6 +20,7 @@
 #include "experiments/sample_command.h"
 #include "experiments/toys.h"
 #include "experiments/train_command.h"
+#include "training/signals.h"
 
 namespace dualmcmc {
 namespace {
@@ -105,9 +106,11 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
     try {
+        dualmcmc::handle_signals();
         const int code = dualmcmc::run(argc, argv);
         std::cout.flush();
-        if (std::fflush(stdout) != 0 || std::ferror(stdout))
+        // An interrupted program's reader or terminal may be gone.
+        if ((std::fflush(stdout) != 0 || std::ferror(stdout)) && code < 128)
             dualmcmc::fail("cannot write to stdout; is the disk full?");
         return code;
     } catch (const std::exception& error) {

@@ -84,6 +84,7 @@ TEST_F(CommandLineFiles, CheckpointsThatCannotBeResumed) {
     auto refuse = [&](const std::function<void(SafetensorsFile&)>& change, std::initializer_list<std::string> parts) {
         SafetensorsFile file = good;
         change(file);
+        file.metadata["checksum"] = tensors_checksum(file);  // changed on purpose, not damaged
         write_safetensors(path, file);
         const std::string before = read_bytes(path);
         expect_refused(resume, parts);

@@ -242,7 +242,7 @@ TEST_F(CommandLine, IterationsCountFromTheStart) {
     expect_runs("train --iterations 8 --resume --out run");
     EXPECT_TRUE(fs::exists(in("run/checkpoints/iteration-000008.safetensors")));
     const std::string metrics = contents(in("run/metrics.csv"));
-    EXPECT_EQ(std::count(metrics.begin(), metrics.end(), '\n'), 9);  // a header and eight rows
+    EXPECT_EQ(std::count(metrics.begin(), metrics.end(), '\n'), 10);  // a header, the untrained networks, eight rows
     EXPECT_NE(expect_runs("train --iterations 8 --resume --out run").out.find("nothing to do"), std::string::npos);
 }
 
@@ -317,6 +317,58 @@ TEST_F(CommandLine, LaterSourcesOfSettingsOverrideEarlierOnes) {
         EXPECT_NE(contents(in("run/config.txt")).find("\n" + line + "\n"), std::string::npos) << line;
 }
 
+// A batch system's SIGTERM, a closed terminal's SIGHUP and the end of the program that reads the output do what Ctrl-C
+// does. (A shell started in the background may ignore SIGINT, but the program does not.)
+TEST_F(CommandLine, EverySignalWritesACheckpoint) {
+    for (const auto& [name, number] : {std::pair("INT", 2), std::pair("TERM", 15), std::pair("HUP", 1)}) {
+        const std::string out = std::string("run") + name;
+        run("", "timeout --foreground --preserve-status -s " + std::string(name) + " 3 env OMP_NUM_THREADS=1 '" +
+                    program_ + "' " + tiny + " --iterations 100000 --out " + out +
+                    " >run.txt 2>&1; echo $? >code.txt;");
+        EXPECT_EQ(contents(in("code.txt")), text(128 + number, "\n")) << contents(in("run.txt"));
+        EXPECT_NE(contents(in("run.txt")).find("--resume --out " + out), std::string::npos) << contents(in("run.txt"));
+        EXPECT_GT(std::distance(fs::directory_iterator(in(out + "/checkpoints")), fs::directory_iterator()), 1);
+    }
+    run("", "(OMP_NUM_THREADS=1 '" + program_ + "' " + tiny +
+                " --log-every 1 --iterations 100000 --out pipe; echo $? >code.txt) 2>&1 | head -6 >run.txt;");
+    EXPECT_EQ(contents(in("code.txt")), "141\n");
+    EXPECT_GT(std::distance(fs::directory_iterator(in("pipe/checkpoints")), fs::directory_iterator()), 1);
+}
+
+// Where there is nothing to save, a signal ends the program at once, with one line.
+TEST_F(CommandLine, SignalsEndExperimentsAtOnce) {
+    const std::string model = tiny_model();
+    run("", "timeout --foreground --preserve-status -s HUP 2 env OMP_NUM_THREADS=1 '" + program_ +
+                "' longrun --steps 10000000 --model " + model + " --out long >run.txt 2>&1; echo $? >code.txt;");
+    EXPECT_EQ(contents(in("code.txt")), "129\n") << contents(in("run.txt"));
+    EXPECT_NE(contents(in("run.txt")).find("dualmcmc: interrupted\n"), std::string::npos);
+}
+
+// Two programs that write the same page at the same time: each page is whole.
+TEST_F(CommandLine, ReportsBesideEachOther) {
+    tiny_model();
+    const std::string loop = "for i in 1 2 3 4 5 6 7 8; do '" + program_ +
+                             "' report model >out.txt 2>>error2.txt || touch failed; "
+                             "tail -c 8 model/report.html | grep -q '</html>' || touch half; done";
+    run("", "(" + loop + ") & (" + loop + "); wait;");
+    EXPECT_FALSE(fs::exists(in("failed"))) << contents(in("error2.txt"));
+    EXPECT_FALSE(fs::exists(in("half")));
+    for (const auto& entry : fs::directory_iterator(in("model"))) EXPECT_NE(entry.path().extension(), ".tmp");
+}
+
+// A program killed while it writes leaves a temporary file, which the next one removes.
+TEST_F(CommandLine, LeftOverTemporaryFilesAreRemoved) {
+    const std::string model = tiny_model();
+    const std::string killed[] = {"model/config.txt.999999999.tmp",
+                                  "model/samples/iteration-000002-samples.png.999999999.tmp",
+                                  "model/checkpoints/iteration-000003.safetensors.999999999.tmp"};
+    for (const std::string& name : killed) std::ofstream(in(name)) << "half";
+    std::ofstream(in("model/notes.tmp")) << "mine";
+    expect_runs("train --resume --iterations 3 --out model");
+    for (const std::string& name : killed) EXPECT_FALSE(fs::exists(in(name))) << name;
+    EXPECT_TRUE(fs::exists(in("model/notes.tmp")));
+}
+
 TEST_F(CommandLine, InterruptWritesACheckpoint) {
     run("", "timeout --foreground --preserve-status -s INT 3 env OMP_NUM_THREADS=1 '" + program_ + "' " + tiny +
                 " --iterations 100000 --out run >run.txt 2>&1; code=$?; test $code = 130 && touch stopped;");
@@ -348,7 +400,7 @@ TEST_F(CommandLine, TrainsEachMethod) {
         expect_runs(tiny + " --iterations 2 --method " + method + " --out " + method);
         std::istringstream lines(contents(in(method + "/metrics.csv")));
         std::string line, cell, found;
-        std::getline(lines, line);
+        for (int skipped = 0; skipped < 2; ++skipped) std::getline(lines, line);  // the header and iteration 0
         ASSERT_TRUE(std::getline(lines, line)) << method;
         std::istringstream cells(line);
         for (int column = 0; column < 9 && std::getline(cells, cell, ','); ++column)

@@ -52,10 +52,10 @@ TEST_F(Folder, ResumesAfterTheWholeFiles) {
     PngFolder(path, 5).write(0, images);
     EXPECT_EQ(PngFolder(path, 9).complete(), 5);
     fs::resize_file(file("000003.png"), fs::file_size(file("000003.png")) - 1);
-    write_bytes(file("000004.png.tmp"), "cut off");
+    write_bytes(file("000004.png.123.tmp"), "cut off");
     const PngFolder folder(path, 5);
     EXPECT_EQ(folder.complete(), 3);
-    EXPECT_FALSE(fs::exists(file("000004.png.tmp")));
+    EXPECT_FALSE(fs::exists(file("000004.png.123.tmp")));
     expect_failure([&] { folder.check(); }, {"000003.png", "incomplete"});
     write_bytes(file("000000.png"), "");
     EXPECT_EQ(PngFolder(path, 5).complete(), 0);
@@ -64,7 +64,8 @@ TEST_F(Folder, ResumesAfterTheWholeFiles) {
 TEST_F(Folder, RefusesOtherFiles) {
     PngFolder(path, 5).write(0, images);
     expect_failure([&] { PngFolder(path, 4); }, {"--out", path, "000004.png", "4 images"});
-    for (const char* name : {"cat.png", "1.png", "0000001.png", "000001.jpg", "notes.txt", "000001.png.tmp.png"}) {
+    for (const char* name :
+         {"cat.png", "1.png", "0000001.png", "000001.jpg", "notes.txt", "000001.png.tmp.png", "000001.png.tmp"}) {
         write_bytes(file(name), "x");
         expect_failure([&] { PngFolder(path, 5); }, {path, name});
         EXPECT_TRUE(fs::exists(file(name)));

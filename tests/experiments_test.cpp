@@ -809,6 +809,9 @@ TEST(Report, CurvesLieWhereTheirValuesAre) {
     for (const auto& [x, y] : polyline(thin)) EXPECT_EQ(y, 102.0) << x;
     EXPECT_EQ(plot("title", "x", {0, 1}, {{"y", {NAN, NAN}}}), "");
     EXPECT_EQ(plot("title", "x", {}, {}), "");
+    // One point is no curve.
+    EXPECT_EQ(plot("<t>", "x", {0, 1}, {{"a", {NAN, 1.5}}, {"b", {2, NAN}}}), "<p>&lt;t&gt;: a 1.5, b 2</p>\n");
+    EXPECT_NE(plot("t", "x", {0, 1}, {{"a", {1, 1.5}}, {"b", {2, NAN}}}).find("<svg"), std::string::npos);
     EXPECT_EQ(plot("<t>", "<x>", {0, 1}, {{"<y>", {1, 2}}}).find("<t>"), std::string::npos);
 }
 

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <initializer_list>
@@ -11,6 +12,8 @@
 #include <string>
 
 #include <unistd.h>
+
+#include "formats/files.h"
 
 namespace dualmcmc {
 
@@ -33,6 +36,14 @@ inline std::string read_bytes(const std::string& path) {
     std::ifstream file(path, std::ios::binary);
     EXPECT_TRUE(file) << path;
     return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// Expects that no temporary file of AtomicFile for this path is left beside it.
+inline void expect_no_temporary(const std::string& path) {
+    std::error_code no_folder;
+    for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(path).parent_path(), no_folder))
+        EXPECT_NE(final_name(entry.path().filename().string()), std::filesystem::path(path).filename().string())
+            << entry.path();
 }
 
 // Expects `action` to throw a one-line message that contains all of `parts`.

@@ -7,6 +7,7 @@
 
 #include "data/images.h"
 #include "file_helpers.h"
+#include "formats/crc32.h"
 #include "formats/npy.h"
 #include "formats/png.h"
 #include "formats/safetensors.h"
@@ -54,11 +55,20 @@ void expect_equal(const SafetensorsFile& a, const SafetensorsFile& b) {
     }
 }
 
+// The check value of the catalogue of CRCs, and Python's zlib.crc32 of the same bytes in two parts.
+TEST(Crc32, IsZlibs) {
+    EXPECT_EQ(crc32("123456789", 9), 0xCBF43926u);
+    const std::string words = "slicing by eight, and what is left over";
+    EXPECT_EQ(crc32(words.data(), words.size()), 0x4C311174u);
+    EXPECT_EQ(crc32(words.data() + 11, words.size() - 11, crc32(words.data(), 11)), 0x4C311174u);
+    EXPECT_EQ(crc32("", 0), 0u);
+}
+
 TEST(Safetensors, RoundTripKeepsEveryBit) {
     const std::string path = temporary_path("round.safetensors");
     write_safetensors(path, example_file());
     expect_equal(read_safetensors(path), example_file());
-    EXPECT_FALSE(std::filesystem::exists(path + ".tmp"));
+    expect_no_temporary(path);
     const std::vector<real> a = values_of<real>(read_safetensors(path).tensors.at("a"), "a");
     ASSERT_EQ(a.size(), 6u);
     EXPECT_EQ(a[0], 1.5f);
@@ -248,7 +258,7 @@ TEST(Safetensors, FullDiskLeavesTheOldFileIntact) {
             }
         }
         EXPECT_NE(message.find("cannot write " + path + ": File too large"), std::string::npos) << message;
-        EXPECT_FALSE(std::filesystem::exists(path + ".tmp"));
+        expect_no_temporary(path);
         expect_equal(read_safetensors(path), example_file());
     }
     std::filesystem::remove(path);
@@ -260,7 +270,7 @@ TEST(Safetensors, UnwritablePaths) {
     std::filesystem::create_directory(folder);
     const auto expect = [](const std::string& path, const std::string& problem) {
         expect_failure([&] { write_safetensors(path, example_file()); }, {"cannot write " + path, problem});
-        EXPECT_FALSE(std::filesystem::exists(path + ".tmp"));
+        expect_no_temporary(path);
     };
     expect("/no/such/folder/x.safetensors", "No such file or directory");
     expect(file + "/x.safetensors", "Not a directory");
@@ -375,7 +385,7 @@ TEST(Png, RoundTrip) {
     EXPECT_EQ(picture.width, 7);
     EXPECT_EQ(picture.height, 5);
     EXPECT_EQ(picture.pixels, pixels);
-    EXPECT_FALSE(std::filesystem::exists(path + ".tmp"));
+    expect_no_temporary(path);
     std::filesystem::remove(path);
 }
 

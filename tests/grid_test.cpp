@@ -149,7 +149,7 @@ TEST_F(Grid, RowsAreWhatTheSeparateCommandsGive) {
         // The median of three iterations.
         std::vector<double> seconds;
         for (const auto& iteration : rows_of(in("grid/") + method + "-2/metrics.csv"))
-            seconds.push_back(std::stod(iteration.at("seconds")));
+            if (iteration.at("iteration") != "0") seconds.push_back(std::stod(iteration.at("seconds")));
         ASSERT_EQ(seconds.size(), 3u);
         std::sort(seconds.begin(), seconds.end());
         EXPECT_NEAR(std::stod(row.at("seconds")), seconds[1], 1e-8);

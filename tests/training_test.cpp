@@ -18,6 +18,7 @@
 #include "parallel.h"
 #include "training/checkpoint.h"
 #include "training/evaluation.h"
+#include "training/metrics.h"
 
 namespace dualmcmc::test {
 namespace {
@@ -288,7 +289,7 @@ bool same_parameters(const SafetensorsFile& a, const SafetensorsFile& b) {
     return true;
 }
 
-// metrics.csv as rows of cells, header first.
+// metrics.csv as rows of cells, header first; without the row of the untrained networks.
 std::vector<std::vector<std::string>> read_table(const Config& config) {
     std::istringstream lines(read_bytes(config.out + "/metrics.csv"));
     std::vector<std::vector<std::string>> rows;
@@ -298,7 +299,7 @@ std::vector<std::vector<std::string>> read_table(const Config& config) {
             if (c == ',') cells.emplace_back();
             else cells.back() += c;
         }
-        rows.push_back(cells);
+        if (cells[0] != "0") rows.push_back(cells);
     }
     return rows;
 }
@@ -425,19 +426,20 @@ TEST_F(Training, MetricsHaveARowForEachIteration) {
     const auto table = read_table(c);
     ASSERT_EQ(table.size(), 8u);
     EXPECT_EQ(table[0].front(), "iteration");
-    const size_t columns = table[0].size(), distance = column(table, "swd_generator"), mse = column(table, "mse"),
-                 gap = column(table, "energy_gap"), model = column(table, "energy_model"),
-                 data = column(table, "energy_data"), epoch = column(table, "epoch");
+    const size_t columns = table[0].size(), distance = column(table, "swd_generator"),
+                 rate = column(table, "lr_generator"), mse = column(table, "mse"), gap = column(table, "energy_gap"),
+                 model = column(table, "energy_model"), data = column(table, "energy_data"),
+                 epoch = column(table, "epoch");
     for (size_t i = 1; i < table.size(); ++i) {
         ASSERT_EQ(table[i].size(), columns) << i;
         EXPECT_EQ(table[i][0], std::to_string(i));
         EXPECT_EQ(table[i][epoch], std::to_string((i - 1) / size_t(per_epoch)));
         for (size_t j = 0; j < columns; ++j) {
-            const bool measured = i == 3 || i == 6 || i == 7;
-            if (j >= distance) {
+            const bool measured = i == 3 || i == 6 || i == 7, is_distance = j >= distance && j < rate;
+            if (is_distance) {
                 EXPECT_EQ(table[i][j].empty(), !measured) << "iteration " << i << ", " << table[0][j];
             }
-            if (j < distance || measured) {
+            if (!is_distance || measured) {
                 EXPECT_TRUE(std::isfinite(std::stod(table[i][j]))) << "iteration " << i << ", " << table[0][j];
             }
         }
@@ -446,8 +448,176 @@ TEST_F(Training, MetricsHaveARowForEachIteration) {
         EXPECT_NEAR(std::stod(table[i][gap]), std::stod(table[i][model]) - std::stod(table[i][data]),
                     1e-4 * (1 + std::abs(std::stod(table[i][data]))));
     }
+    // The learning rates of each epoch, and the distances of the untrained networks.
+    const double base[] = {double(c.step.adam_generator.learning_rate), double(c.step.adam_ebm.learning_rate),
+                           double(c.step.adam_encoder.learning_rate)};
+    for (size_t i = 1; i < table.size(); ++i)
+        for (size_t k = 0; k < 3; ++k)
+            EXPECT_NEAR(std::stod(table[i][rate + k]), base[k] * std::pow(c.lr_decay, std::stod(table[i][epoch])),
+                        1e-5 * base[k]);
+    const MetricsTable whole = parse_metrics(read_bytes(c.out + "/metrics.csv"));
+    ASSERT_EQ(whole.rows.size(), 8u);
+    EXPECT_EQ(whole.rows[0][0], "0");
+    for (size_t j = 2; j < columns; ++j) EXPECT_EQ(whole.rows[0][j].empty(), j < distance) << whole.header[j];
     EXPECT_NE(printed.find("7/7"), std::string::npos) << printed;
     EXPECT_NE(printed.find("sliced Wasserstein"), std::string::npos) << printed;
+}
+
+// A crash can leave torn rows; a resumed run keeps the whole ones, and a file of an earlier version gets the columns
+// that it lacks.
+TEST_F(Training, TornRowsOfMetricsAreDropped) {
+    const std::string torn =
+        "iteration,mse\n"
+        "1,0.5\n"
+        "2\n"  // cut off
+        "3,0.25\n"
+        "4,0.4,0\n"  // two rows in one
+        "5,0.x\n"
+        "612,0.125\n"  // the beginning of 6 and the end of 12
+        "7,\n"
+        "3,0.25\n"  // again
+        "8,1e-3\n"
+        "9,0.";  // still being written
+    const auto iterations = [](const MetricsTable& table) {
+        std::string out;
+        for (const auto& row : table.rows) out += row[0] + " ";
+        return out;
+    };
+    EXPECT_EQ(iterations(parse_metrics(torn)), "1 3 7 8 ");
+    EXPECT_EQ(iterations(parse_metrics("")), "");
+
+    const Config c = config("run", 3);
+    run(c);
+    const auto whole = results(c);
+    const std::string path = c.out + "/metrics.csv", text = read_bytes(path);
+    const size_t second = text.find("\n2,") + 1;
+    write_bytes(path, text.substr(0, second) + "2,0,0.1\n" + text.substr(second));
+    Config more = c;
+    more.iterations = 4;
+    run(more, true);
+    const auto resumed = results(more);
+    ASSERT_EQ(resumed.size(), 5u);
+    EXPECT_EQ(std::vector(resumed.begin(), resumed.begin() + 4), whole);
+
+    write_bytes(path, "iteration,mse,other\n4,0.5,7\n");
+    more.iterations = 5;
+    run(more, true);
+    const MetricsTable table = parse_metrics(read_bytes(path));
+    ASSERT_EQ(iterations(table), "4 5 ");
+    EXPECT_EQ(table.rows[0][2], "0.5");
+    EXPECT_EQ(std::count(table.rows[0].begin(), table.rows[0].end(), ""), int64_t(table.header.size()) - 2);
+}
+
+// With another batch size or other images, a resumed run goes on at the same place in its epoch, counted in images, and
+// with the learning rates of that epoch.
+TEST_F(Training, ResumesWithAnotherBatchSizeOrOtherImages) {
+    Config c = config("run", 4);  // one epoch of three iterations, and one iteration
+    run(c);
+    EXPECT_EQ(read_checkpoint(newest_checkpoint(c.out)).position->images_seen, 2);
+    c.batch = 3;
+    c.iterations = 6;
+    EXPECT_NE(run(c, true).find("--resume: epoch 1 goes on after 2 of 7 images\n"), std::string::npos);
+    auto table = read_table(c);
+    const size_t epoch = column(table, "epoch"), rate = column(table, "lr_ebm");
+    EXPECT_EQ(table.at(5)[epoch], "1");  // images 3 to 5 of the second epoch
+    EXPECT_EQ(table.at(6)[epoch], "2");  // the two that were left are less than a batch
+    EXPECT_NEAR(std::stod(table.at(5)[rate]), 0.7 * double(c.step.adam_ebm.learning_rate), 1e-9);
+
+    // Twice as many images: three of seven become six of fourteen.
+    std::vector<uint8_t> pixels(14 * 32 * 32 * 3, 100);
+    write_npy(folder_ + "/more.npy", {14, 32, 32, 3}, pixels.data());
+    c.data = folder_ + "/more.npy";
+    c.iterations = 9;
+    const std::string printed = run(c, true);
+    EXPECT_NE(printed.find("other images"), std::string::npos) << printed;
+    EXPECT_NE(printed.find("epoch 2 goes on after 6 of 14 images\n"), std::string::npos) << printed;
+    table = read_table(c);
+    EXPECT_EQ(table.at(7)[epoch] + table.at(8)[epoch] + table.at(9)[epoch], "223");
+
+    // By epochs: what is left of the epoch, and the next one.
+    c.iterations = 0;
+    c.epochs = 5;
+    run(c, true);
+    EXPECT_EQ(last(c).metadata.at("iteration"), std::to_string(9 + (14 - 3) / 3 + 4));
+    EXPECT_EQ(read_table(c).back()[epoch], "4");
+    // The same images again need no words.
+    c.epochs = 6;
+    EXPECT_EQ(run(c, true).find("goes on after"), std::string::npos);
+}
+
+TEST_F(Training, PersistentChainsStayWithTheirImages) {
+    Config c = config("run", 2);
+    apply_method(c.step, c.method = "abp");
+    c.step.start_z = "persistent";
+    c.flip = false;
+    run(c);
+    std::vector<uint8_t> pixels(image_count * 32 * 32 * 3, 100);
+    write_npy(folder_ + "/other.npy", {image_count, 32, 32, 3}, pixels.data());
+    c.data = folder_ + "/other.npy";
+    c.iterations = 3;
+    expect_failure([&] { run(c, true); }, {"--resume", "other.npy", "persistent", "--data"});
+}
+
+// A file of an earlier version does not say where in its data the run was.
+TEST_F(Training, ResumesCheckpointsWithoutAPosition) {
+    const Config whole = config("whole", 7);
+    run(whole);
+    Config parts = config("parts", 4);
+    run(parts);
+    SafetensorsFile file = last(parts);
+    for (const char* name : {"epoch", "epoch-images-seen", "training-images", "training-images-checksum", "checksum"})
+        EXPECT_EQ(file.metadata.erase(name), 1u) << name;
+    write_safetensors(newest_checkpoint(parts.out), file);
+    parts.iterations = 7;
+    run(parts, true);
+    expect_same_tensors(last(parts), last(whole));
+}
+
+// A damaged checkpoint is kept under another name, and the one before it is taken. Files that this program does not
+// write are left alone.
+TEST_F(Training, DamagedCheckpointsAreSetAside) {
+    Config c = config("run", 3);
+    c.checkpoint_every = 1;
+    c.keep_checkpoints = 3;
+    run(c);
+    const std::string folder = c.out + "/checkpoints/";
+    const std::string others[] = {"iteration-best.safetensors", "iteration-9.safetensors",
+                                  "iteration-000009.safetensors.bak", "iteration-0000009.safetensors"};
+    for (const std::string& name : others) write_bytes(folder + name, "mine");
+    fs::create_directories(folder + "iteration-000008.safetensors");
+    const std::string newest = checkpoint_path(c.out, 3), before = checkpoint_path(c.out, 2);
+    EXPECT_EQ(newest_checkpoint(c.out), newest);
+
+    std::string bytes = read_bytes(newest);
+    bytes[bytes.size() / 2] = char(bytes[bytes.size() / 2] ^ 4);  // one bit of one tensor
+    write_bytes(newest, bytes);
+    EXPECT_THROW(read_checkpoint(newest), DamagedFile);
+    write_bytes(before, read_bytes(before).substr(0, 1000));
+    std::vector<std::string> said;
+    const auto sound = newest_sound_checkpoint(c.out, [&](const std::string& line) { said.push_back(line); });
+    ASSERT_TRUE(sound);
+    EXPECT_EQ(sound->iteration, 1);
+    ASSERT_EQ(said.size(), 2u);
+    for (const auto& [line, path] : {std::pair(said[0], newest), std::pair(said[1], before)}) {
+        EXPECT_NE(line.find("damaged"), std::string::npos) << line;
+        EXPECT_NE(line.find(path), std::string::npos) << line;
+        EXPECT_FALSE(fs::exists(path));
+        EXPECT_TRUE(fs::exists(path + ".damaged"));
+    }
+    EXPECT_EQ(read_bytes(newest + ".damaged"), bytes);
+
+    // A checkpoint of another kind, or one that cannot be read, is not damaged: it stays.
+    SafetensorsFile foreign = sound->file;
+    foreign.metadata["format"] = "dual-mcmc-checkpoint-2";
+    write_safetensors(newest, foreign);
+    expect_failure([&] { newest_sound_checkpoint(c.out, {}); }, {newest, "dual-mcmc-checkpoint-2"});
+    EXPECT_TRUE(fs::exists(newest));
+    fs::remove(newest);
+
+    c.iterations = 6;
+    run(c, true);
+    for (const std::string& name : others) EXPECT_EQ(read_bytes(folder + name), "mine") << name;
+    EXPECT_TRUE(fs::exists(folder + "iteration-000008.safetensors"));
 }
 
 TEST_F(Training, OldCheckpointsAreRemoved) {

@@ -21,6 +21,8 @@
 #include "formats/npy.h"
 #include "training/checkpoint.h"
 #include "training/evaluation.h"
+#include "training/metrics.h"
+#include "training/signals.h"
 #include "training/train.h"
 
 namespace dualmcmc {
@@ -139,9 +141,13 @@ std::vector<double> iteration_costs(const std::vector<Config>& configs) {
 
 // ---- measuring ----------------------------------------------------------------------------------
 
-std::optional<double> median(const std::vector<std::map<std::string, std::string>>& rows, const std::string& column) {
+std::optional<double> median(const MetricsTable& metrics, const std::string& column) {
+    const auto found = std::find(metrics.header.begin(), metrics.header.end(), column);
+    if (found == metrics.header.end()) return {};
     std::vector<double> values;
-    for (const auto& row : rows) values.push_back(std::stod(row.at(column)));
+    for (const auto& row : metrics.rows)
+        if (const std::string& value = row[size_t(found - metrics.header.begin())]; !value.empty())
+            values.push_back(std::atof(value.c_str()));
     if (values.empty()) return {};
     std::sort(values.begin(), values.end());
     return 0.5 * (values[(values.size() - 1) / 2] + values[values.size() / 2]);
@@ -165,7 +171,7 @@ Result measure(Result r, const LoadedCheckpoint& checkpoint, const std::string& 
     load_checkpoint(checkpoint.file, checkpoint.path, models, false);
     r.seed = double(c.seed), r.count = double(count);
     r.iterations = double(checkpoint.iteration), r.rollbacks = double(checkpoint.rollbacks);
-    const auto metrics = read_rows(folder + "/metrics.csv");
+    const MetricsTable metrics = parse_metrics(read_file(folder + "/metrics.csv"));
     for (const auto& [name, field] : columns)  // metrics.csv has the same names
         if (std::string(name).starts_with("seconds")) r.*field = median(metrics, name);
 
@@ -353,15 +359,14 @@ void GridCommand::plan(std::vector<Training>& trainings) const {
 bool GridCommand::train_and_measure(const Training& training) {
     const Config& c = training.config;
     const std::string folder = c.out;
-    const std::string newest = newest_checkpoint(folder);
-    if (!newest.empty()) check_same(folder, c, out_);
-    if (const auto known = newest.empty() ? std::nullopt : read_result(folder, count_)) {
+    const auto say = [](const std::string& line) { std::printf("%s\n", line.c_str()); };
+    const std::optional<LoadedCheckpoint> resume = newest_sound_checkpoint(folder, say);
+    if (resume) check_same(folder, c, out_);
+    if (const auto known = resume ? read_result(folder, count_) : std::nullopt) {
         std::printf("%s: already done\n", folder.c_str());
         results_.push_back(*known);
         return true;
     }
-    std::optional<LoadedCheckpoint> resume;
-    if (!newest.empty()) resume = read_checkpoint(newest);
     std::printf("%s: %lld iterations%s\n", folder.c_str(), (long long)c.iterations,
                 resume ? text(", resuming from ", resume->iteration).c_str() : "");
     bool gave_up = false;
@@ -458,7 +463,7 @@ int GridCommand::run() {
             training.config.out = text(out_, "/", training.variant.name, "-", seed);
             if (!train_and_measure(training)) {
                 std::printf("interrupted; run the same command again to continue\n");
-                return 130;
+                return exit_code_of_interrupt();
             }
             write();
         }

@@ -51,7 +51,7 @@ class GridCommand {
 public:
     virtual ~GridCommand() = default;
     bool chosen() const { return command_->parsed(); }
-    // Trains and measures what is missing. Returns the exit code: 130 after an interrupt.
+    // Trains and measures what is missing. Returns the exit code: 128 + the signal after an interrupt.
     int run();
 
 protected:

@@ -37,14 +37,14 @@ bool is_complete(const std::string& path) {
 PngFolder::PngFolder(const std::string& path, int64_t count) : path_(path), count_(count) {
     make_folder(path);
     for (const auto& entry : fs::directory_iterator(path)) {
-        const std::string name = entry.path().filename().string();
+        const std::string found = entry.path().filename().string(), whole = final_name(found),
+                          name = whole.empty() ? found : whole;
         const std::string number = name.substr(0, name.find_first_not_of("0123456789"));
         const bool ours = !number.empty() && number.size() <= 15 && std::stoll(number) < count;
-        if (ours && name == name_of(std::stoll(number))) continue;
-        if (!ours || name != name_of(std::stoll(number)) + ".tmp")
-            fail("--out: ", path, " holds ", name, ", which is not one of the ", count,
+        if (!ours || name != name_of(std::stoll(number)))
+            fail("--out: ", path, " holds ", found, ", which is not one of the ", count,
                  " images 000000.png … and would be counted with them; empty the folder or give another --out");
-        fs::remove(entry.path());  // left by a killed run
+        if (!whole.empty()) fs::remove(entry.path());  // left by a killed run
     }
     while (complete_ < count_ && is_complete(file(complete_))) ++complete_;
 }

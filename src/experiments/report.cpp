@@ -13,6 +13,7 @@
 
 #include "formats/files.h"
 #include "training/config.h"
+#include "training/metrics.h"
 
 namespace dualmcmc {
 
@@ -239,10 +240,30 @@ std::string curve_svg(const Axis& x_axis, const Axis& y_axis, const std::vector<
                 count <= 40 ? dots : "");
 }
 
+// The last finite value of a curve; NaN if there is none.
+double last_finite(const std::vector<double>& values) {
+    const auto found = std::find_if(values.rbegin(), values.rend(), [](double value) { return std::isfinite(value); });
+    return found == values.rend() ? missing : *found;
+}
+
+// In place of a plot whose curves have at most one point each: the values as text. Empty if there is none.
+std::string single_values(const std::string& title, const std::vector<Curve>& curves) {
+    std::string values;
+    for (const Curve& curve : curves)
+        if (const double value = last_finite(curve.y); std::isfinite(value))
+            values += text(values.empty() ? "" : ", ", escape_html(curve.name), " ", short_number(value));
+    return values.empty() ? "" : text("<p>", escape_html(title), ": ", values, "</p>\n");
+}
+
+bool is_line(const Curve& curve) {
+    return std::count_if(curve.y.begin(), curve.y.end(), [](double value) { return std::isfinite(value); }) > 1;
+}
+
 }  // namespace
 
 std::string plot(const std::string& title, const std::string& x_name, const std::vector<double>& x,
                  const std::vector<Curve>& curves) {
+    if (std::none_of(curves.begin(), curves.end(), is_line)) return single_values(title, curves);
     const size_t per = std::max<size_t>(1, (x.size() + max_points - 1) / max_points),
                  shown = std::min(max_curves, curves.size());
     const std::vector<double> thin_x = thinned(x, per);
@@ -416,10 +437,11 @@ std::vector<std::string> experiments_in(const std::string& run) {
 }
 
 // The columns of metrics.csv by name; missing ones are empty.
-class Metrics {
+class MetricsColumns {
 public:
-    explicit Metrics(const CsvTable& table) {
-        for (size_t c = 0; c < table.header.size(); ++c) columns_[table.header[c]] = column(table, c);
+    explicit MetricsColumns(const MetricsTable& table) {
+        for (size_t c = 0; c < table.header.size(); ++c)
+            columns_[table.header[c]] = column({table.header, table.rows}, c);
     }
     const std::vector<double>& operator[](const std::string& name) const {
         static const std::vector<double> none;
@@ -433,16 +455,12 @@ public:
         return dualmcmc::plot(title, "iteration", (*this)["iteration"], found);
     }
     // The last finite value of a column, and the mean of its last 50 values.
-    double last(const std::string& name) const {
-        for (auto value = (*this)[name].rbegin(); value != (*this)[name].rend(); ++value)
-            if (std::isfinite(*value)) return *value;
-        return missing;
-    }
+    double last(const std::string& name) const { return last_finite((*this)[name]); }
     double mean_of_last(const std::string& name) const {
         const std::vector<double>& values = (*this)[name];
         double sum = 0, count = 0;
         for (size_t i = values.size() - std::min<size_t>(50, values.size()); i < values.size(); ++i)
-            sum += values[i], ++count;
+            if (std::isfinite(values[i])) sum += values[i], ++count;
         return count > 0 ? sum / count : missing;
     }
 
@@ -451,7 +469,7 @@ private:
 };
 
 // The parts of an iteration as shares of its time.
-std::string time_shares(const Metrics& metrics) {
+std::string time_shares(const MetricsColumns& metrics) {
     const std::pair<const char*, const char*> parts[] = {{"seconds_chain_x", "x-chain"},
                                                          {"seconds_chain_z", "z-chain"},
                                                          {"seconds_generator", "generator"},
@@ -470,7 +488,7 @@ std::string time_shares(const Metrics& metrics) {
     return plot("share of an iteration's time, %", "iteration", iterations, curves);
 }
 
-std::string curves_html(const Metrics& metrics, const std::string& temperature) {
+std::string curves_html(const MetricsColumns& metrics, const std::string& temperature) {
     if (metrics["iteration"].empty()) return "<p>No iterations yet.</p>\n";
     return "<div class=\"plots\">" + metrics.plot("reconstruction MSE per pixel", {{"mse", "after the z-chain"}}) +
            metrics.plot("energies" + temperature,
@@ -484,7 +502,7 @@ std::string curves_html(const Metrics& metrics, const std::string& temperature) 
            time_shares(metrics) + metrics.plot("seconds per iteration", {{"seconds", "total"}}) + "</div>\n";
 }
 
-std::string headline(const Metrics& metrics, const std::string& temperature) {
+std::string headline(const MetricsColumns& metrics, const std::string& temperature) {
     if (metrics["iteration"].empty()) return "";
     std::string out = text("<p>", metrics.last("iteration"), " iterations; means of the last ",
                            std::min<size_t>(50, metrics["iteration"].size()), ": reconstruction MSE ",
@@ -530,7 +548,8 @@ void write_report(const std::string& run) {
     for (const auto& [setting, value] : settings) set_setting(config, setting, value);
     const std::string temperature = text(" (temperature ", config.step.chain_x.temperature(), ")"),
                       title = text("dualmcmc: ", name, ", preset ", config.preset);
-    const Metrics metrics(fs::exists(run + "/metrics.csv") ? parse_csv(read_file(run + "/metrics.csv")) : CsvTable());
+    const MetricsColumns metrics(
+        parse_metrics(fs::exists(run + "/metrics.csv") ? read_file(run + "/metrics.csv") : ""));
 
     std::string page = headline(metrics, temperature) + "<h2>Training</h2>\n" + curves_html(metrics, temperature) +
                        newest_pictures(run);

@@ -14,6 +14,7 @@
 #include "formats/files.h"
 #include "hash.h"
 #include "training/progress.h"
+#include "training/signals.h"
 
 namespace dualmcmc {
 
@@ -241,7 +242,7 @@ int SampleCommand::run() {
     if (const std::string note = untrained_note(config_); !note.empty()) std::printf("%s\n", note.c_str());
     std::fflush(stdout);
     open_outputs(text);
-    return draw(models) ? 0 : 130;
+    return draw(models) ? 0 : exit_code_of_interrupt();
 }
 
 // ---- export -------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@
 #include "data/dataset.h"
 #include "experiments/report.h"
 #include "experiments/sliced_wasserstein.h"
+#include "training/signals.h"
 #include "training/train.h"
 
 namespace dualmcmc {
@@ -53,14 +54,25 @@ Config TrainCommand::settings(const Lines& file, const std::optional<LoadedCheck
 
 namespace {
 
+void print_line(const std::string& line) {
+    std::printf("%s\n", line.c_str());
+    std::fflush(stdout);
+}
+
 LoadedCheckpoint checkpoint_to_resume(const std::string& out) {
-    const std::string path = newest_checkpoint(out);
-    if (path.empty()) fail("--resume: there is no checkpoint in ", out, "/checkpoints; start without --resume");
-    try {
-        return read_checkpoint(path);
-    } catch (const std::exception& error) {
-        fail(error.what(), "; delete it, and --resume continues from the checkpoint before it, if there is one");
-    }
+    auto checkpoint = newest_sound_checkpoint(out, print_line);
+    if (!checkpoint) fail("--resume: there is no checkpoint in ", out, "/checkpoints; start without --resume");
+    return std::move(*checkpoint);
+}
+
+// Prints the settings that flags change in a resumed run.
+void print_changes(const Config& before, const Config& now) {
+    const auto old = config_to_map(before);
+    std::string changes;
+    for (const auto& [name, value] : config_to_map(now))
+        if (name != "out" && old.at(name) != value)
+            changes += text(changes.empty() ? "" : ", ", name, " ", value, " (was ", old.at(name), ")");
+    if (!changes.empty()) print_line("--resume with other settings: " + changes);
 }
 
 // A resumed run keeps its networks and its method.
@@ -85,8 +97,8 @@ void print_settings(const Config& c) {
         m.architecture.c_str(), c.data.c_str(), (long long)m.width_generator, (long long)m.width_ebm,
         (long long)m.width_encoder, (long long)m.latent, (long long)c.batch, (long long)x.steps, double(x.step_size),
         double(x.temperature()), (long long)z.steps, double(z.step_size));
-    if (const std::string note = untrained_note(c); !note.empty()) std::printf("%s\n", note.c_str());
     std::fflush(stdout);
+    if (const std::string note = untrained_note(c); !note.empty()) print_line(note);
 }
 
 double distance(const ImageSet& images, const ImageSet& real, uint64_t seed) {
@@ -118,7 +130,11 @@ int TrainCommand::run() {
     if (config.data.empty()) config.data = default_data(config.model.image_size());
     std::printf("device: %s\n", select_device(config.device, int(config.threads), config.precision).c_str());
     print_settings(config);
-    return train(config, resume, {distance, report}) ? 0 : 130;
+    if (resume) {
+        print_line(text("resuming from ", resume->path));
+        print_changes(resume->config, config);
+    }
+    return train(config, resume, {distance, report}) ? 0 : exit_code_of_interrupt();
 }
 
 }  // namespace dualmcmc

@@ -26,7 +26,7 @@ class TrainCommand {
 public:
     explicit TrainCommand(CLI::App& app);
     bool chosen() const { return command_->parsed(); }
-    // Returns the program's exit code: 130 if the user interrupted the run.
+    // Returns the program's exit code: 128 + the signal after an interrupt.
     int run();
 
 private:

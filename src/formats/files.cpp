@@ -2,12 +2,14 @@
 #include "formats/files.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <system_error>
 
 #include "check.h"
 
@@ -23,13 +25,16 @@ InputFile::InputFile(const std::string& path) : path_(path), file_(std::fopen(pa
 }
 
 void InputFile::read(void* to, int64_t bytes) {
-    if (bytes > 0 && std::fread(to, 1, static_cast<size_t>(bytes), file_.get()) != static_cast<size_t>(bytes))
-        fail("cannot read ", path_, ": ", std::ferror(file_.get()) ? std::strerror(errno) : "unexpected end of file");
+    if (bytes > 0 && std::fread(to, 1, static_cast<size_t>(bytes), file_.get()) != static_cast<size_t>(bytes)) {
+        if (std::ferror(file_.get())) throw std::system_error(errno, std::generic_category(), "cannot read " + path_);
+        throw DamagedFile("cannot read " + path_ + ": unexpected end of file");
+    }
     remaining_ -= bytes;
 }
 
 AtomicFile::AtomicFile(const std::string& path)
-    : path_(path), temporary_(path + ".tmp"), file_(std::fopen(temporary_.c_str(), "wb")) {
+    : path_(path), temporary_(path + "." + std::to_string(getpid()) + ".tmp"),
+      file_(std::fopen(temporary_.c_str(), "wb")) {
     if (!file_) give_up();
 }
 
@@ -65,6 +70,31 @@ void AtomicFile::commit(bool durable) {
     close(descriptor);
 }
 
+namespace {
+
+// PATH and PID of a temporary name PATH.PID.tmp; empty and 0 for any other name.
+std::pair<std::string, pid_t> parse_temporary(const std::string& name) {
+    const std::string ending = ".tmp";
+    if (!name.ends_with(ending)) return {};
+    const std::string rest = name.substr(0, name.size() - ending.size());
+    const size_t dot = rest.rfind('.');
+    if (dot == std::string::npos || dot == 0) return {};
+    const std::string number = rest.substr(dot + 1);
+    if (number.empty() || number.size() > 9 || number.find_first_not_of("0123456789") != std::string::npos) return {};
+    return {rest.substr(0, dot), pid_t(std::stol(number))};
+}
+
+// Whether it is a temporary name whose process no longer runs. (This process, which writes nothing there yet, may have
+// the number of the one before it: in a container numbers are few.)
+bool is_abandoned(const std::string& name) {
+    const auto [path, process] = parse_temporary(name);
+    return process > 0 && (process == getpid() || (kill(process, 0) != 0 && errno == ESRCH));
+}
+
+}  // namespace
+
+std::string final_name(const std::string& temporary) { return parse_temporary(temporary).first; }
+
 void make_folder(const std::string& path) {
     if (path.empty()) fail("--out is empty; give a folder");
     std::error_code error;
@@ -72,6 +102,8 @@ void make_folder(const std::string& path) {
     if (error) fail("--out: cannot create the folder ", path, ": ", error.message());
     if (access(path.c_str(), W_OK | X_OK) != 0)
         fail("--out: cannot write to the folder ", path, ": ", std::strerror(errno));
+    for (const auto& entry : std::filesystem::directory_iterator(path, error))
+        if (is_abandoned(entry.path().filename().string())) std::filesystem::remove(entry.path(), error);
 }
 
 FolderLock::FolderLock(const std::string& path, const std::string& who)

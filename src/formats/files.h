@@ -3,9 +3,16 @@
 #include <cstdint>
 #include <cstdio>
 #include <memory>
+#include <stdexcept>
 #include <string>
 
 namespace dualmcmc {
+
+// Thrown for a file whose contents are not what its format demands: cut off, changed, or of another format. A file that
+// the system refuses to open or read is another error.
+struct DamagedFile : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
 
 struct CloseFile {
     void operator()(FILE* file) const { std::fclose(file); }
@@ -21,7 +28,8 @@ public:
     int64_t size() const { return size_; }
     // Bytes not read yet.
     int64_t remaining() const { return remaining_; }
-    // Copies the next `bytes` bytes to `to`; fails if the file ends earlier.
+    // Copies the next `bytes` bytes to `to`. Throws DamagedFile if the file ends earlier, std::system_error if the
+    // system cannot read it.
     void read(void* to, int64_t bytes);
 
 private:
@@ -30,9 +38,9 @@ private:
     int64_t size_ = 0, remaining_ = 0;
 };
 
-// Writes a file atomically: bytes go to PATH.tmp, which commit() flushes to disk and renames to PATH. Any failure
+// Writes a file atomically: bytes go to PATH.PID.tmp, which commit() flushes to disk and renames to PATH. Any failure
 // (folder missing or read-only, disk full) throws one line with the path and the system's reason; the temporary file is
-// removed, and an existing file at PATH is left untouched.
+// removed, and an existing file at PATH is left untouched. Two processes may write the same PATH: the last one wins.
 class AtomicFile {
 public:
     explicit AtomicFile(const std::string& path);
@@ -53,8 +61,12 @@ private:
     bool committed_ = false;
 };
 
-// Creates the folder given by --out and its missing parents; fails if it cannot be created or is not writable.
+// Creates the folder given by --out and its missing parents; fails if it cannot be created or is not writable. Removes
+// the temporary files that killed processes have left there.
 void make_folder(const std::string& path);
+
+// The PATH in a temporary name PATH.PID.tmp of AtomicFile; empty for any other name.
+std::string final_name(const std::string& temporary);
 
 // An exclusive lock on a folder, held for the object's lifetime; fails if another process holds it. On file systems
 // without locks it always succeeds.

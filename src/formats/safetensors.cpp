@@ -3,11 +3,14 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstdio>
 #include <cstring>
 #include <set>
+#include <system_error>
 #include <type_traits>
 
 #include "check.h"
+#include "formats/crc32.h"
 #include "formats/files.h"
 
 namespace dualmcmc {
@@ -308,8 +311,8 @@ std::vector<Number> values_of(const StoredTensor& tensor, const std::string& nam
 template std::vector<float> values_of(const StoredTensor& tensor, const std::string& name);
 template std::vector<double> values_of(const StoredTensor& tensor, const std::string& name);
 
-SafetensorsFile read_safetensors(const std::string& path) {
-    InputFile input(path);
+namespace {
+SafetensorsFile read_contents(InputFile& input, const std::string& path) {
     uint64_t length = 0;
     if (input.size() < 8) fail(path, " is not a safetensors file: it has only ", input.size(), " bytes");
     input.read(&length, sizeof length);
@@ -329,6 +332,26 @@ SafetensorsFile read_safetensors(const std::string& path) {
         input.read(tensor.bytes.data(), entry.end - entry.begin);
     }
     return file;
+}
+}  // namespace
+
+SafetensorsFile read_safetensors(const std::string& path) {
+    InputFile input(path);
+    try {
+        return read_contents(input, path);
+    } catch (const std::system_error&) {
+        throw;
+    } catch (const std::runtime_error& error) {
+        throw DamagedFile(error.what());
+    }
+}
+
+std::string tensors_checksum(const SafetensorsFile& file) {
+    uint32_t crc = 0;
+    for (const auto& [name, tensor] : file.tensors) crc = crc32(tensor.bytes.data(), tensor.bytes.size(), crc);
+    char out[16];
+    std::snprintf(out, sizeof out, "crc32:%08x", crc);
+    return out;
 }
 
 void write_safetensors(const std::string& path, const SafetensorsFile& file) {

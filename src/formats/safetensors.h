@@ -33,8 +33,12 @@ struct SafetensorsFile {
     std::map<std::string, StoredTensor> tensors;
 };
 
-// Reads a whole file. Trusts nothing in it: any malformed file fails with one line that names the file and the problem.
+// Reads a whole file. Trusts nothing in it: any malformed file throws DamagedFile, with one line that names the file
+// and the problem; a file that cannot be read at all fails as InputFile.
 SafetensorsFile read_safetensors(const std::string& path);
+
+// A checksum of all tensors' bytes, taken in the order of their names: "crc32:" and eight hexadecimal digits.
+std::string tensors_checksum(const SafetensorsFile& file);
 
 // Writes a whole file, complete or not at all (AtomicFile in files.h).
 void write_safetensors(const std::string& path, const SafetensorsFile& file);

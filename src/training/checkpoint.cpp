@@ -7,6 +7,8 @@
 #include <filesystem>
 #include <set>
 
+#include "formats/files.h"
+
 namespace dualmcmc {
 
 namespace fs = std::filesystem;
@@ -62,11 +64,18 @@ void load_state(const SafetensorsFile& file, const std::string& path, const std:
 
 namespace {
 
-std::map<std::string, std::string> to_metadata(const Config& config, int64_t iteration, int64_t rollbacks) {
+std::map<std::string, std::string> to_metadata(const Config& config, int64_t iteration, int64_t rollbacks,
+                                               const std::optional<DataPosition>& position) {
     std::map<std::string, std::string> metadata = config_to_map(config);
     metadata["format"] = checkpoint_format;
     metadata["iteration"] = std::to_string(iteration);
     metadata["rollbacks"] = std::to_string(rollbacks);
+    if (position) {
+        metadata["epoch"] = std::to_string(position->epoch);
+        metadata["epoch-images-seen"] = std::to_string(position->images_seen);
+        metadata["training-images"] = std::to_string(position->images);
+        metadata["training-images-checksum"] = position->checksum;
+    }
     return metadata;
 }
 
@@ -89,6 +98,9 @@ LoadedCheckpoint read_checkpoint(const std::string& path) {
     out.path = path;
     out.file = read_safetensors(path);
     auto& metadata = out.file.metadata;
+    if (const auto checksum = metadata.find("checksum");
+        checksum != metadata.end() && checksum->second != tensors_checksum(out.file))
+        throw DamagedFile(path + ": its tensors have changed since it was written: their checksum differs");
     if (metadata["format"] != checkpoint_format)
         fail(path, ": not a dualmcmc checkpoint: its format is '", metadata["format"], "', not ", checkpoint_format);
     update_names(metadata);
@@ -108,15 +120,18 @@ LoadedCheckpoint read_checkpoint(const std::string& path) {
     };
     out.iteration = counter("iteration");
     out.rollbacks = counter("rollbacks");
+    if (metadata.count("training-images-checksum"))
+        out.position = {counter("epoch"), counter("epoch-images-seen"), counter("training-images"),
+                        metadata.at("training-images-checksum")};
     return out;
 }
 
 // ---- the tensors --------------------------------------------------------------------------------
 
 void save_checkpoint(const std::string& path, Models& models, const Config& config, int64_t iteration,
-                     int64_t rollbacks, const ChainStates& chain_states) {
+                     int64_t rollbacks, const ChainStates& chain_states, const std::optional<DataPosition>& position) {
     SafetensorsFile file;
-    file.metadata = to_metadata(config, iteration, rollbacks);
+    file.metadata = to_metadata(config, iteration, rollbacks, position);
     for (const auto& [prefix, state] : models.networks()) {
         store_state(file, prefix, *state);
         for (const NamedTensor& entry : state->entries()) {
@@ -130,6 +145,7 @@ void save_checkpoint(const std::string& path, Models& models, const Config& conf
     if (!chain_states.empty())
         file.tensors[chain_states_name] =
             store_values({int64_t(chain_states.size()) / latent, latent}, chain_states.data());
+    file.metadata["checksum"] = tensors_checksum(file);
     write_safetensors(path, file);
 }
 
@@ -179,13 +195,24 @@ void load_checkpoint(const SafetensorsFile& file, const std::string& path, Model
 
 namespace {
 
+// The number in a checkpoint's name, "iteration-000500.safetensors"; nothing for other names.
+std::optional<int64_t> iteration_of(const std::string& name) {
+    const std::string before = "iteration-", after = ".safetensors";
+    if (!name.starts_with(before) || !name.ends_with(after)) return {};
+    const std::string digits = name.substr(before.size(), name.size() - before.size() - after.size());
+    if (digits.empty() || digits.size() > 18 || digits.find_first_not_of("0123456789") != std::string::npos) return {};
+    return std::stoll(digits);
+}
+
 // Oldest first.
 std::vector<std::string> checkpoints_in(const std::string& out) {
     std::vector<std::string> found;
     std::error_code error;
     for (const auto& entry : fs::directory_iterator(out + "/checkpoints", error)) {
-        const std::string name = entry.path().filename().string();
-        if (name.starts_with("iteration-") && name.ends_with(".safetensors")) found.push_back(entry.path().string());
+        const std::string path = entry.path().string();
+        const std::optional<int64_t> iteration = iteration_of(entry.path().filename().string());
+        if (iteration && path == checkpoint_path(out, *iteration) && entry.is_regular_file(error))
+            found.push_back(path);
     }
     // A longer name is a later iteration, of more than six digits.
     std::sort(found.begin(), found.end(), [](const std::string& a, const std::string& b) {
@@ -211,9 +238,26 @@ std::string newest_checkpoint(const std::string& out) {
     return all.empty() ? "" : all.back();
 }
 
+std::optional<LoadedCheckpoint> newest_sound_checkpoint(const std::string& out,
+                                                        const std::function<void(const std::string&)>& say) {
+    for (std::string path = newest_checkpoint(out); !path.empty(); path = newest_checkpoint(out)) {
+        try {
+            return read_checkpoint(path);
+        } catch (const DamagedFile& error) {
+            const std::string aside = path + ".damaged";
+            std::error_code failed;
+            fs::rename(path, aside, failed);
+            if (failed) fail(error.what(), "; delete it: it cannot be renamed (", failed.message(), ")");
+            say(text("damaged, and now named ", aside, ": ", error.what()));
+        }
+    }
+    return {};
+}
+
 void remove_old_checkpoints(const std::string& out, int64_t keep) {
     const std::vector<std::string> all = checkpoints_in(out);
-    for (size_t i = 0; i + size_t(keep) < all.size(); ++i) fs::remove(all[i]);
+    std::error_code error;  // one that cannot be deleted does no harm
+    for (size_t i = 0; i + size_t(keep) < all.size(); ++i) fs::remove(all[i], error);
 }
 
 }  // namespace dualmcmc

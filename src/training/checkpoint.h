@@ -6,8 +6,11 @@
 //     adam1.netE.* …, adam2.netE.* …   Adam's moments of each parameter
 //     ema.netG.* …                     moving averages, with --ema
 //     latents (N, d)                   states of persistent z-chains, with --start-z persistent
-//     metadata                         format, iteration, rollbacks, and every setting under its flag's name
+//     metadata                         format, iteration, rollbacks, the place in the data (DataPosition), checksum of
+//                                      the tensors, and every setting under its flag's name
 #pragma once
+#include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -41,21 +44,32 @@ inline constexpr const char* checkpoint_format = "dual-mcmc-checkpoint-1";
 // take 26 MB for CIFAR-10 (50,000 × 128), and as much in each checkpoint. Empty if chains are not persistent.
 using ChainStates = std::vector<real>;
 
+// Where a run stands in its training set.
+struct DataPosition {
+    int64_t epoch = 0;        // whole passes before this one
+    int64_t images_seen = 0;  // in this pass
+    int64_t images = 0;       // in the set
+    std::string checksum;     // of the set's pixels: "crc32:" and eight hexadecimal digits
+};
+
 // A checkpoint's file, with its metadata parsed.
 struct LoadedCheckpoint {
     std::string path;
     SafetensorsFile file;
     Config config;
-    int64_t iteration = 0;  // number of iterations done
-    int64_t rollbacks = 0;  // after divergences, so far; each moves the run to fresh noise
+    int64_t iteration = 0;                 // number of iterations done
+    int64_t rollbacks = 0;                 // after divergences, so far; each moves the run to fresh noise
+    std::optional<DataPosition> position;  // nothing in files of earlier versions
 };
 
 // Writes the file under a temporary name and renames it, so that it is never incomplete.
 void save_checkpoint(const std::string& path, Models& models, const Config& config, int64_t iteration,
-                     int64_t rollbacks, const ChainStates& chain_states = {});
+                     int64_t rollbacks, const ChainStates& chain_states = {},
+                     const std::optional<DataPosition>& position = {});
 
-// Reads a checkpoint's file and parses its metadata; files of earlier versions, with former names of settings, too. The
-// tensors are checked later, by load_checkpoint.
+// Reads a checkpoint's file and parses its metadata; files of earlier versions, with former names of settings, too.
+// Throws DamagedFile if the tensors' bytes do not have the checksum in the metadata; whether they are this
+// architecture's is checked later, by load_checkpoint.
 LoadedCheckpoint read_checkpoint(const std::string& path);
 
 // Sets the networks from the file. With `optimiser`, to continue training: Adam's moments and the averages, too.
@@ -74,8 +88,14 @@ std::string iteration_name(int64_t iteration);
 
 std::string checkpoint_path(const std::string& out, int64_t iteration);
 
-// Empty if there is none.
+// Empty if there is none. Only files with names that checkpoint_path gives count as checkpoints.
 std::string newest_checkpoint(const std::string& out);
+
+// The newest checkpoint that is not damaged; nothing if there is none. Damaged ones are renamed to PATH.damaged, so
+// that they are kept but no longer count, and `say` is called with a line about each. A checkpoint that cannot be read
+// for another reason is an error.
+std::optional<LoadedCheckpoint> newest_sound_checkpoint(const std::string& out,
+                                                        const std::function<void(const std::string&)>& say);
 
 // Deletes all but the newest `keep` of them.
 void remove_old_checkpoints(const std::string& out, int64_t keep);

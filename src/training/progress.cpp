@@ -1,4 +1,4 @@
-// Signal handlers and text.
+// See progress.h.
 #include "training/progress.h"
 
 #include <algorithm>
@@ -6,27 +6,6 @@
 #include <cstdio>
 
 namespace dualmcmc {
-
-namespace {
-volatile sig_atomic_t raised = 0;
-void on_signal(int) { raised = 1; }
-}  // namespace
-
-SignalGuard::SignalGuard() {
-    raised = 0;
-    struct sigaction action = {};
-    action.sa_handler = on_signal;
-    action.sa_flags = int(SA_RESETHAND);
-    sigaction(SIGINT, &action, &before_int_);
-    sigaction(SIGTERM, &action, &before_term_);
-}
-
-SignalGuard::~SignalGuard() {
-    sigaction(SIGINT, &before_int_, nullptr);
-    sigaction(SIGTERM, &before_term_, nullptr);
-}
-
-bool SignalGuard::interrupted() const { return raised; }
 
 std::string duration(double seconds) {
     const long long whole = std::llround(std::max(0.0, seconds));

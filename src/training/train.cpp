@@ -7,14 +7,16 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <fstream>
 #include <numeric>
 
 #include "data/dataset.h"
+#include "formats/crc32.h"
 #include "formats/files.h"
 #include "training/checkpoint.h"
 #include "training/evaluation.h"
+#include "training/metrics.h"
 #include "training/progress.h"
+#include "training/signals.h"
 
 namespace dualmcmc {
 
@@ -25,78 +27,6 @@ constexpr int64_t distance_images = 512;  // images on each side of a sliced Was
 constexpr int64_t picture_images = 64;    // in each panel of a grid
 // RNG step of the initial states of persistent chains, beyond that of any iteration.
 constexpr uint64_t initial_states_step = uint64_t(1) << 55;
-
-// The values of one iteration; those that its method does not compute are absent.
-struct Metrics {
-    std::optional<double> mse, energy_data, energy_model, gap, loss_revise, nll_posterior, nll_generated;
-    StepTimings seconds;
-    double wall_seconds = 0;
-    // The authors' test for divergence: a loss that is not finite, or a large energy gap [authors].
-    bool diverged(double max_energy_gap) const {
-        for (const auto& value : {mse, energy_data, energy_model, loss_revise, nll_posterior, nll_generated})
-            if (value && !std::isfinite(*value)) return true;
-        return gap && !(std::abs(*gap) <= max_energy_gap);
-    }
-};
-
-Metrics read_metrics(const StepResult& r, const Shape& images) {
-    const double pixels = double(images[1] * images[2] * images[3]);
-    auto number = [](const Tensor& scalar) {
-        return scalar.defined() ? std::optional(double(scalar.item())) : std::nullopt;
-    };
-    Metrics m;
-    if (m.mse = number(r.loss_recon); m.mse) *m.mse /= pixels;
-    m.energy_data = number(r.energy_data);
-    m.energy_model = number(r.energy_model);
-    if (m.energy_data && m.energy_model) m.gap = *m.energy_model - *m.energy_data;
-    m.loss_revise = number(r.loss_revise);
-    m.nll_posterior = number(r.kl.defined() ? r.kl : r.nll_posterior);
-    m.nll_generated = number(r.nll_generated);
-    m.seconds = r.seconds;
-    return m;
-}
-
-// metrics.csv: a row for each iteration; the distances are empty except at evaluations.
-class MetricsFile {
-public:
-    // Names that programs may already read stay as they are: nll_prior is StepResult::nll_generated.
-    static constexpr const char* header =
-        "iteration,epoch,mse,energy_data,energy_model,energy_gap,loss_revise,nll_posterior,nll_prior,"
-        "seconds,seconds_chain_x,seconds_chain_z,seconds_generator,seconds_encoder,seconds_ebm,"
-        "swd_generator,swd_revised";
-
-    // Continues an existing file after the row of `iteration`.
-    MetricsFile(const std::string& path, int64_t iteration) : path_(path) { rewind(iteration); }
-
-    // Drops the rows after `iteration`.
-    void rewind(int64_t iteration) {
-        std::string kept = text(header, "\n");
-        std::ifstream before(path_);
-        for (std::string line; std::getline(before, line);)
-            if (!line.empty() && std::isdigit(static_cast<unsigned char>(line[0])) &&
-                std::atoll(line.c_str()) <= iteration)
-                kept += line + "\n";
-        before.close();
-        write_file(path_, kept);
-    }
-
-    void row(int64_t iteration, int64_t epoch, const Metrics& m, const std::string& distances) {
-        std::ofstream out(path_, std::ios::app);
-        out << iteration << ',' << epoch << ',';
-        for (const auto& value :
-             {m.mse, m.energy_data, m.energy_model, m.gap, m.loss_revise, m.nll_posterior, m.nll_generated}) {
-            if (value) out << *value;
-            out << ',';
-        }
-        out << m.wall_seconds << ',' << m.seconds.chain_x << ',' << m.seconds.chain_z << ',' << m.seconds.generator
-            << ',' << m.seconds.encoder << ',' << m.seconds.ebm << ',' << distances << '\n';
-        out.flush();
-        if (!out) fail(path_, ": cannot be written; is the disk full? Free some space and continue with --resume");
-    }
-
-private:
-    std::string path_;
-};
 
 // One line that is redrawn on a terminal; elsewhere a line every so many iterations.
 class Progress {
@@ -146,11 +76,15 @@ public:
     bool train();
 
 private:
-    // Iterations count from 0 in train_iteration, batch and batch_indices; elsewhere an iteration is the number done.
+    // Iterations count from 0 in train_iteration and batch; elsewhere an iteration is the number done.
     Metrics train_iteration(int64_t iteration);
     Tensor batch(int64_t iteration);
     void shuffle(int64_t epoch);
-    std::vector<int64_t> batch_indices(int64_t iteration) const;
+    std::vector<int64_t> batch_indices() const;
+    void restore(const LoadedCheckpoint& checkpoint);
+    void say_changes(const LoadedCheckpoint& checkpoint);
+    int64_t iterations_left() const;
+    void evaluate_untrained();
     Tensor gather_chain_states(const std::vector<int64_t>& images) const;
     void scatter_chain_states(const std::vector<int64_t>& images, const Tensor& z);
     StepSettings settings_at(int64_t epoch) const;
@@ -165,46 +99,96 @@ private:
     TrainingHooks hooks_;
     Dataset data_;
     Models models_;
-    int64_t batches_per_epoch_, total_, start_ = 0;
+    DataPosition position_;  // after the last iteration
+    int64_t total_ = 0, start_ = 0;
     int64_t rollbacks_ = 0, rollbacks_in_a_row_ = 0, last_checkpoint_ = -1;
     std::vector<int64_t> order_;  // of the images in the epoch order_epoch_
     int64_t order_epoch_ = -1;
     ChainStates chain_states_;
     std::optional<FolderLock> lock_;
     std::optional<MetricsFile> metrics_;
-    Progress progress_;
+    std::optional<Progress> progress_;
 };
 
-int64_t count_batches(const Config& config, const Dataset& data) {
-    if (config.batch > data.train.count)
-        fail("--batch ", config.batch, ": larger than the data set of ", data.train.count, " images (", data.train.name,
-             ")");
-    return data.train.count / config.batch;  // the last partial batch is dropped [authors]
+// ---- the place in the data ----------------------------------------------------------------------
+
+// The beginning of the first pass.
+DataPosition beginning(const ImageSet& images) {
+    char checksum[16];
+    std::snprintf(checksum, sizeof checksum, "crc32:%08x", crc32(images.pixels.data(), images.pixels.size()));
+    return {0, 0, images.count, checksum};
+}
+
+// Where the run of a checkpoint stands in a set of `images` images: as many epochs as it has done, and the same part of
+// the present one. Learning rates, which depend on the epoch, go on from there with any batch size and any data.
+DataPosition continued(const LoadedCheckpoint& checkpoint, DataPosition now) {
+    const int64_t batch = checkpoint.config.batch, batches = std::max<int64_t>(1, now.images / batch);
+    const DataPosition before = checkpoint.position.value_or(
+        DataPosition{checkpoint.iteration / batches, checkpoint.iteration % batches * batch, now.images, now.checksum});
+    now.epoch = before.epoch;
+    now.images_seen = before.images_seen;
+    if (before.images != now.images)
+        now.images_seen =
+            int64_t(double(now.images) * double(before.images_seen) / double(std::max<int64_t>(1, before.images)));
+    now.images_seen = std::min(now.images_seen, now.images);
+    return now;
 }
 
 Run::Run(const Config& config, const std::optional<LoadedCheckpoint>& resume, const TrainingHooks& hooks)
     : config_(config), hooks_(hooks),
       data_(load_dataset(config.data, config.model.image_size(), uint64_t(config.seed))),
-      models_(config.model, uint64_t(config.seed)), batches_per_epoch_(count_batches(config, data_)),
-      total_(config.iterations > 0 ? config.iterations : config.epochs * batches_per_epoch_),
-      progress_(total_, config.log_every, config.minutes, double(config.step.chain_x.temperature())) {
-    const Shape states{data_.train.count, config.model.latent};
-    const bool persistent = config.step.start_z == "persistent";
-    if (persistent)
-        chain_states_ =
-            Tensor::normal(states, random_key(uint64_t(config.seed), RngPurpose::prior, initial_states_step)).to_host();
+      models_(config.model, uint64_t(config.seed)), position_(beginning(data_.train)) {
+    if (config.batch > data_.train.count)
+        fail("--batch ", config.batch, ": larger than the data set of ", data_.train.count, " images (",
+             data_.train.name, ")");
+    if (config.step.start_z == "persistent")
+        chain_states_ = Tensor::normal({data_.train.count, config.model.latent},
+                                       random_key(uint64_t(config.seed), RngPurpose::prior, initial_states_step))
+                            .to_host();
     if (resume) {
-        load_checkpoint(resume->file, resume->path, models_, true);
-        if (persistent) chain_states_ = load_chain_states(resume->file, resume->path, states[0], states[1]);
+        say_changes(*resume);
+        restore(*resume);
         start_ = last_checkpoint_ = resume->iteration;
         rollbacks_ = resume->rollbacks;
     }
+    total_ = config.iterations > 0 ? config.iterations : start_ + iterations_left();
+    progress_.emplace(total_, config.log_every, config.minutes, double(config.step.chain_x.temperature()));
     make_folder(config_.out);
     lock_.emplace(config_.out, "another program trains");
     make_folder(config_.out + "/samples");
     make_folder(config_.out + "/checkpoints");
     write_file(config_.out + "/config.txt", config_to_text(config_));
     metrics_.emplace(config_.out + "/metrics.csv", start_);
+}
+
+// Sets everything that a checkpoint holds, but for the number of iterations and rollbacks.
+void Run::restore(const LoadedCheckpoint& checkpoint) {
+    load_checkpoint(checkpoint.file, checkpoint.path, models_, true);
+    if (!chain_states_.empty())
+        chain_states_ = load_chain_states(checkpoint.file, checkpoint.path, data_.train.count, config_.model.latent);
+    position_ = continued(checkpoint, position_);
+}
+
+// Says how a resumed run goes on if its images or its batch size are others.
+void Run::say_changes(const LoadedCheckpoint& checkpoint) {
+    const auto& before = checkpoint.position;
+    const DataPosition now = continued(checkpoint, position_);
+    const bool other_images = before && before->checksum != now.checksum;
+    if (other_images && !chain_states_.empty())
+        fail("--resume: the images of ", config_.data, " are not those of ", checkpoint.path,
+             ", whose persistent chains belong to them; give the --data that the run was started with");
+    if (!other_images && checkpoint.config.batch == config_.batch) return;
+    std::printf("--resume: %sepoch %lld goes on after %lld of %lld images\n",
+                other_images ? text("other images, of ", data_.train.name, "; ").c_str() : "", (long long)now.epoch,
+                (long long)now.images_seen, (long long)now.images);
+    std::fflush(stdout);
+}
+
+// Until --epochs; the last partial batch of an epoch is dropped [authors].
+int64_t Run::iterations_left() const {
+    const int64_t per_epoch = position_.images / config_.batch;
+    return std::max<int64_t>(0, (config_.epochs - position_.epoch - 1) * per_epoch +
+                                    (position_.images - position_.images_seen) / config_.batch);
 }
 
 // ---- data ---------------------------------------------------------------------------------------
@@ -223,7 +207,7 @@ void Run::shuffle(int64_t epoch) {
 
 // The images of an iteration, (B,S,S,3).
 Tensor Run::batch(int64_t iteration) {
-    if (const int64_t epoch = iteration / batches_per_epoch_; epoch != order_epoch_) shuffle(epoch);
+    if (position_.epoch != order_epoch_) shuffle(position_.epoch);
     std::vector<bool> flip;
     if (config_.flip) {
         const RandomKey key = random_key(uint64_t(config_.seed), RngPurpose::flip, uint64_t(iteration));
@@ -231,13 +215,13 @@ Tensor Run::batch(int64_t iteration) {
     }
     const Shape shape{config_.batch, data_.train.size, data_.train.size, 3};
     std::vector<real> pixels(size_t(element_count(shape)));
-    gather_batch(data_.train, batch_indices(iteration), flip, pixels.data());
+    gather_batch(data_.train, batch_indices(), flip, pixels.data());
     return Tensor::from_host(shape, pixels);
 }
 
 // Their indices in the training set.
-std::vector<int64_t> Run::batch_indices(int64_t iteration) const {
-    const auto first = order_.begin() + iteration % batches_per_epoch_ * config_.batch;
+std::vector<int64_t> Run::batch_indices() const {
+    const auto first = order_.begin() + position_.images_seen;
     return {first, first + config_.batch};
 }
 
@@ -267,16 +251,23 @@ StepSettings Run::settings_at(int64_t epoch) const {
     return s;
 }
 
+std::array<double, 3> learning_rates(const StepSettings& s) {
+    return {double(s.adam_generator.learning_rate), double(s.adam_ebm.learning_rate),
+            double(s.adam_encoder.learning_rate)};
+}
+
 Metrics Run::train_iteration(int64_t iteration) {
     const auto start = std::chrono::steady_clock::now();
+    if (position_.images_seen + config_.batch > position_.images) ++position_.epoch, position_.images_seen = 0;
     const Tensor x = batch(iteration);
     StepNoise noise = philox_noise(noise_seed(), uint64_t(iteration), x.shape(), config_.model.latent);
-    if (!chain_states_.empty()) noise.start_z = gather_chain_states(batch_indices(iteration));
-    const StepSettings settings = settings_at(iteration / batches_per_epoch_);
+    if (!chain_states_.empty()) noise.start_z = gather_chain_states(batch_indices());
+    const StepSettings settings = settings_at(position_.epoch);
     const StepResult result = dual_mcmc_step(models_, x, noise, settings, iteration + 1);
-    if (!chain_states_.empty() && result.z_revised.defined())
-        scatter_chain_states(batch_indices(iteration), result.z_revised);
+    if (!chain_states_.empty() && result.z_revised.defined()) scatter_chain_states(batch_indices(), result.z_revised);
+    position_.images_seen += config_.batch;
     Metrics metrics = read_metrics(result, x.shape());  // waits for a GPU
+    metrics.learning_rates = learning_rates(settings);
     metrics.wall_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     // EMA warm-up: a lower decay at first, so that early parameters fade quickly.
     if (config_.ema > 0) {
@@ -323,12 +314,13 @@ std::string Run::evaluate(int64_t iteration) {
         line, sizeof line,
         "iteration %lld: sliced Wasserstein distance (x 1e3, %lld held-out images): generator %.1f, EBM-revised %.1f",
         static_cast<long long>(iteration), static_cast<long long>(count), generated, revised);
-    progress_.print_line(line);
+    progress_->print_line(line);
     return text(generated, ",", revised);
 }
 
 void Run::write_checkpoint(int64_t iteration) {
-    save_checkpoint(checkpoint_path(config_.out, iteration), models_, config_, iteration, rollbacks_, chain_states_);
+    save_checkpoint(checkpoint_path(config_.out, iteration), models_, config_, iteration, rollbacks_, chain_states_,
+                    position_);
     last_checkpoint_ = iteration;
     remove_old_checkpoints(config_.out, config_.keep_checkpoints);
     if (hooks_.after_checkpoint) hooks_.after_checkpoint(config_.out);
@@ -344,39 +336,41 @@ int64_t Run::roll_back(int64_t iteration, const Metrics& m) {
             text(reason, " for the ", rollbacks_in_a_row_,
                  "th time since the last good checkpoint; lower the learning rates or --step-size-x, then --resume"));
     const std::string path = checkpoint_path(config_.out, last_checkpoint_);
-    const LoadedCheckpoint good = read_checkpoint(path);
-    load_checkpoint(good.file, path, models_, true);
-    if (!chain_states_.empty())
-        chain_states_ = load_chain_states(good.file, path, data_.train.count, config_.model.latent);
+    restore(read_checkpoint(path));
     ++rollbacks_;
     metrics_->rewind(last_checkpoint_);
     const double factor = std::pow(config_.rollback_lr_factor, double(rollbacks_));
-    progress_.print_line(text(reason, "; back to ", path, " with fresh noise",
-                              factor < 1 ? text(" and ", factor, " of the learning rates") : "", " (rollback ",
-                              rollbacks_in_a_row_, " of ", max_rollbacks, ")"));
+    progress_->print_line(text(reason, "; back to ", path, " with fresh noise",
+                               factor < 1 ? text(" and ", factor, " of the learning rates") : "", " (rollback ",
+                               rollbacks_in_a_row_, " of ", max_rollbacks, ")"));
     return last_checkpoint_;
 }
 
 // ---- the loop -----------------------------------------------------------------------------------
 
+// Evaluates and saves the untrained networks, for comparison and for a rollback.
+void Run::evaluate_untrained() {
+    Metrics metrics;
+    metrics.learning_rates = learning_rates(settings_at(0));
+    metrics_->rewind(-1);
+    metrics_->row(0, 0, metrics, evaluate(0));
+    write_checkpoint(0);
+}
+
 bool Run::train() {
-    const SignalGuard signals;
     const auto start = std::chrono::steady_clock::now();
     auto minutes = [start] {
         return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / 60;
     };
     if (start_ >= total_) {
-        progress_.print_line(text("nothing to do: the checkpoint is at iteration ", start_, " of ", total_,
-                                  "; give a larger --iterations"));
+        progress_->print_line(text("nothing to do: the checkpoint is at iteration ", start_, " of ", total_,
+                                   "; give a larger --iterations"));
         return true;
     }
-    if (start_ == 0) {  // the untrained networks, for comparison and for a rollback
-        evaluate(0);
-        write_checkpoint(0);
-    }
+    if (start_ == 0) evaluate_untrained();
+    const SignalGuard signals;
     bool last = false;
     for (int64_t iteration = start_; !last;) {
-        const int64_t epoch = iteration / batches_per_epoch_;
         const Metrics metrics = train_iteration(iteration);
         ++iteration;
         last = iteration == total_ || (config_.minutes > 0 && minutes() >= config_.minutes);
@@ -387,21 +381,21 @@ bool Run::train() {
             iteration = roll_back(iteration, metrics);
             last = false;
         } else {
-            progress_.show(iteration, epoch, metrics);
+            progress_->show(iteration, position_.epoch, metrics);
             const bool evaluation_due = last || iteration % config_.eval_every == 0;
-            metrics_->row(iteration, epoch, metrics, evaluation_due ? evaluate(iteration) : ",");
+            metrics_->row(iteration, position_.epoch, metrics, evaluation_due ? evaluate(iteration) : ",");
             if (checkpoint_due) {
                 write_checkpoint(iteration);
                 rollbacks_in_a_row_ = 0;
             }
         }
         if (interrupted) {
-            progress_.print_line(text("interrupted; continue with: dualmcmc train --resume --out ", config_.out));
+            progress_->print_line(text("interrupted; continue with: dualmcmc train --resume --out ", config_.out));
             return false;
         }
     }
-    progress_.print_line(text("done: pictures in ", config_.out, "/samples, the networks in ",
-                              checkpoint_path(config_.out, last_checkpoint_)));
+    progress_->print_line(text("done: pictures in ", config_.out, "/samples, the networks in ",
+                               checkpoint_path(config_.out, last_checkpoint_)));
     return true;
 }
 
