@@ -185,6 +185,7 @@ TEST_F(CommandLine, RefusesDamagedCheckpoints) {
     auto tamper = [&](const std::function<void(SafetensorsFile&)>& change, const std::vector<std::string>& words) {
         SafetensorsFile file = read_safetensors(model);
         change(file);
+        file.metadata["checksum"] = tensors_checksum(file);  // changed on purpose, not damaged
         write_safetensors(in("bad.safetensors"), file);
         expect_refused("sample --model bad.safetensors --count 2", words);
     };
@@ -197,10 +198,15 @@ TEST_F(CommandLine, RefusesDamagedCheckpoints) {
     tamper([&](SafetensorsFile& f) { f.metadata["width-ebm"] = "many"; }, {"width-ebm", "many"});
     tamper([&](SafetensorsFile& f) { f.metadata["format"] = "other"; }, {"other"});
 
-    // The same with --resume; also flags that would need other networks.
-    std::ofstream(in("model/checkpoints/iteration-000003.safetensors"), std::ios::binary) << whole.substr(0, 1000);
-    expect_refused("train --resume --out model", {"iteration-000003.safetensors"});
-    fs::remove(in("model/checkpoints/iteration-000003.safetensors"));
+    std::string changed = whole;
+    changed.back() = char(changed.back() ^ 1);
+    refuse(changed, {"bad.safetensors", "checksum", "intact copy"});
+
+    // --resume takes the one before it. Flags that would need other networks are refused.
+    const std::string newest = "model/checkpoints/iteration-000003.safetensors";
+    std::ofstream(in(newest), std::ios::binary) << whole.substr(0, 1000);
+    EXPECT_NE(expect_runs("train --resume --out model").out.find("damaged, and now named " + newest + ".damaged"),
+              std::string::npos);
     expect_refused("train --resume --out model --width-ebm 4", {"--resume", "width"});
 }
 

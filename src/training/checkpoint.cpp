@@ -100,7 +100,8 @@ LoadedCheckpoint read_checkpoint(const std::string& path) {
     auto& metadata = out.file.metadata;
     if (const auto checksum = metadata.find("checksum");
         checksum != metadata.end() && checksum->second != tensors_checksum(out.file))
-        throw DamagedFile(path + ": its tensors have changed since it was written: their checksum differs");
+        throw DamagedFile(path +
+                          ": its tensors have changed since it was written (the checksum differs); use an intact copy");
     if (metadata["format"] != checkpoint_format)
         fail(path, ": not a dualmcmc checkpoint: its format is '", metadata["format"], "', not ", checkpoint_format);
     update_names(metadata);
