@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "experiments/statistics.h"
+#include "formats/progress_line.h"
 
 namespace dualmcmc {
 
@@ -117,6 +118,7 @@ void ReconstructCommand::measure() {
         "over channels");
     Curves curves{{}, std::vector<Quality>(size_t(chain.steps) + 1), std::vector<Quality>(size_t(chain.steps) + 1)};
     ImageSet data, start, revised;
+    ProgressLine progress(stderr);
     for (int64_t first = 0; first < count_; first += batch_) {
         const int64_t wanted = std::min(batch_, count_ - first),
                       shown = std::clamp<int64_t>(picture_images - first, 0, wanted);
@@ -134,8 +136,9 @@ void ReconstructCommand::measure() {
         watch_chain_z(*models_, from_noise.z, x, config_.step.sigma, chain, from_noise.noise,
                       [&](int64_t k, const Tensor& image) { curves.noise[size_t(k)].add(x, image, wanted); });
         if (shown > 0) append_images(data, first_of(x, shown));
-        std::fprintf(stderr, "%lld/%lld\n", (long long)(first + wanted), (long long)count_);
+        progress.show({{0, text(first + wanted, "/", count_)}});
     }
+    progress.end();
     write_tables(curves);
     write_grid(file("reconstruct.png"), {&data, &start, &revised}, 8, picture_scale(data));
     log(text("reconstruct.png: test images; the encoder's reconstructions; the same after ", chain_z().steps,

@@ -1,8 +1,6 @@
 // See sample_command.h.
 #include "experiments/sample_command.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -12,6 +10,7 @@
 
 #include "experiments/sliced_wasserstein.h"
 #include "formats/files.h"
+#include "formats/progress_line.h"
 #include "hash.h"
 #include "training/progress.h"
 #include "training/signals.h"
@@ -25,22 +24,24 @@ namespace {
 constexpr int64_t picture_images = 100;        // of each kind, in samples.png
 constexpr int64_t max_distance_images = 2048;  // on each side of a sliced Wasserstein distance; 150 kB each
 
-// Progress: a line every few seconds, redrawn in place on a terminal.
+// Progress on stderr: a line every few seconds, redrawn in place on a terminal.
 class Counter {
 public:
     Counter(int64_t begin, int64_t total) : begin_(begin), total_(total) {}
     void show(int64_t done) {
         const auto now = std::chrono::steady_clock::now();
-        const bool terminal = isatty(STDERR_FILENO);
-        if (done < total_ && now - shown_ < std::chrono::milliseconds(terminal ? 200 : 5000)) return;
+        if (done < total_ && now - shown_ < std::chrono::milliseconds(line_.redraws() ? 200 : 5000)) return;
         shown_ = now;
         const double rate = double(done - begin_) / std::max(1e-9, std::chrono::duration<double>(now - began_).count());
-        std::fprintf(stderr, "%s%lld/%lld  %.3g images/s  ETA %s%s", terminal ? "\r\033[K" : "", (long long)done,
-                     (long long)total_, rate, duration(double(total_ - done) / rate).c_str(),
-                     terminal && done < total_ ? "" : "\n");
+        char speed[48];
+        std::snprintf(speed, sizeof speed, "  %.3g images/s", rate);
+        line_.show({{0, text(done, "/", total_)}, {2, speed}, {1, "  ETA " + duration(double(total_ - done) / rate)}});
+        if (done == total_) end();
     }
+    void end() { line_.end(); }
 
 private:
+    ProgressLine line_{stderr};
     int64_t begin_, total_;
     std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now(), shown_ = began_;
 };
@@ -185,6 +186,7 @@ bool SampleCommand::draw(Models& models) {
                                       " images are complete; run the same command again to continue from there)");
         fail(error.what(), npy_ ? "" : hint);
     }
+    counter.end();
     if (begin == 0 && done > 0) write_picture(kept);
     for (const Output& output : outputs_)
         if (output.array) output.array->commit();

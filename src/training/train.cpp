@@ -1,8 +1,6 @@
 // The training loop around dual_mcmc_step.
 #include "training/train.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -12,6 +10,7 @@
 #include "data/dataset.h"
 #include "formats/crc32.h"
 #include "formats/files.h"
+#include "formats/progress_line.h"
 #include "training/checkpoint.h"
 #include "training/evaluation.h"
 #include "training/metrics.h"
@@ -28,42 +27,49 @@ constexpr int64_t picture_images = 64;    // in each panel of a grid
 // RNG step of the initial states of persistent chains, beyond that of any iteration.
 constexpr uint64_t initial_states_step = uint64_t(1) << 55;
 
-// One line that is redrawn on a terminal; elsewhere a line every so many iterations.
+// A line of progress: after each iteration on a terminal, elsewhere every so many iterations.
 class Progress {
 public:
     // `temperature` of the x-chain: the scale of the energies.
     Progress(int64_t total, int64_t every, double minutes, double temperature)
-        : terminal_(isatty(STDOUT_FILENO)), total_(total), every_(every),
-          seconds_left_(minutes > 0 ? 60 * minutes : INFINITY), temperature_(temperature) {}
+        : total_(total), every_(every), seconds_left_(minutes > 0 ? 60 * minutes : INFINITY),
+          temperature_(temperature) {}
 
     void show(int64_t iteration, int64_t epoch, const Metrics& m) {
         average_ = average_ == 0 ? m.wall_seconds : 0.9 * average_ + 0.1 * m.wall_seconds;
         const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count();
         const double left = std::min(average_ * double(total_ - iteration), seconds_left_ - seconds);
-        if (!terminal_ && iteration % every_ != 0 && iteration != total_) return;
-        const double all = std::max(1e-9, m.seconds.total());
-        char line[256], mse[32] = "", gap[64] = "";
-        if (m.mse) std::snprintf(mse, sizeof mse, "  mse %.4f", *m.mse);
-        if (m.gap) std::snprintf(gap, sizeof gap, "  energy gap %+.3g (T %.3g)", *m.gap, temperature_);
-        std::snprintf(line, sizeof line,
-                      "%lld/%lld  epoch %lld  %.2f s/it  ETA %s%s%s  x-chain %.0f%% z-chain %.0f%% updates %.0f%%",
-                      static_cast<long long>(iteration), static_cast<long long>(total_), static_cast<long long>(epoch),
-                      average_, duration(left).c_str(), mse, gap, 100 * m.seconds.chain_x / all,
-                      100 * m.seconds.chain_z / all, 100 * (all - m.seconds.chain_x - m.seconds.chain_z) / all);
-        std::printf(terminal_ ? "\r\033[K%s" : "%s\n", line);
-        std::fflush(stdout);
-        open_ = terminal_;
+        if (!line_.redraws() && iteration % every_ != 0 && iteration != total_) return;
+        std::vector<ProgressPart> parts{{0, text(iteration, "/", total_)},
+                                        {5, text("  epoch ", epoch)},
+                                        {4, formatted("  %.2f s/it", average_)},
+                                        {1, "  ETA " + duration(left)}};
+        if (m.mse) parts.push_back({2, formatted("  mse %.4f", *m.mse)});
+        if (m.gap) {
+            parts.push_back({3, formatted("  energy gap %+.3g", *m.gap)});
+            parts.push_back({6, formatted(" (T %.3g)", temperature_)});
+        }
+        const double all = std::max(1e-9, m.seconds.total()), x = m.seconds.chain_x, z = m.seconds.chain_z;
+        parts.push_back({7, formatted("  x-chain %.0f%%", 100 * x / all) + formatted(" z-chain %.0f%%", 100 * z / all) +
+                                formatted(" updates %.0f%%", 100 * (all - x - z) / all)});
+        line_.show(parts);
     }
 
     // A line of its own, which is not redrawn.
     void print_line(const std::string& line) {
-        std::printf("%s%s\n", open_ ? "\n" : "", line.c_str());
+        line_.end();
+        std::printf("%s\n", line.c_str());
         std::fflush(stdout);
-        open_ = false;
     }
 
 private:
-    bool terminal_, open_ = false;
+    static std::string formatted(const char* format, double value) {
+        char out[64];
+        std::snprintf(out, sizeof out, format, value);
+        return out;
+    }
+
+    ProgressLine line_{stdout};
     int64_t total_, every_;
     double average_ = 0, seconds_left_, temperature_;
     std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();

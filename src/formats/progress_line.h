@@ -1,0 +1,43 @@
+// Progress as one line: redrawn in place on a terminal, plain lines elsewhere.
+#pragma once
+#include <cstdio>
+#include <string>
+#include <vector>
+
+namespace dualmcmc {
+
+// A piece of the line, with the spaces before it. Of a line that is too wide, the pieces of highest rank go first.
+struct ProgressPart {
+    int rank;
+    std::string text;
+};
+
+// The parts in one line of at most columns - 1 characters, since some terminals wrap after the last column. The part
+// that stays last is cut if it must be.
+std::string fit_line(const std::vector<ProgressPart>& parts, int columns);
+
+// The width of the terminal's window, at this moment: what the terminal says, else $COLUMNS, else 80.
+int window_columns(int descriptor);
+
+// On a terminal each show() replaces the line before and fits the window, whatever its width is by then. In a file, in
+// a pipe, and on a terminal that cannot go back within a line (TERM=dumb), show() appends a whole line without control
+// characters; call it less often there.
+class ProgressLine {
+public:
+    explicit ProgressLine(std::FILE* out);
+    // Ends the line, so that an error message has its own.
+    ~ProgressLine() { end(); }
+    ProgressLine(const ProgressLine&) = delete;
+    ProgressLine& operator=(const ProgressLine&) = delete;
+
+    bool redraws() const { return redraws_; }
+    void show(const std::vector<ProgressPart>& parts);
+    // Later output begins on a new line.
+    void end();
+
+private:
+    std::FILE* out_;
+    bool redraws_, open_ = false;
+};
+
+}  // namespace dualmcmc
