@@ -1,8 +1,10 @@
 # dualmcmc: make · make test · make demo · make train · make toys · make bench · make reference · make format
 #
 #   V=1             print the compiler commands
-#   CUDA=0          leave the GPU out; CUDA_ARCH=86: build for that compute capability alone; SYNC=1: wait for each kernel, so that an
-#                   error is reported where it was made
+#   CXX=clang++-19  the compiler, also nvcc's: g++ 11 or later, clang++ 16 or later
+#   CUDA=0          leave the GPU out; CUDA=DIR: the toolkit in that folder
+#   CUDA_ARCH=86    build for that compute capability alone; also sm_86, "80 90", or native: this machine's GPU
+#   SYNC=1          wait for each kernel, so that an error is reported where it was made
 #   PLAIN=1         leave src/cpu/fast out: the CPU computes everything by its plainest kernels
 #   REAL=double     all numbers in double precision, as proof: by the plain kernels of the CPU, in build/double
 #
@@ -20,13 +22,19 @@ ifneq ($(filter-out float double,$(REAL)),)
 $(error REAL=$(REAL): give float or double)
 endif
 
+# As many jobs as there are processors; in a container with a quota, as many as that grants.
 ifeq ($(filter -j%,$(MAKEFLAGS)),)
-MAKEFLAGS += -j$(shell nproc)
+cgroup    := /sys/fs/cgroup
+MAKEFLAGS += -j$(shell { cat $(cgroup)/cpu.max || paste $(cgroup)/cpu/cpu.cfs_quota_us $(cgroup)/cpu/cpu.cfs_period_us; } 2>/dev/null | \
+               awk -v n=$$(nproc) '$$1 + 0 > 0 && $$1 / $$2 <= n - 1 {n = int(($$1 + $$2 - 1) / $$2)} END {print n}')
 endif
 
+# Warnings are errors with CI's compiler; others have warnings of their own, some of which nobody has seen yet.
 # -Wno-restrict: GCC 12 warns falsely of std::string at -O3 (GCC bug 105651).
-FLAGS := -std=c++20 -fopenmp -Wall -Wextra -Werror -Wno-restrict -MMD -MP -Icuda -Isrc $(CXXFLAGS) \
-         $(if $(PLAIN),-DPLAIN) $(if $(DOUBLE),-DDOUBLE)
+# -Wno-pass-failed: Clang says which loops it does not vectorise; the results are the same.
+GCC   := $(shell $(CXX) -dumpfullversion 2>/dev/null)# empty for Clang
+FLAGS := -std=c++20 -fopenmp -Wall -Wextra $(if $(filter 12.%,$(GCC)),-Werror) $(if $(GCC),-Wno-restrict,-Wno-pass-failed) -MMD -MP \
+         -Icuda -Isrc $(CXXFLAGS) $(if $(PLAIN),-DPLAIN) $(if $(DOUBLE),-DDOUBLE)
 
 # -fno-math-errno -fno-trapping-math: without them sqrt and x > 0 ? x : s x are not vectorised; NaN and infinity stay what they are.
 # Smallest instruction set first: of an inline standard function in several objects the linker keeps the first.
@@ -37,28 +45,36 @@ MARCH_avx2   := x86-64-v3
 MARCH_avx512 := x86-64-v4
 AMX_FLAGS    := -mavx512bf16 -mamx-tile -mamx-bf16
 
-# The GPU, where nvcc is found. Its toolkit's folder is what nvcc itself says: the nvcc on the path may be a script or a link.
-NVCC     := $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
-CUDA     ?= $(if $(NVCC),$(shell $(NVCC) --dryrun -x cu /dev/null 2>&1 | sed -n 's/^.. TOP=//p'))
-GPU      := $(if $(DOUBLE),,$(filter-out 0,$(CUDA)))
-comma    := ,
-CODE     := $(if $(CUDA_ARCH),-arch=sm_$(CUDA_ARCH),-gencode arch=compute_80$(comma)code=sm_80 \
-              -gencode arch=compute_90$(comma)code=[sm_90$(comma)compute_90])
-NVFLAGS  := -x cu -std=c++20 -O3 --extended-lambda -Werror all-warnings -Xcompiler -Wall,-Wextra -MMD -MP -Icuda $(CODE) \
-            $(if $(SYNC),-DSYNC)
-LIBS     := $(if $(GPU),-L$(GPU)/lib64 -lcudart_static -ldl -lrt -lpthread)
+# The GPU, if nvcc can be used: cuda/toolkit.sh tries it, and says in one line why not. The host's compiler is CXX without
+# ccache and without flags. (make's sub-make that only counts finds the answer there.)
+NVCC      := $(firstword $(if $(filter-out 1,$(CUDA)),$(CUDA)/bin/nvcc,$(shell command -v nvcc 2>/dev/null) \
+               $(wildcard $(CUDA_HOME)/bin/nvcc /usr/local/cuda/bin/nvcc /usr/local/cuda-*/bin/nvcc)))
+HOST_CXX  := $(firstword $(foreach word,$(CXX),$(if $(filter ccache distcc icecc sccache -%,$(notdir $(word))),,$(word))))
+comma     := ,
+NVFLAGS   := -x cu -std=c++20 -O3 --extended-lambda $(if $(CI),-Werror all-warnings) -Xcompiler -Wall$(comma)-Wextra \
+             -ccbin $(HOST_CXX) $(if $(SYNC),-DSYNC)
+ifeq ($(DOUBLE)$(filter 0,$(CUDA))$(filter clean format,$(MAKECMDGOALS)),)
+ifndef DRY
+MISTAKE := $(shell mkdir -p $(BUILD); sh cuda/toolkit.sh '$(BUILD)' '$(NVCC)' '$(HOST_CXX)' '$(or $(CUDA_ARCH),80 90)' '$(NVFLAGS)')
+$(if $(MISTAKE),$(error $(MISTAKE)))
+endif
+include $(BUILD)/toolkit.mk
+endif
+NVFLAGS   += $(GPU_CODE) -MMD -MP -Icuda
 
 # ---- what is made of what -----------------------------------------------------------------------------------------------------------
 
 COMMON    := cuda/kernels.cu
 GPU_ONLY  := $(wildcard cuda/gpu/*.cu)
+NVCC_MADE := $(if $(GPU_WORKS),$(patsubst %.cu,$(BUILD)/nvcc/%.o,$(COMMON) $(GPU_ONLY)))
+NO_GPU    := $(BUILD)/cuda/no_gpu.o
 ONCE      := src/cpu/instruction_sets.cpp
 AMX       := src/cpu/fast/amx.cpp
 CPU_ONLY  := $(filter-out $(ONCE) $(AMX),$(wildcard src/cpu/*.cpp) $(if $(PLAIN),,$(wildcard src/cpu/fast/*.cpp)))
 SOURCES   := $(filter-out src/cpu/% $(if $(DOUBLE),,%_double.cpp),$(wildcard src/*.cpp src/*/*.cpp)) $(ONCE) cuda/constant_weights.cpp
 KERNELS   := $(foreach isa,$(ISAS),$(patsubst %,$(BUILD)/$(isa)/%.o,$(basename $(COMMON) $(CPU_ONLY)))) \
              $(if $(PLAIN),,$(AMX:%.cpp=$(BUILD)/avx512/%.o)) \
-             $(if $(GPU),$(patsubst %.cu,$(BUILD)/nvcc/%.o,$(COMMON) $(GPU_ONLY)),$(BUILD)/cuda/no_gpu.o)
+             $(NVCC_MADE) $(NO_GPU)
 EMULATED  := $(if $(DOUBLE),,$(patsubst %.cu,$(BUILD)/simt/%.o,$(COMMON) $(filter-out cuda/gpu/cublas.cu,$(GPU_ONLY))))
 # The step of check-step once more, in double precision and in a namespace of its own, with what it needs.
 PROOF     := $(if $(DOUBLE),,$(wildcard src/engine/*.cpp src/method/*.cpp) src/formats/files.cpp src/formats/safetensors.cpp \
@@ -72,8 +88,11 @@ LIBRARY   := $(filter-out $(BUILD)/src/main.o,$(SOURCES:%.cpp=$(BUILD)/%.o)) $(K
 TESTS     := $(patsubst %.cpp,$(BUILD)/%.o,$(if $(DOUBLE),$(addprefix tests/,gradient_test.cpp ops_test.cpp reference_test.cpp), \
              $(wildcard tests/*.cpp)))
 
-.PHONY: all test sanitize demo train toys bench reference format packages clean
+.PHONY: all test sanitize demo train toys bench reference format packages test-packages clean
 all: $(BUILD)/dualmcmc
+
+# Of a clone, for --version.
+REVISION := $(if $(wildcard .git),$(shell git describe --always --dirty --exclude '*' 2>/dev/null))
 
 # ---- progress: a line a file, in place of the command -------------------------------------------------------------------------------
 
@@ -85,7 +104,8 @@ keep_settings = echo '$(2)' | cmp -s - $(1) || { test -n '$(COUNTING)' -a -e $(1
 ifndef DRY
 $(shell mkdir -p $(BUILD); : > $(BUILD)/progress)
 $(shell $(call keep_settings,$(BUILD)/settings,$(CXX) $(FLAGS)))
-$(shell $(call keep_settings,$(BUILD)/nvcc-settings,$(NVCC) $(NVFLAGS) $(GPU)))
+$(shell $(call keep_settings,$(BUILD)/nvcc-settings,$(if $(GPU_WORKS),$(NVCC) $(NVFLAGS))))
+$(shell $(call keep_settings,$(BUILD)/revision,$(REVISION)))
 TOTAL := $(shell DRY=1 $(MAKE) -n --no-print-directory $(MAKEOVERRIDES) $(MAKECMDGOALS) 2>/dev/null | grep -c '^n=.*progress')
 endif
 # $(call step,what): prints it with its number among all that is to be done.
@@ -94,13 +114,17 @@ Q    := $(if $(V),,@)
 
 # ---- rules --------------------------------------------------------------------------------------------------------------------------
 
+# All objects, of the GPU's only what there is: an object that nvcc could not make is empty, and one stands in for all.
+linked = $(filter-out $(NVCC_MADE) $(NO_GPU),$(filter %.o,$^)) $(if $(NVCC_MADE),$$(for object in $(NVCC_MADE); do \
+  test -s $$object || exec echo $(NO_GPU); done; echo $(NVCC_MADE)) $(GPU_LIBRARIES),$(NO_GPU))
+
 $(BUILD)/dualmcmc: $(BUILD)/src/main.o $(LIBRARY) $(BUILD)/nvcc-settings
 	$(call step,$@)
-	$(Q)$(CXX) $(FLAGS) $(filter %.o,$^) $(LIBS) -o $@
+	$(Q)$(CXX) $(FLAGS) $(linked) -o $@
 
 $(BUILD)/dualmcmc_tests: $(TESTS) $(LIBRARY) $(EMULATED) $(BUILD)/nvcc-settings
 	$(call step,$@)
-	$(Q)$(CXX) $(FLAGS) $(filter %.o,$^) $(LIBS) -lgtest -lgtest_main -o $@
+	$(Q)$(CXX) $(FLAGS) $(linked) -lgtest -lgtest_main -o $@
 
 $(BUILD)/%.o: %.cpp $(BUILD)/settings | packages
 	$(call step,$<)
@@ -113,7 +137,10 @@ COLD := $(patsubst %.cpp,$(BUILD)/%.o,$(filter-out $(HOT),$(SOURCES)))
 $(COLD) $(TESTS) $(PROOF:%.cpp=$(BUILD)/proof/%.o): FLAGS += -O1
 
 $(BUILD)/tests/gpu_test.o: FLAGS += -U_FORTIFY_SOURCE
-$(BUILD)/tests/curand_test.o: FLAGS += $(if $(GPU),-idirafter $(GPU)/include)
+$(BUILD)/tests/curand_test.o: FLAGS += $(patsubst -I%,-idirafter %,$(GPU_INCLUDES))
+$(TESTS): | test-packages
+$(BUILD)/src/main.o: FLAGS += -DREVISION='"$(REVISION)"'
+$(BUILD)/src/main.o: $(BUILD)/revision
 
 $(PROVING): FLAGS += -DDOUBLE -DPLAIN -Ddualmcmc=dualmcmc_double
 $(BUILD)/proof/%.o: %.cpp $(BUILD)/settings | packages
@@ -137,22 +164,47 @@ $(BUILD)/simt/%.o: %.cu $(BUILD)/settings | packages
 	$(Q)$(CXX) -x c++ $(FLAGS) -U_FORTIFY_SOURCE -Itests/simt -DGPU -DDEVICE_NAMESPACE=simt -DDEVICE_NAME='"emulated GPU"' \
 	  -c $< -o $@
 
+# What nvcc fails on is tried again by the next make.
+$(shell find $(BUILD)/nvcc -name '*.o' -empty -delete 2>/dev/null)
 $(BUILD)/nvcc/%.o: %.cu $(BUILD)/nvcc-settings
 	$(call step,$< (nvcc))
-	$(Q)$(GPU)/bin/nvcc $(NVFLAGS) -DGPU -DDEVICE_NAMESPACE=cuda -DDEVICE_NAME='"CUDA"' -c $< -o $@
+	$(Q)$(NVCC) $(NVFLAGS) -DGPU -DDEVICE_NAMESPACE=cuda -DDEVICE_NAME='"CUDA"' -c $< -o $@ || { $(if $(CI),exit 1;) \
+	  echo "building without the GPU: nvcc fails on $<, see above; CUDA=0 leaves it out, CUDA=DIR names another toolkit" >&2; : > $@; }
 
-# What a fresh machine lacks, from the system's packages; nothing is done where all is there.
+# What a fresh machine lacks, from the system's packages; nothing is done where the compiler finds all (in CPATH or by -I
+# in CXXFLAGS, too). The preprocessor prints the packages of the headers that it does not find.
+define HEADERS
+#if defined __clang__ ? __clang_major__ < 16 : __GNUC__ < 11
+#error this compiler is too old: give CXX=g++-11 or later, or CXX=clang++-16 or later
+#endif
+#if !__has_include(<omp.h>)
+libomp-__clang_major__-dev
+#endif
+#if !__has_include(<CLI/CLI.hpp>)
+libcli11-dev
+#endif
+#if !__has_include(<stb/stb_image_write.h>)
+libstb-dev
+#endif
+endef
+export HEADERS
+
 packages:
-	@missing=""; \
-	test -e /usr/include/CLI/CLI.hpp || missing="$$missing libcli11-dev"; \
-	test -e /usr/include/stb/stb_image_write.h || missing="$$missing libstb-dev"; \
-	test -e /usr/include/gtest/gtest.h || missing="$$missing libgtest-dev"; \
-	if [ -n "$$missing" ]; then \
-	  echo "installing from the system's packages:$$missing"; \
-	  if [ "$$(id -u)" = 0 ]; then sudo=""; else sudo=sudo; fi; \
-	  $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq $$missing >/dev/null \
-	    || { echo "could not install$$missing: install them with your package manager, then run make again" >&2; exit 1; }; \
-	fi
+	@missing=$$(echo "$$HEADERS" | $(CXX) $(CXXFLAGS) -std=c++20 -fopenmp -E -P -x c++ -) || exit 1; \
+	missing=$$(echo "$$missing" | tr -d ' '); test -z "$$missing" || $(call install,$$missing)
+
+# GoogleTest, header and library, is wanted by the tests alone.
+test-packages: | packages
+	@printf '#if !__has_include(<gtest/gtest.h>)\n#error\n#endif\n' | \
+	  $(CXX) $(CXXFLAGS) -std=c++20 -fopenmp -x c++ - -lgtest -lgtest_main -o /dev/null 2>/dev/null || $(call install,libgtest-dev)
+
+# $(call install,packages)
+install = { if command -v apt-get >/dev/null; then \
+    echo "installing from the system's packages:" $(1); \
+    if [ "$$(id -u)" = 0 ]; then sudo=; else sudo=sudo; fi; \
+    $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq $(1) >/dev/null; \
+  else false; fi || { echo "missing:" $(1) "(Debian's names; headers CLI/CLI.hpp, stb/stb_image_write.h, gtest/gtest.h, omp.h):" \
+    "install them with your package manager, or point to copies, CPATH=DIR for headers and LIBRARY_PATH=DIR for libraries" >&2; exit 1; }; }
 
 # ---- commands -----------------------------------------------------------------------------------------------------------------------
 
