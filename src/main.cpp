@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <iostream>
 
+#include "backend.h"
+#include "engine/threads.h"
 #include "experiments/ablate.h"
 #include "experiments/ais.h"
 #include "experiments/bench.h"
@@ -45,7 +47,21 @@ void check_numbers(const std::vector<std::string>& words) {
     }
 }
 
-// Fills the commands' flags. False if it was a call for help, which is then printed.
+constexpr const char* release = "1.0.0";
+
+// What a report of an error should name.
+std::string version() {
+#ifdef __clang__
+    const std::string compiler = __VERSION__;  // "Clang 16.0.6", after the distribution's name
+#else
+    const std::string compiler = text("g++ ", __VERSION__);
+#endif
+    const std::string revision = REVISION;  // empty outside of a clone
+    return text("dualmcmc ", release, revision.empty() ? "" : ", revision " + revision, "\ncompiled by ", compiler,
+                ", ", cuda_backends().empty() ? "without" : "with", " code for GPUs");
+}
+
+// Fills the commands' flags. False if it was a call for help or for the version, which is then printed.
 bool parse(CLI::App& app, const std::vector<std::string>& words) {
     const auto is_first_word = [&](const CLI::App* command) { return command->get_name() == words[0]; };
     if (!words.empty() && !words[0].starts_with("-") && app.get_subcommands(is_first_word).empty())
@@ -53,8 +69,8 @@ bool parse(CLI::App& app, const std::vector<std::string>& words) {
     try {
         app.parse(std::vector<std::string>(words.rbegin(), words.rend()));  // CLI11 takes them last first
         return true;
-    } catch (const CLI::Success& help) {
-        app.exit(help);
+    } catch (const CLI::Success& asked_for) {
+        app.exit(asked_for);
         return false;
     } catch (const CLI::ParseError& error) {
         std::string message = error.what();
@@ -73,6 +89,8 @@ int run_chosen(Commands&... commands) {
 }
 
 int run(int argc, char** argv) {
+    limit_spinning(argv);
+    set_default_threads();
     const std::vector<std::string> words = arguments(argc, argv);
     check_numbers(words);
     CLI::App app(
@@ -80,6 +98,7 @@ int run(int argc, char** argv) {
         "Start with: dualmcmc train --preset demo",
         "dualmcmc");
     app.require_subcommand(1);
+    app.set_version_flag("--version", version(), "the program's version, and how it was built");
     app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     TrainCommand train(app);
     SampleCommand sample(app);
