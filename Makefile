@@ -81,6 +81,8 @@ PROOF     := $(if $(DOUBLE),,$(wildcard src/engine/*.cpp src/method/*.cpp) src/f
              src/training/checkpoint.cpp src/training/config.cpp src/experiments/check_step.cpp \
              src/experiments/check_step_double.cpp src/experiments/relu_signs.cpp cuda/constant_weights.cpp cuda/no_gpu.cpp $(ONCE))
 PROOF_CPU := $(if $(DOUBLE),,$(COMMON) $(filter-out src/cpu/fast/%,$(CPU_ONLY)))
+# The tests' cases, likewise.
+PROOF_OF_TESTS := $(if $(DOUBLE),,$(BUILD)/proof/tests/rounding_cases.o)
 PROVING   := $(PROOF:%.cpp=$(BUILD)/proof/%.o) \
              $(foreach isa,$(ISAS),$(patsubst %,$(BUILD)/proof/$(isa)/%.o,$(basename $(PROOF_CPU))))
 LIBRARY   := $(filter-out $(BUILD)/src/main.o,$(SOURCES:%.cpp=$(BUILD)/%.o)) $(KERNELS) $(PROVING)
@@ -122,7 +124,7 @@ $(BUILD)/dualmcmc: $(BUILD)/src/main.o $(LIBRARY) $(BUILD)/nvcc-settings
 	$(call step,$@)
 	$(Q)$(CXX) $(FLAGS) $(linked) -o $@
 
-$(BUILD)/dualmcmc_tests: $(TESTS) $(LIBRARY) $(EMULATED) $(BUILD)/nvcc-settings
+$(BUILD)/dualmcmc_tests: $(TESTS) $(PROOF_OF_TESTS) $(LIBRARY) $(EMULATED) $(BUILD)/nvcc-settings
 	$(call step,$@)
 	$(Q)$(CXX) $(FLAGS) $(linked) -lgtest -lgtest_main -o $@
 
@@ -134,7 +136,7 @@ $(BUILD)/%.o: %.cpp $(BUILD)/settings | packages
 HOT  := $(addprefix src/experiments/,toys.cpp density2d.cpp annealing.cpp statistics.cpp sliced_wasserstein.cpp) \
         src/formats/png.cpp $(wildcard src/data/*.cpp)
 COLD := $(patsubst %.cpp,$(BUILD)/%.o,$(filter-out $(HOT),$(SOURCES)))
-$(COLD) $(TESTS) $(PROOF:%.cpp=$(BUILD)/proof/%.o): FLAGS += -O1
+$(COLD) $(TESTS) $(PROOF_OF_TESTS) $(PROOF:%.cpp=$(BUILD)/proof/%.o): FLAGS += -O1
 
 $(BUILD)/tests/gpu_test.o: FLAGS += -U_FORTIFY_SOURCE
 $(BUILD)/tests/curand_test.o: FLAGS += $(patsubst -I%,-idirafter %,$(GPU_INCLUDES))
@@ -142,7 +144,7 @@ $(TESTS): | test-packages
 $(BUILD)/src/main.o: FLAGS += -DREVISION='"$(REVISION)"'
 $(BUILD)/src/main.o: $(BUILD)/revision
 
-$(PROVING): FLAGS += -DDOUBLE -DPLAIN -Ddualmcmc=dualmcmc_double
+$(PROVING) $(PROOF_OF_TESTS): FLAGS += -DDOUBLE -DPLAIN -Ddualmcmc=dualmcmc_double
 $(BUILD)/proof/%.o: %.cpp $(BUILD)/settings | packages
 	$(call step,$< (double))
 	$(Q)$(CXX) $(FLAGS) -c $< -o $@
