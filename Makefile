@@ -86,9 +86,9 @@ PROOF_OF_TESTS := $(if $(DOUBLE),,$(BUILD)/proof/tests/rounding_cases.o)
 PROVING   := $(PROOF:%.cpp=$(BUILD)/proof/%.o) \
              $(foreach isa,$(ISAS),$(patsubst %,$(BUILD)/proof/$(isa)/%.o,$(basename $(PROOF_CPU))))
 LIBRARY   := $(filter-out $(BUILD)/src/main.o,$(SOURCES:%.cpp=$(BUILD)/%.o)) $(KERNELS) $(PROVING)
-# In double precision those whose tolerances are double's.
-TESTS     := $(patsubst %.cpp,$(BUILD)/%.o,$(if $(DOUBLE),$(addprefix tests/,gradient_test.cpp ops_test.cpp reference_test.cpp), \
-             $(wildcard tests/*.cpp)))
+# In double precision all but those of the GPU's own parts, and of float against double.
+TESTS     := $(patsubst %.cpp,$(BUILD)/%.o,$(filter-out $(if $(DOUBLE),$(addprefix tests/,conv_geometry_test.cpp curand_test.cpp \
+             gpu_test.cpp rounding_cases.cpp rounding_test.cpp)),$(wildcard tests/*.cpp)))
 
 .PHONY: all test sanitize demo train toys bench reference format packages test-packages clean
 all: $(BUILD)/dualmcmc

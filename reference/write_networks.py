@@ -3,7 +3,8 @@
 Tensors: netE.* netG.* netI.* (state before the pass); x, z (inputs); energy, image, mu, logvar (outputs), each with a
 random upstream gradient d<output>; energy.dx, image.dz, encoder.dx (gradients of the inputs; the encoder's from dmu and
 dlogvar together); grad.<parameter>; after.netE.*.weight_u, .weight_v and after.netG.*.running_mean, .running_var (state
-after the pass). Computed in float64, stored as F32.
+after the pass). State, inputs and upstream gradients are float32 numbers, stored as F32; results are computed in
+float64 and stored as F64.
 """
 import os
 
@@ -15,7 +16,7 @@ import safetensors_io
 from images import smooth_images
 
 CASES = {  # generator, EBM, encoder widths, latent, batch
-    "cifar10": (8, 12, 4, 7, 3),
+    "cifar10": (7, 9, 3, 5, 3),
     "celeba64": (32, 16, 3, 6, 2),
 }
 
@@ -69,7 +70,7 @@ def main():
         single, double = results.values()
 
         tensors = {**state, **{name: value.numpy() for name, value in {"x": x, "z": z, **upstream}.items()}}
-        tensors.update({name: value.numpy().astype(np.float32) for name, value in double.items()})
+        tensors.update({name: value.numpy() for name, value in double.items()})
         path = f"networks_{architecture}.safetensors"
         safetensors_io.save(path, tensors, {
             "format": "dual-mcmc-networks-1", "architecture": architecture, "width_generator": width_generator,
