@@ -11,6 +11,8 @@ The peak is that of a loop of independent fused multiply-adds on all threads (pe
 import argparse
 import json
 import os
+import re
+import shlex
 import signal
 import statistics
 import subprocess
@@ -55,8 +57,8 @@ class PausedServer(Server):
 def measured_peak(threads):
     """GFLOP/s of fp32 multiply-adds on `threads` threads."""
     source, program = os.path.join(HERE, "peak.cpp"), os.path.join(HERE, "../build/peak")
-    compiler = os.environ.get("CXX", "g++")
-    subprocess.run([compiler, "-O2", "-std=c++20", "-fopenmp", source, "-o", program], check=True)
+    compiler = shlex.split(os.environ.get("CXX", "g++"))
+    subprocess.run([*compiler, "-O2", "-std=c++20", "-fopenmp", source, "-o", program], check=True)
     return float(subprocess.run([program, str(threads)], check=True, capture_output=True, text=True).stdout)
 
 
@@ -111,17 +113,25 @@ def print_scaling(threads, peak):
               f"{results[-1]['peak_mib']:10.0f}", flush=True)
 
 
-def gpu_available():
-    """Whether dualmcmc can run a smallest iteration on a GPU."""
+def smallest_iteration(device):
     flags = [*width_flags((16, 16, 8)), "--batch", "1", "--steps-x", "1", "--steps-z", "1"]
-    command = [PROGRAM, "bench", "--device", "cuda", "--iterations", "1", *flags]
-    return subprocess.run(command, capture_output=True).returncode == 0
+    command = [PROGRAM, "bench", "--device", device, "--iterations", "1", *flags]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def gpu_available():
+    return smallest_iteration("cuda").returncode == 0
+
+
+def usable_threads():
+    """As many as dualmcmc takes: it knows the quota of a container, too."""
+    return int(re.search(r"(\d+) thread", smallest_iteration("cpu").stdout)[1])
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="timed iterations of each program")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all that may be used)")
     parser.add_argument("--widths", default="64/64/32,32/32/16", help="generator/EBM/encoder, comma-separated")
     parser.add_argument("--no-growth", action="store_true", help="skip the table of times by width, batch and steps")
     parser.add_argument("--cpu", action="store_true", help="time the CPU even if a GPU is available")
@@ -131,13 +141,14 @@ def main():
         return bench_gpu.main(arguments.rounds)
     if not has_torch():
         print("PyTorch is not installed (Debian: python3-torch): timing dualmcmc alone")
-    peak = measured_peak(arguments.threads)
-    print(f"peak of {arguments.threads} threads: {peak:.0f} GFLOP/s fp32")
+    threads = arguments.threads or usable_threads()
+    peak = measured_peak(threads)
+    print(f"peak of {threads} threads: {peak:.0f} GFLOP/s fp32")
     for text in arguments.widths.split(","):
         widths = tuple(int(width) for width in text.split("/"))
-        compare(widths, arguments.rounds, arguments.threads, peak, arguments.more)
+        compare(widths, arguments.rounds, threads, peak, arguments.more)
     if not arguments.no_growth and not arguments.more:
-        print_scaling(arguments.threads, peak)
+        print_scaling(threads, peak)
 
 
 if __name__ == "__main__":
