@@ -77,7 +77,7 @@ KERNELS   := $(foreach isa,$(ISAS),$(patsubst %,$(BUILD)/$(isa)/%.o,$(basename $
              $(NVCC_MADE) $(NO_GPU)
 EMULATED  := $(if $(DOUBLE),,$(patsubst %.cu,$(BUILD)/simt/%.o,$(COMMON) $(filter-out cuda/gpu/cublas.cu,$(GPU_ONLY))))
 # The step of check-step once more, in double precision and in a namespace of its own, with what it needs.
-PROOF     := $(if $(DOUBLE),,$(wildcard src/engine/*.cpp src/method/*.cpp) src/formats/files.cpp src/formats/safetensors.cpp \
+PROOF     := $(if $(DOUBLE),,$(wildcard src/engine/*.cpp src/method/*.cpp) src/formats/files.cpp src/formats/foreign.cpp src/formats/safetensors.cpp \
              src/training/checkpoint.cpp src/training/config.cpp src/experiments/check_step.cpp \
              src/experiments/check_step_double.cpp src/experiments/relu_signs.cpp cuda/constant_weights.cpp cuda/no_gpu.cpp $(ONCE))
 PROOF_CPU := $(if $(DOUBLE),,$(COMMON) $(filter-out src/cpu/fast/%,$(CPU_ONLY)))
@@ -134,7 +134,7 @@ $(BUILD)/%.o: %.cpp $(BUILD)/settings | packages
 
 # Only what computes by itself needs -O3; the rest calls kernels, and compiles in half the time.
 HOT  := $(addprefix src/experiments/,toys.cpp density2d.cpp annealing.cpp statistics.cpp sliced_wasserstein.cpp) \
-        src/formats/png.cpp $(wildcard src/data/*.cpp)
+        src/formats/png.cpp src/formats/picture.cpp $(wildcard src/data/*.cpp)
 COLD := $(patsubst %.cpp,$(BUILD)/%.o,$(filter-out $(HOT),$(SOURCES)))
 $(COLD) $(TESTS) $(PROOF_OF_TESTS) $(PROOF:%.cpp=$(BUILD)/proof/%.o): FLAGS += -O1
 

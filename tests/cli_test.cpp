@@ -375,6 +375,125 @@ TEST_F(CommandLine, LeftOverTemporaryFilesAreRemoved) {
     EXPECT_TRUE(fs::exists(in("model/notes.tmp")));
 }
 
+// --init: the networks of a checkpoint, as `sample` uses them, with fresh optimisers at iteration 0.
+TEST_F(CommandLine, InitStartsFromTheNetworksOfACheckpoint) {
+    const std::string model = tiny_model();
+    const std::string start = "train --preset demo --steps-x 1 --steps-z 1 --batch 3 --sampler-batch 50 --seed 9 ";
+    const Outcome result = expect_runs(start + "--iterations 1 --out tuned --keep-checkpoints 9 --init " + model);
+    EXPECT_NE(result.out.find("networks at iteration 0: those of " + model), std::string::npos) << result.out;
+    EXPECT_NE(contents(in("tuned/config.txt")).find("\ninit = " + model + "\n"), std::string::npos);
+    EXPECT_NE(contents(in("tuned/config.txt")).find("\nwidth-generator = 2\n"), std::string::npos);
+    const SafetensorsFile from = read_safetensors(model),
+                          to = read_safetensors(in("tuned/checkpoints/iteration-000000.safetensors"));
+    int averages = 0, networks = 0;
+    for (const auto& [name, tensor] : to.tensors) {
+        if (name.starts_with("adam")) {
+            EXPECT_EQ(tensor.bytes, std::vector<char>(tensor.bytes.size(), 0)) << name;
+        }
+        if (!name.starts_with("net") || name.ends_with("num_batches_tracked")) continue;
+        const auto average = from.tensors.find("ema." + name);
+        averages += average != from.tensors.end();
+        ++networks;
+        EXPECT_EQ(tensor.bytes, (average != from.tensors.end() ? average->second : from.tensors.at(name)).bytes)
+            << name;
+    }
+    EXPECT_GT(averages, 5);
+    EXPECT_GT(networks, averages);
+    // Resuming needs the file no more; the settings repeat the run while it is there.
+    fs::rename(in("model"), in("moved"));
+    expect_runs("train --resume --out tuned --iterations 2");
+    EXPECT_NE(contents(in("tuned/config.txt")).find("\ninit = " + model + "\n"), std::string::npos);
+    expect_refused("train --config tuned/config.txt --out again", {model, "No such file"});
+    fs::rename(in("moved"), in("model"));
+    expect_runs("train --config tuned/config.txt --out again --iterations 1 --keep-checkpoints 9");
+    EXPECT_EQ(contents(in("again/checkpoints/iteration-000000.safetensors")).size(),
+              contents(in("tuned/checkpoints/iteration-000000.safetensors")).size());
+    for (const auto& [name, tensor] : read_safetensors(in("again/checkpoints/iteration-000001.safetensors")).tensors)
+        EXPECT_EQ(tensor.bytes,
+                  read_safetensors(in("tuned/checkpoints/iteration-000001.safetensors")).tensors.at(name).bytes);
+    // Without --preset that of the model; networks of other shapes are refused.
+    expect_runs("train --steps-x 1 --steps-z 1 --batch 2 --sampler-batch 50 --iterations 1 --out plain --init " +
+                model);
+    EXPECT_NE(contents(in("plain/config.txt")).find("\npreset = demo\n"), std::string::npos);
+    expect_refused(start + "--width-ebm 4 --init " + model, {"--init", model, "widths 2/2/1", "width flags"});
+    expect_refused("train --preset celeba64 --data x --init " + model,
+                   {"--init", "cifar10 networks", "--preset celeba64"});
+    expect_refused("train --resume --out tuned --init " + model, {"--init", "--resume"});
+    expect_refused(start + "--init missing.safetensors", {"missing.safetensors", "No such file"});
+    std::ofstream(in("authors.pth")) << "PK\3\4" + std::string(22, '\0') +
+                                            std::string("\x10\0\0\0archive/data.pkl", 20);
+    expect_refused(start + "--init authors.pth", {"authors.pth", "convert_release.py to-safetensors authors.pth"});
+    expect_refused("sample --model authors.pth", {"convert_release.py to-safetensors authors.pth authors.safetensors"});
+    expect_refused("reconstruct --model authors.pth", {"convert_release.py"});
+}
+
+// What `export` and `sample` write are folders of pictures.
+TEST_F(CommandLine, FoldersOfPicturesAreData) {
+    const std::string model = tiny_model();
+    expect_runs("export --data shapes --count 12 --out pictures");
+    expect_runs("sample --model " + model + " --count 3 --batch 2 --steps-x 1 --out samples");
+    EXPECT_NE(expect_runs("export --data pictures --out again").out.find("again: 12 images"), std::string::npos);
+    for (const auto& entry : fs::directory_iterator(in("pictures")))
+        EXPECT_EQ(contents(in("again/" + entry.path().filename().string())), contents(entry.path().string()));
+    EXPECT_NE(expect_runs("export --data samples --out both").out.find("both: 6 images of samples"), std::string::npos);
+    const Outcome trained = expect_runs(tiny + " --iterations 1 --out run --data pictures");
+    EXPECT_NE(trained.out.find("12 training images; none are held out"), std::string::npos) << trained.out;
+    EXPECT_NE(trained.out.find("(x 1e3, 2 training images): generator"), std::string::npos) << trained.out;
+    const std::string ood =
+        expect_runs("ood --model " + model + " --against pictures --against samples/revised --count 20").out;
+    EXPECT_NE(ood.find("pictures                         12 images: AUROC"), std::string::npos) << ood;
+    EXPECT_NE(ood.find("samples/revised                   3 images: AUROC"), std::string::npos) << ood;
+    expect_refused("export --data pictures --split test --out test", {"--split test", "held out"});
+    expect_refused("export --data shapes --split all --out all", {"--split all", "two parts"});
+    fs::create_directory(in("nothing"));
+    expect_refused(tiny + " --data nothing", {"nothing", "PNG or JPEG"});
+}
+
+TEST_F(CommandLine, APipeIsRefusedAtOnce) {
+    ASSERT_EQ(std::system(("mkfifo '" + in("pipe") + "'").c_str()), 0);
+    for (const char* arguments : {"train --preset demo --data pipe", "train --config pipe", "sample --model pipe",
+                                  "check-step pipe", "train --preset demo --init pipe", "export --data pipe"})
+        expect_refused(arguments, {"pipe", "FIFO"}, "ulimit -t 20; timeout 20 env");
+    expect_refused("export --data /dev/zero", {"/dev/zero", "device"});
+    std::ofstream(in("page.txt")) << "<!DOCTYPE html><html>";
+    expect_refused("train --config page.txt", {"page.txt", "web page"});
+}
+
+// reference/convert_release.py, where PyTorch is found: the weights that `sample` uses, there and back.
+TEST_F(CommandLine, TheConverterWritesTheAverages) {
+    const std::string python = "cd '" + folder_ + "' && PATH=/usr/bin:$PATH; export OMP_NUM_THREADS=1; python3 ",
+                      script = "'" + fs::absolute("reference/convert_release.py").string() + "' ";
+    if (std::system((python + "-c 'import torch' 2>/dev/null").c_str()) != 0) GTEST_SKIP() << "PyTorch was not found";
+    const std::string model = tiny_model();
+    const auto convert = [&](const std::string& arguments) {
+        const int status = std::system((python + script + arguments + " >out.txt 2>error.txt").c_str());
+        return Outcome{WEXITSTATUS(status), contents(in("out.txt")), contents(in("error.txt"))};
+    };
+    const Outcome to_pth = convert("to-pth " + model + " back.pth");
+    EXPECT_EQ(to_pth.code, 0) << to_pth.error;
+    EXPECT_NE(to_pth.out.find("netG (moving average)"), std::string::npos) << to_pth.out;
+    EXPECT_EQ(to_pth.out.find("netE (moving"), std::string::npos) << to_pth.out;
+    EXPECT_EQ(convert("to-safetensors back.pth again.safetensors").code, 0);
+    const SafetensorsFile before = read_safetensors(model), after = read_safetensors(in("again.safetensors"));
+    for (const auto& [name, tensor] : after.tensors) {
+        const auto average = before.tensors.find("ema." + name);
+        EXPECT_EQ(tensor.bytes, (average != before.tensors.end() ? average->second : before.tensors.at(name)).bytes)
+            << name;
+    }
+    expect_runs(tiny + " --iterations 1 --out tuned --init again.safetensors");
+    std::ofstream(in("page.pth")) << "<html>";
+    for (const auto& [arguments, part] :
+         {std::pair<std::string, std::string>{"to-safetensors missing.pth x.safetensors", "missing.pth: no such file"},
+          {"to-safetensors page.pth x.safetensors", "page.pth: is a web page"},
+          {"to-safetensors " + model + " x.safetensors", "to-pth converts it"},
+          {"to-pth back.pth x.pth", "not a .safetensors"},
+          {"to-pth " + model + " nowhere/x.pth", "No such file or directory"},
+          {"to-nothing a b", "usage"}}) {
+        const Outcome refused = convert(arguments);
+        expect_refusal(refused.code, refused.error, {part});
+    }
+}
+
 TEST_F(CommandLine, InterruptWritesACheckpoint) {
     run("", "timeout --foreground --preserve-status -s INT 3 env OMP_NUM_THREADS=1 '" + program_ + "' " + tiny +
                 " --iterations 100000 --out run >run.txt 2>&1; code=$?; test $code = 130 && touch stopped;");

@@ -116,7 +116,7 @@ TEST_F(ForgedCifar, BadFiles) {
 TEST(Cifar, NoDataAtAll) {
     const std::string empty = temporary_path("empty_folder");
     fs::create_directory(empty);
-    expect_failure([&] { load_dataset(empty, 32, 1); }, {empty + "/data_batch_1.bin", "is missing", "data/cifar10.sh"});
+    expect_failure([&] { load_dataset(empty, 32, 1); }, {empty, "no PNG or JPEG picture", "data/cifar10.sh"});
     fs::remove(empty);
     expect_failure([&] { load_dataset(empty, 32, 1); }, {empty, "no file or folder", "data/cifar10.sh", "shapes"});
     expect_failure([&] { load_dataset("", 32, 1); }, {"no file or folder"});
@@ -203,16 +203,33 @@ std::vector<uint8_t> pattern(int64_t bytes) {
     return values;
 }
 
-TEST(NpyData, LastTenthIsHeldOut) {
+// A set sorted by class, ten classes: each image is its index in red and green.
+TEST(NpyData, ARandomTenthIsHeldOut) {
     const std::string path = temporary_path("thousand.npy");
-    const std::vector<uint8_t> all = pattern(1005 * 3072);
+    std::vector<uint8_t> all(1005 * 3072);
+    for (size_t i = 0; i < all.size(); ++i) all[i] = uint8_t(i % 3 == 0 ? i / 3072 / 256 : i / 3072 % 256);
     write_npy(path, {1005, 32, 32, 3}, all.data());
-    const Dataset data = load_dataset(path, 32, 1);
+    const Dataset data = load_dataset(path, 32, 1), again = load_dataset(path, 32, 2);
     ASSERT_EQ(data.train.count, 905);
     ASSERT_EQ(data.held_out.count, 100);
-    std::vector<uint8_t> joined = data.train.pixels;
-    joined.insert(joined.end(), data.held_out.pixels.begin(), data.held_out.pixels.end());
-    EXPECT_EQ(joined, all);
+    EXPECT_FALSE(data.none_held_out);
+    EXPECT_EQ(data.held_out.pixels, again.held_out.pixels) << "it does not depend on the seed";
+    const auto number = [](const ImageSet& set, int64_t i) { return image_at(set, i)[0] * 256 + image_at(set, i)[1]; };
+    std::set<int> seen;
+    std::map<int, int> classes;
+    for (int64_t i = 0; i < 100; ++i) {
+        seen.insert(number(data.held_out, i));
+        if (i < 50) ++classes[number(data.held_out, i) / 101];  // also of its first half, which evaluations take
+    }
+    EXPECT_EQ(classes.size(), 10u);
+    for (int64_t i = 0; i < 905; ++i) {
+        EXPECT_TRUE(seen.insert(number(data.train, i)).second) << i;
+        ASSERT_GT(number(data.train, i), i > 0 ? number(data.train, i - 1) : -1) << "in their order";
+    }
+    EXPECT_EQ(seen.size(), 1005u);
+    EXPECT_EQ(load_unsplit(path, 32)->pixels, all);
+    EXPECT_EQ(load_held_out(path, 32, 1, every_image).pixels, data.held_out.pixels);
+    EXPECT_EQ(describe(data), "data: 905 training images, 100 held out");
     fs::remove(path);
 }
 
@@ -225,6 +242,9 @@ TEST(NpyData, FewImagesServeAsBothSplits) {
     EXPECT_EQ(data.held_out.count, 5);
     EXPECT_EQ(data.train.pixels, all);
     EXPECT_EQ(data.held_out.pixels, all);
+    EXPECT_TRUE(data.none_held_out);
+    EXPECT_NE(describe(data).find("none are held out"), std::string::npos);
+    EXPECT_NE(data.held_out.name.find("none held out"), std::string::npos);
     fs::remove(path);
 }
 
@@ -240,6 +260,7 @@ TEST(NpyData, WrongImageSizes) {
     expect(64, 32, 64, {path, "64x32", "64x64", "218x178"});
     expect(178, 218, 64, {path, "178x218", "64x64"});
     expect(218, 178, 32, {path, "218x178", "32x32"});
+    expect(28, 28, 32, {path, "28x28", "np.pad"});
     write_bytes(path, "no images here");
     expect_failure([&] { load_dataset(path, 32, 1); }, {path, "not a .npy file"});
     fs::remove(path);
@@ -429,6 +450,16 @@ TEST(Batch, EndsOfTheRangeAreExact) {
     EXPECT_EQ(out[0], -1.0f);
     EXPECT_EQ(out[1], 1.0f);
     EXPECT_FLOAT_EQ(out[2], -0.6f);
+}
+
+TEST(Batch, SpreadImagesCoverTheSet) {
+    const ImageSet set = ramp_images(10, 3);
+    EXPECT_EQ(spread_images(set, 10).pixels, set.pixels);
+    EXPECT_EQ(spread_images(set, 99).pixels, set.pixels);
+    const ImageSet some = spread_images(set, 4);
+    ASSERT_EQ(some.count, 4);
+    for (int64_t i = 0; i < 4; ++i)
+        EXPECT_TRUE(std::equal(image_at(some, i), image_at(some, i) + 27, image_at(set, i * 10 / 4))) << i;
 }
 
 TEST(Batch, ContractViolationsThrow) {

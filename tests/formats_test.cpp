@@ -1,5 +1,6 @@
 // The file formats safetensors, .npy and PNG: well-formed and malformed files, and failed writes.
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <csignal>
 #include <cstring>
 #include <filesystem>
@@ -8,6 +9,7 @@
 #include "data/images.h"
 #include "file_helpers.h"
 #include "formats/crc32.h"
+#include "formats/foreign.h"
 #include "formats/npy.h"
 #include "formats/png.h"
 #include "formats/safetensors.h"
@@ -119,8 +121,8 @@ TEST(Safetensors, MissingFileOrFolder) {
 }
 
 TEST(Safetensors, BadPrefix) {
-    expect_bad_safetensors("", "has only 0 bytes");
-    expect_bad_safetensors("1234567", "has only 7 bytes");
+    expect_bad_safetensors("", "empty; copy or download it again");
+    expect_bad_safetensors(std::string("\1\0\0\0\0\0\0", 7), "has only 7 bytes");
     expect_bad_safetensors(std::string("\x10\0\0\0\0\0\0\0{}", 10), "claims a header of 16 bytes, the file has 10");
     expect_bad_safetensors(std::string(8, '\xFF') + "{}", "claims a header of 18446744073709551615 bytes");
 }
@@ -291,6 +293,8 @@ TEST(Safetensors, ShapeMustMatchTheBytes) {
 
 // --- .npy
 
+std::string text_of_type(const std::string& type) { return "elements of type '" + type + "'"; }
+
 // A handmade .npy file of the given version.
 std::string raw_npy(const std::string& dictionary, size_t data, char version = 1) {
     std::string header = dictionary + "\n";
@@ -338,19 +342,23 @@ TEST(Npy, ReadsVersionsOneToThree) {
 TEST(Npy, BadFiles) {
     const std::string shape = "1, 2, 2, 3", good = dictionary("|u1", "False", shape);
     const std::pair<std::string, std::string> cases[] = {
-        {"", "has only 0 bytes"},
-        {"PK\3\4 a zip archive", "does not start with \\x93NUMPY"},
+        {"", "empty; copy or download it again"},
+        {std::string("\1\2\0", 3), "has only 3 bytes"},
+        {"PK\3\4 a zip archive", "a zip archive; unpack it"},
+        {std::string(50, '\1'), "does not start with \\x93NUMPY"},
         {raw_npy(good, 12, 4), "version 4"},
         {raw_npy(good, 12).replace(8, 2, "\xFF\xFF"), "claims a header of 65535 bytes"},
         {raw_npy(good, 12, 2).replace(8, 4, "\xFF\xFF\xFF\xFF"), "claims a header of 4294967295 bytes"},
         {raw_npy("{'fortran_order': False, 'shape': (1, 2, 2, 3)}", 12), "no complete 'descr'"},
         {raw_npy("{'descr': '|u1', 'shape': (1, 2, 2, 3)}", 12), "no complete 'fortran_order'"},
         {raw_npy("{'descr': '|u1', 'fortran_order': False}", 12), "no complete 'shape'"},
-        {raw_npy(dictionary("|u1", "False", "1, 2, -2, 3"), 12), "shape (1, 2, -2, 3); expected images (N, H, W, 3)"},
+        {raw_npy(dictionary("|u1", "False", "1, 2, -2, 3"), 12),
+         "shape (1, 2, -2, 3); expected uint8 images (N, H, W, 3)"},
         {raw_npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 2, 2, 3", 12), "no complete 'shape'"},
-        {raw_npy(dictionary("<f4", "False", shape), 48), "elements of type '<f4'; expected uint8"},
+        {raw_npy(dictionary("<f4", "False", shape), 48), "elements of type '<f4', shape (1, 2, 2, 3); expected uint8"},
         {raw_npy(dictionary("|u1", "True", shape), 12), "Fortran order"},
-        {raw_npy(dictionary("|u1", "False", "2, 2, 3"), 12), "shape (2, 2, 3); expected images (N, H, W, 3)"},
+        {raw_npy(dictionary("|u1", "False", "2, 2, 3"), 12),
+         "a single image, shape (2, 2, 3); expected uint8 images (N, H, W, 3)"},
         {raw_npy(dictionary("|u1", "False", "1, 3, 2, 2"), 12), "images (N, H, W, 3)"},
         {raw_npy(dictionary("|u1", "False", "0, 2, 2, 3"), 0), "impossible shape"},
         {raw_npy(dictionary("|u1", "False", "999999999999999, 99999, 99999, 3"), 12), "impossible shape"},
@@ -366,6 +374,167 @@ TEST(Npy, BadFiles) {
     std::filesystem::remove(path);
     expect_failure([] { NpyImages images("/no/such.npy"); }, {"/no/such.npy", "No such file"});
     expect_failure([] { write_npy("/no/such/x.npy", {0}, nullptr); }, {"cannot write /no/such/x.npy", "No such file"});
+}
+
+// Every spelling of the header that NumPy reads.
+TEST(Npy, HeadersAreReadAsNumPyReadsThem) {
+    const std::string path = temporary_path("spelling.npy"), shape = "'shape': (1, 2, 2, 3)";
+    std::vector<std::string> dictionaries{
+        "{\"descr\": \"|u1\", \"fortran_order\": False, \"shape\": (1, 2, 2, 3)}",
+        "{'shape':(1,2,2,3),'descr':'|u1','fortran_order':False}",
+        "  {  'shape' : ( 1 , 2 , 2 , 3 , ) ,\n 'fortran_order' : False , 'descr' : '|u1' , }  ",
+        "{'descr': u'|u1', 'fortran_order': False, 'shape': (1L, 2L, 2L, 3L), }",
+        "{'descr': b'u1', 'fortran_order': False,\t'shape': (1, 2, 2, 3)}",
+        "{'fortran_order': False, \"descr\": '|u1', 'shape': (1, 2, 2, 3), }"};
+    for (const char* type : {"u1", "<u1", ">u1", "=u1", "uint8", "ubyte", "B", "<B", "|B"})
+        dictionaries.push_back(dictionary(type, "False", "1, 2, 2, 3"));
+    for (const std::string& text : dictionaries)
+        for (const char version : {1, 2, 3}) {
+            SCOPED_TRACE(text);
+            write_bytes(path, raw_npy(text, 12, version));
+            NpyImages images(path);
+            EXPECT_EQ(images.count, 1);
+            EXPECT_EQ(images.width, 2);
+            std::vector<uint8_t> image(12);
+            images.read_next(image.data());
+            EXPECT_EQ(image, std::vector<uint8_t>(12, 'x'));
+        }
+    for (const char* type : {"<uint8", "U1", "B1", "i1", "|b1", "u2", "", "|O", "S1"}) {
+        write_bytes(path, raw_npy(dictionary(type, "False", "1, 2, 2, 3"), 100));
+        expect_failure([&] { NpyImages images(path); }, {path, text_of_type(type), "expected uint8"});
+    }
+    for (const char* broken : {"", "descr", "{'descr'", "{'descr': '|u1'", "{'descr': '|u1, 'fortran_order': False}",
+                               "{descr: '|u1', 'fortran_order': False, 'shape': (1, 2, 2, 3)}",
+                               "{'descr': '|u1' 'fortran_order': False, 'shape': (1, 2, 2, 3)}",
+                               "{'descr': '|u1', 'fortran_order': Maybe, 'shape': (1, 2, 2, 3)}",
+                               "{'descr': '|u1', 'fortran_order': False, 'shape': (1, 2, 2, 3"}) {
+        write_bytes(path, raw_npy(broken, 12));
+        expect_failure([&] { NpyImages images(path); }, {path, "not a valid .npy file"});
+    }
+    std::filesystem::remove(path);
+}
+
+// The command in the message makes what is read: run where NumPy is found.
+TEST(Npy, OtherArraysAreNamedWithACommandThatConvertsThem) {
+    struct Case {
+        std::string array, what;
+        int64_t count, height, width;
+    };
+    const Case cases[] = {
+        {"np.arange(60, dtype='uint8').reshape(5, 3, 2, 2)", "channels first", 5, 2, 2},
+        {"np.arange(60, dtype='<f4').reshape(5, 2, 2, 3) / 59", "elements of type '<f4'", 5, 2, 2},
+        {"np.arange(60, dtype='f8').reshape(5, 3, 2, 2) / 30 - 1", "elements of type '<f8', channels first", 5, 2, 2},
+        {"np.arange(60).reshape(5, 2, 2, 3)", "elements of type '<i8'", 5, 2, 2},
+        {"np.asfortranarray(np.arange(60, dtype='uint8').reshape(5, 2, 2, 3))", "Fortran order", 5, 2, 2},
+        {"np.arange(5 * 784).astype('uint8').reshape(5, 28, 28)", "grey 28x28 images (MNIST's)", 5, 32, 32},
+        {"np.arange(5 * 784).astype('f4').reshape(5, 1, 28, 28)", "grey 28x28 images (MNIST's)", 5, 32, 32},
+        {"np.arange(5 * 784).astype('uint8').reshape(5, 784)", "grey 28x28 images (MNIST's)", 5, 32, 32},
+        {"np.arange(2 * 3072).astype('uint8').reshape(2, 3072)", "flat rows", 2, 32, 32},
+        {"np.arange(40, dtype='uint8').reshape(5, 2, 4)", "grey images", 5, 2, 4},
+        {"np.arange(40, dtype='uint8').reshape(5, 2, 4, 1)", "grey images", 5, 2, 4},
+        {"np.arange(160, dtype='uint8').reshape(5, 4, 8, 1).repeat(4, 3)", "four channels", 5, 4, 8},
+        {"np.arange(60, dtype='uint8').reshape(2, 2, 3, 5)", "the images along the last axis", 5, 2, 2},
+        {"np.arange(12, dtype='uint8').reshape(2, 2, 3)", "a single image", 1, 2, 2},
+        {"np.ones((5, 2, 2, 3), 'bool')", "elements of type '|b1'", 5, 2, 2}};
+    const std::string folder = temporary_path("arrays"), python = "cd '" + folder + "' && PATH=/usr/bin:$PATH ";
+    std::filesystem::create_directory(folder);
+    if (std::system((python + "python3 -c 'import numpy' 2>/dev/null").c_str()) != 0)
+        GTEST_SKIP() << "NumPy was not found";
+    for (const Case& c : cases) {
+        SCOPED_TRACE(c.array);
+        ASSERT_EQ(
+            std::system((python + "python3 -c \"import numpy as np; np.save('a.npy', " + c.array + ")\"").c_str()), 0);
+        std::string message;
+        try {
+            NpyImages images(folder + "/a.npy");
+        } catch (const std::runtime_error& error) {
+            message = error.what();
+        }
+        EXPECT_NE(message.find(c.what + ", shape ("), std::string::npos) << message;
+        const size_t begin = message.find("python3 -c"), end = message.find(" and give a-uint8.npy");
+        ASSERT_TRUE(begin != std::string::npos && end != std::string::npos) << message;
+        ASSERT_EQ(std::system((python + message.substr(begin, end - begin)).c_str()), 0) << message;
+        NpyImages images(folder + "/a-uint8.npy");
+        EXPECT_EQ(images.count, c.count);
+        EXPECT_EQ(images.height, c.height);
+        EXPECT_EQ(images.width, c.width);
+    }
+    std::filesystem::remove_all(folder);
+}
+
+// --- foreign files
+
+TEST(Foreign, FilesAreNamedForWhatTheyAre) {
+    const std::string zip = "PK\3\4" + std::string(22, '\0');
+    const auto zipped = [&](const std::string& name) { return zip + char(name.size()) + std::string(3, '\0') + name; };
+    const std::string torch = std::string("\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", 15),
+                      tar = std::string("cifar-10-batches-py/").append(237, '\0') + "ustar";
+    struct Case {
+        std::string name, bytes, as_data, as_networks;
+    };
+    const std::string converter = "reference/convert_release.py to-safetensors ";
+    const Case cases[] = {
+        {"x.npz", zipped("arr_0.npy"), "np.load('x.npz')['arr_0']", "a .npz"},
+        {"x.pth", zipped("archive/data.pkl"), "torch.save", converter + "x.pth x.safetensors"},
+        {"x.ckpt", torch, "torch.save", converter + "x.ckpt x.safetensors"},
+        {"a b.pth", torch, "torch.save", converter + "'a b.pth' 'a b.safetensors'"},
+        {"x.zip", zipped("img_align_celeba/"), "unzip x.zip", "unzip x.zip"},
+        {"cifar-10-python.tar.gz", "\x1F\x8B\x08xyz", "Python version of CIFAR-10; ", "CIFAR-10"},
+        {"cifar-100-python.tar.gz", "\x1F\x8B\x08xyz", "Python version of CIFAR-100", "CIFAR-100"},
+        {"x.tar.gz", "\x1F\x8B\x08xyz", "tar xf x.tar.gz", "tar xf x.tar.gz"},
+        {"x.npy.gz", "\x1F\x8B\x08xyz", "gunzip -k x.npy.gz", "gunzip"},
+        {"x.tar", tar, "Python version of CIFAR-10", "CIFAR-10"},
+        {"data_batch_1", "\x80\x04\x95.......", "Python version of CIFAR-10", "CIFAR-10"},
+        {"x.pkl", "\x80\x04\x95.......", "a Python pickle", "a Python pickle"},
+        {"x.pt", "\x80\x04\x95.......", "a Python pickle", converter},
+        {"x.h5", "\x89HDF\r\n\x1A\n.", "an HDF5 file", "give a .safetensors"},
+        {"x.mat", "MATLAB 5.0 MAT-file, ...", "a MATLAB file", "give a .safetensors"},
+        {"train-images-idx3-ubyte", std::string("\0\0\x08\x03\0\0", 6), "MNIST", "give a .safetensors"},
+        {"x.parquet", "PAR1....", "a Parquet file", "give a .safetensors"},
+        {"a/x.png", "\x89PNG\r\n\x1A\n..", "give the folder of pictures that it is in: a", "a picture"},
+        {"x.jpg", "\xFF\xD8\xFF\xE0..", "that it is in: .", "a picture"},
+        {"x.gif", "GIF89a", "a GIF picture", "a GIF picture"},
+        {"x.npy", "\x93NUMPY\1", "", "a NumPy array; give a .safetensors"},
+        {"x.safetensors", raw_safetensors("{}", 0), ".safetensors, which holds networks", ""},
+        // A header whose length has the bytes of a pickle.
+        {"x.safetensors", raw_safetensors("{" + std::string(639, ' '), 0), "which holds networks", ""},
+        {"x", "<html>", "a web page", "a web page"},
+        {"x", "\n  <!DOCTYPE HTML PUBLIC", "a web page", "a web page"},
+        {"x", "<?xml version='1.0'?><Error>", "an XML text", "an XML text"},
+        {"x", "version https://git-lfs.github.com/spec/v1\n", "git lfs pull", "git lfs pull"},
+        {"x", "/annex/objects/SHA256E-s1", "git annex get", "git annex get"},
+        {"x", "words", "a text file", "a text file; give a .safetensors"},
+        {"x", "", "empty", "empty"},
+        {"x", std::string("\3\1\4\1\5\x92\6\5\3\5", 10), "", ""}};
+    for (const Case& c : cases) {
+        SCOPED_TRACE(c.name + " " + c.bytes.substr(0, 20));
+        for (const auto& [wanted, part] : {std::pair(Wanted::data, c.as_data), {Wanted::networks, c.as_networks}}) {
+            const std::string what = foreign_format(c.name, c.bytes, wanted);
+            EXPECT_EQ(what.find('\n'), std::string::npos);
+            if (part.empty()) EXPECT_EQ(what, "");
+            else EXPECT_NE(what.find(part), std::string::npos) << what;
+        }
+    }
+}
+
+// Whatever reads them: no reader waits, and all say what lies there.
+TEST(Foreign, EveryReaderRefusesWhatIsNoFile) {
+    const std::string path = temporary_path("no_file");
+    ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+    const std::pair<std::string, std::string> cases[] = {
+        {path, "a FIFO"}, {"/dev/zero", "a device"}, {"/dev", "a folder"}, {"/no/such/file", "No such file"}};
+    for (const auto& [file, problem] : cases) {
+        expect_failure([&] { InputFile input(file); }, {"cannot read " + file, problem});
+        expect_failure([&] { NpyImages images(file); }, {file, problem});
+        expect_failure([&] { read_safetensors(file); }, {file, problem});
+    }
+    std::filesystem::remove(path);
+    for (const std::string bytes : {"<!doctype html><p>Sign in", "version https://git-lfs.github.com/spec/v1\noid"}) {
+        write_bytes(path, bytes);
+        expect_failure([&] { InputFile input(path); }, {path + " is a", "not the file itself"});
+        expect_failure([&] { read_file(path); }, {path});
+    }
+    std::filesystem::remove(path);
 }
 
 // --- PNG

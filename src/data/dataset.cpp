@@ -2,13 +2,16 @@
 #include "data/dataset.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 #include <filesystem>
+#include <numeric>
 
 #include "check.h"
+#include "data/pictures.h"
+#include "data/resize.h"
 #include "data/shapes.h"
 #include "formats/files.h"
+#include "formats/foreign.h"
 #include "formats/npy.h"
 #include "hash.h"
 
@@ -17,12 +20,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-ImageSet empty_set(const std::string& name, int64_t count, int64_t size) {
-    return {count, size, std::vector<uint8_t>(static_cast<size_t>(count * size * size * 3)), name};
-}
-
 ImageSet draw_shapes(const std::string& name, int64_t count, int64_t size, uint64_t seed) {
-    ImageSet set = empty_set(name, count, size);
+    ImageSet set = empty_images(name, count, size);
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < count; ++i) draw_shape(seed, i, size, set.pixels.data() + i * size * size * 3);
     return set;
@@ -97,127 +96,209 @@ Dataset load_cifar(const CifarFormat& format, fs::path folder, int64_t size) {
     for (const std::string& path : train) check_cifar_file(format, path, format.train_records);
     check_cifar_file(format, test, format.test_records);
 
-    Dataset data{empty_set(text(format.name, " train"), files * format.train_records, size),
-                 empty_set(text(format.name, " test"), format.test_records, size)};
+    Dataset data{empty_images(text(format.name, " train"), files * format.train_records, size),
+                 empty_images(text(format.name, " test"), format.test_records, size)};
     for (int64_t i = 0; i < files; ++i)
         read_cifar_file(format, train[size_t(i)], format.train_records, data.train.pixels.data() + i * file_bytes);
     read_cifar_file(format, test, format.test_records, data.held_out.pixels.data());
     return data;
 }
 
-Dataset load_cifar_folder(const fs::path& folder, int64_t size) {
-    const bool is_cifar100 = fs::exists(folder / cifar100.train_files[0]) ||
-                             (fs::is_directory(folder / cifar100.folder) && !fs::is_directory(folder / cifar10.folder));
-    return load_cifar(is_cifar100 ? cifar100 : cifar10, folder, size);
+bool holds_any(const CifarFormat& format, const fs::path& folder) {
+    std::error_code error;
+    return fs::is_directory(folder / format.folder, error) || fs::exists(folder / format.test_file, error) ||
+           std::any_of(format.train_files.begin(), format.train_files.end(),
+                       [&](const char* name) { return fs::exists(folder / name, error); });
+}
+
+// The format of a folder that holds CIFAR-10 or CIFAR-100, complete or not; null for any other.
+const CifarFormat* cifar_of(const fs::path& folder) {
+    for (const CifarFormat* format : {&cifar10, &cifar100})
+        if (holds_any(*format, folder)) return format;
+    return nullptr;
 }
 
 // A single file; its size tells which.
-Dataset load_cifar_file(const std::string& path, int64_t size) {
+ImageSet load_cifar_file(const std::string& path, int64_t size) {
     check_cifar_size(path, size);
-    const int64_t bytes = InputFile(path).size();
+    const InputFile input(path);
+    const int64_t bytes = input.size();
     for (const CifarFormat* format : {&cifar10, &cifar100})
         for (const int64_t records : {format->train_records, format->test_records}) {
             if (bytes != records * format->record_bytes()) continue;
-            ImageSet set = empty_set(text(format->name, " ", fs::path(path).filename().string()), records, size);
+            ImageSet set = empty_images(text(format->name, " ", fs::path(path).filename().string()), records, size);
             read_cifar_file(*format, path, records, set.pixels.data());
-            return {set, set};
+            return set;
         }
-    fail(path, " is not a CIFAR-10 or CIFAR-100 file: it has ", bytes,
-         " bytes; CIFAR-10's files have 30730000, CIFAR-100's test.bin 30740000 and train.bin 153700000");
+    const std::string what = foreign_format(path, input.head(), Wanted::data);
+    fail(path, " is not a CIFAR-10 or CIFAR-100 file",
+         what.empty()
+             ? text(": it has ", bytes, " bytes; CIFAR-10's files have 30730000, CIFAR-100's test.bin 30740000 ",
+                    "and train.bin 153700000")
+             : ", but " + what);
 }
 
-// --- CelebA: PIL's resize, bit for bit: fixed-point weights; a horizontal pass rounded to 8 bits, then a vertical one.
+// ---- .npy ---------------------------------------------------------------------------------------
 
-constexpr int64_t celeba_height = 218, celeba_width = 178, celeba_size = 64;
-constexpr int64_t crop_left = 15, crop_top = 40, crop_side = 148;
-constexpr int weight_bits = 22;  // PIL: 32 - 8 - 2
-
-// One output pixel is the weighted mean of the source pixels first, first + 1, ...
-struct ResizeTaps {
-    int64_t first = 0;
-    std::vector<int32_t> weights;
-};
-
-// Bilinear with antialiasing: a triangle filter, 2 * scale source pixels wide, centred on each output pixel.
-std::vector<ResizeTaps> triangle_taps(int64_t from, int64_t to) {
-    const double scale = static_cast<double>(from) / static_cast<double>(to), support = std::max(scale, 1.0);
-    std::vector<ResizeTaps> result(static_cast<size_t>(to));
-    for (int64_t i = 0; i < to; ++i) {
-        const double centre = (static_cast<double>(i) + 0.5) * scale;
-        const int64_t first = std::max<int64_t>(0, static_cast<int64_t>(centre - support + 0.5));
-        const int64_t last = std::min(from, static_cast<int64_t>(centre + support + 0.5));
-        std::vector<double> weights;
-        double sum = 0;
-        for (int64_t j = first; j < last; ++j) {
-            const double distance = std::abs(static_cast<double>(j) - centre + 0.5) / support;
-            weights.push_back(std::max(0.0, 1.0 - distance));
-            sum += weights.back();
-        }
-        result[i].first = first;
-        for (double w : weights) result[i].weights.push_back(static_cast<int32_t>(w / sum * (1 << weight_bits) + 0.5));
-    }
-    return result;
-}
-
-// sum_j weight_j * from[(first + j) * stride], rounded and clamped to 8 bits.
-uint8_t apply_taps(const ResizeTaps& taps, const uint8_t* from, int64_t stride) {
-    int32_t sum = 1 << (weight_bits - 1);
-    from += taps.first * stride;
-    for (int32_t weight : taps.weights) sum += weight * *from, from += stride;
-    return static_cast<uint8_t>(std::clamp(sum >> weight_bits, 0, 255));
-}
-
-Dataset load_npy(const std::string& path, int64_t size) {
+ImageSet load_npy(const std::string& path, int64_t size) {
     NpyImages input(path);
     const bool celeba = input.height == celeba_height && input.width == celeba_width && size == celeba_size;
+    const bool mnist = input.height == 28 && input.width == 28 && size == 32;
     if (!celeba && (input.height != size || input.width != size))
         fail(path, " has ", input.height, "x", input.width, " images, but this architecture needs ", size, "x", size,
-             size == celeba_size ? " (or CelebA's 218x178)" : "", "; resize them or choose another --architecture");
-    const int64_t held_out = input.count >= 1000 ? input.count / 10 : 0;
-    const std::string name = fs::path(path).filename().string();
-    Dataset data{empty_set(name, input.count - held_out, size), empty_set(name + " held out", held_out, size)};
-    std::vector<uint8_t> raw(static_cast<size_t>(input.height * input.width * 3));
+             size == celeba_size ? " (or CelebA's 218x178)" : "", "; ",
+             mnist ? text("pad them: python3 -c \"import numpy as np; np.save('padded.npy', np.pad(np.load(",
+                          python_word(path), "), ((0, 0), (2, 2), (2, 2), (0, 0))))\" and give padded.npy")
+                   : "resize them, give them as a folder of pictures, which are cropped and resized, or choose another "
+                     "--architecture");
+    const int64_t values = size * size * 3;
+    ImageSet set = empty_images(fs::path(path).filename().string(), input.count, size);
+    std::vector<uint8_t> raw(size_t(celeba ? input.height * input.width * 3 : 0));
     for (int64_t i = 0; i < input.count; ++i) {
-        const bool training = i < data.train.count;
-        const int64_t index = training ? i : i - data.train.count;
-        uint8_t* image = (training ? data.train : data.held_out).pixels.data() + index * size * size * 3;
+        uint8_t* const image = set.pixels.data() + i * values;
         input.read_next(celeba ? raw.data() : image);
         if (celeba) prepare_celeba(raw.data(), image);
     }
-    if (held_out == 0) data.held_out = data.train;
+    return set;
+}
+
+// ---- held-out images ------------------------------------------------------------------------------
+
+constexpr int64_t least_to_hold_out = 1000;
+
+// The indices of the training images, ascending, and of the held-out ones: the tenth with the smallest hashes, in their
+// order, which mixes the classes of a set that is sorted by class. None of a small set.
+struct Split {
+    std::vector<int64_t> train, held_out;
+};
+
+Split split_of(int64_t count) {
+    Split out;
+    out.train.resize(size_t(count));
+    std::iota(out.train.begin(), out.train.end(), 0);
+    if (count < least_to_hold_out) return out;
+    std::vector<int64_t> order = out.train;
+    std::sort(order.begin(), order.end(), [](int64_t a, int64_t b) {
+        return std::pair(hash64(0, uint64_t(a)), a) < std::pair(hash64(0, uint64_t(b)), b);
+    });
+    out.held_out.assign(order.begin(), order.begin() + count / 10);
+    out.train.assign(order.begin() + count / 10, order.end());
+    std::sort(out.train.begin(), out.train.end());
+    return out;
+}
+
+std::string held_out_name(const std::string& name) { return name + " held out"; }
+
+// The training images serve as held-out ones, too.
+Dataset none_held_out(ImageSet set) {
+    Dataset data{std::move(set), {}, true};
+    data.held_out = data.train;
+    data.held_out.name += " (none held out: training images)";
     return data;
+}
+
+// Without a copy of the training images.
+Dataset split(ImageSet set) {
+    const Split parts = split_of(set.count);
+    if (parts.held_out.empty()) return none_held_out(std::move(set));
+    const int64_t values = set.size * set.size * 3;
+    Dataset data;
+    data.held_out = empty_images(held_out_name(set.name), int64_t(parts.held_out.size()), set.size);
+    uint8_t* to = data.held_out.pixels.data();
+    for (const int64_t i : parts.held_out) to = std::copy_n(image_at(set, i), values, to);
+    to = set.pixels.data();
+    for (const int64_t i : parts.train) to = std::copy_n(image_at(set, i), values, to);
+    set.count = int64_t(parts.train.size());
+    set.pixels.resize(size_t(set.count * values));
+    data.train = std::move(set);
+    return data;
+}
+
+// ---- folders of pictures --------------------------------------------------------------------------
+
+std::vector<std::string> chosen(const std::vector<std::string>& files, const std::vector<int64_t>& indices) {
+    std::vector<std::string> out;
+    for (const int64_t i : indices) out.push_back(files[size_t(i)]);
+    return out;
+}
+
+// Whether a picture is held out depends on its place among all files, not on which of them can be read: so held-out
+// pictures can be loaded alone.
+Dataset load_pictures(const std::string& folder, int64_t size) {
+    const std::vector<std::string> files = find_pictures(folder);
+    const Split parts = split_of(int64_t(files.size()));
+    std::vector<int64_t> order = parts.train;
+    order.insert(order.end(), parts.held_out.begin(), parts.held_out.end());
+    PictureSet read = read_pictures(folder, chosen(files, order), size);
+    if (parts.held_out.empty()) return none_held_out(std::move(read.images));
+    Dataset data{std::move(read.images), {}, false};
+    ImageSet& train = data.train;
+    const int64_t all = train.count, values = size * size * 3;
+    train.count =
+        std::lower_bound(read.indices.begin(), read.indices.end(), int64_t(parts.train.size())) - read.indices.begin();
+    data.held_out = {all - train.count,
+                     size,
+                     {train.pixels.begin() + train.count * values, train.pixels.end()},
+                     held_out_name(train.name)};
+    train.pixels.resize(size_t(train.count * values));
+    return data;
+}
+
+bool is_picture_folder(const std::string& source) {
+    std::error_code error;
+    return source != "shapes" && fs::is_directory(source, error) && !cifar_of(source);
 }
 
 }  // namespace
 
-void prepare_celeba(const uint8_t* image, uint8_t* out) {
-    static const std::vector<ResizeTaps> taps = triangle_taps(crop_side, celeba_size);
-    std::vector<uint8_t> narrow(crop_side * celeba_size * 3);  // (148,64,3)
-    for (int64_t row = 0; row < crop_side; ++row)
-        for (int64_t i = 0; i < celeba_size * 3; ++i)
-            narrow[row * celeba_size * 3 + i] =
-                apply_taps(taps[i / 3], image + ((crop_top + row) * celeba_width + crop_left) * 3 + i % 3, 3);
-    for (int64_t row = 0; row < celeba_size; ++row)
-        for (int64_t i = 0; i < celeba_size * 3; ++i)
-            out[row * celeba_size * 3 + i] = apply_taps(taps[row], narrow.data() + i, celeba_size * 3);
+std::optional<ImageSet> load_unsplit(const std::string& source, int64_t size) {
+    if (source == "shapes") return {};
+    std::error_code error;
+    if (!fs::exists(source, error))
+        fail("no file or folder ", source,
+             " to read images from; give a folder of PNG or JPEG pictures, a folder with CIFAR-10 (`bash "
+             "data/cifar10.sh` fetches it), a .npy file or the word shapes");
+    if (is_picture_folder(source)) return read_pictures(source, find_pictures(source), size).images;
+    if (fs::is_directory(source, error)) return {};
+    return source.ends_with(".bin") ? load_cifar_file(source, size) : load_npy(source, size);
 }
 
 Dataset load_dataset(const std::string& source, int64_t size, uint64_t seed) {
     if (source == "shapes")
         return {draw_shapes("shapes", 10000, size, hash64(seed, 0)),
-                draw_shapes("shapes held out", 2000, size, hash64(seed, 1))};
-    std::error_code error;
-    if (fs::is_directory(source, error)) return load_cifar_folder(source, size);
-    if (!fs::exists(source, error))
-        fail("no file or folder ", source,
-             " to read images from; give a folder with CIFAR-10 (`bash data/cifar10.sh` fetches it), a .npy file or "
-             "the word shapes");
-    if (source.ends_with(".bin")) return load_cifar_file(source, size);
-    return load_npy(source, size);
+                draw_shapes("shapes held out", 2000, size, hash64(seed, 1)), false};
+    if (is_picture_folder(source)) return load_pictures(source, size);
+    std::optional<ImageSet> whole = load_unsplit(source, size);
+    if (!whole) return load_cifar(*cifar_of(source), source, size);
+    return source.ends_with(".bin") ? none_held_out(std::move(*whole)) : split(std::move(*whole));
+}
+
+ImageSet load_held_out(const std::string& source, int64_t size, uint64_t seed, int64_t count) {
+    if (is_picture_folder(source)) {
+        const std::vector<std::string> files = find_pictures(source);
+        std::vector<int64_t> held_out = split_of(int64_t(files.size())).held_out;
+        if (!held_out.empty()) {
+            held_out.resize(size_t(std::min(count, int64_t(held_out.size()))));
+            ImageSet set = read_pictures(source, chosen(files, held_out), size).images;
+            set.name = held_out_name(set.name);
+            return set;
+        }
+    }
+    const Dataset data = load_dataset(source, size, seed);
+    return data.none_held_out ? spread_images(data.held_out, count) : first_images(data.held_out, count);
+}
+
+std::string describe(const Dataset& data) {
+    if (!data.none_held_out)
+        return text("data: ", data.train.count, " training images, ", data.held_out.count, " held out");
+    return text("data: ", data.train.count, " training images; none are held out (of a .npy or a folder with ",
+                least_to_hold_out, " or more, a tenth is): pictures and distances are of training images");
 }
 
 std::string default_data(int64_t size) {
-    if (size != cifar_side) fail("--data: give a .npy file of uint8 images, (N, 218, 178, 3) or (N, 64, 64, 3)");
+    if (size != cifar_side)
+        fail("--data: give a folder of pictures, such as CelebA's img_align_celeba, or a .npy file of uint8 images, ",
+             "(N, 218, 178, 3) or (N, 64, 64, 3)");
     const char* folder = std::getenv("CIFAR10_DIR");
     return folder && *folder ? folder : "data/cifar-10-batches-bin";
 }

@@ -4,11 +4,21 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <new>
 
 #include "check.h"
 #include "formats/png.h"
 
 namespace dualmcmc {
+
+ImageSet empty_images(const std::string& name, int64_t count, int64_t size) {
+    try {
+        return {count, size, std::vector<uint8_t>(size_t(count * size * size * 3)), name};
+    } catch (const std::bad_alloc&) {
+        fail(name, ": ", count, " images of ", size, "x", size, " need ", count * size * size * 3 >> 20,
+             " MiB of memory, which is more than there is; use fewer");
+    }
+}
 
 const uint8_t* image_at(const ImageSet& set, int64_t index) {
     CHECK_GE(index, 0);
@@ -45,6 +55,14 @@ void append_images(ImageSet& set, const ImageSet& more) {
 ImageSet first_images(const ImageSet& set, int64_t count) {
     const int64_t kept = std::min(count, set.count);
     return {kept, set.size, {set.pixels.begin(), set.pixels.begin() + kept * set.size * set.size * 3}, set.name};
+}
+
+ImageSet spread_images(const ImageSet& set, int64_t count) {
+    const int64_t kept = std::min(count, set.count), values = set.size * set.size * 3;
+    ImageSet out = empty_images(set.name, kept, set.size);
+    for (int64_t i = 0; i < kept; ++i)
+        std::copy_n(image_at(set, i * set.count / kept), values, out.pixels.data() + i * values);
+    return out;
 }
 
 ImageSet from_floats(const real* x, int64_t count, int64_t size) {

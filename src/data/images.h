@@ -16,6 +16,9 @@ struct ImageSet {
     std::string name;             // for messages, e.g. "CIFAR-10 train"
 };
 
+// A set of black images. Fails if they do not fit into memory.
+ImageSet empty_images(const std::string& name, int64_t count, int64_t size);
+
 // One image of a set, (S,S,3).
 const uint8_t* image_at(const ImageSet& set, int64_t index);
 
@@ -28,6 +31,9 @@ void append_images(ImageSet& set, const ImageSet& more);
 
 // The first `count` images of a set, or all if it has fewer.
 ImageSet first_images(const ImageSet& set, int64_t count);
+
+// `count` images at equal distances in a set, or all if it has fewer: of a set sorted by class, images of every class.
+ImageSet spread_images(const ImageSet& set, int64_t count);
 
 // Images from x, (N,S,S,3) in [-1, 1]: clamped and rounded to the nearest of 256 levels; NaN becomes black.
 ImageSet from_floats(const real* x, int64_t count, int64_t size);

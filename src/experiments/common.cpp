@@ -108,7 +108,8 @@ void Experiment::apply_overrides() {
     if (given("--data")) config_.data = data_;
     if (config_.data.empty())
         fail("--data: ", model_,
-             " does not name the data it was trained on; give a folder with CIFAR-10, a .npy or the word shapes");
+             " does not name the data it was trained on; give a folder with pictures or CIFAR-10, a .npy or the word "
+             "shapes");
 }
 
 std::string chain_text(const ChainSettings& c) {
@@ -135,7 +136,7 @@ int Experiment::run() {
     const LoadedCheckpoint checkpoint = read_checkpoint(model_);
     config_ = checkpoint.config;
     apply_overrides();
-    dataset_ = load_dataset(config_.data, config_.model.image_size(), uint64_t(config_.seed));
+    test_ = load_held_out(config_.data, config_.model.image_size(), uint64_t(config_.seed), every_image);
     if (count_ > max_count() && (given("--count") || max_count() < 1))
         fail("--count ", count_, ": the ", test().count, " test images (", test().name, ") allow at most ",
              max_count());

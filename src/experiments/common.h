@@ -64,7 +64,7 @@ protected:
     Tensor generate(const Tensor& z);
     // z ~ q(z|x).
     Tensor encode(const Tensor& x, const Tensor& epsilon);
-    const ImageSet& test() const { return dataset_.held_out; }
+    const ImageSet& test() const { return test_; }
     uint64_t seed() const { return uint64_t(seed_); }
     const ChainSettings& chain_x() const { return config_.sampler; }
     const ChainSettings& chain_z() const { return config_.step.chain_z; }
@@ -75,7 +75,7 @@ protected:
     int threads_ = 0;
     BatchNormMode batch_norm_;
     Config config_;  // the checkpoint's, with the flags applied
-    Dataset dataset_;
+    ImageSet test_;  // the test images, held out from training where the data set has enough
     std::optional<Models> models_;
 
 private:

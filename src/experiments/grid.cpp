@@ -431,7 +431,7 @@ void GridCommand::log_settings(const Config& c, const Dataset& data) {
             "machine cost a training nothing and its evaluations are not counted"));
     log(text("cost: seconds of ", time, " per iteration, minimum of ", timed_iterations,
              ", measured for all variants in turns before any training"));
-    const double floor = sliced_wasserstein(first_images(data.train, count_), test_, uint64_t(c.seed)).mean;
+    const double floor = sliced_wasserstein(spread_images(data.train, count_), test_, uint64_t(c.seed)).mean;
     log(text("measured on ", count_, " held-out images (", test_.name,
              "): MSE per pixel and channel in [-1, 1] after the z-chain of training"));
     log(text("(without a z-chain: at the encoder's mean; without an encoder: from noise, at least ", inference_steps,

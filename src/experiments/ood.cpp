@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <filesystem>
+#include <optional>
 
 #include "experiments/statistics.h"
 #include "hash.h"
@@ -16,20 +16,16 @@ namespace {
 
 constexpr int histogram_bins = 60;
 
-ImageSet empty_set(const std::string& name, int64_t count, int64_t size) {
-    return {count, size, std::vector<uint8_t>(size_t(count * size * size * 3)), name};
-}
-
 // Every channel of every pixel independent, uniform on the 256 levels.
 ImageSet uniform_noise(int64_t count, int64_t size, uint64_t seed) {
-    ImageSet set = empty_set("uniform noise", count, size);
+    ImageSet set = empty_images("uniform noise", count, size);
     for (size_t i = 0; i < set.pixels.size(); ++i) set.pixels[i] = uint8_t(hash64(hash64(seed, 0), i) >> 56);
     return set;
 }
 
 // One uniformly random colour per image.
 ImageSet constant_images(int64_t count, int64_t size, uint64_t seed) {
-    ImageSet set = empty_set("constant images", count, size);
+    ImageSet set = empty_images("constant images", count, size);
     const int64_t values = size * size * 3;
     for (int64_t i = 0; i < count * values; ++i)
         set.pixels[size_t(i)] = uint8_t(hash64(hash64(seed, 1), uint64_t(i / values * 3 + i % 3)) >> 56);
@@ -38,7 +34,7 @@ ImageSet constant_images(int64_t count, int64_t size, uint64_t seed) {
 
 // Image i is the mean of image i and the image half the set further on, rounded up.
 ImageSet means_of_two(const ImageSet& images) {
-    ImageSet set = empty_set("means of two test images", images.count, images.size);
+    ImageSet set = empty_images("means of two test images", images.count, images.size);
     const size_t values = size_t(images.size * images.size * 3), shift = size_t((images.count + 1) / 2) * values;
     for (size_t i = 0; i < set.pixels.size(); ++i)
         set.pixels[i] = uint8_t((images.pixels[i] + images.pixels[(i + shift) % images.pixels.size()] + 1) / 2);
@@ -52,8 +48,10 @@ OodCommand::OodCommand(CLI::App& app)
     command_
         ->add_option(
             "--against", against_,
-            "another set: a .npy of uint8 (N,H,W,3), a folder with CIFAR-10 or CIFAR-100 (its test images), or one of "
-            "their .bin files; repeatable. SVHN's test_32x32.mat becomes a .npy by: python3 -c \"import numpy, "
+            "another set: a folder of PNG or JPEG pictures, a .npy of uint8 (N,H,W,3), a folder with CIFAR-10 or "
+            "CIFAR-100 "
+            "(its test images), or one of their .bin files; repeatable. SVHN's test_32x32.mat becomes a .npy by: "
+            "python3 -c \"import numpy, "
             "scipy.io; "
             "numpy.save('svhn.npy', scipy.io.loadmat('test_32x32.mat')['X'].transpose(3, 0, 1, 2).copy('C'))\"")
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
@@ -62,18 +60,18 @@ OodCommand::OodCommand(CLI::App& app)
 std::vector<ImageSet> OodCommand::other_sets() const {
     const int64_t size = test().size;
     std::vector<ImageSet> sets{uniform_noise(count_, size, seed()), constant_images(count_, size, seed()),
-                               means_of_two(first_images(test(), count_))};
+                               means_of_two(spread_images(test(), count_))};
     auto add = [&](const std::string& name, const ImageSet& set) {
-        sets.push_back(first_images(set, count_));
+        sets.push_back(spread_images(set, count_));
         sets.back().name = name;
     };
     if (config_.data != "shapes") add("shapes", load_dataset("shapes", size, seed()).train);
-    add("training images", dataset_.train);
+    add("training images", load_dataset(config_.data, size, uint64_t(config_.seed)).train);
     for (const std::string& path : against_) {
-        // The model did not train on these, so a file counts as a whole, without its split into training and held-out
-        // images.
-        const Dataset data = load_dataset(path, size, seed());
-        const ImageSet& set = std::filesystem::is_directory(path) ? data.held_out : data.train;
+        // The model did not train on these, so a file or a folder of pictures counts as a whole, without its split into
+        // training and held-out images.
+        const std::optional<ImageSet> whole = load_unsplit(path, size);
+        const ImageSet set = whole ? *whole : load_held_out(path, size, seed(), count_);
         add(set.name, set);
     }
     return sets;
@@ -109,7 +107,7 @@ std::vector<OodCommand::Scores> OodCommand::score(const std::vector<ImageSet>& s
                       set.name.c_str(), e.size(), area, m.mean, m.p10, m.p90);
         log(line);
     };
-    ImageSet images = first_images(test(), count_);
+    ImageSet images = spread_images(test(), count_);
     images.name = "test images";
     row(images);
     for (const ImageSet& set : sets) row(set);

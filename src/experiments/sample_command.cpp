@@ -104,7 +104,8 @@ void SampleCommand::apply_overrides(const Config& trained) {
 void SampleCommand::load_data() {
     try {
         if (config_.data.empty()) fail("the checkpoint does not name the data it was trained on; give --data");
-        real_ = load_dataset(config_.data, config_.model.image_size(), uint64_t(config_.seed)).held_out;
+        real_ = load_held_out(config_.data, config_.model.image_size(), uint64_t(config_.seed),
+                              std::min(count_, max_distance_images));
     } catch (const std::exception& error) {
         if (command_->count("--data")) throw;
         std::printf("no sliced Wasserstein distance: %s\n", error.what());
@@ -252,9 +253,10 @@ int SampleCommand::run() {
 ExportCommand::ExportCommand(CLI::App& app)
     : command_(app.add_subcommand("export", "the images of a data set as a folder of PNGs for FID and IS")) {
     command_->add_option("--data", data_, "as in train")->required();
-    command_->add_option("--split", split_, "train or test")
-        ->check(CLI::IsMember({"train", "test"}))
-        ->capture_default_str();
+    command_
+        ->add_option("--split", split_,
+                     "train, test or all (default: all of a file or a folder of pictures, train of CIFAR and shapes)")
+        ->check(CLI::IsMember({"train", "test", "all"}));
     command_->add_option("--count", count_, "number of images, from the first on (default: all)");
     command_->add_option("--out", out_, "folder for the images: 000000.png and so on")->capture_default_str();
     command_->add_option("--architecture", architecture_, "cifar10 (32x32 images) or celeba64 (64x64)")
@@ -263,13 +265,23 @@ ExportCommand::ExportCommand(CLI::App& app)
     command_->add_option("--seed", seed_, "seed of the data set shapes")->capture_default_str();
 }
 
+ImageSet ExportCommand::load(int64_t size) const {
+    if (split_.empty() || split_ == "all") {
+        if (std::optional<ImageSet> whole = load_unsplit(data_, size)) return std::move(*whole);
+        if (split_ == "all") fail("--split all: ", data_, " comes in two parts; export train and test to two folders");
+    }
+    Dataset data = load_dataset(data_, size, uint64_t(seed_));
+    if (split_ == "test" && data.none_held_out)
+        fail("--split test: no image of ", data_, " is held out; leave --split out to export all ", data.train.count);
+    return std::move(split_ == "test" ? data.held_out : data.train);
+}
+
 int ExportCommand::run() {
     if (command_->count("--count") && count_ < 1) fail("--count ", count_, ": must be at least 1");
     if (seed_ < 0) fail("--seed ", seed_, ": must be at least 0");
     ModelSettings model;
     model.architecture = architecture_;
-    const Dataset data = load_dataset(data_, model.image_size(), uint64_t(seed_));
-    const ImageSet& images = split_ == "train" ? data.train : data.held_out;
+    const ImageSet images = load(model.image_size());
     if (count_ > images.count) fail("--count ", count_, ": ", images.name, " has ", images.count, " images");
     const int64_t count = count_ > 0 ? count_ : images.count;
     make_folder(out_);

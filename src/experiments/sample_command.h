@@ -58,8 +58,10 @@ public:
     int run();
 
 private:
+    ImageSet load(int64_t size) const;
+
     CLI::App* command_;
-    std::string data_, out_ = "images", architecture_ = "cifar10", split_ = "train";
+    std::string data_, out_ = "images", architecture_ = "cifar10", split_;
     int64_t count_ = 0, seed_ = 1;
 };
 

@@ -1,6 +1,7 @@
 // Flags to settings to a run.
 #include "experiments/train_command.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <iostream>
 #include <type_traits>
@@ -40,15 +41,29 @@ void TrainCommand::override_by_flags(Config& config) const {
         if (given(name)) set_setting(config, name, value);
 }
 
+std::string TrainCommand::preset(const Lines& file, const std::optional<LoadedCheckpoint>& init) const {
+    const bool in_file = std::any_of(file.begin(), file.end(), [](const auto& line) { return line.first == "preset"; });
+    const std::string name = flag_or_line("preset", file);
+    return init && !given("preset") && !in_file ? init->config.preset : name;
+}
+
 // The order of precedence is in the header.
-Config TrainCommand::settings(const Lines& file, const std::optional<LoadedCheckpoint>& resume) const {
-    const std::string preset = flag_or_line("preset", file), method = flag_or_line("method", file);
+Config TrainCommand::settings(const Lines& file, const std::optional<LoadedCheckpoint>& resume,
+                              const std::optional<LoadedCheckpoint>& init) const {
+    const std::string preset = this->preset(file, init), method = flag_or_line("method", file);
     Config c = resume ? resume->config : preset_config(preset);
+    if (init) {
+        if (c.model.architecture != init->config.model.architecture)
+            fail("--init: ", init->path, " holds ", init->config.model.architecture, " networks, but --preset ", preset,
+                 " is for ", c.model.architecture, "; choose another --preset");
+        c.model = init->config.model;
+    }
     if (!resume) apply_method(c.step, c.method = method);
     for (const auto& [name, value] : file) set_setting(c, name, value);
     if (!resume && given("method")) apply_method(c.step, method);
     override_by_flags(c);
     c.preset = resume ? resume->config.preset : preset;
+    if (resume) c.init = resume->config.init;
     return c;
 }
 
@@ -75,13 +90,17 @@ void print_changes(const Config& before, const Config& now) {
     if (!changes.empty()) print_line("--resume with other settings: " + changes);
 }
 
-// A resumed run keeps its networks and its method.
-void check_resumable(const Config& config, const LoadedCheckpoint& checkpoint) {
+// A run keeps the networks that it starts from with `flag`, --resume or --init.
+void check_networks(const std::string& flag, const Config& config, const LoadedCheckpoint& checkpoint) {
     const ModelSettings &a = config.model, &b = checkpoint.config.model;
     if (a.architecture != b.architecture || a.width_generator != b.width_generator || a.width_ebm != b.width_ebm ||
         a.width_encoder != b.width_encoder || a.latent != b.latent)
-        fail("--resume: ", checkpoint.path, " holds ", b.architecture, " networks of widths ", b.width_generator, "/",
+        fail(flag, ": ", checkpoint.path, " holds ", b.architecture, " networks of widths ", b.width_generator, "/",
              b.width_ebm, "/", b.width_encoder, ", latent ", b.latent, "; leave the architecture and width flags out");
+}
+
+// A resumed run keeps its method.
+void check_method(const Config& config, const LoadedCheckpoint& checkpoint) {
     if (config.method != checkpoint.config.method)
         fail("--resume: ", checkpoint.path, " is a run of --method ", checkpoint.config.method, "; leave --method out");
 }
@@ -97,6 +116,7 @@ void print_settings(const Config& c) {
         m.architecture.c_str(), c.data.c_str(), (long long)m.width_generator, (long long)m.width_ebm,
         (long long)m.width_encoder, (long long)m.latent, (long long)c.batch, (long long)x.steps, double(x.step_size),
         double(x.temperature()), (long long)z.steps, double(z.step_size));
+    if (!c.init.empty()) std::printf("networks at iteration 0: those of %s\n", c.init.c_str());
     std::fflush(stdout);
     if (const std::string note = untrained_note(c); !note.empty()) print_line(note);
 }
@@ -118,14 +138,18 @@ void report(const std::string& folder) {
 
 int TrainCommand::run() {
     const Lines file = config_file_.empty() ? Lines() : read_config(config_file_);
+    std::optional<LoadedCheckpoint> resume, init;
+    if (resume_ && given("init"))
+        fail("--init: --resume continues a run from its own checkpoint; leave one of them out");
+    if (const std::string path = flag_or_line("init", file); !resume_ && !path.empty()) init = read_checkpoint(path);
     std::string out = flag_or_line("out", file);
-    if (out.empty()) out = "runs/" + flag_or_line("preset", file);
-    std::optional<LoadedCheckpoint> resume;
+    if (out.empty()) out = "runs/" + preset(file, init);
     if (resume_) resume = checkpoint_to_resume(out);
 
-    Config config = settings(file, resume);
+    Config config = settings(file, resume, init);
     config.out = out;
-    if (resume) check_resumable(config, *resume);
+    if (resume) check_networks("--resume", config, *resume), check_method(config, *resume);
+    if (init) check_networks("--init", config, *init);
     check_config(config);
     if (config.data.empty()) config.data = default_data(config.model.image_size());
     std::printf("device: %s\n", select_device(config.device, int(config.threads), config.precision).c_str());

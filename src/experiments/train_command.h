@@ -14,14 +14,15 @@ namespace dualmcmc {
 
 // Where the settings of a run come from; each source overrides those above it:
 //
-//   1. the preset; with --resume the checkpoint, and no 2 and 4
+//   1. the preset, with the architecture and widths of --init; with --resume the checkpoint, and no 2 and 4
 //   2. the method's switches (apply_method)
 //   3. the lines of --config
 //   4. the method's switches again if --method is a flag, so that it also overrides switches in the file
 //   5. the flags
 //
-// The names of the preset and the method, and the output folder, are needed first. They come from the flag, else from
-// the file, else from the default. (Grids of trainings, experiments/grid.h, have sources of their own.)
+// The names of the preset and the method, the output folder and --init are needed first. They come from the flag, else
+// from the file, else from the default; the preset's default is that of --init. (Grids of trainings,
+// experiments/grid.h, have sources of their own.)
 class TrainCommand {
 public:
     explicit TrainCommand(CLI::App& app);
@@ -34,7 +35,9 @@ private:
 
     bool given(const std::string& name) const { return command_->count("--" + name) > 0; }
     std::string flag_or_line(const std::string& name, const Lines& file) const;
-    Config settings(const Lines& file, const std::optional<LoadedCheckpoint>& resume) const;
+    std::string preset(const Lines& file, const std::optional<LoadedCheckpoint>& init) const;
+    Config settings(const Lines& file, const std::optional<LoadedCheckpoint>& resume,
+                    const std::optional<LoadedCheckpoint>& init) const;
     void override_by_flags(Config& config) const;
 
     CLI::App* command_;

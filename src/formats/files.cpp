@@ -6,22 +6,50 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <system_error>
 
 #include "check.h"
+#include "formats/foreign.h"
 
 namespace dualmcmc {
 
-InputFile::InputFile(const std::string& path) : path_(path), file_(std::fopen(path.c_str(), "rb")) {
+namespace {
+
+// Opens a regular file. Neither the opening nor a later read waits: a FIFO without a writer would, for ever.
+FILE* open_regular(const std::string& path, int64_t& size) {
+    const int descriptor = open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    const int reason = errno;
+    struct stat status {};
+    if ((descriptor < 0 ? stat(path.c_str(), &status) : fstat(descriptor, &status)) == 0 && !S_ISREG(status.st_mode)) {
+        if (descriptor >= 0) close(descriptor);
+        const char* const what = S_ISDIR(status.st_mode)    ? "a folder, not a file"
+                                 : S_ISFIFO(status.st_mode) ? "a FIFO (a pipe), not a regular file; save it to a file"
+                                 : S_ISSOCK(status.st_mode) ? "a socket, not a regular file"
+                                                            : "a device, not a regular file";
+        fail("cannot read ", path, ": it is ", what);
+    }
+    if (descriptor < 0) fail("cannot read ", path, ": ", std::strerror(reason));
+    size = status.st_size;
+    return fdopen(descriptor, "rb");
+}
+
+}  // namespace
+
+InputFile::InputFile(const std::string& path) : path_(path), file_(open_regular(path, size_)) {
     if (!file_) fail("cannot read ", path, ": ", std::strerror(errno));
-    struct stat status;
-    if (fstat(fileno(file_.get()), &status) != 0) fail("cannot read ", path, ": ", std::strerror(errno));
-    if (S_ISDIR(status.st_mode)) fail("cannot read ", path, ": it is a folder, not a file");
-    if (!S_ISREG(status.st_mode)) fail("cannot read ", path, ": it is not a regular file");
-    size_ = remaining_ = status.st_size;
+    remaining_ = size_;
+    if (const std::string what = placeholder(head()); !what.empty()) fail(path, " is ", what);
+}
+
+std::string InputFile::head() const {
+    std::string bytes(size_t(foreign_head), '\0');
+    const ssize_t found = pread(fileno(file_.get()), bytes.data(), bytes.size(), 0);
+    bytes.resize(size_t(std::max<ssize_t>(found, 0)));
+    return bytes;
 }
 
 void InputFile::read(void* to, int64_t bytes) {

@@ -22,8 +22,11 @@ using FileHandle = std::unique_ptr<FILE, CloseFile>;
 // A file opened for sequential reading.
 class InputFile {
 public:
-    // Fails if `path` is missing, unreadable or not a regular file.
+    // Fails if `path` is missing, unreadable or not a regular file, at once even for a FIFO; or if a web page or a Git
+    // LFS pointer lies in its place (foreign.h).
     explicit InputFile(const std::string& path);
+    // The first bytes, for foreign_format; at most foreign_head of them. Reading goes on where it was.
+    std::string head() const;
     // Size of the file in bytes.
     int64_t size() const { return size_; }
     // Bytes not read yet.
@@ -34,8 +37,8 @@ public:
 
 private:
     std::string path_;
-    FileHandle file_;
     int64_t size_ = 0, remaining_ = 0;
+    FileHandle file_;
 };
 
 // Writes a file atomically: bytes go to PATH.PID.tmp, which commit() flushes to disk and renames to PATH. Any failure

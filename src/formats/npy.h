@@ -11,8 +11,9 @@ namespace dualmcmc {
 // A .npy file of images, (count, height, width, 3) uint8, read one image at a time: it may be larger than memory.
 class NpyImages {
 public:
-    // Opens the file and reads its header (versions 1 to 3). Fails, naming the file, if it is missing, truncated, not
-    // .npy, not uint8, in Fortran order, or not of shape (N, H, W, 3).
+    // Opens the file and reads its header (versions 1 to 3), in every spelling that NumPy reads. Fails, naming the
+    // file, if it is missing, truncated or not .npy (naming what it is); and if the array is not uint8 of shape (N, H,
+    // W, 3) in C order, with the command that converts it.
     explicit NpyImages(const std::string& path);
     int64_t count = 0, height = 0, width = 0;
     // Copies the next image to `image`, (height, width, 3). May be called `count` times.

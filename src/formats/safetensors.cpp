@@ -12,6 +12,7 @@
 #include "check.h"
 #include "formats/crc32.h"
 #include "formats/files.h"
+#include "formats/foreign.h"
 
 namespace dualmcmc {
 namespace {
@@ -313,6 +314,8 @@ template std::vector<double> values_of(const StoredTensor& tensor, const std::st
 
 namespace {
 SafetensorsFile read_contents(InputFile& input, const std::string& path) {
+    if (const std::string what = foreign_format(path, input.head(), Wanted::networks); !what.empty())
+        fail(path, " is not a safetensors file, but ", what);
     uint64_t length = 0;
     if (input.size() < 8) fail(path, " is not a safetensors file: it has only ", input.size(), " bytes");
     input.read(&length, sizeof length);

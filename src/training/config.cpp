@@ -5,9 +5,11 @@
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
-#include <fstream>
 #include <set>
+#include <sstream>
 #include <type_traits>
+
+#include "formats/files.h"
 
 namespace dualmcmc {
 
@@ -133,9 +135,18 @@ std::string config_to_text(const Config& config) {
     return out;
 }
 
+namespace {
+std::string config_text(const std::string& path) {
+    try {
+        return read_file(path);
+    } catch (const std::exception& error) {
+        fail("--config: ", error.what());
+    }
+}
+}  // namespace
+
 std::vector<std::pair<std::string, std::string>> read_config(const std::string& path) {
-    std::ifstream in(path);
-    if (!in) fail("--config ", path, ": cannot be read");
+    std::istringstream in(config_text(path));
     auto trim = [](const std::string& s) {
         const size_t first = s.find_first_not_of(" \t\r"), last = s.find_last_not_of(" \t\r");
         return first == std::string::npos ? std::string() : s.substr(first, last - first + 1);
@@ -159,7 +170,6 @@ std::vector<std::pair<std::string, std::string>> read_config(const std::string& 
         }
         out.emplace_back(name, value);
     }
-    if (in.bad()) fail("--config ", path, ": read error");
     return out;
 }
 

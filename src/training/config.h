@@ -9,7 +9,7 @@
 namespace dualmcmc {
 
 struct Config {
-    std::string preset = "cifar10", method = "dual", data, out, device = "auto", precision = "auto";
+    std::string preset = "cifar10", method = "dual", data, init, out, device = "auto", precision = "auto";
     int64_t threads = 0, seed = 1;
     ModelSettings model;
     StepSettings step;
@@ -42,8 +42,14 @@ void for_each_run_setting(ConfigType& c, Visit& visit) {
         "which other flags override");
     visit("architecture", c.model.architecture, "network architecture: cifar10 (32x32 images) or celeba64 (64x64)");
     visit("data", c.data,
-          "folder with the .bin files of CIFAR-10 or CIFAR-100 (default: $CIFAR10_DIR, else "
-          "data/cifar-10-batches-bin), a .npy file of uint8 images (N,H,W,3), or shapes, which the program draws");
+          "folder of PNG or JPEG pictures, sub-folders too; folder with the .bin files of CIFAR-10 or CIFAR-100 "
+          "(default: "
+          "$CIFAR10_DIR, else data/cifar-10-batches-bin); a .npy file of uint8 images (N,H,W,3); or shapes, which the "
+          "program draws");
+    visit(
+        "init", c.init,
+        "start from the networks of this checkpoint, with fresh optimisers, at iteration 0 (fine-tuning); it sets the "
+        "architecture and the widths");
     visit("out", c.out, "output folder for config.txt, metrics.csv, samples/ and checkpoints/; default: runs/PRESET");
     visit("seed", c.seed, "seed of all random numbers: initial weights, noise, order of the images");
     visit("device", c.device, "auto, cpu or cuda; or one instruction set: cpu-amx, cpu-avx512, cpu-avx2, cpu-sse2");

@@ -157,6 +157,10 @@ Run::Run(const Config& config, const std::optional<LoadedCheckpoint>& resume, co
         start_ = last_checkpoint_ = resume->iteration;
         rollbacks_ = resume->rollbacks;
     }
+    if (!resume && !config.init.empty()) {
+        const LoadedCheckpoint init = read_checkpoint(config.init);
+        load_checkpoint(init.file, init.path, models_, false);
+    }
     total_ = config.iterations > 0 ? config.iterations : start_ + iterations_left();
     progress_.emplace(total_, config.log_every, config.minutes, double(config.step.chain_x.temperature()));
     make_folder(config_.out);
@@ -301,7 +305,8 @@ std::string Run::evaluate(int64_t iteration) {
     const int64_t batch = config_.batch,
                   count = std::min({distance_images, std::max(batch, batch * batch / 2), data_.held_out.count});
     const uint64_t seed = uint64_t(config_.seed);
-    const ImageSet real = first_images(data_.held_out, count);
+    const ImageSet real =
+        data_.none_held_out ? spread_images(data_.held_out, count) : first_images(data_.held_out, count);
     const Samples samples = draw_samples(models_, count, std::min(count, config_.sampler_batch), config_.step.start_x,
                                          config_.sampler, seed);
     const int64_t shown = std::min(picture_images, count), columns = 8, scale = 64 / data_.train.size;
@@ -318,8 +323,9 @@ std::string Run::evaluate(int64_t iteration) {
     char line[160];
     std::snprintf(
         line, sizeof line,
-        "iteration %lld: sliced Wasserstein distance (x 1e3, %lld held-out images): generator %.1f, EBM-revised %.1f",
-        static_cast<long long>(iteration), static_cast<long long>(count), generated, revised);
+        "iteration %lld: sliced Wasserstein distance (x 1e3, %lld %s images): generator %.1f, EBM-revised %.1f",
+        static_cast<long long>(iteration), static_cast<long long>(count), data_.none_held_out ? "training" : "held-out",
+        generated, revised);
     progress_->print_line(line);
     return text(generated, ",", revised);
 }
@@ -364,6 +370,7 @@ void Run::evaluate_untrained() {
 }
 
 bool Run::train() {
+    progress_->print_line(describe(data_));
     const auto start = std::chrono::steady_clock::now();
     auto minutes = [start] {
         return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / 60;
