@@ -77,9 +77,10 @@ KERNELS   := $(foreach isa,$(ISAS),$(patsubst %,$(BUILD)/$(isa)/%.o,$(basename $
              $(NVCC_MADE) $(NO_GPU)
 EMULATED  := $(if $(DOUBLE),,$(patsubst %.cu,$(BUILD)/simt/%.o,$(COMMON) $(filter-out cuda/gpu/cublas.cu,$(GPU_ONLY))))
 # The step of check-step once more, in double precision and in a namespace of its own, with what it needs.
-PROOF     := $(if $(DOUBLE),,$(wildcard src/engine/*.cpp src/method/*.cpp) src/formats/files.cpp src/formats/foreign.cpp src/formats/safetensors.cpp \
-             src/training/checkpoint.cpp src/training/config.cpp src/experiments/check_step.cpp \
-             src/experiments/check_step_double.cpp src/experiments/relu_signs.cpp cuda/constant_weights.cpp cuda/no_gpu.cpp $(ONCE))
+PROOF     := $(if $(DOUBLE),,$(wildcard src/engine/*.cpp src/method/*.cpp) src/check.cpp src/formats/files.cpp \
+             src/formats/foreign.cpp src/formats/safetensors.cpp src/training/checkpoint.cpp src/training/config.cpp \
+             src/experiments/check_step.cpp src/experiments/check_step_double.cpp src/experiments/relu_signs.cpp \
+             src/experiments/step_file.cpp cuda/constant_weights.cpp cuda/no_gpu.cpp $(ONCE))
 PROOF_CPU := $(if $(DOUBLE),,$(COMMON) $(filter-out src/cpu/fast/%,$(CPU_ONLY)))
 # The tests' cases, likewise.
 PROOF_OF_TESTS := $(if $(DOUBLE),,$(BUILD)/proof/tests/rounding_cases.o)

@@ -3,7 +3,10 @@
 // - CHECK, CHECK_EQ, ...: a broken contract between parts of this program. The message has file:line, the
 //   expression and both values.
 // - fail(...): a mistake in the user's input. The message is one plain line that says what to do.
+//
+// Whatever else is thrown, by the standard library or the system, explain() puts into words.
 #pragma once
+#include <exception>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -18,11 +21,21 @@ std::string text(const Parts&... parts) {
     return out.str();
 }
 
-// Throws std::runtime_error; the message, one line, is the concatenated arguments.
+// `text` as one line that no terminal takes for a command: control characters, characters that change the direction of
+// text, and bytes that are not UTF-8 become \xNN, \n or \t. Escaping twice changes nothing more.
+std::string escaped(const std::string& text);
+
+// The same of a text that a file holds, cut to a length that a message can quote.
+std::string excerpt(const std::string& text);
+
+// Throws std::runtime_error; the message, one line, is the concatenated arguments, escaped.
 template <class... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
-    throw std::runtime_error(text(parts...));
+    throw std::runtime_error(escaped(text(parts...)));
 }
+
+// An exception as one line for the user, with what to do about it. It never quotes the standard library.
+std::string explain(const std::exception& error);
 
 }  // namespace dualmcmc
 

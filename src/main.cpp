@@ -2,7 +2,6 @@
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
-#include <charconv>
 #include <cstdio>
 #include <iostream>
 
@@ -22,6 +21,7 @@
 #include "experiments/sample_command.h"
 #include "experiments/toys.h"
 #include "experiments/train_command.h"
+#include "numbers.h"
 #include "training/signals.h"
 
 namespace dualmcmc {
@@ -37,13 +37,40 @@ std::vector<std::string> arguments(int argc, char** argv) {
     return words;
 }
 
-// CLI11 accepts an integer that fits no integer flag, and takes it for the largest one.
-void check_numbers(const std::vector<std::string>& words) {
-    for (const std::string& word : words) {
-        const char* const digits = word.data() + word.rfind('=') + 1;
-        int64_t value;
-        const auto [end, error] = std::from_chars(digits, word.data() + word.size(), value);
-        if (error == std::errc::result_out_of_range && *end == 0) fail(word, ": the number is too large");
+// CLI11 takes 010 for octal, an empty text for 0, and cuts 1e300 to infinity: each value is checked before it converts.
+void check_values(CLI::App& command) {
+    for (CLI::Option* option : command.get_options()) {
+        const std::string name = option->get_name(), type = option->get_type_name();
+        option->transform(CLI::Validator(
+            [name, type](std::string& value) {
+                int64_t whole = 0;
+                float number = 0;  // the narrowest type of any flag
+                std::string wrong;
+                if (type == "INT") wrong = read_number(value, whole);
+                else if (type == "FLOAT") wrong = read_number(value, number);
+                else if (value.empty()) wrong = "is empty; give a value";
+                if (!wrong.empty()) fail(name, value.empty() ? " " : " " + excerpt(value) + ": ", wrong);
+                if (type == "INT") value = std::to_string(whole);
+                return std::string();
+            },
+            ""));
+    }
+}
+
+// The same for the values of switches, --flip=VALUE, which CLI11 converts while it parses.
+void check_switches(const CLI::App& app, const std::vector<std::string>& words) {
+    static const std::vector<std::string> known{"true", "false", "on", "off", "yes", "no", "1", "0"};
+    if (words.empty()) return;
+    for (const CLI::App* command : app.get_subcommands({})) {
+        if (command->get_name() != words[0]) continue;
+        for (const std::string& word : words) {
+            const size_t equals = word.find('=');
+            if (!word.starts_with("--") || equals == std::string::npos) continue;
+            const CLI::Option* const option = command->get_option_no_throw(word.substr(0, equals));
+            const bool is_switch = option && option->get_expected_min() == 0;
+            if (is_switch && std::find(known.begin(), known.end(), word.substr(equals + 1)) == known.end())
+                fail(word, ": expected true or false");
+        }
     }
 }
 
@@ -73,11 +100,8 @@ bool parse(CLI::App& app, const std::vector<std::string>& words) {
         app.exit(asked_for);
         return false;
     } catch (const CLI::ParseError& error) {
-        std::string message = error.what();
-        if (const std::string prefix = "Could not convert: "; message.starts_with(prefix))
-            message = message.substr(prefix.size()) + ": not a number of the right type";
         const std::string command = app.get_subcommands().empty() ? "" : app.get_subcommands()[0]->get_name() + " ";
-        fail(message, " (see 'dualmcmc ", command, "--help')");
+        fail(error.what(), " (see 'dualmcmc ", command, "--help')");
     }
 }
 
@@ -92,7 +116,6 @@ int run(int argc, char** argv) {
     limit_spinning(argv);
     set_default_threads();
     const std::vector<std::string> words = arguments(argc, argv);
-    check_numbers(words);
     CLI::App app(
         "Learning energy-based models by dual-MCMC teaching (Cui and Han, NeurIPS 2023).\n"
         "Start with: dualmcmc train --preset demo",
@@ -115,6 +138,8 @@ int run(int argc, char** argv) {
     AisCommand ais(app);
     AblateCommand ablate(app);
     CompareCommand compare(app);
+    for (CLI::App* command : app.get_subcommands({})) check_values(*command);
+    check_switches(app, words);
     if (!parse(app, words)) return 0;
     return run_chosen(train, sample, export_images, check_step, toys, bench, report, reconstruct, revise, interpolate,
                       ood, longrun, ais, ablate, compare);
@@ -134,7 +159,7 @@ int main(int argc, char** argv) {
         return code;
     } catch (const std::exception& error) {
         std::fflush(stdout);
-        std::cerr << "dualmcmc: " << error.what() << '\n';
+        std::cerr << "dualmcmc: " << dualmcmc::explain(error) << '\n';
         return 1;
     }
 }

@@ -108,7 +108,7 @@ TEST_F(CommandLine, RefusesWhatMakesNoSense) {
     expect_refused("trian --preset demo", {"no command 'trian'", "--help"});
     expect_refused("train --preset demo --batch 1e3", {"--batch", "1e3", "number"});
     expect_refused("train --preset demo --seed 99999999999999999999", {"99999999999999999999", "too large"});
-    expect_refused("train --preset demo --seed=99999999999999999999", {"--seed=99999999999999999999", "too large"});
+    expect_refused("train --preset demo --seed=99999999999999999999", {"--seed 99999999999999999999", "too large"});
     expect_refused("bench --batch 0", {"--batch 0", "at least 1"});
     expect_refused("toys --method nope", {"--method nope", "exact"});
     expect_refused("toys --iterations 1 --evaluations 1 --out ''", {"--out", "empty"});
@@ -137,6 +137,130 @@ TEST_F(CommandLine, RefusesWhatMakesNoSense) {
     expect_refused("sample --model missing.safetensors", {"missing.safetensors"});
     expect_refused("check-step missing.safetensors", {"missing.safetensors"});
     expect_refused("bench --batch 0", {"--batch"});
+}
+
+// Each number is one, in decimal, as a whole, within its range: in every command, and before anything is built.
+TEST_F(CommandLine, RefusesNumbersThatAreNone) {
+    const std::string train = "train --preset demo --iterations 1 --out x ";
+    for (const char* value : {"''", "0x10", "' 4'", "4x", "1e2", "4.0", "nan", "-", "+-4", "'{}'"})
+        expect_refused(train + "--batch " + value, {"--batch", "whole number"});
+    expect_refused("toys --iterations 1 --evaluations 1 --seed ''", {"--seed is empty", "whole number"});
+    for (const char* value : {"''", "0x1p3", "1.5s", "nan", "inf", "1e999", "1e-999", "' 1'", "1,5"})
+        expect_refused(train + "--minutes " + value, {"--minutes", "number"});
+    expect_refused(train + "--sigma 1e300", {"--sigma 1e300", "too large"});
+    expect_refused(train + "--sigma 1e-60", {"--sigma 1e-60", "too close to 0"});
+    expect_refused(train + "--minutes 1e30", {"--minutes 1e+30", "at most"});
+    expect_refused("compare --minutes 1e30", {"--minutes 1e+30", "at most"});
+    expect_refused(train + "--threads 4294967297", {"--threads 4294967297", "1024"});
+    expect_refused("bench --threads 4294967297", {"--threads 4294967297", "1024"});
+    expect_refused("bench --steps-x -1", {"--steps-x -1"});
+    expect_refused("bench --steps-z -1", {"--steps-z -1"});
+    expect_refused("bench --steps-z 9223372036854775807", {"--steps-z 9223372036854775807", "65535"});
+    for (const char* value : {"abc", "3", "99999999999999999999", ""})
+        expect_refused(train + "--flip=" + value, {"--flip"});
+    expect_refused(train + "--no-flip=2", {"--no-flip=2", "true or false"});
+    expect_refused(train + "--data ''", {"--data is empty"});
+    // 010 is ten, as in config.txt, not eight.
+    expect_runs(tiny + " --iterations 010 --out ten");
+    EXPECT_TRUE(fs::exists(in("ten/checkpoints/iteration-000010.safetensors")));
+}
+
+TEST_F(CommandLine, RefusesSizesThatNoMachineHolds) {
+    const std::string huge = " 9223372036854775807";
+    for (const char* flag : {"batch", "latent", "width-generator", "width-ebm", "width-encoder", "steps-x", "steps-z",
+                             "iterations", "epochs", "sampler-steps", "sampler-batch"})
+        expect_refused("train --preset demo --out x --" + (flag + huge), {"--" + (flag + huge)});
+    for (const char* flag : {"batch", "latent", "width-generator", "width-ebm", "width-encoder", "steps-x"})
+        expect_refused("bench --" + (flag + huge), {"--" + (flag + huge)});
+    // Within each flag's range, but more memory than there is.
+    const std::string wide = " --width-generator 16384 --width-ebm 16384 --width-encoder 16384 --latent 16384";
+    expect_refused("train --preset demo --out x" + wide, {"16384/16384/16384", "GiB of memory", "lower"});
+    expect_refused("bench" + wide, {"GiB of memory"});
+    expect_refused("compare --data shapes --set width-ebm=16384 --set width-generator=16384", {"GiB of memory"});
+    const std::string model = " --model " + tiny_model();
+    for (const char* command : {"sample", "reconstruct", "revise", "interpolate", "ood", "longrun", "ais"})
+        expect_refused(command + model + " --batch" + huge, {"--batch" + huge});
+    expect_refused("sample --count" + huge + model, {"--count" + huge});
+    expect_refused("ood --batch-norm-batches" + huge + model, {"--batch-norm-batches" + huge});
+    // What the standard library throws without memory becomes a line.
+    expect_refused("bench --batch 3000 --iterations 1", {"memory", "--batch"}, "ulimit -v 1500000;");
+}
+
+// A file's settings are held against its tensors, its counts against what any run has.
+TEST_F(CommandLine, RefusesHugeSettingsInSmallFiles) {
+    const std::string model = tiny_model(), step = fs::absolute("reference/step_cifar10.safetensors").string();
+    const auto refuse = [&](const std::string& from, const std::string& key, const std::string& value,
+                            const std::string& command) {
+        SafetensorsFile file = read_safetensors(from);
+        file.metadata[key] = value;
+        write_safetensors(in("bad.safetensors"), file);
+        // Far less memory than networks of such widths would take.
+        expect_refused(command + " bad.safetensors", {"bad.safetensors"}, "ulimit -v 3000000;");
+    };
+    for (const char* key : {"width-generator", "width-ebm", "width-encoder", "latent"})
+        for (const char* value : {"16384", "9223372036854775807", "3"})
+            refuse(model, key, value, "sample --count 2 --model");
+    for (const char* key : {"batch", "sampler-batch", "sampler-steps", "steps-x", "epochs", "iteration", "rollbacks"})
+        for (const char* value : {"9223372036854775807", "99999999999999999999", "-1", "", "0x10", "1e3", "4 "})
+            refuse(model, key, value, "longrun --model");
+    for (const char* key : {"noise-x", "sigma", "minutes", "lr-ebm", "step-size-z"})
+        for (const char* value : {"1e999", "nan", "", "0x1p3", "1;2", "-1"}) refuse(model, key, value, "ais --model");
+    for (const char* key : {"width", "inference_width", "latent", "batch", "steps_x", "steps_z"})
+        for (const char* value : {"9223372036854775807", "1e6", "", "0x10", "nan", "-1"})
+            refuse(step, key, value, "check-step");
+    for (const char* key : {"sig", "e_l_step_size", "e_n_step_size", "l_step_size", "lrG"})
+        for (const char* value : {"1e300", "nan", "", "0x1p3", "1 "}) refuse(step, key, value, "check-step");
+    for (const char* value : {"0", "1e-30", "1e30"}) refuse(step, "e_n_step_size", value, "check-step");
+    refuse(step, "method", "em", "check-step");
+}
+
+// T = (noise / step size)^2. Noise of exactly 0 is gradient descent, which the samplers allow.
+TEST_F(CommandLine, RefusesTemperaturesThatAreNone) {
+    const std::string train = "train --preset demo --iterations 1 --out x ", model = " --model " + tiny_model();
+    for (const char* value : {"0", "1e-30", "1e30"}) {
+        expect_refused(train + "--noise-x " + value, {"--noise-x"});
+        expect_refused(train + "--method vae --noise-x " + value, {"--noise-x"});
+    }
+    expect_refused(train + "--step-size-x 1e18 --noise-x 1e-5", {"--noise-x", "temperature"});
+    expect_refused(train + "--noise-z 1e-30", {"--noise-z", "temperature"});
+    expect_refused(train + "--sampler-noise 1e-30", {"--sampler-noise", "temperature"});
+    expect_refused(train + "--step-size-x 1e-30", {"--step-size-x"});
+    expect_refused(train + "--step-size-z 1e30", {"--step-size-z"});
+    expect_refused(train + "--sigma 1e-30", {"--sigma"});
+    for (const char* command : {"sample", "revise", "longrun"})
+        expect_refused(command + model + " --noise-x 1e-30", {"--noise-x", "temperature"});
+    for (const char* command : {"reconstruct", "revise", "interpolate"})
+        expect_refused(command + model + " --noise-z 1e-30", {"--noise-z", "temperature"});
+    expect_runs("sample" + model + " --noise-x 0 --count 2 --batch 2 --out pictures");
+}
+
+// Nothing that a file or the command line holds reaches the terminal as a command.
+TEST_F(CommandLine, MessagesAreEscaped) {
+    const std::string evil = "a\x1b[31m\xff\xc2\x9b\xe2\x80\xae", shown = "a\\x1b[31m\\xff\\xc2\\x9b\\xe2\\x80\\xae";
+    write_bytes(in("name.txt"), evil + " = 3\n");
+    expect_refused("train --config name.txt", {"name.txt:1", "'" + shown + "'"});
+    write_bytes(in("line.txt"), evil + "\n");
+    expect_refused("train --config line.txt", {"line.txt:1", "'" + shown + "'"});
+    write_bytes(in("value.txt"), "batch = " + evil + "\n");
+    expect_refused("train --config value.txt", {"value.txt:1", shown});
+    write_bytes(in("data.txt"), "data = " + evil + "\n");
+    expect_refused("train --preset demo --config data.txt", {shown});
+    write_bytes(in("twice.txt"), "preset = demo\npreset = " + evil + "\n");
+    expect_refused("train --config twice.txt", {"twice.txt:2"});
+    expect_refused("train --preset '" + evil + "'", {shown});
+    expect_refused("train --'" + evil + "' 3", {shown});
+    expect_refused("'" + evil + "'", {shown});
+    const std::string model = tiny_model();
+    const auto refuse = [&](const std::function<void(SafetensorsFile&)>& change) {
+        SafetensorsFile file = read_safetensors(model);
+        change(file);
+        write_safetensors(in("bad.safetensors"), file);
+        expect_refused("sample --count 2 --model bad.safetensors", {shown});
+    };
+    for (const char* key : {"format", "preset", "method", "data", "batch", "architecture", "start-x", "iteration"})
+        refuse([&](SafetensorsFile& f) { f.metadata[key] = evil; });
+    // A line break in a setting would make two settings of it in config.txt.
+    expect_refused("train --preset demo --data 'a\nbatch = 3'", {"--data", "control character"});
 }
 
 TEST_F(CommandLine, RefusesBadData) {

@@ -815,6 +815,33 @@ TEST(Report, CurvesLieWhereTheirValuesAre) {
     EXPECT_EQ(plot("<t>", "<x>", {0, 1}, {{"<y>", {1, 2}}}).find("<t>"), std::string::npos);
 }
 
+// Ticks end, lie on the plot and are not too many, whatever the range.
+TEST(Report, EveryRangeHasAnAxis) {
+    const double tiny = std::numeric_limits<double>::denorm_min(), least = std::numeric_limits<double>::min(),
+                 most = std::numeric_limits<double>::max(), next = std::nextafter(1.0, 2.0);
+    const std::vector<double> values{
+        0,    tiny, 2 * tiny, 7 * tiny, 1e-310, 5e-310,   least, 1e-300, 1e-8, 1, next, std::nextafter(next, 2.0),
+        1e15, 1e16, 1e300,    most / 3, most,   INFINITY, NAN};
+    for (const double a : values)
+        for (const double b : values)
+            for (const double sign : {1.0, -1.0}) {
+                const std::string svg = plot("t", "x", {0, 1, 2}, {{"y", {sign * a, b, sign * a}}}),
+                                  transposed = plot("t", "x", {sign * a, b}, {{"y", {0, 1}}});
+                for (const std::string& figure : {svg, transposed}) {
+                    EXPECT_LT(figure.size(), 20000u) << a << " " << b;
+                    EXPECT_EQ(figure.find("=\"nan"), std::string::npos) << sign * a << " " << b << figure;
+                    EXPECT_EQ(figure.find("=\"-nan"), std::string::npos) << sign * a << " " << b << figure;
+                    EXPECT_EQ(figure.find("=\"inf"), std::string::npos) << sign * a << " " << b << figure;
+                    EXPECT_EQ(figure.find("=\"-inf"), std::string::npos) << sign * a << " " << b << figure;
+                }
+                if (svg.empty()) continue;  // no finite value
+                for (const auto& [x, y] : polyline(svg)) {
+                    EXPECT_TRUE(x >= 52 && x <= 390) << sign * a << " " << b << ": " << x;
+                    EXPECT_TRUE(y >= 8 && y <= 196) << sign * a << " " << b << ": " << y;
+                }
+            }
+}
+
 TEST_F(Experiments, ReportHoldsEverythingInTheRun) {
     // Training has written a report.
     const std::string first = read_bytes(in("run/report.html"));

@@ -238,6 +238,60 @@ TEST_F(Grid, ContinuesWhereItStopped) {
     expect_refused(command + " --set sigma=0.5", {"--out", "dual-1", "sigma = 0.2121", "now 0.5"});
 }
 
+// A folder's files may be of another program, or torn: results are measured again, budgets are refused.
+TEST_F(Grid, DamagedFilesAreNotTrusted) {
+    const std::string command = "compare" + tiny("grid") + " --method vae --iterations 2 --seeds 1";
+    expect_runs(command);
+    const std::string csv = read_bytes(in("grid/vae-1/result.csv")), npy = read_bytes(in("grid/vae-1/result.npy")),
+                      picture = read_bytes(in("grid/compare.png"));
+    const auto expect_measured_again = [&](const std::string& file) {
+        SCOPED_TRACE(file);
+        expect_runs(command);
+        EXPECT_NE(output().find(file), std::string::npos) << output();
+        EXPECT_NE(output().find("measured again"), std::string::npos) << output();
+        EXPECT_EQ(read_bytes(in("grid/vae-1/result.npy")), npy);
+        EXPECT_EQ(read_bytes(in("grid/compare.png")), picture);
+    };
+    const std::vector<uint8_t> pixels(200 * 64 * 64 * 3, 7);
+    for (const std::vector<int64_t>& shape : {std::vector<int64_t>{20, 64, 32, 3},
+                                              {20, 32, 64, 3},
+                                              {20, 64, 64, 3},
+                                              {19, 32, 32, 3},
+                                              {200, 32, 32, 3},
+                                              {1, 1, 1, 3}}) {
+        write_npy(in("grid/vae-1/result.npy"), shape, pixels.data());
+        expect_measured_again("result.npy");
+    }
+    write_bytes(in("grid/vae-1/result.npy"), npy.substr(0, npy.size() / 2));
+    expect_measured_again("result.npy");
+    fs::remove(in("grid/vae-1/result.npy"));
+    expect_measured_again("result.npy");
+    const size_t row = csv.find('\n') + 1;
+    for (const std::string& text :
+         {"cell\nvae\n" + std::string(), csv.substr(0, row) + "vae" + std::string(15, ',') + "\n",
+          csv.substr(0, row) + "vae,1,6,x" + std::string(12, ',') + "\n"}) {
+        write_bytes(in("grid/vae-1/result.csv"), text);
+        expect_runs(command);
+        EXPECT_EQ(output().find("already done"), std::string::npos) << text << output();
+        EXPECT_EQ(read_bytes(in("grid/compare.png")), picture);
+    }
+    // metrics.csv of another program: times are left out.
+    for (const char* text : {"", "a,b\n1,2\n", "iteration,seconds\n1,x\n2,\n"}) {
+        write_bytes(in("grid/vae-1/metrics.csv"), text);
+        fs::remove(in("grid/vae-1/result.csv"));
+        expect_runs(command);
+        EXPECT_EQ(rows_of(in("grid/compare.csv"))[0].at("seconds"), "") << text;
+    }
+    for (const char* text :
+         {"cell\nvae\n", "cell,minutes,seconds,iterations\nvae,0,x,2\n",
+          "cell,minutes,seconds,iterations\nvae,0,1e999,2\n", "cell,minutes,seconds,iterations\nvae,0,1,-3\n",
+          "cell,minutes,seconds,iterations\nvae,0,1,99999999999999999999\n",
+          "cell,minutes,seconds,iterations\nvae,,1,3\n"}) {
+        write_bytes(in("grid/budget.csv"), text);
+        expect_refused(command, {"budget.csv", "damaged", "delete it"});
+    }
+}
+
 TEST_F(Grid, CtrlCStopsItWithACheckpoint) {
     const std::string command =
         "compare" + tiny("grid") + " --method vae --iterations 10000000 --seeds 1 --set log-every=1000000";

@@ -38,10 +38,10 @@ std::string start_gpu(size_t precision) {
 }
 }  // namespace
 
-std::string select_device(const std::string& name, int threads, const std::string& precision) {
+std::string select_device(const std::string& name, int64_t threads, const std::string& precision) {
     if (threads < 0 || threads > 1024)
         fail("--threads ", threads, ": give the number of CPU threads, at most 1024, or 0 for all");
-    if (threads > 0) omp_set_num_threads(threads);
+    if (threads > 0) omp_set_num_threads(int(threads));
     const std::string cpus = text(", ", omp_get_max_threads(), omp_get_max_threads() == 1 ? " thread" : " threads");
     const std::vector<std::string> precisions{"fp32", "tf32", "bf16"};  // as cuda_backends() has them
     const size_t chosen = size_t(

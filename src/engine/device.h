@@ -16,7 +16,7 @@ void set_backend(const Backend& table);
 // "cpu-sse2"; sets the number of CPU threads (0: all) and the precision of the GPU's GEMMs: "fp32",
 // "tf32", "bf16", or "auto", which is tf32 there and fp32 on the CPU. Returns one line that says what was chosen and
 // why; fails where it cannot be had.
-std::string select_device(const std::string& name, int threads, const std::string& precision = "auto");
+std::string select_device(const std::string& name, int64_t threads, const std::string& precision = "auto");
 
 // While one lives, convolutions sum fp32 MACs as they stand, whatever faster way the device has: for comparisons in
 // which a rounding error that takes a ReLU across its kink counts.

@@ -75,38 +75,51 @@ std::vector<real> Layout::to_file(const std::vector<real>& memory) const {
 
 // ---- state --------------------------------------------------------------------------------------
 
-RandomKey ParameterStore::next_key() const {
-    return random_key(seed_, RngPurpose::init, network_ << 16 | entries_.size());
-}
-
-NamedTensor& ParameterStore::add(const std::string& name, const Layout& layout, bool trainable, Tensor value) {
-    NamedTensor entry{name, layout, Var(value), trainable, {}, {}, {}};
-    if (trainable) {
-        entry.moment1 = Tensor::full(value.shape(), 0);
-        entry.moment2 = Tensor::full(value.shape(), 0);
+template <class Value>
+NamedTensor& ParameterStore::add(const std::string& name, const Layout& layout, bool trainable, const Value& value) {
+    NamedTensor entry{name, layout, {}, trainable, {}, {}, {}};
+    if (seed_) {
+        const Shape shape = layout.memory_shape();
+        entry.value = Var(value(shape, random_key(*seed_, RngPurpose::init, network_ << 16 | entries_.size())));
+        if (trainable) {
+            entry.moment1 = Tensor::full(shape, 0);
+            entry.moment2 = Tensor::full(shape, 0);
+        }
     }
     entries_.push_back(entry);
     return entries_.back();
 }
 
 Var ParameterStore::normal(const std::string& name, const Layout& layout, real deviation) {
-    const Tensor value = Tensor::normal(layout.memory_shape(), next_key());
-    backend().scale(value.data(), value.data(), deviation, value.size());
+    const auto value = [deviation](const Shape& shape, RandomKey key) {
+        const Tensor out = Tensor::normal(shape, key);
+        backend().scale(out.data(), out.data(), deviation, out.size());
+        return out;
+    };
     return add(name, layout, true, value).value;
 }
 Var ParameterStore::uniform(const std::string& name, const Layout& layout, real bound) {
-    return add(name, layout, true, Tensor::uniform(layout.memory_shape(), next_key(), -bound, bound)).value;
+    const auto value = [bound](const Shape& shape, RandomKey key) {
+        return Tensor::uniform(shape, key, -bound, bound);
+    };
+    return add(name, layout, true, value).value;
 }
 Var ParameterStore::constant(const std::string& name, const Layout& layout, real value) {
-    return add(name, layout, true, Tensor::full(layout.memory_shape(), value)).value;
+    return add(name, layout, true, [value](const Shape& shape, RandomKey) { return Tensor::full(shape, value); }).value;
 }
 Tensor ParameterStore::buffer(const std::string& name, const Layout& layout, real value) {
-    return add(name, layout, false, Tensor::full(layout.memory_shape(), value)).value.value();
+    const Var var =
+        add(name, layout, false, [value](const Shape& shape, RandomKey) { return Tensor::full(shape, value); }).value;
+    return var.defined() ? var.value() : Tensor();
 }
 Tensor ParameterStore::unit_vector(const std::string& name, const Layout& layout) {
-    const Tensor value = Tensor::normal(layout.memory_shape(), next_key());
-    backend().normalize_l2(value.data(), 1e-12, value.size());
-    return add(name, layout, false, value).value.value();
+    const auto value = [](const Shape& shape, RandomKey key) {
+        const Tensor out = Tensor::normal(shape, key);
+        backend().normalize_l2(out.data(), 1e-12, out.size());
+        return out;
+    };
+    const Var var = add(name, layout, false, value).value;
+    return var.defined() ? var.value() : Tensor();
 }
 
 std::vector<Var> ParameterStore::parameters() const {

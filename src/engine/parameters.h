@@ -4,6 +4,7 @@
 // is the permutation between the two; it is applied at the file's edge only.
 #pragma once
 #include <deque>
+#include <optional>
 #include <string>
 
 #include "engine/autograd.h"
@@ -43,10 +44,11 @@ struct NamedTensor {
 };
 
 // All tensors of one network, in order of creation. Initial values: Philox purpose `init`, step = network << 16 |
-// index.
+// index. Without a seed the tensors have names and layouts but no memory, so that a network's shapes can be compared
+// with a file's before anything is built.
 class ParameterStore {
 public:
-    ParameterStore(uint64_t seed, uint64_t network) : seed_(seed), network_(network) {}
+    ParameterStore(std::optional<uint64_t> seed, uint64_t network) : seed_(seed), network_(network) {}
 
     // Parameters: N(0, deviation²); uniform in (-bound, bound]; a constant.
     Var normal(const std::string& name, const Layout& layout, real deviation);
@@ -61,9 +63,11 @@ public:
     std::vector<Var> parameters() const;
 
 private:
-    NamedTensor& add(const std::string& name, const Layout& layout, bool trainable, Tensor value);
-    RandomKey next_key() const;
-    uint64_t seed_, network_;
+    // `value` of the shape in memory, and the next key; it is not called without a seed.
+    template <class Value>
+    NamedTensor& add(const std::string& name, const Layout& layout, bool trainable, const Value& value);
+    std::optional<uint64_t> seed_;
+    uint64_t network_;
     std::deque<NamedTensor> entries_;
 };
 

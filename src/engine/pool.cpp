@@ -9,6 +9,7 @@
 
 #include "check.h"
 #include "engine/device.h"
+#include "engine/memory.h"
 
 namespace dualmcmc {
 
@@ -51,14 +52,21 @@ size_t size_class(size_t bytes) {
     return (bytes + step - 1) / step * step;
 }
 
+// On the CPU also a bad_alloc where Linux would hand out what the machine does not have.
+void* allocate_within_limit(const Backend& device, size_t bytes) {
+    const bool on_host = !device.free_bytes;
+    if (on_host && int64_t(bytes) > memory_limit() - pool_bytes()) throw std::bad_alloc();
+    return device.allocate(bytes);
+}
+
 void* allocate_on(const Backend& device, size_t bytes) {
     try {
-        return device.allocate(bytes);
+        return allocate_within_limit(device, bytes);
     } catch (const std::bad_alloc&) {
         empty_cache();
     }
     try {
-        return device.allocate(bytes);
+        return allocate_within_limit(device, bytes);
     } catch (const std::bad_alloc&) {
         fail("out of memory (", device.name, "): ", bytes >> 20, " MiB more are needed after ", pool_bytes() >> 20,
              " MiB", device.free_bytes ? text("; ", device.free_bytes() >> 20, " MiB are free") : "",

@@ -5,9 +5,15 @@
 
 namespace dualmcmc {
 
+namespace {
+constexpr int64_t largest = int64_t(1) << 56;  // elements; their bytes fit into an int64_t
+}
+
 int64_t element_count(const Shape& shape) {
     int64_t count = 1;
-    for (const int64_t side : shape) count *= side;
+    for (const int64_t side : shape)
+        if (__builtin_mul_overflow(count, side, &count) || count > largest)
+            fail("a tensor of shape ", to_string(shape), " fits no memory; lower --batch or the widths");
     return count;
 }
 

@@ -17,7 +17,7 @@ namespace dualmcmc {
 
 using Shape = std::vector<int64_t>;
 
-int64_t element_count(const Shape& shape);
+int64_t element_count(const Shape& shape);  // fails if it is beyond any memory
 std::string to_string(const Shape& shape);  // "(2, 3, 5)"
 
 class Tensor {

@@ -47,8 +47,12 @@ StepTimings BenchCommand::iterate(Models& models, const Tensor& x) {
 int BenchCommand::run() {
     check_settings(model_);
     if (batch_ < 1) fail("--batch ", batch_, ": must be at least 1");
+    if (batch_ > max_batch) fail("--batch ", batch_, ": must be at most ", max_batch);
     if (iterations_ < 1) fail("--iterations ", iterations_, ": must be at least 1");
+    check_chain(step_.chain_x, {"--steps-x", "--step-size-x", "--noise-x"});
+    check_chain(step_.chain_z, {"--steps-z", "--step-size-z", "--noise-z"});
     const std::string device = select_device(device_, threads_, precision_);
+    check_memory(model_, batch_);
     Models models(model_, 1);
     const int64_t side = model_.image_size();
     const Tensor x = Tensor::uniform({batch_, side, side, 3}, {1, 0, 0}, -1, 1);

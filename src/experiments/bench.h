@@ -19,7 +19,7 @@ private:
     StepSettings step_;
     int64_t batch_ = 100, iterations_ = 3, done_ = 0;
     std::string device_ = "auto", precision_ = "auto";
-    int threads_ = 0;
+    int64_t threads_ = 0;
     bool serve_ = false;
 };
 

@@ -6,103 +6,13 @@
 #include <optional>
 
 #include "experiments/relu_signs.h"
+#include "experiments/step_file.h"
 #include "method/dual_mcmc.h"
 #include "training/checkpoint.h"
 
 namespace dualmcmc {
 
 namespace {
-
-// The file, with its metadata as numbers.
-struct StepFile {
-    explicit StepFile(const std::string& path_) : path(path_), file(read_safetensors(path_)) {
-        if (word("format") != "dual-mcmc-step-1")
-            fail(path, ": its format is '", word("format"), "', not dual-mcmc-step-1");
-    }
-    std::string word(const std::string& key) const {
-        const auto found = file.metadata.find(key);
-        if (found == file.metadata.end()) fail(path, ": not a step file: its metadata lacks '", key, "'");
-        return found->second;
-    }
-    double number(const std::string& key) const {
-        const std::string value = word(key);
-        char* end = nullptr;
-        const double parsed = std::strtod(value.c_str(), &end);
-        if (value.empty() || *end || !std::isfinite(parsed))
-            fail(path, ": metadata '", key, "' is '", value, "', not a number");
-        return parsed;
-    }
-    int64_t count(const std::string& key, int64_t min) const {
-        const double value = number(key);
-        if (value != std::floor(value) || value < double(min) || value > 1e6)
-            fail(path, ": metadata '", key, "' is ", word(key), "; expected a whole number of at least ", min);
-        return int64_t(value);
-    }
-    std::string negatives() const {
-        const bool resample = count("resample", 0) != 0;
-        if (!file.metadata.count("negatives")) return resample ? "resampled" : "chain";
-        const std::string value = word("negatives");
-        if (value != "chain" && value != "resampled" && value != "generated")
-            fail(path, ": metadata 'negatives' is '", value, "'; expected chain, resampled or generated");
-        return value;
-    }
-    // The largest relative error that the tensor's storage alone explains.
-    double storage_error(const std::string& name) const {
-        const auto found = file.tensors.find(name);
-        return found != file.tensors.end() && found->second.dtype == "F64" ? 1e-9 : 1e-6;
-    }
-    std::vector<real> values(const std::string& name, const Layout& layout) const {
-        return stored_values(file, path, name, layout);
-    }
-    Tensor tensor(const std::string& name, const Layout& layout) const {
-        return Tensor::from_host(layout.memory_shape(), values(name, layout));
-    }
-    // U of each step, stored as (steps, shape of one step).
-    NoiseFunction noise(const std::string& name, int64_t steps, const Layout& layout) const {
-        Layout all = layout;
-        for (Shape* shape : {&all.file_shape, &all.view}) shape->insert(shape->begin(), steps);
-        for (int& axis : all.axes) ++axis;
-        all.axes.insert(all.axes.begin(), 0);
-        if (steps == 0) return [](int64_t) { return Tensor(); };
-        const Tensor stacked = tensor(name, all);
-        return
-            [stacked, one = layout.memory_shape()](int64_t step) { return stacked.slice_copy(step, 1).reshaped(one); };
-    }
-
-    std::string path;
-    SafetensorsFile file;
-};
-
-ModelSettings model_settings(const StepFile& f) {
-    ModelSettings s;
-    s.architecture = f.word("architecture");
-    s.width_generator = s.width_ebm = f.count("width", 1);
-    s.width_encoder = f.count("inference_width", 1);
-    s.latent = f.count("latent", 1);
-    try {
-        check_settings(s);
-    } catch (const std::exception& error) {
-        fail(f.path, ": ", error.what());
-    }
-    return s;
-}
-
-StepSettings step_settings(const StepFile& f) {
-    StepSettings s;
-    if (f.file.metadata.count("method")) apply_method(s, f.word("method"));  // optional; the default is dual
-    s.chain_x = {f.count("steps_x", 0), real(f.number("e_l_step_size")), real(f.number("e_n_step_size"))};
-    s.chain_z = {f.count("steps_z", 0), real(f.number("l_step_size")), real(f.number("n_step_size"))};
-    // The authors' code has ‖x - g‖² / sig², without the ½.
-    s.sigma = real(f.number("sig") / std::sqrt(2.0));
-    s.lambda_data = real(f.number("Gfactor"));
-    s.lambda_ebm = real(f.number("Sfactor"));
-    s.lambda_generated = real(f.number("Ifactor"));
-    s.negatives = f.negatives();
-    s.adam_generator = {real(f.number("lrG")), real(f.number("wdG"))};
-    s.adam_ebm = {real(f.number("lrE")), 0};
-    s.adam_encoder = {real(f.number("lrI")), real(f.number("wdI"))};
-    return s;
-}
 
 using Values = std::vector<double>;
 
@@ -235,8 +145,8 @@ step_check::Run check_step(const std::string& path, std::optional<double> tolera
     std::optional<ExactConvolutions> exact;
     if (!fast) exact.emplace();
     const StepFile file(path);
-    const StepSettings settings = step_settings(file);
-    Models models(model_settings(file), 0);
+    const StepSettings settings = file.step_settings();
+    Models models(file.model_settings(), 0);
     for (const auto& [prefix, state] : models.networks()) load_state(file.file, path, prefix, *state, true);
 
     const int64_t batch = file.count("batch", 1), side = models.settings.image_size();

@@ -20,7 +20,7 @@ private:
     std::string file_, device_ = "auto", precision_ = "fp32";
     std::optional<double> tolerance_;
     double device_tolerance_ = 1e-3;
-    int threads_ = 0;
+    int64_t threads_ = 0;
     bool fast_ = false, strict_ = false;
 };
 

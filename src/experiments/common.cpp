@@ -16,6 +16,12 @@ namespace dualmcmc {
 
 namespace fs = std::filesystem;
 
+namespace {
+const ChainFlags chain_flags_x{"--steps-x", "--step-size-x", "--noise-x"},
+    chain_flags_z{"--steps-z", "--step-size-z", "--noise-z"};
+constexpr int64_t max_long_steps = 10'000'000;
+}  // namespace
+
 // ---- the command --------------------------------------------------------------------------------
 
 void add_batch_norm_flags(CLI::App& command, BatchNormMode& mode) {
@@ -66,14 +72,6 @@ void Experiment::use_chain_z() {
     command_->add_option("--sigma", sigma_, "standard deviation of p(x|z) (default: the model's)");
 }
 
-void check_chain(const std::string& name, const ChainSettings& chain) {
-    if (chain.steps < 0 || chain.steps > 65535) fail("--steps-", name, " ", chain.steps, ": must be from 0 to 65535");
-    if (!(chain.step_size > 0 && std::isfinite(chain.step_size)))
-        fail("--step-size-", name, " ", chain.step_size, ": must be above 0");
-    if (!(chain.noise_std >= 0 && std::isfinite(chain.noise_std)))
-        fail("--noise-", name, " ", chain.noise_std, ": must be at least 0");
-}
-
 bool Experiment::given(const std::string& flag) const {
     const CLI::Option* option = command_->get_option_no_throw(flag);
     return option && option->count() > 0;
@@ -83,16 +81,20 @@ void Experiment::check_flags() const {
     if (count_ < 1) fail("--count ", count_, ": must be at least 1");
     if (seed_ < 0) fail("--seed ", seed_, ": must be at least 0");
     if (given("--batch") && batch_ < 1) fail("--batch ", batch_, ": must be at least 1");
-    for (const auto& [name, flags] : {std::pair("x", flags_x_), std::pair("z", flags_z_)}) {
-        ChainSettings chain{1, 1, 1};  // other settings are the model's, which are valid
-        if (given(text("--steps-", name))) chain.steps = flags.steps;
-        if (given(text("--step-size-", name))) chain.step_size = flags.step_size;
-        if (given(text("--noise-", name))) chain.noise_std = flags.noise_std;
-        check_chain(name, chain);
-    }
-    if (long_steps_ && (*long_steps_ < 1 || *long_steps_ > 10'000'000))
-        fail("--steps ", *long_steps_, ": must be from 1 to 10000000");
-    if (given("--sigma") && !(sigma_ > 0 && std::isfinite(sigma_))) fail("--sigma ", sigma_, ": must be above 0");
+    if (given("--batch") && batch_ > max_batch) fail("--batch ", batch_, ": must be at most ", max_batch);
+    // Wrong by themselves, whatever the model's settings are that they are combined with.
+    ChainSettings x{1, 1, 0}, z{1, 1, 0};
+    if (given("--steps-x")) x.steps = flags_x_.steps;
+    if (given("--step-size-x")) x.step_size = flags_x_.step_size;
+    if (given("--steps-z")) z.steps = flags_z_.steps;
+    if (given("--step-size-z")) z.step_size = flags_z_.step_size;
+    if (given("--noise-x") && flags_x_.noise_std < 0) fail("--noise-x ", flags_x_.noise_std, ": must be at least 0");
+    if (given("--noise-z") && flags_z_.noise_std < 0) fail("--noise-z ", flags_z_.noise_std, ": must be at least 0");
+    check_chain(x, chain_flags_x);
+    check_chain(z, chain_flags_z);
+    if (long_steps_ && (*long_steps_ < 1 || *long_steps_ > max_long_steps))
+        fail("--steps ", *long_steps_, ": must be from 1 to ", max_long_steps);
+    if (given("--sigma")) check_sigma(sigma_, "--sigma");
 }
 
 void Experiment::apply_overrides() {
@@ -104,6 +106,8 @@ void Experiment::apply_overrides() {
     if (given("--step-size-z")) config_.step.chain_z.step_size = flags_z_.step_size;
     if (given("--noise-z")) config_.step.chain_z.noise_std = flags_z_.noise_std;
     if (given("--sigma")) config_.step.sigma = sigma_;
+    if (uses_x_) check_chain(config_.sampler, chain_flags_x, max_long_steps);
+    if (uses_z_) check_chain(config_.step.chain_z, chain_flags_z);
     if (!given("--batch")) batch_ = config_.sampler_batch;
     if (given("--data")) config_.data = data_;
     if (config_.data.empty())
@@ -136,6 +140,7 @@ int Experiment::run() {
     const LoadedCheckpoint checkpoint = read_checkpoint(model_);
     config_ = checkpoint.config;
     apply_overrides();
+    check_memory(config_.model, batch_);
     test_ = load_held_out(config_.data, config_.model.image_size(), uint64_t(config_.seed), every_image);
     if (count_ > max_count() && (given("--count") || max_count() < 1))
         fail("--count ", count_, ": the ", test().count, " test images (", test().name, ") allow at most ",
@@ -158,16 +163,18 @@ int Experiment::run() {
 }
 
 void Experiment::log(const std::string& line) {
-    std::printf("%s\n", line.c_str());
+    const std::string printed = escaped(line);  // names of data come from the checkpoint
+    std::printf("%s\n", printed.c_str());
     std::fflush(stdout);
-    summary_ += line + "\n";
+    summary_ += printed + "\n";
 }
 
 void write_summary(const std::string& out, const std::string& summary) {
     write_file(out + "/summary.txt", summary);
     std::printf("pictures and tables in %s\n", out.c_str());
     const std::string run = (fs::path(out) / "..").lexically_normal().string();
-    if (!fs::exists(run + "/config.txt")) return;
+    std::error_code error;
+    if (!fs::exists(run + "/config.txt", error)) return;
     write_report(run);
     std::printf("report: %s\n", (fs::path(run) / "report.html").string().c_str());
 }
@@ -224,39 +231,7 @@ Tensor watch_chain_z(Models& models, const Tensor& z, const Tensor& x, real sigm
     return end;
 }
 
-// ---- tables -------------------------------------------------------------------------------------
-
-std::string digits(double value) {
-    char buffer[32];
-    std::snprintf(buffer, sizeof buffer, "%.*g", std::numeric_limits<real>::max_digits10, value);
-    return buffer;
-}
-
-void Csv::row(const std::vector<std::string>& fields) {
-    for (size_t i = 0; i < fields.size(); ++i) {
-        if (i > 0) text_ += ',';
-        if (fields[i].find_first_of(",\"\n") == std::string::npos) {
-            text_ += fields[i];
-            continue;
-        }
-        text_ += '"';
-        for (const char c : fields[i]) text_ += c == '"' ? "\"\"" : std::string(1, c);
-        text_ += '"';
-    }
-    text_ += '\n';
-}
-
-void Csv::row(const std::vector<double>& values) {
-    std::vector<std::string> fields;
-    for (const double value : values) fields.push_back(digits(value));
-    row(fields);
-}
-
-void Csv::row(const std::string& name, const std::vector<double>& values) {
-    std::vector<std::string> fields{name};
-    for (const double value : values) fields.push_back(digits(value));
-    row(fields);
-}
+// ---- means --------------------------------------------------------------------------------------
 
 MeanDeciles mean_and_deciles(std::vector<real> values) {
     CHECK(!values.empty());

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "data/dataset.h"
+#include "experiments/csv.h"
 #include "formats/files.h"
 #include "training/config.h"
 #include "training/evaluation.h"
@@ -28,9 +29,6 @@ void write_summary(const std::string& out, const std::string& summary);
 
 // Adds the flags of the batch-norm mode; set_batch_norm checks their values.
 void add_batch_norm_flags(CLI::App& command, BatchNormMode& mode);
-
-// Fails if a chain's settings (flags --steps-NAME and so on) are out of range.
-void check_chain(const std::string& name, const ChainSettings& chain);
 
 class Experiment {
 public:
@@ -72,7 +70,7 @@ protected:
     CLI::App* command_;
     std::string name_, model_, data_, out_, device_ = "auto";
     int64_t count_, seed_ = 1, batch_ = 0;
-    int threads_ = 0;
+    int64_t threads_ = 0;
     BatchNormMode batch_norm_;
     Config config_;  // the checkpoint's, with the flags applied
     ImageSet test_;  // the test images, held out from training where the data set has enough
@@ -102,24 +100,6 @@ Tensor watch_chain_x(Models& models, const Tensor& x, const ChainSettings& chain
 using WatchZ = std::function<void(int64_t k, const Tensor& image)>;
 Tensor watch_chain_z(Models& models, const Tensor& z, const Tensor& x, real sigma, const ChainSettings& chain,
                      const NoiseFunction& noise, const WatchZ& watch);
-
-// A table with a header and rows of numbers or text, written complete or not at all. Text with commas or quotes is
-// quoted (RFC 4180).
-class Csv {
-public:
-    explicit Csv(const std::vector<std::string>& header) { row(header); }
-    void row(const std::vector<std::string>& fields);
-    // Values have as many digits as restore a real exactly.
-    void row(const std::vector<double>& values);
-    void row(const std::string& name, const std::vector<double>& values);
-    void write(const std::string& path) const { write_file(path, text_); }
-
-private:
-    std::string text_;
-};
-
-// A value with as many digits as restore a real exactly.
-std::string digits(double value);
 
 // The mean, and the first and last decile.
 struct MeanDeciles {

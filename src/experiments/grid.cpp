@@ -15,13 +15,13 @@
 #include <tuple>
 
 #include "experiments/common.h"
+#include "experiments/grid_files.h"
 #include "experiments/reconstruct.h"
 #include "experiments/report.h"
 #include "experiments/sliced_wasserstein.h"
 #include "formats/npy.h"
 #include "training/checkpoint.h"
 #include "training/evaluation.h"
-#include "training/metrics.h"
 #include "training/signals.h"
 #include "training/train.h"
 
@@ -31,7 +31,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr int64_t picture_images = 10;   // of each kind in a variant's row of the picture
 constexpr int64_t inference_steps = 30;  // of z-chains from noise, for methods without an encoder
 constexpr int64_t evaluations = 2;       // during a training, after the one at its start
 constexpr int timed_iterations = 3;      // per variant, after one untimed, to measure its cost
@@ -40,71 +39,14 @@ constexpr int timed_iterations = 3;      // per variant, after one untimed, to m
 const std::vector<std::string> own_flags{"preset", "method",  "data",       "out",     "seed",
                                          "device", "threads", "iterations", "minutes", "epochs"};
 
-// The columns of result.csv and NAME.csv after `cell`, the variant. These names are older than those in the code and
-// stay, so that existing grids can be continued.
-const std::vector<std::pair<const char*, std::optional<double> Result::*>> columns{
-    {"seed", &Result::seed},
-    {"count", &Result::count},
-    {"iterations", &Result::iterations},
-    {"returns", &Result::rollbacks},
-    {"gave_up", &Result::gave_up},
-    {"processor_seconds", &Result::cpu_seconds},
-    {"seconds", &Result::wall_seconds},
-    {"seconds_chain_x", &Result::chain_x},
-    {"seconds_chain_z", &Result::chain_z},
-    {"seconds_generator", &Result::generator},
-    {"seconds_encoder", &Result::encoder},
-    {"seconds_ebm", &Result::ebm},
-    {"mse", &Result::mse},
-    {"swd_generator", &Result::swd_generator},
-    {"swd_revised", &Result::swd_revised}};
-
-// ---- .csv files ---------------------------------------------------------------------------------
-
-void write_results(const std::string& path, const std::vector<Result>& results) {
-    std::vector<std::string> fields{"cell"};
-    for (const auto& [name, field] : columns) fields.push_back(name);
-    Csv table(fields);
-    for (const Result& result : results) {
-        fields = {result.variant};
-        for (const auto& [name, field] : columns) fields.push_back(result.*field ? digits(*(result.*field)) : "");
-        table.row(fields);
-    }
-    table.write(path);
-}
-
-// The rows of a .csv file, each by column name; none if there is no such file.
-std::vector<std::map<std::string, std::string>> read_rows(const std::string& path) {
-    if (!fs::exists(path)) return {};
-    const CsvTable table = parse_csv(read_file(path));
-    std::vector<std::map<std::string, std::string>> out;
-    for (const auto& fields : table.rows) {
-        out.emplace_back();
-        for (size_t c = 0; c < fields.size(); ++c) out.back()[table.header[c]] = fields[c];
-    }
-    return out;
-}
-
-// The result in a run's folder; nothing if it was not measured on `count` images.
-std::optional<Result> read_result(const std::string& folder, int64_t count) {
-    const auto rows = read_rows(folder + "/result.csv");
-    if (rows.size() != 1) return {};
-    Result result;
-    result.variant = rows[0].at("cell");
-    for (const auto& [name, field] : columns)
-        if (const std::string& value = rows[0].at(name); !value.empty()) result.*field = std::stod(value);
-    if (result.count != double(count)) return {};
-    return result;
-}
-
 // Fails unless an existing run has this grid's settings, apart from those that do not affect results.
 void check_same(const std::string& folder, const Config& wanted, const std::string& out) {
     auto now = config_to_map(wanted);
     for (const auto& [name, value] : read_config(folder + "/config.txt")) {
         const bool harmless = name == "out" || name == "device" || name == "threads" || name == "log-every";
         if (!harmless && now.at(name) != value)
-            fail("--out ", out, ": ", folder, " was trained with ", name, " = ", value, "; it is now ", now.at(name),
-                 "; give the settings that the grid was started with, or another --out");
+            fail("--out ", out, ": ", folder, " was trained with ", name, " = ", excerpt(value), "; it is now ",
+                 now.at(name), "; give the settings that the grid was started with, or another --out");
     }
 }
 
@@ -141,18 +83,6 @@ std::vector<double> iteration_costs(const std::vector<Config>& configs) {
 
 // ---- measuring ----------------------------------------------------------------------------------
 
-std::optional<double> median(const MetricsTable& metrics, const std::string& column) {
-    const auto found = std::find(metrics.header.begin(), metrics.header.end(), column);
-    if (found == metrics.header.end()) return {};
-    std::vector<double> values;
-    for (const auto& row : metrics.rows)
-        if (const std::string& value = row[size_t(found - metrics.header.begin())]; !value.empty())
-            values.push_back(std::atof(value.c_str()));
-    if (values.empty()) return {};
-    std::sort(values.begin(), values.end());
-    return 0.5 * (values[(values.size() - 1) / 2] + values[values.size() / 2]);
-}
-
 // The picture's images of one kind; white if the method has none, or where fewer were drawn.
 ImageSet shown_images(const ImageSet& set, bool has_any) {
     ImageSet out{picture_images, set.size, std::vector<uint8_t>(size_t(picture_images * set.size * set.size * 3), 255),
@@ -171,8 +101,8 @@ Result measure(Result r, const LoadedCheckpoint& checkpoint, const std::string& 
     load_checkpoint(checkpoint.file, checkpoint.path, models, false);
     r.seed = double(c.seed), r.count = double(count);
     r.iterations = double(checkpoint.iteration), r.rollbacks = double(checkpoint.rollbacks);
-    const MetricsTable metrics = parse_metrics(read_file(folder + "/metrics.csv"));
-    for (const auto& [name, field] : columns)  // metrics.csv has the same names
+    const auto metrics = read_rows(folder + "/metrics.csv");
+    for (const auto& [name, field] : result_columns())  // metrics.csv has the same names
         if (std::string(name).starts_with("seconds")) r.*field = median(metrics, name);
 
     const Samples samples = draw_samples(models, count, c.sampler_batch, c.step.start_x, c.sampler, seed);
@@ -199,7 +129,8 @@ std::string fixed(double value, int decimals) {
 }  // namespace
 
 int64_t iterations_in(double minutes, int64_t threads, double cpu_seconds) {
-    return std::max<int64_t>(1, int64_t(60 * minutes * double(threads) / cpu_seconds));
+    const double fitting = 60 * minutes * double(threads) / std::max(cpu_seconds, 1e-9);
+    return int64_t(std::clamp(fitting, 1.0, double(max_iterations)));
 }
 
 std::optional<Inference> inference_of(const StepSettings& s) {
@@ -237,9 +168,10 @@ GridCommand::GridCommand(CLI::App& app, const std::string& name, const std::stri
 }
 
 void GridCommand::check_flags() const {
-    if (command_->count("--iterations") && iterations_ < 1) fail("--iterations ", iterations_, ": must be at least 1");
-    if (command_->count("--minutes") && !(minutes_ > 0 && std::isfinite(minutes_)))
-        fail("--minutes ", minutes_, ": must be above 0");
+    if (command_->count("--iterations") && (iterations_ < 1 || iterations_ > max_iterations))
+        fail("--iterations ", iterations_, ": must be at least 1 and at most ", max_iterations);
+    if (command_->count("--minutes") && !(minutes_ > 0 && minutes_ <= max_minutes))
+        fail("--minutes ", minutes_, ": must be above 0 and at most ", max_minutes);
     if (count_ < 1) fail("--count ", count_, ": must be at least 1");
     std::set<int64_t> seen;
     for (const int64_t seed : seeds_) {
@@ -291,6 +223,7 @@ Config GridCommand::variant_config(const Variant& variant) const {
     c.device = device_, c.threads = threads_;
     c.minutes = 0, c.iterations = iterations_;
     check_config(c);
+    check_memory(c.model, std::max(c.batch, c.sampler_batch));
     return c;
 }
 
@@ -324,10 +257,7 @@ void GridCommand::check_sets(const std::vector<Training>& trainings) const {
 void GridCommand::plan(std::vector<Training>& trainings) const {
     const std::string path = out_ + "/budget.csv";
     const double minutes = iterations_ > 0 ? 0 : minutes_;
-    std::map<std::string, std::pair<double, int64_t>> costs;  // by variant: seconds, iterations
-    for (const auto& row : read_rows(path))
-        if (std::stod(row.at("minutes")) == minutes)
-            costs[row.at("cell")] = {std::stod(row.at("seconds")), std::stoll(row.at("iterations"))};
+    Budget costs = read_budget(path, minutes);
     std::vector<Config> unknown;
     std::vector<std::string> names;
     for (const Training& t : trainings)
@@ -361,11 +291,15 @@ bool GridCommand::train_and_measure(const Training& training) {
     const std::string folder = c.out;
     const auto say = [](const std::string& line) { std::printf("%s\n", line.c_str()); };
     const std::optional<LoadedCheckpoint> resume = newest_sound_checkpoint(folder, say);
-    if (resume) check_same(folder, c, out_);
-    if (const auto known = resume ? read_result(folder, count_) : std::nullopt) {
-        std::printf("%s: already done\n", folder.c_str());
-        results_.push_back(*known);
-        return true;
+    if (resume) {
+        check_same(folder, c, out_);
+        std::string damage;
+        if (const auto known = read_result(folder, count_, test_.size, damage)) {
+            std::printf("%s: already done\n", folder.c_str());
+            results_.push_back(*known);
+            return true;
+        }
+        if (!damage.empty()) std::printf("%s; it is measured again\n", damage.c_str());
     }
     std::printf("%s: %lld iterations%s\n", folder.c_str(), (long long)c.iterations,
                 resume ? text(", resuming from ", resume->iteration).c_str() : "");
@@ -377,7 +311,7 @@ bool GridCommand::train_and_measure(const Training& training) {
         const bool finished = resume && resume->iteration >= c.iterations;
         if (!finished && !train(c, resume, {distance, {}})) return false;
     } catch (const Diverged& error) {
-        std::printf("%s: gave up: %s\n", folder.c_str(), error.what());
+        std::printf("%s: gave up: %s\n", folder.c_str(), explain(error).c_str());
         gave_up = true;
     }
     Result result;
@@ -395,14 +329,10 @@ void GridCommand::write() const {
     ImageSet generated = shown_images(test_, true), revised = generated;
     for (const Result& result : results_) {
         if (result.seed != double(seeds_[0])) continue;
-        NpyImages images(text(out_, "/", result.variant, "-", seeds_[0], "/result.npy"));
-        ImageSet shown{picture_images, images.width,
-                       std::vector<uint8_t>(size_t(picture_images * images.width * images.width * 3)), ""};
-        for (ImageSet* kind : {&generated, &revised}) {
-            for (int64_t i = 0; i < picture_images; ++i)
-                images.read_next(shown.pixels.data() + i * images.width * images.width * 3);
-            append_images(*kind, shown);
-        }
+        const ResultPictures pictures =
+            read_result_pictures(text(out_, "/", result.variant, "-", seeds_[0], "/result.npy"), test_.size);
+        append_images(generated, pictures.generated);
+        append_images(revised, pictures.revised);
     }
     write_grid(out_ + "/" + name_ + ".png", {&generated, &revised}, picture_images, picture_scale(test_));
 }

@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "data/dataset.h"
+#include "experiments/grid_files.h"
 #include "training/config.h"
 
 namespace dualmcmc {
@@ -31,20 +32,6 @@ namespace dualmcmc {
 struct Variant {
     std::string name, method;
     std::vector<std::pair<std::string, std::string>> settings;  // applied over the preset's and the method's
-};
-
-// The results of one variant and seed. Values that its method does not have are absent. The .csv files keep older
-// column names: cell, returns, processor_seconds, seconds (`columns` in grid.cpp).
-struct Result {
-    std::string variant;
-    std::optional<double> seed, count;            // count: images used for measuring
-    std::optional<double> iterations, rollbacks;  // iterations done; rollbacks to a checkpoint after divergence
-    std::optional<double> gave_up;       // 1 if it diverged too often; the rest is then measured on its last checkpoint
-    std::optional<double> cpu_seconds;   // CPU time per iteration, measured before all training
-    std::optional<double> wall_seconds;  // median wall-clock time per iteration; its parts follow
-    std::optional<double> chain_x, chain_z, generator, encoder, ebm;
-    std::optional<double> mse;  // of reconstructed test images, per pixel and channel
-    std::optional<double> swd_generator, swd_revised;
 };
 
 class GridCommand {
@@ -91,7 +78,7 @@ private:
     double minutes_;
     int64_t iterations_, count_ = 1000;
     std::vector<int64_t> seeds_;
-    int threads_ = 0;
+    int64_t threads_ = 0;
     ImageSet test_;  // of the first seed
     std::vector<Result> results_;
 };

@@ -40,8 +40,13 @@ std::string escape_html(const std::string& text) {
             case '\'':
                 out += "&#39;";
                 break;
-            default:
+            case '\n':
+            case '\t':
                 out += c;
+                break;
+            default:  // no page may hold other control characters
+                if (static_cast<unsigned char>(c) < ' ') out += escaped(std::string(1, c));
+                else out += c;
         }
     }
     return out;
@@ -58,34 +63,6 @@ std::string base64(const std::string& bytes) {
         for (size_t j = 0; j < 4; ++j) out += j <= left ? alphabet[word >> (18 - 6 * j) & 63] : '=';
     }
     return out;
-}
-
-CsvTable parse_csv(const std::string& text) {
-    CsvTable table;
-    std::vector<std::string> cells(1);
-    auto end_row = [&] {
-        if (table.header.empty()) table.header = cells;
-        else if (cells.size() == table.header.size()) table.rows.push_back(cells);
-        cells.assign(1, "");
-    };
-    bool quoted = false;
-    for (size_t i = 0; i < text.size(); ++i) {
-        const char c = text[i];
-        if (quoted) {
-            if (c != '"') cells.back() += c;
-            else if (i + 1 < text.size() && text[i + 1] == '"') cells.back() += text[++i];
-            else quoted = false;
-        } else if (c == '"') {
-            quoted = true;
-        } else if (c == ',') {
-            cells.emplace_back();
-        } else if (c == '\n') {
-            end_row();
-        } else if (c != '\r') {
-            cells.back() += c;
-        }
-    }
-    return table;  // an unterminated last row is incomplete
 }
 
 namespace {
@@ -159,30 +136,52 @@ struct Axis {
 
     // In [0, 1].
     double position(double value) const {
-        return logarithmic ? std::log(value / low) / std::log(high / low) : (value - low) / (high - low);
+        if (logarithmic) return (std::log(value) - std::log(low)) / (std::log(high) - std::log(low));
+        return (value / 2 - low / 2) / (high / 2 - low / 2);  // halved: the width of all doubles is no double
     }
 };
 
-// Ticks at multiples of 1, 2 or 5 times a power of ten. On a logarithmic axis: at 1, 2 and 5 times the powers of ten,
-// or only at powers of ten over more than three decades.
-Axis make_axis(double low, double high, bool may_be_logarithmic) {
-    Axis axis{low, high, may_be_logarithmic && low > 0 && high / low >= 15, {}};
-    if (axis.logarithmic) {
-        const bool decades = high / low > 1e3;
-        for (double power = std::pow(10, std::floor(std::log10(low))); power <= high; power *= 10)
-            for (const double factor : {1.0, 2.0, 5.0})
-                if (power * factor >= low && power * factor <= high && (factor == 1 || !decades))
-                    axis.ticks.push_back(power * factor);
-        return axis;
-    }
-    if (!(high > low)) {
-        const double margin = std::max(std::abs(low) * 0.05, 1e-6);
-        axis.low -= margin;
-        axis.high += margin;
-    }
-    const double rough = (axis.high - axis.low) / 5, power = std::pow(10, std::floor(std::log10(rough)));
+// 1, 2 and 5 times the powers of ten in the range, or only the powers of ten over more than three decades.
+std::vector<double> logarithmic_ticks(double low, double high) {
+    std::vector<double> ticks;
+    const bool decades = std::log10(high) - std::log10(low) > 3;
+    const int first = int(std::floor(std::log10(low))), last = int(std::ceil(std::log10(high)));
+    const int stride = std::max(1, (last - first) / 8);
+    for (int exponent = first; exponent <= last; exponent += decades ? stride : 1)
+        for (const double factor : {1.0, 2.0, 5.0})
+            if (const double tick = factor * std::pow(10, exponent);
+                tick >= low && tick <= high && (factor == 1 || !decades))
+                ticks.push_back(tick);
+    return ticks;
+}
+
+// Multiples of 1, 2 or 5 times a power of ten, about five of them. Each is computed from a count, so that there is an
+// end where the step is lost in rounding.
+std::vector<double> linear_ticks(double low, double high) {
+    std::vector<double> ticks;
+    const double rough = high / 5 - low / 5, power = std::pow(10, std::floor(std::log10(rough)));
     const double step = power * (rough / power < 1.5 ? 1 : rough / power < 3.5 ? 2 : rough / power < 7.5 ? 5 : 10);
-    for (double k = std::ceil(axis.low / step); k * step <= axis.high; ++k) axis.ticks.push_back(k == 0 ? 0 : k * step);
+    if (!std::isnormal(step) || !std::isfinite(low / step) || !std::isfinite(high / step)) return {low, high};
+    const double first = std::ceil(low / step);
+    for (int k = 0; k < 12; ++k) {
+        const double multiple = first + k, tick = multiple == 0 ? 0 : multiple * step;
+        if (tick > high) break;
+        if (tick >= low && (ticks.empty() || tick > ticks.back())) ticks.push_back(tick);
+    }
+    return ticks;
+}
+
+// An axis for values from `low` to `high`, any finite numbers.
+Axis make_axis(double low, double high, bool may_be_logarithmic) {
+    Axis axis{low, high, may_be_logarithmic && low > 0 && high / 15 >= low, {}};
+    // Fewer than a few thousand doubles between its ends are no range that ticks could divide.
+    const double margin = std::max({std::abs(low), std::abs(high), 1e-300}) * 1e-12;
+    if (!axis.logarithmic && high - low <= margin) {
+        const double wide = std::max(std::abs(low) * 0.05, std::abs(low) < 1e-100 ? 1e-6 : 0);
+        axis.low = std::max(low - wide, std::numeric_limits<double>::lowest());
+        axis.high = std::min(high + wide, std::numeric_limits<double>::max());
+    }
+    axis.ticks = axis.logarithmic ? logarithmic_ticks(axis.low, axis.high) : linear_ticks(axis.low, axis.high);
     return axis;
 }
 
@@ -401,7 +400,7 @@ std::vector<std::string> files_in(const std::string& folder, const std::string& 
 
 std::string experiment_html(const std::string& folder) {
     std::string out = text("<h2>", escape_html(fs::path(folder).filename().string()), "</h2>\n");
-    if (fs::exists(folder + "/summary.txt"))
+    if (std::error_code error; fs::exists(folder + "/summary.txt", error))
         out += "<pre>" + escape_html(read_file(folder + "/summary.txt")) + "</pre>\n";
     const std::vector<std::string> pictures = files_in(folder, ".png");
     if (pictures.size() > max_pictures) out += text("<p>", pictures.size(), " pictures</p>\n");
@@ -549,7 +548,7 @@ void write_report(const std::string& run) {
     const std::string temperature = text(" (temperature ", config.step.chain_x.temperature(), ")"),
                       title = text("dualmcmc: ", name, ", preset ", config.preset);
     const MetricsColumns metrics(
-        parse_metrics(fs::exists(run + "/metrics.csv") ? read_file(run + "/metrics.csv") : ""));
+        parse_metrics(fs::exists(run + "/metrics.csv", error) ? read_file(run + "/metrics.csv") : ""));
 
     std::string page = headline(metrics, temperature) + "<h2>Training</h2>\n" + curves_html(metrics, temperature) +
                        newest_pictures(run);

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "experiments/csv.h"
+
 namespace dualmcmc {
 
 // Writes RUN/report.html, complete or not at all. A folder that is not a run but holds a grid's summary.txt gets a page
@@ -33,14 +35,6 @@ std::string escape_html(const std::string& text);
 
 // RFC 4648, with padding.
 std::string base64(const std::string& bytes);
-
-// The header and rows of a .csv file; quoted fields as in RFC 4180. Rows with another number of fields than the header
-// are skipped (such as the last row of a file that is still being written).
-struct CsvTable {
-    std::vector<std::string> header;
-    std::vector<std::vector<std::string>> rows;
-};
-CsvTable parse_csv(const std::string& text);
 
 // A curve of a plot: one y per x; NaN for a missing value.
 struct Curve {

@@ -22,6 +22,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr int64_t picture_images = 100;        // of each kind, in samples.png
+constexpr int64_t max_count = 1'000'000'000;   // of each kind
 constexpr int64_t max_distance_images = 2048;  // on each side of a sliced Wasserstein distance; 150 kB each
 
 // Progress on stderr: a line every few seconds, redrawn in place on a terminal.
@@ -95,9 +96,10 @@ void SampleCommand::apply_overrides(const Config& trained) {
     if (command_->count("--noise-x")) config_.sampler.noise_std = chain_.noise_std;
     if (command_->count("--batch")) config_.sampler_batch = batch_;
     if (command_->count("--data")) config_.data = data_;
-    check_chain("x", config_.sampler);
+    check_chain(config_.sampler, {"--steps-x", "--step-size-x", "--noise-x"});
     if (config_.sampler_batch < 1) fail("--batch ", config_.sampler_batch, ": must be at least 1");
-    check_config(config_);
+    if (config_.sampler_batch > max_batch) fail("--batch ", config_.sampler_batch, ": must be at most ", max_batch);
+    check_memory(config_.model, config_.sampler_batch);
 }
 
 // The data that a checkpoint names may have moved. Sampling works without it, so only the distance is skipped.
@@ -108,7 +110,7 @@ void SampleCommand::load_data() {
                               std::min(count_, max_distance_images));
     } catch (const std::exception& error) {
         if (command_->count("--data")) throw;
-        std::printf("no sliced Wasserstein distance: %s\n", error.what());
+        std::printf("no sliced Wasserstein distance: %s\n", explain(error).c_str());
     }
 }
 
@@ -185,7 +187,7 @@ bool SampleCommand::draw(Models& models) {
     } catch (const std::exception& error) {
         const std::string hint = text(" (", done, " of ", count_,
                                       " images are complete; run the same command again to continue from there)");
-        fail(error.what(), npy_ ? "" : hint);
+        fail(explain(error), npy_ ? "" : hint);
     }
     counter.end();
     if (begin == 0 && done > 0) write_picture(kept);
@@ -218,7 +220,8 @@ void SampleCommand::finish(const Samples& kept) {
     const int64_t images = std::min({kept.generated.count, real_.count, max_distance_images});
     if (images == 0) return;
     const ImageSet real = first_images(real_, images);
-    std::string line = text("sliced Wasserstein distance (x 1e3, ", images, " images against ", real.name, "):");
+    std::string line =
+        text("sliced Wasserstein distance (x 1e3, ", images, " images against ", escaped(real.name), "):");
     for (const Output& output : outputs_) {
         const bool generator = output.name == "generator";
         const double distance =
@@ -232,6 +235,7 @@ void SampleCommand::finish(const Samples& kept) {
 
 int SampleCommand::run() {
     if (count_ < 1) fail("--count ", count_, ": must be at least 1");
+    if (count_ > max_count) fail("--count ", count_, ": must be at most ", max_count);
     if (seed_ < 0) fail("--seed ", seed_, ": must be at least 0");
     std::printf("device: %s\n", select_device(device_, threads_, precision_).c_str());
     const LoadedCheckpoint checkpoint = read_checkpoint(model_);

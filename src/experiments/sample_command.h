@@ -36,7 +36,7 @@ private:
     CLI::App* command_;
     std::string model_, out_ = "samples", kind_ = "both", data_, device_ = "auto", precision_ = "auto";
     int64_t count_ = 100, seed_ = 1, batch_ = 100;
-    int threads_ = 0;
+    int64_t threads_ = 0;
     bool npy_ = false;
     ChainSettings chain_{};
     BatchNormMode batch_norm_;

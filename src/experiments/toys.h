@@ -72,7 +72,7 @@ private:
     std::vector<std::string> data_, methods_;
     std::string out_ = "runs/toys", device_ = "auto";
     int64_t iterations_ = 2000, evaluations_ = 5, seed_ = 1;
-    int threads_ = 0;
+    int64_t threads_ = 0;
 };
 
 }  // namespace dualmcmc

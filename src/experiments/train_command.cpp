@@ -113,7 +113,7 @@ void print_settings(const Config& c) {
     std::printf(
         "%s from %s: widths %lld/%lld/%lld (generator/EBM/encoder), latent %lld, batch %lld; x-chain %lld steps of %g "
         "at temperature %.3g, z-chain %lld steps of %g\n",
-        m.architecture.c_str(), c.data.c_str(), (long long)m.width_generator, (long long)m.width_ebm,
+        m.architecture.c_str(), escaped(c.data).c_str(), (long long)m.width_generator, (long long)m.width_ebm,
         (long long)m.width_encoder, (long long)m.latent, (long long)c.batch, (long long)x.steps, double(x.step_size),
         double(x.temperature()), (long long)z.steps, double(z.step_size));
     if (!c.init.empty()) std::printf("networks at iteration 0: those of %s\n", c.init.c_str());
@@ -130,7 +130,7 @@ void report(const std::string& folder) {
     try {
         write_report(folder);
     } catch (const std::exception& error) {
-        std::cerr << "report.html was not written: " << error.what() << '\n';
+        std::cerr << "report.html was not written: " << explain(error) << '\n';
     }
 }
 
@@ -152,7 +152,8 @@ int TrainCommand::run() {
     if (init) check_networks("--init", config, *init);
     check_config(config);
     if (config.data.empty()) config.data = default_data(config.model.image_size());
-    std::printf("device: %s\n", select_device(config.device, int(config.threads), config.precision).c_str());
+    std::printf("device: %s\n", select_device(config.device, config.threads, config.precision).c_str());
+    check_memory(config.model, config.batch);
     print_settings(config);
     if (resume) {
         print_line(text("resuming from ", resume->path));

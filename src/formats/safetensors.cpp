@@ -101,7 +101,7 @@ private:
         do {
             const std::string key = parse_string();
             if (std::any_of(key.begin(), key.end(), is_control)) error("control character in a name");
-            if (!seen.insert(key).second) error("the name \"" + key + "\" appears twice");
+            if (!seen.insert(key).second) error("the name \"" + excerpt(key) + "\" appears twice");
             expect(':');
             parse_value(key);
         } while (accept(','));
@@ -117,10 +117,10 @@ private:
             if (key == "dtype") result.dtype = parse_string();
             else if (key == "shape") result.shape = parse_integers(), has_shape = true;
             else if (key == "data_offsets") offsets = parse_integers();
-            else error("unknown property \"" + key + "\" of tensor " + name);
+            else error("unknown property \"" + excerpt(key) + "\" of tensor " + excerpt(name));
         });
         if (result.dtype.empty() || !has_shape || offsets.size() != 2)
-            error("tensor " + name + " needs a dtype, a shape and two data_offsets");
+            error("tensor " + excerpt(name) + " needs a dtype, a shape and two data_offsets");
         result.begin = offsets[0];
         result.end = offsets[1];
         return result;
@@ -214,16 +214,16 @@ void check_layout(std::vector<Entry>& entries, int64_t data_bytes, const std::st
     int64_t position = 0;
     for (const Entry& entry : entries) {
         const auto error = [&](const auto&... what) {
-            fail(path, " is not a valid safetensors file: tensor ", entry.name, " ", what...);
+            fail(path, " is not a valid safetensors file: tensor ", excerpt(entry.name), " ", what...);
         };
-        if (element_size(entry.dtype) == 0) error("has the unknown dtype ", entry.dtype);
+        if (element_size(entry.dtype) == 0) error("has the unknown dtype ", excerpt(entry.dtype));
         const int64_t bytes = byte_count(entry.dtype, entry.shape);
         if (bytes < 0) error("has a shape too large for any file");
         if (entry.end < entry.begin || entry.end - entry.begin != bytes)
             error("has data_offsets ", entry.begin, " to ", entry.end, ", but its shape needs ", bytes, " bytes");
         if (entry.end > data_bytes)
-            fail(path, " is truncated: tensor ", entry.name, " ends at byte ", entry.end, " of the data, the file has ",
-                 data_bytes);
+            fail(path, " is truncated: tensor ", excerpt(entry.name), " ends at byte ", entry.end,
+                 " of the data, the file has ", data_bytes);
         if (entry.begin < position) error("overlaps another tensor");
         if (entry.begin > position) error("follows a gap of ", entry.begin - position, " bytes");
         position = entry.end;

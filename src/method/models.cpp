@@ -3,11 +3,13 @@
 // the lower resolution.
 #include "method/models.h"
 
+#include "engine/memory.h"
+
 namespace dualmcmc {
 
 void check_settings(const ModelSettings& s) {
     if (s.architecture != "cifar10" && s.architecture != "celeba64")
-        fail("--architecture ", s.architecture, ": unknown; give cifar10 or celeba64");
+        fail("--architecture ", excerpt(s.architecture), ": unknown; give cifar10 or celeba64");
     auto positive = [](const char* flag, int64_t value) {
         if (value < 1) fail(flag, " ", value, ": must be at least 1");
         if (value > 16384) fail(flag, " ", value, ": must be at most 16384");
@@ -21,6 +23,23 @@ void check_settings(const ModelSettings& s) {
         if (s.width_generator < 16) fail("--width-generator ", s.width_generator, ": celeba64 needs at least 16");
         if (s.width_ebm < 16) fail("--width-ebm ", s.width_ebm, ": celeba64 needs at least 16");
     }
+}
+
+void check_memory(const ModelSettings& s, int64_t batch) {
+    const double pixels = double(batch) * double(s.image_size() * s.image_size());
+    double values = 2 * 3 * pixels;  // of the images, in the host's memory and on the device
+    if (!backend().free_bytes) {
+        values += pixels * double(s.architecture == "celeba64" ? s.width_generator / 16 : s.width_generator);
+        Models shapes(s, std::nullopt);
+        for (const auto& [prefix, state] : shapes.networks())
+            for (const NamedTensor& entry : state->entries())
+                values += double(element_count(entry.layout.file_shape)) * (entry.trainable ? 3 : 1);  // Adam's moments
+    }
+    const double gib = 1 << 30, needed = values * sizeof(real) / gib, available = double(memory_limit()) / gib;
+    if (needed > available)
+        fail("--batch ", batch, " with widths ", s.width_generator, "/", s.width_ebm, "/", s.width_encoder, ", latent ",
+             s.latent, ": needs at least ", needed, " GiB of memory, but there are ", available,
+             "; lower --batch or the widths");
 }
 
 // ---- 2-D densities ------------------------------------------------------------------------
@@ -58,7 +77,7 @@ Var EnergyBlock::operator()(const Var& x) const {
     return conv2d(h, conv2.weight, Var(), {.padding = 1, .relu = true, .pool = true, .residual = residual});
 }
 
-EnergyModel::EnergyModel(const ModelSettings& settings, uint64_t seed) : state(seed, 0) {
+EnergyModel::EnergyModel(const ModelSettings& settings, std::optional<uint64_t> seed) : state(seed, 0) {
     const int64_t w = settings.width_ebm;
     if (is_toy(settings)) {
         mlp_.emplace(state, "mlp", 2, w, 1);
@@ -114,7 +133,7 @@ Var GeneratorBlock::operator()(const Var& x) const {
     return norm_relu_conv(norm2, conv2, h, {.residual = shortcut(x), .upsample_residual = true});
 }
 
-Generator::Generator(const ModelSettings& settings, uint64_t seed) : state(seed, 1) {
+Generator::Generator(const ModelSettings& settings, std::optional<uint64_t> seed) : state(seed, 1) {
     if (is_toy(settings)) {
         mlp_.emplace(state, "mlp", settings.latent, settings.width_generator, 2);
         return;
@@ -151,7 +170,7 @@ std::vector<std::pair<BatchNorm*, int64_t>> Generator::norms() {
 
 // ---- encoder ------------------------------------------------------------------------------------
 
-Encoder::Encoder(const ModelSettings& settings, uint64_t seed) : state(seed, 2) {
+Encoder::Encoder(const ModelSettings& settings, std::optional<uint64_t> seed) : state(seed, 2) {
     const int64_t n = settings.width_encoder, d = settings.latent;
     if (is_toy(settings)) {
         mlps_.emplace_back(state, "mean", 2, n, d);
@@ -177,7 +196,7 @@ std::pair<Var, Var> Encoder::operator()(const Var& x) const {
 
 // ---- the three together -------------------------------------------------------------------------
 
-Models::Models(const ModelSettings& settings_, uint64_t seed)
+Models::Models(const ModelSettings& settings_, std::optional<uint64_t> seed)
     : settings(settings_), ebm(settings, seed), generator(settings, seed), encoder(settings, seed) {}
 
 std::vector<Models::Named> Models::networks() {

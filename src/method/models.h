@@ -23,6 +23,10 @@ struct ModelSettings {
 // Fails, naming the flag, if no network can be built from these settings.
 void check_settings(const ModelSettings& settings);
 
+// Fails, naming the flags, if this machine's memory cannot hold these networks, a batch of images and the generator's
+// largest layer. On a GPU only the images count here, and the allocator sees to the rest.
+void check_memory(const ModelSettings& settings, int64_t batch);
+
 // (B, in) -> (B, out) through three hidden layers of `width`. Their swish, x sigmoid(x), is smooth, because the
 // network's gradient is a chain's drift.
 struct Mlp {
@@ -41,7 +45,7 @@ struct EnergyBlock {
 
 class EnergyModel {
 public:
-    EnergyModel(const ModelSettings& settings, uint64_t seed);
+    EnergyModel(const ModelSettings& settings, std::optional<uint64_t> seed);
 
     // Advances u and v of every weight by one power iteration and sets the weights W / σ that energy() uses.
     void power_iteration();
@@ -67,7 +71,7 @@ struct GeneratorBlock {
 
 class Generator {
 public:
-    Generator(const ModelSettings& settings, uint64_t seed);
+    Generator(const ModelSettings& settings, std::optional<uint64_t> seed);
     Var operator()(const Var& z) const;
     // Its batch norms, each with the side of the images that it normalises.
     std::vector<std::pair<BatchNorm*, int64_t>> norms();
@@ -84,7 +88,7 @@ private:
 
 class Encoder {
 public:
-    Encoder(const ModelSettings& settings, uint64_t seed);
+    Encoder(const ModelSettings& settings, std::optional<uint64_t> seed);
     std::pair<Var, Var> operator()(const Var& x) const;  // μ, log-variance
 
     ParameterStore state;
@@ -94,9 +98,10 @@ private:
     std::vector<Mlp> mlps_;            // toy2d: μ, log-variance
 };
 
-// The three together. Tensors are named netE.*, netG.*, netI.* in files.
+// The three together. Tensors are named netE.*, netG.*, netI.* in files. Without a seed they are shapes only
+// (ParameterStore).
 struct Models {
-    Models(const ModelSettings& settings, uint64_t seed);
+    Models(const ModelSettings& settings, std::optional<uint64_t> seed);
     ModelSettings settings;
     EnergyModel ebm;
     Generator generator;

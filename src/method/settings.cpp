@@ -1,9 +1,33 @@
-// The table of methods.
+// Checks of the settings, and the table of methods.
 #include "method/settings.h"
+
+#include <cmath>
 
 #include "check.h"
 
 namespace dualmcmc {
+
+void check_chain(const ChainSettings& c, const ChainFlags& flags, int64_t max_steps) {
+    if (c.steps < 0 || c.steps > max_steps) fail(flags.steps, " ", c.steps, ": must be from 0 to ", max_steps);
+    if (!(c.step_size > 0 && std::isfinite(c.step_size))) fail(flags.step_size, " ", c.step_size, ": must be above 0");
+    if (!std::isnormal(c.step_size * c.step_size))
+        fail(flags.step_size, " ", c.step_size, ": its square comes out as ", c.step_size * c.step_size,
+             "; give another step size");
+    if (!(c.noise_std >= 0 && std::isfinite(c.noise_std))) fail(flags.noise, " ", c.noise_std, ": must be at least 0");
+    if (c.noise_std == 0) return;
+    const real temperature = c.temperature();
+    if (!std::isnormal(temperature) || !std::isnormal(1 / temperature))
+        fail(flags.noise, " ", c.noise_std, ": with ", flags.step_size, " ", c.step_size,
+             " the temperature (noise / step size)^2 comes out as ", temperature, ", which no chain can have; give ",
+             temperature < 1 ? "more" : "less", " noise");
+}
+
+void check_sigma(real sigma, const std::string& flag) {
+    if (!(sigma > 0 && std::isfinite(sigma))) fail(flag, " ", sigma, ": must be above 0");
+    const real weight = 1 / (2 * sigma * sigma);
+    if (!std::isnormal(weight))
+        fail(flag, " ", sigma, ": 1 / (2 sigma^2) comes out as ", weight, "; give another sigma");
+}
 
 const std::vector<Method>& methods() {
     static const std::optional<int64_t> keep;  // the setting stays as it is
@@ -70,7 +94,7 @@ void apply_method(StepSettings& s, const std::string& name) {
         s.joint_elbo = method.joint_elbo;
         return;
     }
-    fail("--method ", name, ": unknown; give ", method_list());
+    fail("--method ", excerpt(name), ": unknown; give ", method_list());
 }
 
 }  // namespace dualmcmc

@@ -8,6 +8,9 @@
 
 namespace dualmcmc {
 
+// No batch is larger: flags and files are held against this before anything is built.
+inline constexpr int64_t max_batch = 1'000'000;
+
 // A Langevin chain y <- y - ½ s² ∇ potential(y) + n U: its steps, s and n (METHOD.md, section 2).
 struct ChainSettings {
     int64_t steps;
@@ -15,6 +18,17 @@ struct ChainSettings {
     // T: for small steps the chain's stationary density is exp(-potential / T).
     real temperature() const { return (noise_std / step_size) * (noise_std / step_size); }
 };
+
+// A chain's flags, for messages: those of its steps, s and n.
+struct ChainFlags {
+    std::string steps, step_size, noise;
+};
+// Fails, naming the flag, if a chain cannot run: too many steps, or an s whose square is not a positive number. Noise
+// of exactly 0 is a chain, gradient descent; any other needs a temperature that a number can hold, and its inverse,
+// too.
+void check_chain(const ChainSettings& chain, const ChainFlags& flags, int64_t max_steps = 65535);
+// Fails unless σ and 1 / (2σ²) are positive numbers.
+void check_sigma(real sigma, const std::string& flag);
 
 // METHOD.md, section 4. The defaults are the authors' CIFAR-10 settings.
 struct StepSettings {

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "formats/files.h"
+#include "numbers.h"
 
 namespace dualmcmc {
 
@@ -30,16 +31,42 @@ constexpr const char* chain_states_name = "latents";
 
 }  // namespace
 
-std::vector<real> stored_values(const SafetensorsFile& file, const std::string& path, const std::string& name,
+namespace {
+
+const StoredTensor& find_tensor(const SafetensorsFile& file, const std::string& path, const std::string& name,
                                 const Layout& layout) {
     const auto found = file.tensors.find(name);
     if (found == file.tensors.end()) fail(path, ": tensor ", name, " is missing");
     if (found->second.shape != layout.file_shape)
-        fail(path, ": tensor ", name, " has shape ", to_string(found->second.shape), ", not ",
+        fail(path, ": tensor ", name, " has shape ", excerpt(to_string(found->second.shape)), ", not ",
              to_string(layout.file_shape));
     if (found->second.dtype != "F32" && found->second.dtype != "F64")
         fail(path, ": tensor ", name, " is ", found->second.dtype, ", not F32 or F64");
-    const std::vector<real> values = values_of<real>(found->second, name);
+    return found->second;
+}
+
+// Nothing reads num_batches_tracked.
+bool is_loaded(const SafetensorsFile& file, const std::string& prefix, const NamedTensor& entry,
+               bool running_optional) {
+    const bool running = entry.name.ends_with(".running_mean") || entry.name.ends_with(".running_var");
+    if (running && running_optional && !file.tensors.count(prefix + entry.name)) return false;
+    return !entry.name.ends_with(".num_batches_tracked");
+}
+
+}  // namespace
+
+void check_shapes(const SafetensorsFile& file, const std::string& path, const ModelSettings& settings,
+                  bool running_optional) {
+    Models shapes(settings, std::nullopt);
+    for (const auto& [prefix, state] : shapes.networks())
+        for (const NamedTensor& entry : state->entries())
+            if (is_loaded(file, prefix, entry, running_optional))
+                find_tensor(file, path, prefix + entry.name, entry.layout);
+}
+
+std::vector<real> stored_values(const SafetensorsFile& file, const std::string& path, const std::string& name,
+                                const Layout& layout) {
+    const std::vector<real> values = values_of<real>(find_tensor(file, path, name, layout), name);
     for (const real value : values)
         if (!std::isfinite(value)) fail(path, ": tensor ", name, " holds a value that is not finite");
     return layout.to_memory(values);
@@ -53,9 +80,7 @@ void store_state(SafetensorsFile& file, const std::string& prefix, const Paramet
 void load_state(const SafetensorsFile& file, const std::string& path, const std::string& prefix, ParameterStore& state,
                 bool running_optional) {
     for (NamedTensor& entry : state.entries()) {
-        if (entry.name.ends_with(".num_batches_tracked")) continue;
-        const bool running = entry.name.ends_with(".running_mean") || entry.name.ends_with(".running_var");
-        if (running && running_optional && !file.tensors.count(prefix + entry.name)) continue;
+        if (!is_loaded(file, prefix, entry, running_optional)) continue;
         entry.value.value().copy_from_host(stored_values(file, path, prefix + entry.name, entry.layout));
     }
 }
@@ -103,7 +128,8 @@ LoadedCheckpoint read_checkpoint(const std::string& path) {
         throw DamagedFile(path +
                           ": its tensors have changed since it was written (the checksum differs); use an intact copy");
     if (metadata["format"] != checkpoint_format)
-        fail(path, ": not a dualmcmc checkpoint: its format is '", metadata["format"], "', not ", checkpoint_format);
+        fail(path, ": not a dualmcmc checkpoint: its format is '", excerpt(metadata["format"]), "', not ",
+             checkpoint_format);
     update_names(metadata);
     try {
         for_each_setting(out.config, [&](const char* name, auto&, const char*) {
@@ -111,19 +137,21 @@ LoadedCheckpoint read_checkpoint(const std::string& path) {
         });
         check_config(out.config);
     } catch (const std::exception& error) {
-        fail(path, ": in its metadata: ", error.what());
+        fail(path, ": in its metadata: ", explain(error));
     }
     auto counter = [&](const char* name) -> int64_t {
         const std::string value = metadata.count(name) ? metadata.at(name) : "0";
-        if (value.empty() || value.size() > 15 || value.find_first_not_of("0123456789") != std::string::npos)
-            fail(path, ": metadata '", name, "' is '", value, "', not a count");
-        return std::stoll(value);
+        const std::optional<int64_t> count = to_number<int64_t>(value);
+        if (!count || *count < 0 || *count > max_iterations)
+            fail(path, ": metadata '", name, "' is '", excerpt(value), "', not a count");
+        return *count;
     };
     out.iteration = counter("iteration");
     out.rollbacks = counter("rollbacks");
     if (metadata.count("training-images-checksum"))
         out.position = {counter("epoch"), counter("epoch-images-seen"), counter("training-images"),
                         metadata.at("training-images-checksum")};
+    check_shapes(out.file, path, out.config.model);
     return out;
 }
 
@@ -168,7 +196,7 @@ void check_tensor_names(const SafetensorsFile& file, const std::string& path, Mo
             known.insert(average_name(prefix, entry));
         }
     for (const auto& [name, tensor] : file.tensors)
-        if (!known.count(name)) fail(path, ": tensor ", name, " belongs to no network of this architecture");
+        if (!known.count(name)) fail(path, ": tensor ", excerpt(name), " belongs to no network of this architecture");
 }
 
 }  // namespace

@@ -31,6 +31,11 @@ void store_state(SafetensorsFile& file, const std::string& prefix, const Paramet
 void load_state(const SafetensorsFile& file, const std::string& path, const std::string& prefix, ParameterStore& state,
                 bool running_optional = false);
 
+// Fails as load_state unless the file holds each tensor of the networks that `settings` describe, in its shape. Takes
+// no memory: what a file says of its networks is held against its tensors before anything is built.
+void check_shapes(const SafetensorsFile& file, const std::string& path, const ModelSettings& settings,
+                  bool running_optional = false);
+
 // One tensor of the file, converted to the layout in memory. Fails as load_state.
 std::vector<real> stored_values(const SafetensorsFile& file, const std::string& path, const std::string& name,
                                 const Layout& layout);
@@ -68,8 +73,8 @@ void save_checkpoint(const std::string& path, Models& models, const Config& conf
                      const std::optional<DataPosition>& position = {});
 
 // Reads a checkpoint's file and parses its metadata; files of earlier versions, with former names of settings, too.
-// Throws DamagedFile if the tensors' bytes do not have the checksum in the metadata; whether they are this
-// architecture's is checked later, by load_checkpoint.
+// Throws DamagedFile if the tensors' bytes do not have the checksum in the metadata. The tensors have the shapes that
+// the settings need; load_checkpoint checks their values.
 LoadedCheckpoint read_checkpoint(const std::string& path);
 
 // Sets the networks from the file. With `optimiser`, to continue training: Adam's moments and the averages, too.

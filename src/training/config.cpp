@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "formats/files.h"
+#include "numbers.h"
 
 namespace dualmcmc {
 
@@ -70,7 +71,7 @@ Config preset_config(const std::string& name) {
         }
         return c;
     }
-    fail("--preset ", name, ": unknown; give cifar10, cifar10-small, celeba64 or demo");
+    fail("--preset ", excerpt(name), ": unknown; give cifar10, cifar10-small, celeba64 or demo");
 }
 
 namespace {
@@ -87,17 +88,14 @@ std::string to_text(bool value) { return value ? "true" : "false"; }
 
 template <class Number>
 void parse(const std::string& name, const std::string& text, Number& field) {
-    Number value{};
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc() || end != text.data() + text.size())
-        fail("--", name, " ", text, ": expected a ", std::is_integral_v<Number> ? "whole number" : "number");
-    field = value;
+    if (const std::string wrong = read_number(text, field); !wrong.empty())
+        fail("--", name, text.empty() ? " " : " " + excerpt(text) + ": ", wrong);
 }
 void parse(const std::string&, const std::string& text, std::string& field) { field = text; }
 void parse(const std::string& name, const std::string& text, bool& field) {
     if (text == "true" || text == "1") field = true;
     else if (text == "false" || text == "0") field = false;
-    else fail("--", name, " ", text, ": expected true or false");
+    else fail("--", name, " ", excerpt(text), ": expected true or false");
 }
 
 }  // namespace
@@ -118,7 +116,7 @@ void set_setting(Config& config, const std::string& name, const std::string& val
         parse(current, current == "ebm-negatives" ? current_negatives(value) : value, field);
         found = true;
     });
-    if (!found) fail("unknown setting '", name, "'; 'dualmcmc train --help' lists them");
+    if (!found) fail("unknown setting '", excerpt(name), "'; 'dualmcmc train --help' lists them");
 }
 
 std::map<std::string, std::string> config_to_map(const Config& config) {
@@ -137,7 +135,10 @@ std::string config_to_text(const Config& config) {
 
 namespace {
 std::string config_text(const std::string& path) {
+    constexpr int64_t longest = 1 << 20;  // bytes; a config.txt has a few thousand
     try {
+        if (const int64_t bytes = InputFile(path).size(); bytes > longest)
+            fail(path, ": not a config.txt: it has ", bytes, " bytes");
         return read_file(path);
     } catch (const std::exception& error) {
         fail("--config: ", error.what());
@@ -159,14 +160,15 @@ std::vector<std::pair<std::string, std::string>> read_config(const std::string& 
         line = trim(line);
         if (line.empty() || line[0] == '#') continue;
         const size_t equals = line.find('=');
-        if (equals == std::string::npos) fail(path, ":", number, ": expected 'name = value', found '", line, "'");
+        if (equals == std::string::npos)
+            fail(path, ":", number, ": expected 'name = value', found '", excerpt(line), "'");
         const std::string name = current_name(trim(line.substr(0, equals))), value = trim(line.substr(equals + 1));
-        if (!seen.insert(name).second) fail(path, ":", number, ": '", name, "' is set twice");
+        if (!seen.insert(name).second) fail(path, ":", number, ": '", excerpt(name), "' is set twice");
         try {
             Config scratch;
             set_setting(scratch, name, value);
         } catch (const std::exception& error) {
-            fail(path, ":", number, ": ", error.what());
+            fail(path, ":", number, ": ", explain(error));
         }
         out.emplace_back(name, value);
     }
@@ -198,33 +200,42 @@ void check_positive(const char* flag, Number value) {
     if (!(value > 0) || !std::isfinite(double(value))) fail("--", flag, " ", value, ": must be above 0");
 }
 
-void check_steps(const char* flag, int64_t steps) {
-    if (steps < 0 || steps > 65535) fail("--", flag, " ", steps, ": must be from 0 to 65535");
+template <class Number>
+void check_range(const char* flag, Number value, Number least, Number most) {
+    check_at_least(flag, value, least);
+    if (value > most) fail("--", flag, " ", value, ": must be at most ", most);
+}
+
+// config.txt has a line for each setting, so that a line break in one would make two of it.
+void check_texts(const Config& c) {
+    for_each_setting(c, [](const char* flag, const auto& field, const char*) {
+        if constexpr (std::is_same_v<std::decay_t<decltype(field)>, std::string>)
+            if (std::any_of(field.begin(), field.end(), [](unsigned char b) { return b < ' ' || b == 0x7F; }))
+                fail("--", flag, " ", excerpt(field), ": holds a control character");
+    });
 }
 
 void check_length(const Config& c) {
-    check_at_least<int64_t>("batch", c.batch, 1);
+    check_range<int64_t>("batch", c.batch, 1, max_batch);
     check_at_least<int64_t>("seed", c.seed, 0);
-    check_at_least<int64_t>("epochs", c.epochs, 0);
-    check_at_least<int64_t>("iterations", c.iterations, 0);
-    check_at_least<double>("minutes", c.minutes, 0);
+    check_range<int64_t>("threads", c.threads, 0, 1024);
+    check_range<int64_t>("epochs", c.epochs, 0, max_iterations);
+    check_range<int64_t>("iterations", c.iterations, 0, max_iterations);
+    check_range<double>("minutes", c.minutes, 0, max_minutes);
     if (c.epochs == 0 && c.iterations == 0) fail("--epochs 0 and --iterations 0: nothing to do; give one of them");
 }
 
 void check_chains(const Config& c) {
     const StepSettings& s = c.step;
-    check_steps("steps-x", s.chain_x.steps);
-    check_positive("step-size-x", s.chain_x.step_size);
+    check_chain(s.chain_x, {"--steps-x", "--step-size-x", "--noise-x"});
     check_positive("noise-x", s.chain_x.noise_std);  // not 0: the EBM's loss is divided by the temperature
-    check_steps("steps-z", s.chain_z.steps);
-    check_positive("step-size-z", s.chain_z.step_size);
-    check_at_least<real>("noise-z", s.chain_z.noise_std, 0);
+    check_chain(s.chain_z, {"--steps-z", "--step-size-z", "--noise-z"});
     if (s.start_x != "generator" && s.start_x != "noise")
-        fail("--start-x ", s.start_x, ": unknown; give generator or noise");
+        fail("--start-x ", excerpt(s.start_x), ": unknown; give generator or noise");
     if (s.start_z != "encoder" && s.start_z != "noise" && s.start_z != "persistent")
-        fail("--start-z ", s.start_z, ": unknown; give encoder, noise or persistent");
+        fail("--start-z ", excerpt(s.start_z), ": unknown; give encoder, noise or persistent");
     if (s.negatives != "chain" && s.negatives != "resampled" && s.negatives != "generated")
-        fail("--ebm-negatives ", s.negatives, ": unknown; give chain, resampled or generated");
+        fail("--ebm-negatives ", excerpt(s.negatives), ": unknown; give chain, resampled or generated");
     if (s.negatives == "generated" && s.start_x == "noise")
         fail("--ebm-negatives generated: chains that start from noise have no generator; give chain or resampled");
     if (s.start_z == "persistent" && c.flip)
@@ -236,7 +247,7 @@ void check_losses(const StepSettings& s) {
         fail("--no-learn-ebm, --no-learn-generator and --no-learn-encoder together: nothing would learn");
     if (s.joint_elbo && !(s.learn_generator && s.learn_encoder))
         fail("--joint-elbo: trains generator and encoder; leave --no-learn-generator and --no-learn-encoder out");
-    check_positive("sigma", s.sigma);
+    check_sigma(s.sigma, "--sigma");
     check_at_least<real>("lambda-data", s.lambda_data, 0);
     check_at_least<real>("lambda-ebm", s.lambda_ebm, 0);
     check_at_least<real>("lambda-generated", s.lambda_generated, 0);
@@ -257,10 +268,8 @@ void check_optimiser(const Config& c) {
 }
 
 void check_output(const Config& c) {
-    check_steps("sampler-steps", c.sampler.steps);
-    check_positive("sampler-step-size", c.sampler.step_size);
-    check_at_least<real>("sampler-noise", c.sampler.noise_std, 0);
-    check_at_least<int64_t>("sampler-batch", c.sampler_batch, 1);
+    check_chain(c.sampler, {"--sampler-steps", "--sampler-step-size", "--sampler-noise"});
+    check_range<int64_t>("sampler-batch", c.sampler_batch, 1, max_batch);
     check_at_least<int64_t>("log-every", c.log_every, 1);
     check_at_least<int64_t>("eval-every", c.eval_every, 1);
     check_at_least<int64_t>("checkpoint-every", c.checkpoint_every, 1);
@@ -270,6 +279,9 @@ void check_output(const Config& c) {
 }  // namespace
 
 void check_config(const Config& c) {
+    check_texts(c);
+    StepSettings of_method;
+    apply_method(of_method, c.method);  // fails if there is no such method
     check_settings(c.model);
     check_length(c);
     check_chains(c);

@@ -8,6 +8,10 @@
 
 namespace dualmcmc {
 
+// What no run exceeds: flags and files are held against these before anything is built.
+inline constexpr int64_t max_iterations = 1'000'000'000;
+inline constexpr double max_minutes = 1e7;  // 19 years
+
 struct Config {
     std::string preset = "cifar10", method = "dual", data, init, out, device = "auto", precision = "auto";
     int64_t threads = 0, seed = 1;

@@ -80,7 +80,9 @@ void recalibrate(Models& models, int64_t batches, int64_t batch, uint64_t seed) 
 void set_batch_norm(Models& models, const BatchNormMode& mode, int64_t batch, uint64_t seed) {
     if (mode.name != "batch" && mode.name != "running" && mode.name != "recalibrated")
         fail("--batch-norm ", mode.name, ": unknown; give batch, running or recalibrated");
+    constexpr int64_t most = 1'000'000;
     if (mode.batches < 1) fail("--batch-norm-batches ", mode.batches, ": must be at least 1");
+    if (mode.batches > most) fail("--batch-norm-batches ", mode.batches, ": must be at most ", most);
     for (const auto& [norm, side] : models.generator.norms()) norm->use_running_stats = false;
     if (mode.name == "recalibrated") recalibrate(models, mode.batches, batch, seed);
     for (const auto& [norm, side] : models.generator.norms()) norm->use_running_stats = mode.name != "batch";
