@@ -54,8 +54,8 @@ for architecture in $(echo "$architectures" | tr ',;' '  '); do
     done
 done
 
-# Tried once for the same tools and settings.
-tried="# $nvcc $release, $("$compiler" --version 2>/dev/null | head -n 1), $flags $code"
+# Tried once for the same tools, settings and search paths.
+tried="# $nvcc $release, $("$compiler" --version 2>/dev/null | head -n 1), $flags $code, $CPATH:$LIBRARY_PATH"
 [ "$(head -n 1 "$build/toolkit.mk" 2>/dev/null)" != "$tried" ] || exit 0
 
 cat > "$build/toolkit.cu" <<'END'
