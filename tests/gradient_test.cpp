@@ -5,6 +5,7 @@
 //   [8 (f(x + h d) - f(x - h d)) - (f(x + 2h d) - f(x - 2h d))] / 12 h.
 // Its error is h⁴ f⁗/30 and some 10 u |f| / h, with u = 2^-53. Kinks are excluded by construction: ReluSigns tells
 // whether a ReLU changes sides between the points, and then h is halved.
+#include <algorithm>
 #include <optional>
 
 #include "compare.h"

@@ -18,6 +18,7 @@
 // The program holds this file's code twice: in float, on the chosen device, and in double (check_step_double.cpp), so
 // that the verdict is about the algorithm and not about rounding.
 #pragma once
+#include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
