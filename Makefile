@@ -5,6 +5,7 @@
 #   CUDA=0          leave the GPU out; CUDA=DIR: the toolkit in that folder
 #   CUDA_ARCH=86    build for that compute capability alone; also sm_86, "80 90", or native: this machine's GPU
 #   SYNC=1          wait for each kernel, so that an error is reported where it was made
+#   WERROR=1, 0     whether warnings are errors, and a failing nvcc is one; by default with g++ 12, whose warnings are known
 #   PLAIN=1         leave src/cpu/fast out: the CPU computes everything by its plainest kernels
 #   REAL=double     all numbers in double precision, as proof: by the plain kernels of the CPU, in build/double
 #
@@ -29,12 +30,12 @@ MAKEFLAGS += -j$(shell { cat $(cgroup)/cpu.max || paste $(cgroup)/cpu/cpu.cfs_qu
                awk -v n=$$(nproc) '$$1 + 0 > 0 && $$1 / $$2 <= n - 1 {n = int(($$1 + $$2 - 1) / $$2)} END {print n}')
 endif
 
-# Warnings are errors with CI's compiler; others have warnings of their own, some of which nobody has seen yet.
+# Warnings are errors with g++ 12 and where WERROR says so; other compilers have warnings that nobody has seen yet.
 # -Wno-restrict: GCC 12 warns falsely of std::string at -O3 (GCC bug 105651).
 # -Wno-pass-failed: Clang names the loops that it does not vectorise; they compute the same.
 # -Wno-unknown-warning-option: sources switch off warnings that only GCC has.
 GCC      := $(shell $(CXX) -dumpfullversion 2>/dev/null)# empty for Clang
-WARNINGS := -Wall -Wextra $(if $(filter 12.%,$(GCC)),-Werror) \
+WARNINGS := -Wall -Wextra $(if $(if $(WERROR),$(filter-out 0,$(WERROR)),$(filter 12.%,$(GCC))),-Werror) \
             $(if $(GCC),-Wno-restrict,-Wno-pass-failed -Wno-unknown-warning-option)
 FLAGS    := -std=c++20 -fopenmp $(WARNINGS) -MMD -MP -Icuda -Isrc $(CXXFLAGS) $(if $(PLAIN),-DPLAIN) \
             $(if $(DOUBLE),-DDOUBLE)
@@ -54,7 +55,7 @@ NVCC      := $(firstword $(if $(filter-out 1,$(CUDA)),$(CUDA)/bin/nvcc,$(shell c
                $(wildcard $(CUDA_HOME)/bin/nvcc /usr/local/cuda/bin/nvcc /usr/local/cuda-*/bin/nvcc)))
 HOST_CXX  := $(firstword $(foreach word,$(CXX),$(if $(filter ccache distcc icecc sccache -%,$(notdir $(word))),,$(word))))
 comma     := ,
-NVFLAGS   := -x cu -std=c++20 -O3 --extended-lambda $(if $(CI),-Werror all-warnings) -Xcompiler -Wall$(comma)-Wextra \
+NVFLAGS   := -x cu -std=c++20 -O3 --extended-lambda $(if $(filter-out 0,$(WERROR)),-Werror all-warnings) -Xcompiler -Wall$(comma)-Wextra \
              -ccbin $(HOST_CXX) $(if $(SYNC),-DSYNC)
 ifeq ($(DOUBLE)$(filter 0,$(CUDA))$(filter clean format,$(MAKECMDGOALS)),)
 ifndef DRY
@@ -79,6 +80,8 @@ KERNELS   := $(foreach isa,$(ISAS),$(patsubst %,$(BUILD)/$(isa)/%.o,$(basename $
              $(if $(PLAIN),,$(AMX:%.cpp=$(BUILD)/avx512/%.o)) \
              $(NVCC_MADE) $(NO_GPU)
 EMULATED  := $(if $(DOUBLE),,$(patsubst %.cu,$(BUILD)/simt/%.o,$(COMMON) $(filter-out cuda/gpu/cublas.cu,$(GPU_ONLY))))
+# The emulated GPU once more, in a namespace of its own, with a call before each load and store (tests/traffic_test.cpp).
+COUNTED   := $(EMULATED:$(BUILD)/simt/%=$(BUILD)/counted/%)
 # The step of check-step once more, in double precision and in a namespace of its own, with what it needs.
 PROOF     := $(if $(DOUBLE),,$(wildcard src/engine/*.cpp src/method/*.cpp) src/check.cpp src/formats/files.cpp \
              src/formats/foreign.cpp src/formats/safetensors.cpp src/training/checkpoint.cpp src/training/config.cpp \
@@ -128,7 +131,7 @@ $(BUILD)/dualmcmc: $(BUILD)/src/main.o $(LIBRARY) $(BUILD)/nvcc-settings
 	$(call step,$@)
 	$(Q)$(CXX) $(FLAGS) $(linked) -o $@
 
-$(BUILD)/dualmcmc_tests: $(TESTS) $(PROOF_OF_TESTS) $(LIBRARY) $(EMULATED) $(BUILD)/nvcc-settings
+$(BUILD)/dualmcmc_tests: $(TESTS) $(PROOF_OF_TESTS) $(LIBRARY) $(EMULATED) $(COUNTED) $(BUILD)/nvcc-settings
 	$(call step,$@)
 	$(Q)$(CXX) $(FLAGS) $(linked) -lgtest -lgtest_main -o $@
 
@@ -170,11 +173,17 @@ $(BUILD)/simt/%.o: %.cu $(BUILD)/settings | packages
 	$(Q)$(CXX) -x c++ $(FLAGS) -U_FORTIFY_SOURCE -Itests/simt -DGPU -DDEVICE_NAMESPACE=simt -DDEVICE_NAME='"emulated GPU"' \
 	  -c $< -o $@
 
+$(BUILD)/counted/%.o: %.cu $(BUILD)/settings | packages
+	$(call step,$< (counted))
+	$(Q)$(CXX) -x c++ $(FLAGS) -O1 -fsanitize=thread --param tsan-instrument-func-entry-exit=0 -U_FORTIFY_SOURCE -Itests/simt \
+	  -DGPU -DDEVICE_NAMESPACE=counted -DDEVICE_NAME='"counted GPU"' -c $< -o $@
+
 # What nvcc fails on is tried again by the next make.
 $(shell find $(BUILD)/nvcc -name '*.o' -empty -delete 2>/dev/null)
+$(BUILD)/nvcc/cuda/gpu/cublas.o: NVFLAGS += -DCUDA_LIBRARIES='"$(subst $(eval ) ,:,$(patsubst -L%,%,$(filter -L%,$(GPU_LIBRARIES))))"'
 $(BUILD)/nvcc/%.o: %.cu $(BUILD)/nvcc-settings
 	$(call step,$< (nvcc))
-	$(Q)$(NVCC) $(NVFLAGS) -DGPU -DDEVICE_NAMESPACE=cuda -DDEVICE_NAME='"CUDA"' -c $< -o $@ || { $(if $(CI),exit 1;) \
+	$(Q)$(NVCC) $(NVFLAGS) -DGPU -DDEVICE_NAMESPACE=cuda -DDEVICE_NAME='"CUDA$(if $(SYNC), with SYNC)"' -c $< -o $@ || { $(if $(filter-out 0,$(WERROR)),exit 1;) \
 	  echo "building without the GPU: nvcc fails on $<, see above; CUDA=0 leaves it out, CUDA=DIR names another toolkit" >&2; : > $@; }
 
 # What a fresh machine lacks, from the system's packages; nothing is done where the compiler finds all (in CPATH or by -I
@@ -218,8 +227,18 @@ install = { if command -v apt-get >/dev/null; then \
 test: $(BUILD)/dualmcmc $(BUILD)/dualmcmc_tests
 	OMP_WAIT_POLICY=passive DUALMCMC=$(BUILD)/dualmcmc $(BUILD)/dualmcmc_tests --gtest_brief=1
 
+# Each tool on its tests, whatever the others found. The two that follow shared memory are slow: convolutions and
+# reductions have all of it.
+TOOLS        := memcheck racecheck initcheck synccheck
+CHECKED      := Gpu/*CUDA*
+CHECKED_FEW  := Gpu/Kernel.*conv*CUDA*:Gpu/Kernel.*sum*CUDA*:Gpu/Kernel.*batch*CUDA*:Gpu/Kernel.*spectral*CUDA*
+filter_of     = $(if $(filter racecheck synccheck,$(1)),$(CHECKED_FEW),$(CHECKED))
+SANITIZER    := $(firstword $(wildcard $(addsuffix compute-sanitizer,$(dir $(NVCC)) /usr/local/cuda/bin/)) compute-sanitizer)
 sanitize: $(BUILD)/dualmcmc_tests
-	compute-sanitizer --report-api-errors no --error-exitcode 1 $(BUILD)/dualmcmc_tests --gtest_filter='Gpu/*CUDA*'
+	failed=""; $(foreach tool,$(TOOLS),echo $(tool) && $(SANITIZER) --tool $(tool) $(if $(filter memcheck,$(tool)), \
+	  --report-api-errors no) --error-exitcode 1 $(BUILD)/dualmcmc_tests --gtest_filter='$(call filter_of,$(tool))' \
+	  || failed="$$failed $(tool)";) \
+	test -z "$$failed" || { echo "compute-sanitizer found errors:$$failed" >&2; exit 1; }
 
 demo: $(BUILD)/dualmcmc
 	rm -rf runs/demo

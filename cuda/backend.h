@@ -209,6 +209,7 @@ struct Backend {
     void* (*allocate)(size_t bytes);  // 64-byte aligned; throws std::bad_alloc
     void (*release)(void* pointer);
     int64_t (*free_bytes)();  // free device memory; null: unknown
+    int64_t (*peak_bytes)();  // the most that `allocate` and kernels' workspaces have held at a time; null: unknown
     // Graphs. Between begin_capture and end_capture kernels are captured, not run; launch_graph runs them, on the same
     // memory. end_capture returns null if the capture failed. Null where the device has no graphs.
     void (*begin_capture)();

@@ -197,7 +197,7 @@ struct BilinearSource {
 
 void upsample2(real* y, const real* x, int64_t batch, int64_t height, int64_t width, int64_t channels) {
     parallel_for_pixels(batch * 2 * height, 2 * width, channels, [=] DEVICE(int64_t index) {
-        const int64_t image = index / (2 * height);
+        const int64_t image = uint32_t(index) / uint32_t(2 * height);  // fewer than 2^32 rows
         const BilinearSource row(index - image * 2 * height, height);
         // The last row and column have no neighbour; their fraction is 0, so they read themselves.
         const real* above = x + (image * height + row.floor) * width * channels;
@@ -234,7 +234,7 @@ struct BilinearAdjoint {
 
 void upsample2_backward(real* dx, const real* dy, int64_t batch, int64_t height, int64_t width, int64_t channels) {
     parallel_for_pixels(batch * height, width, channels, [=] DEVICE(int64_t index) {
-        const int64_t image = index / height;
+        const int64_t image = uint32_t(index) / uint32_t(height);  // fewer than 2^32 rows
         const BilinearAdjoint down(index - image * height, height, 2 * width * channels);
         const real* source = dy + image * 4 * height * width * channels;
         return [=](int64_t column) {

@@ -23,6 +23,7 @@ DUALMCMC_KERNELS(DUALMCMC_DECLARE)
 #ifdef GPU
 std::string start();
 int64_t free_bytes();
+int64_t peak_bytes();
 void begin_capture();
 void* end_capture();
 void launch_graph(void* graph);

@@ -46,7 +46,7 @@ def compile_for(architecture, source, folder):
     """Returns the cubin and {kernel: registers}."""
     cubin = pathlib.Path(folder) / "code.cubin"
     command = [NVCC, "-x", "cu", "-std=c++20", "-O3", "--extended-lambda", "-I", ROOT / "cuda",
-               "-DGPU", "-DDEVICE_NAMESPACE=cuda", '-DDEVICE_NAME="CUDA"',
+               "-DGPU", "-DDEVICE_NAMESPACE=cuda", '-DCUDA_LIBRARIES=""', '-DDEVICE_NAME="CUDA"',
                f"-arch=sm_{architecture}", "-cubin", "-Xptxas", "-v", "-o", cubin, source]
     result = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     if result.returncode:

@@ -263,6 +263,22 @@ TEST_F(CommandLine, MessagesAreEscaped) {
     expect_refused("train --preset demo --data 'a\nbatch = 3'", {"--data", "control character"});
 }
 
+// Before anything slow begins: the data is refused right after it.
+TEST_F(CommandLine, WarnsOfThePapersWidthsOnACpu) {
+    const auto warned = [&](const std::string& flags) {
+        const std::string errors = run("train --data missing " + flags).error;
+        EXPECT_NE(errors.find("folder missing"), std::string::npos) << errors;
+        return errors.find("warning: no GPU is used") != std::string::npos;
+    };
+    std::ofstream(in("config.txt")) << "preset = cifar10\n";
+    for (const char* flags : {"--preset cifar10", "--preset celeba64", "--config config.txt", "--device auto",
+                              "--preset demo --width-ebm 512"})
+        EXPECT_TRUE(warned(flags)) << flags;
+    for (const char* flags : {"--preset cifar10 --device cpu", "--preset cifar10-small", "--preset demo",
+                              "--preset cifar10 --width-generator 64 --width-ebm 64"})
+        EXPECT_FALSE(warned(flags)) << flags;
+}
+
 TEST_F(CommandLine, RefusesBadData) {
     expect_refused("train --preset cifar10", {"data/cifar-10-batches-bin", "cifar10.sh"});
     expect_refused("train --preset cifar10 --data missing", {"missing"});

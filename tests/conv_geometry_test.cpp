@@ -34,6 +34,12 @@ int64_t pixel(int64_t image, int64_t row, int64_t column, int64_t height, int64_
     return row < 0 || row >= height || column < 0 || column >= width ? -1 : (image * height + row) * width + column;
 }
 
+// Of output pixel (image height + row) width + column.
+int64_t result_index(const OutputMap& out, const PaddedImages& source, int64_t pixel) {
+    return out.result_index(source, pixel / (out.width * out.height), uint32_t(pixel / out.width % out.height),
+                            uint32_t(pixel % out.width));
+}
+
 TEST(ConvGeometry, FpropTapsMeetThePixelsOfTheDefinition) {
     for (const ConvShape& s : shapes()) {
         const PaddedImages source = fprop_source(s);
@@ -43,7 +49,7 @@ TEST(ConvGeometry, FpropTapsMeetThePixelsOfTheDefinition) {
             for (int64_t h = 0; h < s.out_height(); ++h)
                 for (int64_t w = 0; w < s.out_width(); ++w) {
                     const int64_t m =
-                        fprop_output(s).result_index(source, (image * s.out_height() + h) * s.out_width() + w);
+                        result_index(fprop_output(s), source, (image * s.out_height() + h) * s.out_width() + w);
                     for (const Tap& tap : taps) {
                         const int64_t row = h * s.stride - s.padding + tap.weight / s.kernel;
                         const int64_t column = w * s.stride - s.padding + tap.weight % s.kernel;
@@ -61,7 +67,7 @@ TEST(ConvGeometry, DgradTapsMeetThePixelsOfTheDefinition) {
         for (int64_t image = 0; image < s.batch; ++image)
             for (int64_t h = 0; h < s.height; ++h)
                 for (int64_t w = 0; w < s.width; ++w) {
-                    const int64_t m = dgrad_output(s).result_index(source, (image * s.height + h) * s.width + w);
+                    const int64_t m = result_index(dgrad_output(s), source, (image * s.height + h) * s.width + w);
                     const int64_t phase = m / source.padded_pixels();
                     // Exactly the taps whose row and column of dy are integers.
                     std::vector<int64_t> expected, found;
@@ -94,7 +100,7 @@ TEST(ConvGeometry, RowMapsHoldEachOutputOnce) {
                 for (int64_t r = 0; r < s.batch * rows.rows_per_image(); ++r) {
                     const RowMap::Entry entry = rows.at(r);
                     met.at(size_t(entry.pixel)) += 1;
-                    ASSERT_EQ(phase * source.padded_pixels() + entry.padded, out.result_index(source, entry.pixel))
+                    ASSERT_EQ(phase * source.padded_pixels() + entry.padded, result_index(out, source, entry.pixel))
                         << name(s) << ", phase " << phase << ", row " << r;
                 }
             }
@@ -114,7 +120,7 @@ TEST(ConvGeometry, WgradMeetsEachOutputOnce) {
             const int64_t output = dy.source_pixel(m);
             if (output < 0) continue;
             met.push_back(output);
-            ASSERT_EQ(fprop_output(s).result_index(source, output), m) << name(s);
+            ASSERT_EQ(result_index(fprop_output(s), source, output), m) << name(s);
         }
         ASSERT_EQ(int64_t(met.size()), s.batch * s.out_height() * s.out_width()) << name(s);
         ASSERT_TRUE(std::is_sorted(met.begin(), met.end())) << name(s);
@@ -181,7 +187,7 @@ TEST(ConvGeometry, ExampleOfItsHeader) {
               ".IJKL"
               ".MNOP"
               "............");
-    EXPECT_EQ(fprop_output(s).result_index(x, 2 * 4 + 3), 5 * 2 + 3);
+    EXPECT_EQ(result_index(fprop_output(s), x, 2 * 4 + 3), 5 * 2 + 3);
     EXPECT_EQ(shifts(fprop_taps(s, x)), (std::vector<int64_t>{0, 1, 2, 5, 6, 7, 10, 11, 12}));
 
     const PaddedImages split = fprop_source(halving);
@@ -198,7 +204,7 @@ TEST(ConvGeometry, ExampleOfItsHeader) {
               "...."
               "AC.IK...."
               "....");
-    EXPECT_EQ(fprop_output(halving).result_index(split, 3), 3 * 1 + 1);
+    EXPECT_EQ(result_index(fprop_output(halving), split, 3), 3 * 1 + 1);
     EXPECT_EQ(shifts(fprop_taps(halving, split)), (std::vector<int64_t>{0, 13, 1, 26, 39, 27, 3, 16, 4}));
 
     const PaddedImages dy = dgrad_source(halving);

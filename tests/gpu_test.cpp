@@ -3,11 +3,17 @@
 // of device and precision. Kernels are compared with references in kernels_test.cpp, networks and iterations in
 // networks_test.cpp and reference_test.cpp.
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
 
 #include "compare.h"
+#include "engine/autograd.h"
 #include "engine/graphed_function.h"
+#include "gpu/load_library.h"
 #include "method/dual_mcmc.h"
 #include "simt/cuda_runtime.h"
+#include "training/evaluation.h"
 
 namespace dualmcmc::test {
 
@@ -20,7 +26,9 @@ protected:
     ~EmulatedGpu() override {
         simt::machine.limit = size_t(-1);
         simt::machine.devices = 1, simt::machine.driver = 13000;
+        simt::machine.major = 8, simt::machine.minor = 0;
         simt::machine.device_status = simt::machine.code_status = cudaSuccess;
+        simt::machine.copies_until_failure = -1;
         simt::check_memory();
     }
     const WithThreads one_{1};
@@ -159,6 +167,45 @@ TEST_F(EmulatedGpu, FreesDuringACaptureAreDeferred) {
     EXPECT_LE(simt::machine.allocated + (size_t(3) << 20), within);
 }
 
+// A capture frees nothing until it ends; memory that the pool gave up for it must serve a second try.
+TEST_F(EmulatedGpu, ACaptureInFullMemoryTriesAgain) {
+    constexpr int64_t mebi = int64_t(1) << 18;  // floats
+    const Tensor x = random_tensor({4}, 1);
+    Tensor kept;  // like W / σ in the networks: the next call's is made while this one's is held
+    GraphedFunction f([&](const Tensor& y) {
+        const Var recorded = scale(Var(y), 2);
+        Tensor made = Tensor::full({12 * mebi}, 3);
+        kept = made;
+        return std::vector{recorded.value(), made};
+    });
+    f(x);
+    truncate_tape(0);
+    Tensor::full({16 * mebi}, 0);  // waits in the pool
+    simt::machine.limit = simt::machine.allocated;
+    for (int call = 2; call < 5; ++call) {
+        const std::vector<Tensor> found = f(x);
+        EXPECT_EQ(found[0].to_host(), scale(Var(x), 2).value().to_host()) << call;
+        EXPECT_EQ(found[1].to_host().back(), 3) << call;
+    }
+    EXPECT_EQ(tape_size(), 1 + 3) << "the failed capture's ops are forgotten: the tape has the capture's, and ours";
+    truncate_tape(0);
+}
+
+TEST_F(EmulatedGpu, ACaptureThatNeedsTooMuchMemorySaysSo) {
+    const Tensor x = random_tensor({4}, 1);
+    std::vector<Tensor> kept;
+    GraphedFunction f([&](const Tensor& y) {
+        kept.push_back(Tensor::full({int64_t(1) << 22}, 3));
+        return std::vector{y.clone()};
+    });
+    f(x);
+    empty_cache();
+    simt::machine.limit = simt::machine.allocated + (1 << 20);
+    EXPECT_THROW(f(x), OutOfMemory);
+    simt::machine.limit = size_t(-1);
+    EXPECT_EQ(x.clone().to_host(), random_values(4, 1)) << "the stream works again";
+}
+
 // The graph holds pointers to the workspace, which has grown and moved.
 TEST_F(EmulatedGpu, AGraphIsRefusedAfterItsWorkspaceMoved) {
     const Tensor w = random_tensor({3, 3, 8, 8}, 1), x = random_tensor({1, 6, 5, 8}, 2);
@@ -237,6 +284,60 @@ TEST_F(EmulatedGpu, TheWorkspaceMayTakeCachedBlocks) {
     EXPECT_LT(pool_bytes(), before);
 }
 
+// Also the workspace and cuBLAS's, which the pool does not know.
+TEST_F(EmulatedGpu, PeakMemoryCountsTensorsAndWorkspaces) {
+    const auto peak = [] { return size_t(backend().peak_bytes()); };
+    const Tensor x = Tensor::full({1, 512, 512, 64}, 1), w = Tensor::full({3, 3, 64, 1}, 1);
+    conv2d(Var(x), Var(w), Var(), {.padding = 1});
+    truncate_tape(0);
+    const size_t all = simt::machine.allocated, tensors = size_t(x.size() + w.size()) * sizeof(real);
+    EXPECT_GT(all, 2 * tensors) << "x padded is workspace";
+    EXPECT_GE(peak(), all);
+    const size_t before = peak();
+    { const Tensor more = Tensor::full({int64_t(1) << 26}, 1); }
+    EXPECT_GE(peak(), std::max(before, all + (size_t(4) << 26)));
+    const size_t after = peak();
+    empty_cache();
+    EXPECT_EQ(peak(), after) << "the peak stays";
+    EXPECT_LT(simt::machine.allocated, after);
+}
+
+// ---- work that must not come back ---------------------------------------------------------------
+
+// Between few channels and many, one GEMM over patches in place of one a tap; with ReLU, strides and paddings.
+TEST_F(EmulatedGpu, WeightGradientsOfColoursAreOneGemm) {
+    for (const ConvShape& s : {ConvShape{2, 8, 6, 3, 64, 3, 1, 1, true},
+                               {2, 8, 6, 64, 3, 3, 1, 1, true},
+                               {2, 8, 6, 3, 64, 4, 2, 1},
+                               {2, 8, 6, 1, 64, 3, 1, 0},
+                               {2, 4, 4, 3, 64, 4, 1, 0}})
+        for (const Backend* table : {&backend_simt_fp32, &backend_simt_tf32, &backend_simt_bf16}) {
+            const WithBackend with(*table);
+            const Tensor x({s.x_size()}), dy({s.y_size()}), dw({s.kernel * s.kernel * s.in * s.out});
+            const int64_t before = simt::machine.gemms;
+            backend().conv2d_backward_weight(dw.data(), x.data(), dy.data(), s);
+            EXPECT_EQ(simt::machine.gemms - before, 1) << backend().name << " " << s.in << " to " << s.out;
+        }
+    const Tensor x({2 * 8 * 6 * 64}), dw({9 * 64 * 64});
+    const int64_t before = simt::machine.gemms;
+    backend().conv2d_backward_weight(dw.data(), x.data(), x.data(), {2, 8, 6, 64, 64, 3, 1, 1});
+    EXPECT_EQ(simt::machine.gemms - before, 9) << "many channels: one a tap";
+}
+
+// The emulated cuBLAS cuts TF32's lower bits off, as tensor cores may. A sum of values that all would lose ¾ of a unit
+// shows whether they were rounded before.
+TEST_F(EmulatedGpu, Tf32WeightGradientsAreRoundedToNearest) {
+    const WithBackend with(backend_simt_tf32);
+    for (const ConvShape& s :
+         {ConvShape{1, 8, 8, 32, 32, 1, 1, 0}, {1, 8, 8, 32, 32, 3, 1, 1}, {1, 8, 8, 3, 32, 3, 1, 1}}) {
+        const Tensor x = Tensor::full({s.x_size()}, 1 + 3 * 0x1p-12f), dy = Tensor::full({s.y_size()}, 1);
+        const Tensor dw({s.kernel * s.kernel * s.in * s.out});
+        backend().conv2d_backward_weight(dw.data(), x.data(), dy.data(), s);
+        const int64_t middle = s.kernel / 2 * (s.kernel + 1);  // the tap that meets all pixels
+        EXPECT_EQ(dw.to_host()[size_t(middle * s.in * s.out)], 64 * (1 + 0x1p-10f)) << s.in << ", kernel " << s.kernel;
+    }
+}
+
 // ---- absent and unsuitable devices --------------------------------------------------------------
 
 void expect_reason(const std::string& part) {
@@ -253,6 +354,20 @@ TEST_F(EmulatedGpu, SaysWhyItIsNotUsable) {
     EXPECT_NE(backend_simt_fp32.start().find("emulated GPU"), std::string::npos);
     simt::machine.code_status = cudaErrorNoKernelImageForDevice;
     expect_reason("has no code for the emulated GPU: build it with CUDA_ARCH=80");
+    const std::vector<std::pair<cudaError_t, std::string>> reasons{
+        {cudaErrorUnsupportedPtxVersion,
+         "the driver is too old to compile this build's code for the emulated GPU: build "
+         "it with CUDA_ARCH=80, or update the driver"},
+        {cudaErrorInvalidPtx, "the driver is too old"},
+        {cudaErrorJitCompilerNotFound, "is not installed: build it with CUDA_ARCH=80, or install the whole driver"},
+        {cudaErrorJitCompilationDisabled, "build it with CUDA_ARCH=80, or unset CUDA_DISABLE_PTX_JIT"},
+        {cudaErrorMemoryAllocation, "the memory of the emulated GPU is full: end the programs"},
+        {cudaErrorDevicesUnavailable, "the emulated GPU is busy"},
+        {cudaErrorUnknown, "the emulated GPU cannot be used: error 999"}};
+    for (const auto& [status, reason] : reasons) {
+        simt::machine.code_status = status;
+        expect_reason(reason);
+    }
     simt::machine.devices = 0;
     expect_reason("no NVIDIA GPU found");
     simt::machine.device_status = cudaErrorNoDevice;
@@ -262,6 +377,82 @@ TEST_F(EmulatedGpu, SaysWhyItIsNotUsable) {
     expect_reason("supports CUDA 11.8 and this build needs 13.0: update the driver");
     simt::machine.driver = 0;
     expect_reason("no NVIDIA driver found");
+}
+
+TEST_F(EmulatedGpu, NamesTheVariableThatChoosesAmongSeveral) {
+    EXPECT_EQ(backend_simt_fp32.start().find("CUDA_VISIBLE_DEVICES"), std::string::npos);
+    simt::machine.devices = 4;
+    EXPECT_NE(backend_simt_fp32.start().find("the first of 4 (CUDA_VISIBLE_DEVICES chooses)"), std::string::npos);
+}
+
+// The emulator's build has code for 8.0 and 9.0, as the default of the Makefile.
+TEST_F(EmulatedGpu, SaysOnceThatTheDriverCompiles) {
+    const auto told = [](int major, int minor) {
+        simt::machine.major = major, simt::machine.minor = minor;
+        testing::internal::CaptureStderr();
+        backend_simt_fp32.start();
+        return testing::internal::GetCapturedStderr();
+    };
+    for (const auto& [major, minor] : {std::pair(8, 0), {8, 9}, {9, 0}}) EXPECT_EQ(told(major, minor), "");
+    const std::string line = told(12, 0);
+    EXPECT_NE(line.find("a build with CUDA_ARCH=120 starts at once"), std::string::npos) << line;
+    EXPECT_EQ(std::count(line.begin(), line.end(), '\n'), 1) << line;
+    EXPECT_EQ(told(12, 0), "");
+}
+
+// In a process of its own, since cuBLAS starts once.
+void start_with_cublas_status(int status, size_t limit) {
+    simt::machine.cublas_status = status;
+    simt::machine.limit = limit;
+    try {
+        backend_simt_tf32.start();
+    } catch (const std::runtime_error& error) {
+        std::fprintf(stderr, "%s", error.what());
+        std::exit(3);
+    }
+}
+TEST(EmulatedGpuDeathTest, CublasThatDoesNotStart) {
+    GTEST_FLAG_SET(death_test_style, "threadsafe");
+    const std::string full = "the memory of the emulated GPU is full: end the programs";
+    EXPECT_EXIT(start_with_cublas_status(3, size_t(-1)), testing::ExitedWithCode(3), full);
+    EXPECT_EXIT(start_with_cublas_status(1, 1 << 20), testing::ExitedWithCode(3), full);
+    EXPECT_EXIT(start_with_cublas_status(1, size_t(1) << 40), testing::ExitedWithCode(3),
+                "cuBLAS does not start: not init");
+    EXPECT_EXIT(start_with_cublas_status(0, 1 << 20), testing::ExitedWithCode(3), full);  // its workspace
+}
+
+TEST(LoadLibrary, NamesEachPlacesError) {
+    const std::string no_library = testing::TempDir() + "/dualmcmc_no_library.so";
+    { std::ofstream(no_library) << "text"; }
+    try {
+        load_library({no_library, "/nowhere/libcublas.so.13"});
+        FAIL() << "loaded a library that does not exist";
+    } catch (const std::runtime_error& error) {
+        const std::string message = error.what();
+        EXPECT_NE(message.find("dualmcmc_no_library.so"), std::string::npos) << message;
+        EXPECT_NE(message.find("/nowhere/libcublas.so.13"), std::string::npos) << message;
+        EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+    }
+    std::remove(no_library.c_str());
+    EXPECT_NE(load_library({"/nowhere/libm.so.6", "libm.so.6"}), nullptr);
+}
+
+// A device that fails within an evaluation, at whatever point, ends in one exception, the first.
+TEST_F(EmulatedGpu, ADeviceThatFailsInAnEvaluationThrows) {
+    Models models(small, 3);
+    const auto draw = [&] { draw_batch(models, 0, 3, "generator", chains_of(2).chain_x, 1, true); };
+    draw();
+    int64_t failures = 0;
+    for (int64_t copies = 0;; ++copies, ++failures) {
+        simt::machine.copies_until_failure = copies;
+        try {
+            draw();
+            break;
+        } catch (const std::runtime_error& error) {
+            EXPECT_NE(std::string(error.what()).find("CUDA says: error 999"), std::string::npos) << error.what();
+        }
+    }
+    EXPECT_GT(failures, 20) << "buffers saved, a step, pictures, buffers restored";
 }
 
 TEST_F(EmulatedGpu, ErrorsNameFileExpressionLibraryAndMessage) {

@@ -15,6 +15,7 @@ constexpr Backend fp32 = {.name = DEVICE_NAME ", fp32",
                           .allocate = DEVICE_NAMESPACE::allocate,
                           .release = DEVICE_NAMESPACE::release,
                           .free_bytes = DEVICE_NAMESPACE::free_bytes,
+                          .peak_bytes = DEVICE_NAMESPACE::peak_bytes,
 #ifndef SYNC
                           .begin_capture = DEVICE_NAMESPACE::begin_capture,
                           .end_capture = DEVICE_NAMESPACE::end_capture,

@@ -51,39 +51,60 @@ struct Prologue {
     bool relu, pool;
 };
 
-// The offsets in x of the pixels whose mean is one pixel of the source: that pixel itself or, where the source is x
-// box-filtered (one row and column larger), the up to four in its 2×2 window. -1: none.
-struct BoxWindow {
-    int64_t offset[4];
-    DEVICE BoxWindow(const PaddedImages& source, bool pool, int64_t pixel, int64_t channels) {
-        const int64_t height = source.rows.size - pool, width = source.columns.size - pool,
-                      image = pixel / (source.rows.size * source.columns.size);
-        const int64_t row = pixel / source.columns.size % source.rows.size, column = pixel % source.columns.size;
-        for (int k = 0; k < 4; ++k) {
-            const int64_t h = row - k / 2, w = column - k % 2;
-            const bool inside = pixel >= 0 && (k == 0 || pool) && h >= 0 && h < height && w >= 0 && w < width;
-            offset[k] = inside ? ((image * height + h) * width + w) * channels : -1;
-        }
-    }
-};
+// max(x, 0) where asked for; NaN stays NaN.
+template <int n>
+DEVICE void add_activated(float (&total)[n], const float* x, bool relu) {
+    const auto loaded = *reinterpret_cast<const AlignedArray<float, n>*>(x);
+    for (int i = 0; i < n; ++i) total[i] += relu && loaded.values[i] <= 0 ? 0 : loaded.values[i];
+}
+template <int n, class To>
+DEVICE void store_converted(To* out, const float (&values)[n], float factor) {
+    AlignedArray<To, n> converted;
+    for (int i = 0; i < n; ++i) convert(converted.values[i], factor * values[i]);
+    *reinterpret_cast<AlignedArray<To, n>*>(out) = converted;
+}
 
 // `channels` is a multiple of n.
 template <int n, class To>
-void fill_padded(To* out, const float* x, const PaddedImages& source, int64_t channels, Prologue prologue) {
-    const float weight = prologue.pool ? 0.25f : 1;
+void fill_padded(To* out, const float* x, const PaddedImages& source, int64_t channels, bool relu) {
     parallel_for_rows(source.size(), channels / n, [=] DEVICE(int64_t index) {
-        const BoxWindow window(source, prologue.pool, source.source_pixel(index), channels);
+        const int64_t pixel = source.source_pixel(index);
         return [=](int64_t vector) {
-            float total[n] = {};
-            for (const int64_t offset : window.offset) {
-                if (offset < 0) continue;
-                const auto loaded = *reinterpret_cast<const AlignedArray<float, n>*>(x + offset + vector * n);
-                for (int i = 0; i < n; ++i)  // NaN stays NaN
-                    total[i] += prologue.relu && loaded.values[i] <= 0 ? 0 : loaded.values[i];
+            float value[n] = {};
+            if (pixel >= 0) add_activated(value, x + pixel * channels + vector * n, relu);
+            store_converted(out + index * channels + vector * n, value, 1);
+        };
+    });
+}
+
+// The same where the source is x box-filtered (one row and column larger) and has the four phases of stride 2. One
+// index makes all four: their windows lie in the 3×3 pixels around (row, column), so x comes from memory once, and not
+// once a phase.
+template <int n, class To>
+void fill_box_filtered(To* out, const float* x, const PaddedImages& source, int64_t channels, bool relu) {
+    const int64_t height = source.rows.size - 1, width = source.columns.size - 1, phase_size = source.phase_size();
+    parallel_for_rows(phase_size, channels / n, [=] DEVICE(int64_t padded) {
+        const PaddedImages::Place at = source.place(uint32_t(padded));
+        int64_t offset[3][3];  // in x; -1: outside the image
+        for (int i = 0; i < 3; ++i)
+            for (int j = 0; j < 3; ++j) {
+                const int64_t row = at.row - 1 + i, column = at.column - 1 + j;
+                const bool inside =
+                    at.image < source.batch && row >= 0 && row < height && column >= 0 && column < width;
+                offset[i][j] = inside ? ((at.image * height + row) * width + column) * channels : -1;
             }
-            AlignedArray<To, n> converted;
-            for (int i = 0; i < n; ++i) convert(converted.values[i], weight * total[i]);
-            *reinterpret_cast<AlignedArray<To, n>*>(out + index * channels + vector * n) = converted;
+        return [=](int64_t vector) {
+            float value[3][3][n] = {};
+            for (int i = 0; i < 3; ++i)
+                for (int j = 0; j < 3; ++j)
+                    if (offset[i][j] >= 0) add_activated(value[i][j], x + offset[i][j] + vector * n, relu);
+            for (int phase = 0; phase < 4; ++phase) {
+                const int i = phase / 2, j = phase % 2;
+                float total[n];
+                for (int k = 0; k < n; ++k)
+                    total[k] = value[i + 1][j + 1][k] + value[i + 1][j][k] + value[i][j + 1][k] + value[i][j][k];
+                store_converted(out + (phase * phase_size + padded) * channels + vector * n, total, 0.25f);
+            }
         };
     });
 }
@@ -94,8 +115,12 @@ const To* padded_source(WorkspaceSlot slot, const float* x, const PaddedImages& 
                         Prologue prologue = {}) {
     if constexpr (std::is_same_v<To, float>)
         if (source.unpadded() && !prologue.relu && !prologue.pool) return x;
+    check_pixels(source.size());
     To* out = workspace<To>(slot, source.size() * channels);
-    (channels % 4 == 0 ? fill_padded<4, To> : fill_padded<1, To>)(out, x, source, channels, prologue);
+    const bool by_four = channels % 4 == 0;
+    if (prologue.pool)
+        (by_four ? fill_box_filtered<4, To> : fill_box_filtered<1, To>)(out, x, source, channels, prologue.relu);
+    else (by_four ? fill_padded<4, To> : fill_padded<1, To>)(out, x, source, channels, prologue.relu);
     return out;
 }
 
@@ -127,12 +152,12 @@ void gather_vectors(float* y, const float* result, const Epilogue& epilogue, boo
     const int64_t height = out.height - pool, width = out.width - pool;
     const float weight = pool ? 0.25f : 1;
     parallel_for_rows(source.batch * height * width, channels / n, [=] DEVICE(int64_t pixel) {
-        const int64_t image = pixel / (height * width), row = pixel / width % height, column = pixel % width;
+        const uint32_t line = uint32_t(pixel) / uint32_t(width), column = uint32_t(pixel) - line * uint32_t(width),
+                       image = line / uint32_t(height), row = line - image * uint32_t(height);
         const float* from[4];
-        for (int k = 0; k < 4; ++k) {
-            const int64_t output = (image * out.height + row + k / 2) * out.width + column + k % 2;
-            from[k] = k == 0 || pool ? result + out.result_index(source, output) * channels : nullptr;
-        }
+        for (unsigned k = 0; k < 4; ++k)
+            from[k] = k == 0 || pool ? result + out.result_index(source, image, row + k / 2, column + k % 2) * channels
+                                     : nullptr;
         const int64_t first = pixel * channels;
         return [=](int64_t vector) {
             AlignedArray<float, n> total{};
@@ -152,6 +177,7 @@ void gather_vectors(float* y, const float* result, const Epilogue& epilogue, boo
 // four windows that hold the pixel.
 inline void gather(float* y, const float* result, const Epilogue& epilogue, bool pool, const PaddedImages& source,
                    const OutputMap& out, int64_t channels) {
+    check_pixels(source.batch * out.height * out.width);
     (channels % 4 == 0 ? gather_vectors<4> : gather_vectors<1>)(y, result, epilogue, pool, source, out, channels);
 }
 

@@ -9,7 +9,7 @@
 //   wgrad   dw[tap]  = Σ_m x[m + shift(tap), :]ᵀ dy[m, :]          the gradient of its weights
 //
 // where m runs over the padded pixels of all images and w[tap] is (C_in, C_out). Rows m that are no output are dropped.
-// wgrad always takes cuBLAS, one GEMM a tap.
+// wgrad always takes cuBLAS, one GEMM a tap; one in all where a side has few channels (conv_patches.h).
 //
 // Example: a 4×4 image, 3×3 kernel, padding 1, fprop. The pitch is 5, not 6: the zero between two rows is the right
 // padding of the one and the left padding of the other. The same holds for the zero row between two images.
@@ -72,15 +72,29 @@ struct PaddedImages {
         return tail == 0 && phases() == 1 && rows.pitch == rows.size && columns.pitch == columns.size;
     }
 
-    // The source's pixel, (image height + row) width + column, at `index` of the buffers; -1: zero.
+    // What padded pixel `padded` holds in phase 0: the source's row and column, either of which may lie outside it. In
+    // the tail, `image` is batch.
+    struct Place {
+        int64_t image, row, column;
+    };
+    HOST_DEVICE Place place(uint32_t padded) const {
+        const uint32_t line = padded / uint32_t(columns.pitch), column = padded - line * uint32_t(columns.pitch),
+                       image = line / uint32_t(rows.pitch), row = line - image * uint32_t(rows.pitch);
+        return {padded < padded_pixels() ? int64_t(image) : batch, row * rows.stride - rows.pad_before,
+                column * columns.stride - columns.pad_before};
+    }
+    HOST_DEVICE bool inside(int64_t row, int64_t column) const {
+        return row >= 0 && row < rows.size && column >= 0 && column < columns.size;
+    }
+
+    // The source's pixel, (image height + row) width + column, at `index` of the buffers; -1: zero. `index` is below
+    // 2^32 (padded_source checks it): on a GPU a 64-bit division costs several times a 32-bit one.
     HOST_DEVICE int64_t source_pixel(int64_t index) const {
-        const int64_t phase = index / phase_size(), padded = index % phase_size();
-        const int64_t row =
-            padded / columns.pitch % rows.pitch * rows.stride + phase / columns.stride - rows.pad_before;
-        const int64_t column = padded % columns.pitch * columns.stride + phase % columns.stride - columns.pad_before;
-        const bool inside =
-            padded < padded_pixels() && row >= 0 && row < rows.size && column >= 0 && column < columns.size;
-        return inside ? (padded / image_size() * rows.size + row) * columns.size + column : -1;
+        const uint32_t phase = uint32_t(index) / uint32_t(phase_size());
+        const Place at = place(uint32_t(index) - phase * uint32_t(phase_size()));
+        const int64_t row = at.row + phase / uint32_t(columns.stride),
+                      column = at.column + phase % uint32_t(columns.stride);
+        return at.image < batch && inside(row, column) ? (at.image * rows.size + row) * columns.size + column : -1;
     }
 };
 
@@ -89,12 +103,11 @@ struct PaddedImages {
 struct OutputMap {
     int64_t height, width, stride, offset, first;
 
-    // The index in the results of output pixel (image height + row) width + column.
-    HOST_DEVICE int64_t result_index(const PaddedImages& source, int64_t pixel) const {
-        const int64_t column = pixel % width + offset, row = pixel / width % height + offset,
-                      image = pixel / (width * height);
-        return (row % stride * stride + column % stride) * source.padded_pixels() + image * source.image_size() +
-               (row / stride - first) * source.columns.pitch + column / stride - first;
+    // The index in the results of an output pixel.
+    HOST_DEVICE int64_t result_index(const PaddedImages& source, int64_t image, uint32_t row, uint32_t column) const {
+        const uint32_t s = uint32_t(stride), h = row + uint32_t(offset), w = column + uint32_t(offset);
+        return int64_t(h % s * s + w % s) * source.padded_pixels() + image * source.image_size() +
+               (int64_t(h / s) - first) * source.columns.pitch + int64_t(w / s) - first;
     }
 };
 

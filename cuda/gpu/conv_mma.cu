@@ -4,6 +4,7 @@
 //   few inputs      (an image's colours) im2col: the elements under the kernel make one row of a; a single tap
 //   few outputs     col2im: z[q, tap, f] = Σ_c x[q, c] w[tap, c, f], once for each source pixel q, the taps side by
 //                   side as columns of b; then y[p, f] = Σ_tap z[the pixel that p meets under the tap, tap, f]
+#include "gpu/conv_patches.h"
 #include "gpu/mma.h"
 
 namespace dualmcmc::DEVICE_NAMESPACE {
@@ -34,35 +35,6 @@ const Element* packed_weights(const float* w, const ConvShape& s, const mma::Tap
 
 // ---- few channels -------------------------------------------------------------------------------
 
-constexpr int64_t max_patch = 128;  // elements of the few channels under a kernel
-
-// Which source pixel an output pixel meets under tap (kh, kw): its row times the stride, plus direction kh + shift;
-// columns likewise.
-struct TapWindow {
-    int64_t batch, height, width, out_height, out_width;  // height, width: of the source
-    int64_t kernel, stride, direction, shift;
-    struct Origin {
-        int64_t image, row, column;  // what tap (0, 0) meets
-    };
-    DEVICE Origin origin(int64_t pixel) const {
-        return {pixel / (out_width * out_height), pixel / out_width % out_height * stride + shift,
-                pixel % out_width * stride + shift};
-    }
-    DEVICE int64_t source_pixel(const Origin& o, int64_t kh, int64_t kw) const {  // -1: padding
-        const int64_t row = o.row + direction * kh, column = o.column + direction * kw;
-        return row >= 0 && row < height && column >= 0 && column < width ? (o.image * height + row) * width + column
-                                                                         : -1;
-    }
-    int64_t out_pixels() const { return batch * out_height * out_width; }
-};
-TapWindow fprop_window(const ConvShape& s) {
-    return {s.batch, s.height, s.width, s.out_height(), s.out_width(), s.kernel, s.stride, 1, -s.padding};
-}
-// At stride 1. The source is dy.
-TapWindow dgrad_window(const ConvShape& s) {
-    return {s.batch, s.out_height(), s.out_width(), s.height, s.width, s.kernel, 1, -1, s.padding};
-}
-
 // w as b (n, k), zero-padded: of the few channels f and the many m, one side is m and the other (tap, f).
 template <class Element>
 const Element* packed_few_channels(const float* w, const ConvShape& s, int64_t n, int64_t k, bool few_are_in,
@@ -78,8 +50,6 @@ const Element* packed_few_channels(const float* w, const ConvShape& s, int64_t n
     return to;
 }
 
-int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-
 // y (m, n) = a (m, k) b (n, k)ᵀ.
 template <class Element>
 void gemm(float* y, const Element* a, const Element* b, int64_t m, int64_t n, int64_t k, const Epilogue& epilogue) {
@@ -94,16 +64,7 @@ bool im2col_conv(float* y, const float* x, const float* w, const Epilogue& epilo
     const int64_t few = few_are_in ? s.in : s.out, n = few_are_in ? s.out : s.in, patch = s.kernel * s.kernel * few;
     const int64_t k = round_up(patch, mma::tile_k<Element>), m = window.out_pixels();
     if (patch > max_patch || !mma::applies<Element>(m, n, k, 1)) return false;
-    Element* patches = workspace<Element>(source_slot, m * k);
-    const uint32_t divisor = uint32_t(few), kernel = uint32_t(s.kernel);
-    parallel_for_rows(m, k, [=] DEVICE(int64_t pixel) {
-        const TapWindow::Origin origin = window.origin(pixel);
-        return [=](int64_t e) {
-            const uint32_t tap = uint32_t(e) / divisor;
-            const int64_t source = e < patch ? window.source_pixel(origin, tap / kernel, tap % kernel) : -1;
-            convert(patches[pixel * k + e], source < 0 ? 0 : x[source * few + uint32_t(e) % divisor]);
-        };
-    });
+    const Element* patches = im2col<Element>(source_slot, x, window, few, k);
     gemm(y, patches, packed_few_channels<Element>(w, s, n, k, few_are_in, true), m, n, k, epilogue);
     return true;
 }

@@ -1,10 +1,8 @@
 // Wrappers of the cuBLAS functions that cuda/gpu calls. They load the library at the first call, so that the program
 // also starts on machines without it.
-#include <cublas_v2.h>
-#include <dlfcn.h>
+#include "gpu/load_library.h"
 
-#include <stdexcept>
-#include <string>
+#include <cublas_v2.h>
 
 namespace {
 
@@ -13,15 +11,18 @@ namespace {
 
 void* library() {
     static void* const instance = [] {
-        void* found = nullptr;
-        for (const char* name :
-             {"libcublas.so." TEXT(CUBLAS_VER_MAJOR), "/usr/local/cuda/lib64/libcublas.so." TEXT(CUBLAS_VER_MAJOR)})
-            if (!found) found = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-        if (!found)
+        std::vector<std::string> paths{"libcublas.so." TEXT(CUBLAS_VER_MAJOR)};  // where the loader looks
+        // CUDA_LIBRARIES: the folders of the toolkit that built this, separated by colons.
+        std::string folders = std::string(CUDA_LIBRARIES) + ":/usr/local/cuda/lib64:";
+        for (size_t end; (end = folders.find(':')) != std::string::npos; folders.erase(0, end + 1))
+            if (end > 0) paths.push_back(folders.substr(0, end) + "/" + paths[0]);
+        try {
+            return dualmcmc::load_library(paths);
+        } catch (const std::runtime_error& error) {
             throw std::runtime_error(
-                "cuBLAS cannot be loaded (" + std::string(dlerror()) +
+                "cuBLAS cannot be loaded (" + std::string(error.what()) +
                 "): install CUDA " TEXT(CUBLAS_VER_MAJOR) "'s cuBLAS, or add its folder to LD_LIBRARY_PATH");
-        return found;
+        }
     }();
     return instance;
 }

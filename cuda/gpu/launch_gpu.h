@@ -5,6 +5,8 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <stdexcept>
+#include <string>
 #include <type_traits>
 #define DEVICE __device__
 
@@ -93,11 +95,20 @@ void parallel_for_columns(int64_t rows, int64_t columns, Body body) {
                       [=] DEVICE(int64_t row) { return [=](int64_t column) { body(0.0f, column)(row); }; });
 }
 
+// Kernels that divide a pixel's index into row and column do so in 32 bits: on a GPU a 64-bit division costs several
+// times as much.
+inline void check_pixels(int64_t pixels) {
+    if (pixels >= int64_t(1) << 32)
+        throw std::runtime_error("a layer has " + std::to_string(pixels) +
+                                 " pixels, more than the GPU's kernels count; lower --batch");
+}
+
 template <class Body>
-__global__ void run_pixels(int64_t rows, int64_t width, int64_t channels, Body body) {
+__global__ void run_pixels(int64_t rows, uint32_t width, int64_t channels, Body body) {
     const int64_t pixel = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
     if (pixel >= rows * width) return;
-    const auto for_channel = body(pixel / width)(pixel % width);
+    const uint32_t row = uint32_t(pixel) / width;
+    const auto for_channel = body(int64_t(row))(int64_t(uint32_t(pixel) - row * width));
     for (int64_t c = threadIdx.x; c < channels; c += blockDim.x) for_channel(c);
 }
 
@@ -106,8 +117,9 @@ __global__ void run_pixels(int64_t rows, int64_t width, int64_t channels, Body b
 template <class Body>
 void parallel_for_pixels(int64_t rows, int64_t width, int64_t channels, Body body) {
     if (rows * width == 0 || channels == 0) return;
+    check_pixels(rows * width);
     const dim3 block = block_for_rows(channels);
-    launch(blocks_for(rows * width, block.y), block, run_pixels<Body>, rows, width, channels, body);
+    launch(blocks_for(rows * width, block.y), block, run_pixels<Body>, rows, uint32_t(width), channels, body);
 }
 
 }  // namespace dualmcmc::DEVICE_NAMESPACE

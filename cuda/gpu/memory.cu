@@ -1,10 +1,13 @@
 // The GPU: the device itself, its stream, memory, copies from and to the host, and CUDA graphs.
 #include "gpu/gpu.h"
 
+#include <algorithm>
+#include <cstdio>
 #include <cstring>
 #include <map>
 #include <new>
 #include <stdexcept>
+#include <unordered_map>
 #include <utility>
 
 namespace dualmcmc::DEVICE_NAMESPACE {
@@ -35,6 +38,65 @@ std::string no_device(cudaError_t status) {
                                  : std::string("no NVIDIA GPU found: ") + cudaGetErrorString(status);
 }
 
+std::string memory_full(const std::string& name) {
+    return "the memory of the " + name +
+           " is full: end the programs that use it (nvidia-smi lists them), or choose another GPU by "
+           "CUDA_VISIBLE_DEVICES";
+}
+
+// Why this build's kernels do not run on that GPU, given what CUDA said when it loaded one.
+std::string no_kernel(cudaError_t status, const std::string& name, const std::string& capability) {
+    const std::string rebuild = "build it with CUDA_ARCH=" + capability;
+    switch (int(status)) {
+        case cudaErrorNoKernelImageForDevice:
+        case cudaErrorInvalidDeviceFunction:
+            return "this build has no code for the " + name + ": " + rebuild;
+        case cudaErrorInvalidPtx:
+        case cudaErrorUnsupportedPtxVersion:
+            return "the driver is too old to compile this build's code for the " + name + ": " + rebuild +
+                   ", or update the driver";
+        case cudaErrorJitCompilerNotFound:
+            return "the driver's compiler, which this build needs on the " + name + ", is not installed: " + rebuild +
+                   ", or install the whole driver (libnvidia-ptxjitcompiler)";
+        case cudaErrorJitCompilationDisabled:
+            return "the driver may not compile this build's code for the " + name + ": " + rebuild +
+                   ", or unset CUDA_DISABLE_PTX_JIT and CUDA_DISABLE_JIT";
+        case cudaErrorMemoryAllocation:
+            return memory_full(name);
+        case cudaErrorDevicesUnavailable:
+            return "the " + name +
+                   " is busy, or closed to this program (nvidia-smi shows its compute mode): choose another GPU by "
+                   "CUDA_VISIBLE_DEVICES";
+        default:
+            return "the " + name + " cannot be used: " + cudaGetErrorString(status);
+    }
+}
+
+// Whether the build holds machine code for a compute capability (CUDA's lists are 100 times that). Code for 8.0 runs on
+// 8.9, but not on 9.0.
+bool has_code_for(int major, int minor) {
+    for (const int compiled : {__CUDA_ARCH_LIST__})
+        if (compiled / 100 == major && compiled / 10 % 10 <= minor) return true;
+    return false;
+}
+
+// Loads a kernel. Where the driver first has to compile it from PTX, that takes long enough to say so.
+void check_kernels(const cudaDeviceProp& properties) {
+    const std::string capability = std::to_string(properties.major) + std::to_string(properties.minor);
+    static bool told = false;
+    if (!has_code_for(properties.major, properties.minor) && !std::exchange(told, true))
+        std::fprintf(stderr,
+                     "the %s is newer than this build's code, which the driver now compiles for it: up to a minute, "
+                     "the first time (a build with CUDA_ARCH=%s starts at once)\n",
+                     properties.name, capability.c_str());
+    cudaFuncAttributes attributes;
+    const cudaError_t status = cudaFuncGetAttributes(&attributes, probe);
+    if (status != cudaSuccess) {
+        cudaGetLastError();  // clears the error
+        throw std::runtime_error(no_kernel(status, properties.name, capability));
+    }
+}
+
 }  // namespace
 
 std::string start() {
@@ -46,19 +108,14 @@ std::string start() {
     if (properties.major < 8)
         throw std::runtime_error(std::string("the ") + properties.name +
                                  " has neither TF32 nor bf16: compute capability 8.0 or later is needed");
-    const std::string capability = std::to_string(properties.major) + std::to_string(properties.minor);
-    cudaFuncAttributes attributes;
-    const cudaError_t code = cudaFuncGetAttributes(&attributes, probe);
-    if (code == cudaErrorNoKernelImageForDevice || code == cudaErrorInvalidDeviceFunction)
-        throw std::runtime_error(std::string("this build has no code for the ") + properties.name +
-                                 ": build it with CUDA_ARCH=" + capability);
-    CUDA_CHECK(code);
+    check_kernels(properties);
     try {
         cublas();
     } catch (const std::bad_alloc&) {
-        throw std::runtime_error(std::string("the memory of the ") + properties.name + " is full");
+        throw std::runtime_error(memory_full(properties.name));
     }
-    return std::string(properties.name) + ", " + std::to_string(properties.totalGlobalMem >> 20) + " MiB";
+    return std::string(properties.name) + ", " + std::to_string(properties.totalGlobalMem >> 20) + " MiB" +
+           (count > 1 ? ", the first of " + std::to_string(count) + " (CUDA_VISIBLE_DEVICES chooses)" : "");
 }
 
 cudaStream_t cuda_stream() {
@@ -82,10 +139,18 @@ void* allocate_or_empty_cache(size_t bytes) {
 }
 }  // namespace
 
+constexpr int64_t cublas_needs = int64_t(256) << 20;  // bytes at its start, generously
+
 cublasHandle_t cublas() {
     static const cublasHandle_t instance = [] {
         cublasHandle_t made;
-        CUBLAS_CHECK(cublasCreate(&made));
+        const cublasStatus_t status = cublasCreate(&made);
+        // In full memory it says the one or the other.
+        if (status == CUBLAS_STATUS_ALLOC_FAILED ||
+            (status == CUBLAS_STATUS_NOT_INITIALIZED && free_bytes() < cublas_needs))
+            throw std::bad_alloc();
+        if (status != CUBLAS_STATUS_SUCCESS)
+            throw std::runtime_error(std::string("cuBLAS does not start: ") + cublasGetStatusString(status));
         CUBLAS_CHECK(cublasSetStream(made, cuda_stream()));
         constexpr size_t workspace = size_t(32) << 20;  // cuBLAS's own default on Hopper
         CUBLAS_CHECK(cublasSetWorkspace(made, allocate_or_empty_cache(workspace), workspace));
@@ -100,6 +165,12 @@ namespace {
 bool capturing = false;             // between begin_capture and end_capture
 std::vector<void*> deferred_frees;  // of a capture, which cannot call cudaFree, since that waits for the device
 int64_t workspace_generation = 0;   // how often some slot has grown
+
+// What this program has allocated: tensors, workspaces and cuBLAS's.
+struct Allocated {
+    std::unordered_map<void*, size_t> blocks;
+    size_t bytes = 0, peak = 0;
+} allocated;
 }  // namespace
 
 void* allocate(size_t bytes) {
@@ -110,13 +181,21 @@ void* allocate(size_t bytes) {
         throw std::bad_alloc();
     }
     CUDA_CHECK(status);
+    allocated.blocks[memory] = bytes;
+    allocated.peak = std::max(allocated.peak, allocated.bytes += bytes);
     return memory;
 }
 
 void release(void* pointer) {
-    if (capturing) deferred_frees.push_back(pointer);
-    else CUDA_CHECK(cudaFree(pointer));
+    if (capturing) return deferred_frees.push_back(pointer);
+    CUDA_CHECK(cudaFree(pointer));
+    if (const auto block = allocated.blocks.find(pointer); block != allocated.blocks.end()) {
+        allocated.bytes -= block->second;
+        allocated.blocks.erase(block);
+    }
 }
+
+int64_t peak_bytes() { return int64_t(allocated.peak); }
 
 int64_t free_bytes() {
     size_t available = 0, total = 0;

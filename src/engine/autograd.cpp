@@ -96,4 +96,8 @@ NoGrad::~NoGrad() { recording = before_; }
 
 int64_t tape_size() { return int64_t(tape.size()); }
 
+void truncate_tape(int64_t size) {
+    if (size < tape_size()) tape.resize(size_t(size));
+}
+
 }  // namespace dualmcmc

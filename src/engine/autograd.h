@@ -65,7 +65,9 @@ private:
     bool before_;
 };
 
-// The number of ops on this thread's tape; 0 after backward. For tests.
+// The number of ops on this thread's tape; 0 after backward.
 int64_t tape_size();
+// Forgets the ops after the first `size`, of a computation that threw.
+void truncate_tape(int64_t size);
 
 }  // namespace dualmcmc

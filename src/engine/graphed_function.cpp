@@ -1,6 +1,8 @@
 // Capture and replay.
 #include "engine/graphed_function.h"
 
+#include "engine/autograd.h"
+
 namespace dualmcmc {
 
 namespace {
@@ -25,6 +27,20 @@ std::vector<Tensor> GraphedFunction::operator()(const Tensor& x) {
 
 void GraphedFunction::capture(const Tensor& x) {
     input_ = Tensor(x.shape());
+    const int64_t tape = tape_size();
+    try {
+        try_to_capture();
+    } catch (const OutOfMemory&) {
+        // A capture cannot free memory: what the pool gave up meanwhile was freed when it ended. Now it is there.
+        truncate_tape(tape);
+        results_.clear();
+        empty_cache();
+        try_to_capture();
+    }
+    if (!graph_) fail(device_.name, ": a chain's step could not be captured as a graph");
+}
+
+void GraphedFunction::try_to_capture() {
     device_.begin_capture();
     try {
         const PrivatePool::Use use(pool_);
@@ -34,7 +50,6 @@ void GraphedFunction::capture(const Tensor& x) {
         throw;
     }
     graph_ = device_.end_capture();
-    if (!graph_) fail(device_.name, ": a chain's step could not be captured as a graph");
 }
 
 }  // namespace dualmcmc

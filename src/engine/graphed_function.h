@@ -28,6 +28,7 @@ public:
 
 private:
     void capture(const Tensor& x);
+    void try_to_capture();
     Function function_;
     const Backend& device_;
     int64_t calls_ = 0;

@@ -68,9 +68,10 @@ void* allocate_on(const Backend& device, size_t bytes) {
     try {
         return allocate_within_limit(device, bytes);
     } catch (const std::bad_alloc&) {
-        fail("out of memory (", device.name, "): ", bytes >> 20, " MiB more are needed after ", pool_bytes() >> 20,
-             " MiB", device.free_bytes ? text("; ", device.free_bytes() >> 20, " MiB are free") : "",
-             "; lower --batch or the widths");
+        throw OutOfMemory(text("out of memory (", device.name, "): ", bytes >> 20, " MiB more are needed after ",
+                               pool_bytes() >> 20, " MiB",
+                               device.free_bytes ? text("; ", device.free_bytes() >> 20, " MiB are free") : "",
+                               "; lower --batch or the widths"));
     }
 }
 

@@ -3,13 +3,19 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <stdexcept>
 
 #include "backend.h"
 
 namespace dualmcmc {
 
-// Uninitialised device memory for n numbers; the last owner gives it back to the pool. Fails, saying what to do, where
-// there is none.
+// The device's memory is full, although the pool has freed its cached blocks.
+struct OutOfMemory : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+// Uninitialised device memory for n numbers; the last owner gives it back to the pool. Throws OutOfMemory, saying what
+// to do, where there is none.
 std::shared_ptr<real> pool_allocate(int64_t n);
 
 // Allocations made on devices since start, and their bytes: they grow until every size has been seen once.

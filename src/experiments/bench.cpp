@@ -58,12 +58,13 @@ int BenchCommand::run() {
     const Tensor x = Tensor::uniform({batch_, side, side, 3}, {1, 0, 0}, -1, 1);
     auto print = [](const StepTimings& s) {
         rusage usage{};
+        const int64_t device_bytes = backend().peak_bytes ? backend().peak_bytes() : pool_bytes();
         getrusage(RUSAGE_SELF, &usage);
         std::printf(
             "{\"total\": %.4f, \"x_chain\": %.4f, \"z_chain\": %.4f, \"generator\": %.4f, \"encoder\": %.4f, \"ebm\": "
             "%.4f, \"peak_mib\": %.0f, \"device_mib\": %.0f}\n",
             s.total(), s.chain_x, s.chain_z, s.generator, s.encoder, s.ebm, double(usage.ru_maxrss) / 1024,
-            double(pool_bytes()) / (1 << 20));
+            double(device_bytes) / (1 << 20));
         std::fflush(stdout);
     };
     if (serve_) {

@@ -121,6 +121,17 @@ void print_settings(const Config& c) {
     if (const std::string note = untrained_note(c); !note.empty()) print_line(note);
 }
 
+// `auto` goes on without a GPU. With networks as large as the paper's that deserves a line of its own.
+void warn_of_slow_cpu(const Config& c, const std::string& device) {
+    const ModelSettings& m = c.model;
+    // Widths at which an iteration with batch 100 takes minutes on a desktop; celeba64's first blocks are far narrower.
+    const int64_t width = std::max(m.width_generator, m.width_ebm), limit = m.architecture == "celeba64" ? 512 : 256;
+    if (c.device != "auto" || !device.starts_with("CPU") || width < limit) return;
+    std::cerr << "warning: no GPU is used, and networks of widths " << m.width_generator << '/' << m.width_ebm << '/'
+              << m.width_encoder << " take minutes an iteration on a CPU; use a machine with a GPU, or --preset "
+              << "cifar10-small or smaller widths\n";
+}
+
 double distance(const ImageSet& images, const ImageSet& real, uint64_t seed) {
     return sliced_wasserstein(images, real, seed).mean;
 }
@@ -152,9 +163,11 @@ int TrainCommand::run() {
     if (init) check_networks("--init", config, *init);
     check_config(config);
     if (config.data.empty()) config.data = default_data(config.model.image_size());
-    std::printf("device: %s\n", select_device(config.device, config.threads, config.precision).c_str());
+    const std::string device = select_device(config.device, config.threads, config.precision);
+    std::printf("device: %s\n", device.c_str());
     check_memory(config.model, config.batch);
     print_settings(config);
+    warn_of_slow_cpu(config, device);
     if (resume) {
         print_line(text("resuming from ", resume->path));
         print_changes(resume->config, config);

@@ -1,11 +1,12 @@
 // Samples and reconstructions, as 8-bit images in host memory.
 #include "training/evaluation.h"
 
+#include <exception>
 #include <numeric>
 
 namespace dualmcmc {
 
-ScopedStateRestore::ScopedStateRestore(Models& models) : models_(models) {
+ScopedStateRestore::ScopedStateRestore(Models& models) : models_(models), exceptions_(std::uncaught_exceptions()) {
     for (const auto& [prefix, state] : models.networks())
         for (const NamedTensor& entry : state->entries())
             if (!entry.trainable) saved_.emplace_back(entry.value.value(), entry.value.value().clone());
@@ -20,8 +21,12 @@ void ScopedStateRestore::use_averages() {
             }
 }
 
-ScopedStateRestore::~ScopedStateRestore() {
-    for (const auto& [tensor, copy] : saved_) tensor.copy_from(copy);
+ScopedStateRestore::~ScopedStateRestore() noexcept(false) {
+    try {
+        for (const auto& [tensor, copy] : saved_) tensor.copy_from(copy);
+    } catch (...) {
+        if (std::uncaught_exceptions() == exceptions_) throw;
+    }
 }
 
 std::string BatchNormMode::text(int64_t batch) const {

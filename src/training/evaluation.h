@@ -6,11 +6,12 @@
 namespace dualmcmc {
 
 // Every forward pass changes buffers: batch norm's running statistics and the spectral norm's vectors.
-// ScopedStateRestore restores them when it goes out of scope, so that evaluation does not affect training.
+// ScopedStateRestore restores them when it goes out of scope, so that evaluation does not affect training. If the
+// device fails then, the destructor throws, unless another exception is on its way, which is the error to report.
 class ScopedStateRestore {
 public:
     explicit ScopedStateRestore(Models& models);
-    ~ScopedStateRestore();
+    ~ScopedStateRestore() noexcept(false);
     ScopedStateRestore(const ScopedStateRestore&) = delete;
     ScopedStateRestore& operator=(const ScopedStateRestore&) = delete;
 
@@ -19,6 +20,7 @@ public:
 
 private:
     Models& models_;
+    int exceptions_;                                // on their way at the scope's begin
     std::vector<std::pair<Tensor, Tensor>> saved_;  // (the network's tensor, a copy)
 };
 

@@ -3,17 +3,24 @@
 #pragma once
 #include "cuda_runtime.h"
 
-enum cublasStatus_t { CUBLAS_STATUS_SUCCESS, CUBLAS_STATUS_INVALID_VALUE = 7 };
+enum cublasStatus_t {
+    CUBLAS_STATUS_SUCCESS,
+    CUBLAS_STATUS_NOT_INITIALIZED,
+    CUBLAS_STATUS_ALLOC_FAILED = 3,
+    CUBLAS_STATUS_INVALID_VALUE = 7
+};
 enum cublasOperation_t { CUBLAS_OP_N, CUBLAS_OP_T };
 enum cudaDataType_t { CUDA_R_32F, CUDA_R_16BF };
-enum cublasComputeType_t { CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32 };
+enum cublasComputeType_t { CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_PEDANTIC, CUBLAS_COMPUTE_32F_FAST_TF32 };
 enum cublasGemmAlgo_t { CUBLAS_GEMM_DEFAULT };
 using cublasHandle_t = void*;
 
 inline const char* cublasGetStatusString(cublasStatus_t status) {
-    return status == CUBLAS_STATUS_INVALID_VALUE ? "an invalid value" : "success";
+    return status == CUBLAS_STATUS_INVALID_VALUE ? "an invalid value" : status ? "not initialised" : "success";
 }
-inline cublasStatus_t cublasCreate(cublasHandle_t* handle) { return *handle = &simt::machine, CUBLAS_STATUS_SUCCESS; }
+inline cublasStatus_t cublasCreate(cublasHandle_t* handle) {
+    return *handle = &simt::machine, cublasStatus_t(simt::machine.cublas_status);
+}
 inline cublasStatus_t cublasSetStream(cublasHandle_t, cudaStream_t) { return CUBLAS_STATUS_SUCCESS; }
 inline cublasStatus_t cublasSetWorkspace(cublasHandle_t, void*, size_t) { return CUBLAS_STATUS_SUCCESS; }
 
@@ -47,7 +54,8 @@ inline cublasStatus_t cublasGemmEx(cublasHandle_t, cublasOperation_t transa, cub
     if (m < 0 || n < 0 || k < 0 || lda < (transa == CUBLAS_OP_N ? m : k) || ldb < (transb == CUBLAS_OP_N ? k : n) ||
         ldc < m || c_type != CUDA_R_32F || *static_cast<const float*>(alpha) != 1 || (add != 0 && add != 1))
         return CUBLAS_STATUS_INVALID_VALUE;
-    simt::submit([=] {
+    ++simt::machine.gemms;
+    const auto run = [=] {
         const std::vector<float> left = simt::operand(a, a_type, compute, transa, m, k, lda);
         const std::vector<float> right = simt::operand(b, b_type, compute, transb, k, n, ldb);
         for (int column = 0; column < n; ++column) {
@@ -60,6 +68,9 @@ inline cublasStatus_t cublasGemmEx(cublasHandle_t, cublasOperation_t transa, cub
             }
             for (int row = 0; row < m; ++row) target[row] = (add != 0 ? target[row] : 0) + total[size_t(row)];
         }
-    });
+    };
+    const auto bytes = [](cudaDataType_t type, double elements) { return (type == CUDA_R_16BF ? 2 : 4) * elements; };
+    const double traffic = bytes(a_type, double(m) * k) + bytes(b_type, double(k) * n) + 4.0 * m * n * (1 + add);
+    simt::submit({run, [=] { simt::count(simt::counter.counts.gemms, {traffic, true}); }});
     return CUBLAS_STATUS_SUCCESS;
 }

@@ -10,6 +10,7 @@
 //   graphs    What is queued during a capture is kept; each launch queues it again.
 //   memory    Fresh memory holds NaN. Guard zones around each allocation are checked by cudaFree and check_memory().
 //             `limit` emulates a full GPU.
+//   counting  In place of running, launches and the memory they move can be counted (counting.h).
 //   errors    Launches are checked against CUDA's limits. `device_status` and the like emulate absent or unsuitable
 //             devices.
 //
@@ -32,12 +33,15 @@
 #include <utility>
 #include <vector>
 
+#include "counting.h"
+
 #define __global__
 #define __device__
 #define __host__
 #define __shared__ static  // one copy is enough, since blocks run one after the other
 #define __launch_bounds__(...)
 #define __grid_constant__
+#define __CUDA_ARCH_LIST__ 800, 900  // as nvcc defines it for the Makefile's default
 
 struct dim3 {
     unsigned x, y, z;
@@ -51,25 +55,38 @@ enum cudaError_t {
     cudaErrorMemoryAllocation,
     cudaErrorInvalidConfiguration = 9,
     cudaErrorInsufficientDriver = 35,
+    cudaErrorDevicesUnavailable = 46,
     cudaErrorInvalidDeviceFunction = 98,
     cudaErrorNoDevice = 100,
     cudaErrorNoKernelImageForDevice = 209,
+    cudaErrorInvalidPtx = 218,
+    cudaErrorJitCompilerNotFound = 221,
+    cudaErrorUnsupportedPtxVersion = 222,
+    cudaErrorJitCompilationDisabled = 223,
+    cudaErrorUnknown = 999,
     cudaErrorStreamCaptureUnsupported = 900,
     cudaErrorGraphExecUpdateFailure = 910
 };
 
 namespace simt {
 
-using Work = std::vector<std::function<void()>>;
+// What is queued: its work, and how it is counted in place of that (counting.h).
+struct Item {
+    std::function<void()> run, count;
+};
+using Work = std::vector<Item>;
 
 struct Machine {
     // Set by the tests.
     size_t limit = size_t(-1);
-    int devices = 1, driver = 13000;
+    int devices = 1, driver = 13000, major = 8, minor = 0;
     cudaError_t device_status = cudaSuccess, code_status = cudaSuccess;
+    int cublas_status = 0;              // of cublasCreate
+    int64_t copies_until_failure = -1;  // on the device: from then on each copy fails; negative: none does
     // Counters.
     size_t allocated = 0;
-    int64_t allocations = 0, launches = 0, graph_launches = 0, graphs_instantiated = 0, graphs_updated = 0, waits = 0;
+    int64_t allocations = 0, launches = 0, gemms = 0, graph_launches = 0, graphs_instantiated = 0, graphs_updated = 0,
+            waits = 0;
     // State.
     Work queue, *captured = nullptr;
     bool capture_failed = false;
@@ -167,25 +184,33 @@ inline void run_block() {
     }
 }
 
+inline void set_block(unsigned i) { blockIdx = {i % gridDim.x, i / gridDim.x}; }
+
 inline void run_grid(dim3 grid, dim3 block, const std::function<void()>& kernel) {
     gridDim = grid, blockDim = block, body = &kernel;
     const unsigned blocks = grid.x * grid.y;
     for (unsigned b = 0; b < blocks; ++b) {
-        const unsigned chosen = in_order(b, blocks);
-        blockIdx = {chosen % grid.x, chosen / grid.x};
+        set_block(in_order(b, blocks));
         run_block();
     }
 }
 
+inline void count_grid(const std::string& key, dim3 grid, dim3 block, const std::function<void()>& kernel) {
+    gridDim = grid, blockDim = block, body = &kernel;
+    count(counter.counts.kernels, measure_kernel(key, grid.x * grid.y, set_block, run_block));
+}
+
 // ---- stream -------------------------------------------------------------------------------------
 
-inline void submit(std::function<void()> work) {
-    (machine.captured ? *machine.captured : machine.queue).push_back(std::move(work));
+inline void submit(Item item) {
+    if (machine.captured) machine.captured->push_back(std::move(item));
+    else if (counter.on) item.count();
+    else machine.queue.push_back(std::move(item));
 }
 
 inline void finish() {
     const Work work = std::exchange(machine.queue, {});
-    for (const auto& item : work) item();
+    for (const Item& item : work) item.run();
 }
 
 // Runs the queue. Not allowed during a capture, which then fails.
@@ -211,7 +236,8 @@ inline void check_block(const void* pointer, size_t bytes) {
 }
 inline void check_memory() {
     finish();
-    for (const auto& [pointer, bytes] : machine.blocks) check_block(pointer, bytes);
+    for (const auto& [pointer, bytes] : machine.blocks)
+        if (!in_arena(pointer)) check_block(pointer, bytes);
 }
 
 // ---- barriers -----------------------------------------------------------------------------------
@@ -256,7 +282,7 @@ inline cudaError_t cudaGetDeviceCount(int* count) {
 inline cudaError_t cudaDriverGetVersion(int* version) { return *version = simt::machine.driver, cudaSuccess; }
 inline cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 13000, cudaSuccess; }
 inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
-    return *properties = {"emulated GPU", 1 << 30, 8, 0}, cudaSuccess;
+    return *properties = {"emulated GPU", 1 << 30, simt::machine.major, simt::machine.minor}, cudaSuccess;
 }
 template <class Kernel>
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel*) {
@@ -275,11 +301,18 @@ inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return simt::finish(), cu
 
 inline cudaError_t cudaMalloc(void** pointer, size_t bytes) {
     if (simt::machine.allocated + bytes > simt::machine.limit) return cudaErrorMemoryAllocation;
-    auto* memory = static_cast<unsigned char*>(std::aligned_alloc(256, (bytes + 2 * simt::guard + 255) / 256 * 256));
-    std::memset(memory, simt::poison, bytes + 2 * simt::guard);
+    if (simt::counter.on) {
+        *pointer = simt::reserve(bytes);
+        if (!*pointer) return cudaErrorMemoryAllocation;
+    } else {
+        auto* memory =
+            static_cast<unsigned char*>(std::aligned_alloc(256, (bytes + 2 * simt::guard + 255) / 256 * 256));
+        std::memset(memory, simt::poison, bytes + 2 * simt::guard);
+        *pointer = memory + simt::guard;
+    }
     simt::machine.allocated += bytes;
     ++simt::machine.allocations;
-    simt::machine.blocks[*pointer = memory + simt::guard] = bytes;
+    simt::machine.blocks[*pointer] = bytes;
     return cudaSuccess;
 }
 inline cudaError_t cudaFree(void* pointer) {
@@ -288,10 +321,11 @@ inline cudaError_t cudaFree(void* pointer) {
     simt::finish();
     const auto block = simt::machine.blocks.find(pointer);
     if (block == simt::machine.blocks.end()) return cudaErrorInvalidValue;
-    simt::check_block(pointer, block->second);
+    const bool arena = simt::in_arena(pointer);  // whose addresses are not used again
+    if (!arena) simt::check_block(pointer, block->second);
     simt::machine.allocated -= block->second;
     simt::machine.blocks.erase(block);
-    std::free(static_cast<unsigned char*>(pointer) - simt::guard);
+    if (!arena) std::free(static_cast<unsigned char*>(pointer) - simt::guard);
     return cudaSuccess;
 }
 inline cudaError_t cudaMallocHost(void** pointer, size_t bytes) { return *pointer = std::malloc(bytes), cudaSuccess; }
@@ -300,7 +334,13 @@ inline cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
     return *total = simt::machine.limit, *available = simt::machine.limit - simt::machine.allocated, cudaSuccess;
 }
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
-    return simt::submit([=] { std::memcpy(to, from, bytes); }), cudaSuccess;
+    if (simt::machine.copies_until_failure == 0) return cudaErrorUnknown;
+    if (simt::machine.copies_until_failure > 0) --simt::machine.copies_until_failure;
+    simt::submit({[=] { std::memcpy(to, from, bytes); },
+                  [=] {
+                      simt::count(simt::counter.counts.copies, {2 * double(bytes), false});
+                  }});
+    return cudaSuccess;
 }
 
 template <class... Parameters>
@@ -314,7 +354,17 @@ cudaError_t cudaLaunchKernel(void (*kernel)(Parameters...), dim3 grid, dim3 bloc
         return std::tuple<Parameters...>(*static_cast<Parameters*>(arguments[i])...);
     }
     (std::index_sequence_for<Parameters...>{});
-    simt::submit([=] { simt::run_grid(grid, block, [&] { std::apply(kernel, values); }); });
+    std::string key;
+    if (simt::counter.on) {
+        key = std::to_string(reinterpret_cast<uintptr_t>(kernel)) + ' ' + std::to_string(grid.x) + ' ' +
+              std::to_string(grid.y) + ' ';
+        [&]<size_t... i>(std::index_sequence<i...>) {
+            (simt::append_arguments(key, arguments[i], sizeof(Parameters)), ...);
+        }
+        (std::index_sequence_for<Parameters...>{});
+    }
+    simt::submit({[=] { simt::run_grid(grid, block, [&] { std::apply(kernel, values); }); },
+                  [=] { simt::count_grid(key, grid, block, [&] { std::apply(kernel, values); }); }});
     return cudaSuccess;
 }
 
@@ -342,7 +392,7 @@ inline cudaError_t cudaGraphExecUpdate(cudaGraphExec_t executable, cudaGraph_t g
 }
 inline cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t) {
     ++simt::machine.graph_launches;
-    for (const auto& item : *executable) simt::submit(item);
+    for (const simt::Item& item : *executable) simt::submit(item);
     return cudaSuccess;
 }
 inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete graph, cudaSuccess; }

@@ -31,6 +31,8 @@ inline void copy_async(void* to, const void* from, size_t bytes) {
         block != machine.blocks.begin() &&
         (--block, static_cast<const char*>(from) + bytes <= static_cast<char*>(block->first) + block->second);
     if (!inside) die("an asynchronous copy from outside device memory");
+    record_load(from, bytes);
+    if (counter.recording) return;
     if (omp_get_max_threads() % 2 == 1) std::memcpy(to, from, bytes);
     else groups().back().push_back({to, from, bytes});
 }
@@ -47,6 +49,7 @@ inline void wait_group(size_t pending) {
 // ---- ldmatrix.x4: each lane points to a row of 16 bytes; lanes 8 i … 8 i + 7 to those of matrix i ----
 
 inline void load_matrices(uint32_t (&words)[4], const uint32_t* row) {
+    if (counter.recording) return;
     static const uint32_t* buffers[2][32][32];  // by warp and lane; two, as in multiply_add
     static bool buffer_of[1024];
     if (reinterpret_cast<uintptr_t>(row) % 16) die("a misaligned row of ldmatrix");
@@ -66,6 +69,10 @@ inline float value_of(uint32_t bits) {
 }
 
 inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t* b, bool bf16) {
+    if (counter.recording) {
+        counter.product = true;
+        return;
+    }
     // By warp and lane. Two, used alternately, so that a thread's next fragments do not overwrite what others still
     // read.
     static uint32_t buffers[2][32][32][6];
