@@ -1,4 +1,4 @@
-# dualmcmc: make · make test · make demo · make train · make toys · make bench · make reference · make format
+# dualmcmc: make · make test · make demo · make train · make toys · make bench · make gpu · make reference · make format
 #
 #   V=1             print the compiler commands
 #   CXX=clang++-19  the compiler, also nvcc's: g++ 11 or later, clang++ 16 or later
@@ -97,7 +97,7 @@ LIBRARY   := $(filter-out $(BUILD)/src/main.o,$(SOURCES:%.cpp=$(BUILD)/%.o)) $(K
 TESTS     := $(patsubst %.cpp,$(BUILD)/%.o,$(filter-out $(if $(DOUBLE),$(addprefix tests/,conv_geometry_test.cpp curand_test.cpp \
              gpu_test.cpp rounding_cases.cpp rounding_test.cpp)),$(wildcard tests/*.cpp)))
 
-.PHONY: all test sanitize demo train toys bench reference format packages test-packages clean
+.PHONY: all test sanitize gpu demo train toys bench reference format packages test-packages clean
 all: $(BUILD)/dualmcmc
 
 # Of a clone, for --version.
@@ -239,6 +239,11 @@ sanitize: $(BUILD)/dualmcmc_tests
 	  --report-api-errors no) --error-exitcode 1 $(BUILD)/dualmcmc_tests --gtest_filter='$(call filter_of,$(tool))' \
 	  || failed="$$failed $(tool)";) \
 	test -z "$$failed" || { echo "compute-sanitizer found errors:$$failed" >&2; exit 1; }
+
+# Build, tests, sanitizers, step files, bench and a short training on a GPU, whatever is here; writes runs/gpu/report.md.
+gpu:
+	@$(firstword $(shell command -v python3) $(PYTHON)) reference/gpu.py $(if $(PARTS),--parts $(PARTS)) \
+	  $(if $(MINUTES),--minutes $(MINUTES)) $(if $(LIMITS),--limits $(LIMITS)) $(MAKEOVERRIDES)
 
 demo: $(BUILD)/dualmcmc
 	rm -rf runs/demo

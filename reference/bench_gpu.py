@@ -3,7 +3,8 @@ widths, in TF32 and bf16; then the settings of the paper's Tables 4 and 5, besid
 
 PyTorch runs bench_torch.py --device cuda: channels_last, cudnn.benchmark, autocast for bf16. The fastest of three modes
 is reported: eager; graph, the whole iteration captured as one CUDA graph; compile, the same after torch.compile of the
-three networks. Each mode takes turns with dualmcmc; times are medians.
+three networks. Each mode takes turns with dualmcmc; times are medians. A mode that takes more than five minutes for a
+turn is left out, and so is a width that does not fit the memory. The largest width comes first.
 
 TFLOP/s are nominal: the MACs of the authors' networks, two operations each, however a program computes them. Executed
 counts those that dualmcmc executes: average pooling after a 3x3 convolution leaves a quarter of its MACs, and 1x1
@@ -14,10 +15,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 
 from bench_common import PARTS, PROGRAM, Server, encoder_macs, has_torch, iteration_gflop, nominal_gflop, width_flags
 
-WIDTHS = (64, 128, 256, 512)
+WIDTHS = (512, 256, 128, 64)
+TURN_SECONDS = 300
 PRECISIONS = ("tf32", "bf16")
 MODES = ("eager", "graph", "compile")
 # (steps_x, steps_z): the paper's seconds per iteration (widths 512/512/128, batch 100, z-chain started at the encoder).
@@ -48,6 +51,14 @@ class GpuServer(Server):
         self.errors = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would fill up and block the program
         super().__init__(name, command, errors=self.errors)
 
+    def iterate(self):
+        timer = threading.Timer(TURN_SECONDS, self.process.kill)
+        timer.start()
+        try:
+            return super().iterate()
+        finally:
+            timer.cancel()
+
     def end(self):
         """Returns the last line of the program's error messages, or else its exit code."""
         code = super().end()
@@ -60,9 +71,14 @@ def dualmcmc_server(width, precision, *more, **steps):
     return GpuServer("dualmcmc", [PROGRAM, "bench", "--serve", "--precision", precision, *more, *flags(width, **steps)])
 
 
+def torch_sees_gpu():
+    code = "import sys, torch; sys.exit(not torch.cuda.is_available())"
+    return has_torch() and subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
 def torch_servers(width, precision):
     """Yields one after the other: together they might not fit into the GPU's memory."""
-    if has_torch():
+    if torch_sees_gpu():
         for mode in MODES:
             more = ["--precision", precision, "--mode", mode, *flags(width)]
             yield GpuServer(f"PyTorch, {mode}", [sys.executable, "bench_torch.py", "--serve", *more])
@@ -89,8 +105,8 @@ def median(server, part="total"):
 
 
 def gemm_peak(precision):
-    """TFLOP/s of a product of two 8192 x 8192 matrices; 0 without PyTorch."""
-    if not has_torch():
+    """TFLOP/s of a product of two 8192 x 8192 matrices; 0 without a PyTorch that sees the GPU."""
+    if not torch_sees_gpu():
         return 0.0
     code = f"""
 import torch, time
@@ -119,16 +135,18 @@ def print_row(server, width, precision, peak, base):
 
 
 def compare(width, precision, rounds, peak):
+    """Prints a width's rows. Returns whether dualmcmc ran."""
     runs = [take_turns([dualmcmc_server(width, precision), peer], rounds) for peer in torch_servers(width, precision)]
     runs = runs or [take_turns([dualmcmc_server(width, precision)], rounds)]
     if any(not run or run[0].name != "dualmcmc" for run in runs):
-        sys.exit("bench: dualmcmc did not run")
+        return False
     fastest = min((run for run in runs if len(run) > 1), key=lambda run: median(run[1]), default=runs[0])
     for server in fastest:
         print_row(server, width, precision, peak, median(fastest[0]))
-    parts = take_turns([dualmcmc_server(width, precision, "--wait")], rounds)[0]
-    print(f"{'':14}parts: " + ", ".join(f"{part} {median(parts, part):.4f}" for part in PARTS[1:])
-          + " (synchronised after each)", flush=True)
+    for parts in take_turns([dualmcmc_server(width, precision, "--wait")], rounds):
+        print(f"{'':14}parts: " + ", ".join(f"{part} {median(parts, part):.4f}" for part in PARTS[1:])
+              + " (synchronised after each)", flush=True)
+    return True
 
 
 def main(rounds):
@@ -136,15 +154,15 @@ def main(rounds):
     print(f"{'width':>6}{'':27}{columns}")
     peaks = {precision: gemm_peak(precision) for precision in PRECISIONS}
     print("GEMM peak, TFLOP/s: " + ", ".join(f"{precision} {peak:.0f}" for precision, peak in peaks.items()))
-    for precision in PRECISIONS:
-        for width in WIDTHS:
-            compare(width, precision, rounds, peaks[precision])
+    ran = [compare(width, precision, rounds, peaks[precision]) for width in WIDTHS for precision in PRECISIONS]
     print("\nTables 4 and 5: seconds per iteration at widths 512/512/128, batch 100")
     print("   k_x   k_z   paper" + "".join(f"{precision:>10}" for precision in PRECISIONS))
     for (steps_x, steps_z), paper in PAPER.items():
         servers = [dualmcmc_server(512, precision, steps_x=steps_x, steps_z=steps_z) for precision in PRECISIONS]
-        seconds = [median(server) for server in take_turns(servers, rounds)]
-        print(f"{steps_x:6}{steps_z:6}{paper:8.3f}" + "".join(f"{value:10.4f}" for value in seconds), flush=True)
+        seconds = [f"{median(server):10.4f}" for server in take_turns(servers, rounds)]
+        print(f"{steps_x:6}{steps_z:6}{paper:8.3f}" + "".join(seconds), flush=True)
+    if not all(ran):
+        sys.exit("bench: dualmcmc did not run at each width and precision")
 
 
 if __name__ == "__main__":

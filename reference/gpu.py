@@ -1,0 +1,586 @@
+"""`make gpu`: everything that only a GPU can show, in one command; ends with one page, runs/gpu/report.md.
+
+    make gpu                                      all parts
+    make gpu PARTS=build,tests,bench              these alone
+    make gpu MINUTES=9                            all of it in at most nine minutes: what is left then is skipped
+    make gpu LIMITS=bench=5,train=3               minutes of single parts
+    CPATH=D/include LIBRARY_PATH=D/lib make gpu   with copies of the packages that the system lacks
+
+Each part runs by itself, with a time limit, and none stops the next. A part passes, fails (with the first failing
+line), or is skipped (with the reason). The page is rewritten after each part, so an interrupted run has one, too;
+so has a machine without a GPU, with everything skipped. The parts' output is in runs/gpu/*.log.
+
+Needs Python 3 alone. The exit code is 1 if a part failed.
+"""
+import argparse
+import ctypes
+import glob
+import os
+import platform
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PRECISIONS = "fp32", "tf32", "bf16"
+SANITIZERS = "memcheck", "racecheck", "initcheck", "synccheck"
+MINUTES = {"build": 20, "tests": 15, **dict.fromkeys(SANITIZERS, 8), "steps": 10, "bench": 30, "train": 10}
+TRAIN_EXTRA = 3  # minutes that `train` may take beyond those of its training: start, pictures, report
+# (MiB of free memory, width): a preset of that width needs about so much at batch 100.
+WIDTHS = (10000, 512), (6000, 256), (3500, 128), (0, 64)
+# (the compiler's name of a header, what to install, the file in a folder of copies)
+PACKAGES = [("CLI/CLI.hpp", "libcli11-dev", "CLI/CLI.hpp"),
+            ("stb/stb_image.h", "libstb-dev", "stb/stb_image.h and stb/stb_image_write.h"),
+            ("gtest/gtest.h", "libgtest-dev", "gtest/, and libgtest.a and libgtest_main.a in D/lib")]
+
+
+class Skipped(Exception):
+    """A part that cannot run here; the message says why."""
+
+
+class Failed(Exception):
+    """A part's verdict; the message is its first failing line."""
+
+
+# ---- running programs -----------------------------------------------------------------------------------------------
+
+
+class Output:
+    """What a program printed: its exit code (None: it ran out of time) and its lines."""
+
+    def __init__(self, code, text, seconds):
+        self.code, self.text, self.seconds = code, text, seconds
+        self.lines = text.splitlines()
+
+    def first(self, *patterns):
+        """The first line that one of these regular expressions matches, tried in turn, or else the last line."""
+        for pattern in patterns:
+            for line in self.lines:
+                if re.search(pattern, line):
+                    return line.strip()
+        return next((line.strip() for line in reversed(self.lines) if line.strip()), "no output")
+
+
+def end_group(process):
+    """Ends a program and all that it started."""
+    for number, wait in (signal.SIGTERM, 5), (signal.SIGKILL, 5):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            return
+        try:
+            process.wait(wait)
+        except subprocess.TimeoutExpired:
+            pass
+
+
+def run(command, log, seconds, environment=None):
+    """Runs a command in the project's folder, as a process group of its own without a terminal, its output in the file
+    `log`. Returns its Output; on any other exit (Ctrl-C) ends the group, too."""
+    started = time.monotonic()
+    with open(log, "ab") as out:
+        out.write(f"$ {shlex.join(command)}\n".encode())
+        out.flush()
+        begin = out.tell()
+        try:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+                                       cwd=ROOT, env={**os.environ, **(environment or {})}, start_new_session=True)
+        except OSError as error:
+            return Output(127, f"{command[0]}: {error.strerror}", 0)
+        code = None
+        try:
+            code = process.wait(max(0.1, seconds))
+        except subprocess.TimeoutExpired:
+            out.write(f"\nstopped after {seconds:.0f} s\n".encode())
+        finally:
+            end_group(process)
+    with open(log, "rb") as file:
+        file.seek(begin)
+        return Output(code, file.read().decode(errors="replace"), time.monotonic() - started)
+
+
+def ask(*command):
+    """A short command's output, or ''."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
+                              errors="replace").stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+# ---- the machine ----------------------------------------------------------------------------------------------------
+
+
+def gpu_by_driver():
+    """[name, capability, MiB, MiB free, driver] by the driver's own library, for machines without nvidia-smi."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    name, number, device = ctypes.create_string_buffer(256), ctypes.c_int(), ctypes.c_int()
+    memory = ctypes.c_size_t()
+    if cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), 0) or cuda.cuDeviceGetName(name, 256, device):
+        return None
+    attributes = []
+    for which in 75, 76:  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+        cuda.cuDeviceGetAttribute(ctypes.byref(number), which, device)
+        attributes.append(str(number.value))
+    cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+    cuda.cuDriverGetVersion(ctypes.byref(number))
+    mib, version = str(memory.value >> 20), f"{number.value // 1000}.{number.value % 1000 // 10}"
+    return [name.value.decode(), ".".join(attributes), mib, mib, f"for CUDA {version}"]
+
+
+class Machine:
+    """What is here: the GPU that the program would use, compilers, versions; and why no part can run, or ''."""
+
+    def __init__(self, overrides):
+        fields = "name,compute_cap,memory.total,memory.free,driver_version"
+        cards = [line.split(", ") for line in
+                 ask("nvidia-smi", "--query-gpu=" + fields, "--format=csv,noheader,nounits").splitlines()]
+        cards = [card for card in cards if len(card) == 5]
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if visible is not None and visible.isdigit() and int(visible) < len(cards):
+            cards = [cards[int(visible)]]
+        self.gpu = None if visible == "" or visible == "-1" else cards[0] if cards else gpu_by_driver()
+        given = [text.split("=", 1)[1] for text in overrides if text.startswith("CUDA=")]
+        self.nvcc = shutil.which(os.path.join(given[0], "bin/nvcc")) if given and given[0] not in ("", "0") else \
+            shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+        self.cores = len(os.sched_getaffinity(0))
+        self.python = self.find_torch()
+        self.missing = self.why_not(given)
+        self.lines = self.describe()
+
+    def find_torch(self):
+        """The first Python whose PyTorch sees a GPU, or None."""
+        for python in dict.fromkeys(filter(None, [os.environ.get("PYTHON"), sys.executable, shutil.which("python3"),
+                                                  "/usr/bin/python3"])):
+            if self.gpu and ask(python, "-c", "import torch; print(torch.cuda.is_available())") == "True":
+                return python
+        return None
+
+    def why_not(self, cuda):
+        if not self.gpu:
+            return ("no NVIDIA GPU found: nvidia-smi lists none, and the driver's library does not find one, either"
+                    if os.environ.get("CUDA_VISIBLE_DEVICES") is None else
+                    f"no NVIDIA GPU found with CUDA_VISIBLE_DEVICES='{os.environ['CUDA_VISIBLE_DEVICES']}'")
+        if float(re.sub(r"[^0-9.]", "", self.capability) or 0) < 8:
+            return f"the {self.gpu[0]} has compute capability {self.capability}; 8.0 or later is needed"
+        if cuda == ["0"]:
+            return "CUDA=0 leaves the GPU out"
+        if not self.nvcc:
+            return "nvcc not found: install the CUDA Toolkit and put its bin folder on PATH, or give CUDA=FOLDER"
+        release = re.search(r"release (\d+)", ask(self.nvcc, "--version"))
+        if not release:
+            return f"{self.nvcc} does not run"
+        if int(release[1]) < 12:
+            return f"nvcc is CUDA {release[1]}'s, which cannot compile C++20: install CUDA 12 or later"
+        return ""
+
+    @property
+    def capability(self):
+        return self.gpu[1]
+
+    @property
+    def width(self):
+        """The largest width of the networks that fits the free memory."""
+        free = int(re.sub(r"\D", "", self.gpu[3]) or 0)
+        return next(width for needed, width in WIDTHS if free >= needed)
+
+    def describe(self):
+        """The page's first table."""
+        model = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
+                     platform.machine()) if os.path.exists("/proc/cpuinfo") else platform.machine()
+        gpu = f"{self.gpu[0]}, compute capability {self.gpu[1]}, {self.gpu[2]} MiB ({self.gpu[3]} free)" \
+            if self.gpu else "none"
+        version = re.search(r"release [^\n]*", ask(self.nvcc, "--version")) if self.nvcc else None
+        torch = ask(self.python, "-c", "import torch; print(torch.__version__)") if self.python else "none with a GPU"
+        commit = ask("git", "-C", ROOT, "log", "-1", "--format=%h %cs")
+        changed = " with changes" if ask("git", "-C", ROOT, "status", "--porcelain", "-uno") else ""
+        compiler = ask(*shlex.split(os.environ.get("CXX", "g++")), "--version").splitlines() or ["none"]
+        return [("GPU", gpu), ("driver", self.gpu[4] if self.gpu else "none"),
+                ("nvcc", version[0] if version else "none"), ("PyTorch", torch),
+                ("processor", f"{model}, {self.cores} cores"), ("compiler", compiler[0]),
+                ("system", f"{platform.system()} {platform.release()}"), ("Python", platform.python_version()),
+                ("commit", (commit or "not a git checkout") + changed), ("date", time.strftime("%Y-%m-%d %H:%M"))]
+
+
+# ---- packages -------------------------------------------------------------------------------------------------------
+
+
+def missing_packages():
+    """The entries of PACKAGES that the compiler does not find; it looks where CPATH and LIBRARY_PATH say, too."""
+    compiler = shlex.split(os.environ.get("CXX", "g++"))
+
+    def compiles(source, *flags):
+        try:
+            return subprocess.run([*compiler, "-x", "c++", "-", *flags], input=source, text=True, cwd="/",
+                                  capture_output=True, timeout=120).returncode == 0
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+
+    gone = [package for package in PACKAGES
+            if not compiles(f"#if !__has_include(<{package[0]}>)\n#error\n#endif\n", "-E")]
+    if PACKAGES[2] not in gone and not compiles("int main() {}\n", "-o", "/dev/null", "-lgtest", "-lgtest_main",
+                                                "-lpthread"):
+        gone.append(PACKAGES[2])
+    return gone
+
+
+def may_install():
+    """Whether `make packages` can install without asking for a password."""
+    if not shutil.which("apt-get"):
+        return False
+    return os.geteuid() == 0 or ask("sudo", "-n", "echo", "yes") == "yes"
+
+
+def how_to_get(packages):
+    names = " ".join(package for _, package, _ in packages)
+    files = "; ".join(file for _, _, file in packages)
+    return (f"missing: {names}. With root: apt-get install {names}. Without: put copies into a folder D ({files}; "
+            "headers in D/include), and run CPATH=D/include LIBRARY_PATH=D/lib make gpu")
+
+
+# ---- parts: each returns (detail, markdown), or throws Skipped or Failed --------------------------------------------
+
+
+class Session:
+    """One run: the machine, the options, and the parts' results."""
+
+    def __init__(self, machine, folder, limits, overrides):
+        self.machine, self.folder, self.limits, self.overrides = machine, folder, limits, overrides
+        self.built = False
+
+    def log(self, part):
+        return os.path.join(self.folder, part + ".log")
+
+    def run(self, part, command, seconds, environment=None):
+        """Runs a command of a part; throws Failed if it runs out of time."""
+        output = run(command, self.log(part), seconds, environment)
+        if output.code is None:
+            raise Failed(f"stopped after {seconds:.0f} s: {output.first('^$(?!)')}")
+        return output
+
+    def program(self, name="dualmcmc"):
+        path = os.path.join(ROOT, "build", name)
+        if not os.path.exists(path):
+            raise Skipped(f"build/{name} is not built" +
+                          (": " + how_to_get([PACKAGES[2]]) if name.endswith("tests") and self.built else ""))
+        return path
+
+
+def part_build(session, seconds):
+    gone = missing_packages()
+    if gone and may_install():  # which fails on a machine without a network
+        run(["make", "packages"], session.log("build"), min(300, seconds / 2))
+        gone = missing_packages()
+    if gone and gone != [PACKAGES[2]]:
+        raise Failed(how_to_get(gone))
+    targets = ["build/dualmcmc"] + ([] if gone else ["build/dualmcmc_tests"])
+    overrides = list(session.overrides)
+    if not any(text.startswith("CUDA_ARCH=") for text in overrides):
+        overrides.append("CUDA_ARCH=" + session.machine.capability.replace(".", ""))
+    # Warnings of compilers newer than the project's are no verdict on it.
+    command = ["make", f"-j{session.machine.cores}", *targets, "WERROR=0", *overrides]
+    if gone:
+        command[1:1] = ["-o", "packages"]
+    output = session.run("build", command, seconds)
+    if output.code:
+        raise Failed(output.first(r"(?i)\berror\b", r"\*\*\*"))
+    session.built = True
+    without = f"; no tests ({how_to_get(gone)})" if gone else ""
+    return f"{', '.join(targets)} with {overrides[-1]}{without}", ""
+
+
+# GoogleTest's lines: "[  FAILED  ] Suite.name", and "file:line: Failure" before it.
+FAILING_TEST = r"^\S+:\d+: Failure", r"^\[  FAILED  \]", r"what\(\)", r"terminate"
+
+
+def judge_tests(output):
+    """GoogleTest's verdict: (passed, skipped), or Failed, or Skipped where no test ran on the GPU."""
+    counts = {word: int(number)
+              for word, number in re.findall(r"^\[  (PASSED|SKIPPED|FAILED) +\] (\d+) tests?", output.text, re.M)}
+    if output.code or counts.get("FAILED") or "PASSED" not in counts:
+        name = re.search(r"^\[  FAILED  \] (\S+)", output.text, re.M)
+        raise Failed(output.first(*FAILING_TEST) + (f" ({name[1].rstrip(',')})" if name else ""))
+    if counts["PASSED"] == 0:
+        reason = re.search(r"^\S+: Skipped\n(.*)", output.text, re.M)
+        if not reason:
+            raise Failed("no test ran: the build has no tests of a GPU")
+        raise Skipped(f"no test ran: {reason[1]}")
+    return counts["PASSED"], counts.get("SKIPPED", 0)
+
+
+def part_tests(session, seconds):
+    command = [session.program("dualmcmc_tests"), "--gtest_filter=Gpu/*CUDA*"]
+    passed, skipped = judge_tests(session.run("tests", command, seconds))
+    return f"{passed} tests" + (f", {skipped} skipped" if skipped else ""), ""
+
+
+def sanitizer_filter(tool):
+    """A small set: what has shared memory and barriers, and for the two quicker tools the rest of the kernels."""
+    few = "Gpu/Kernel.*conv*CUDA*:Gpu/Kernel.*sum*CUDA*:Gpu/Kernel.*batch*CUDA*:Gpu/Kernel.*spectral*CUDA*"
+    return few if tool in ("racecheck", "synccheck") else "Gpu/Kernel.*CUDA*:Gpu/GpuChains.*CUDA*"
+
+
+def part_sanitizer(session, seconds, tool):
+    toolkit = os.path.join(os.path.dirname(session.machine.nvcc), "compute-sanitizer")
+    sanitizer = shutil.which("compute-sanitizer") or shutil.which(toolkit)
+    if not sanitizer:
+        raise Skipped("compute-sanitizer not found: it comes with the CUDA Toolkit")
+    command = [sanitizer, "--tool", tool, "--error-exitcode", "1", session.program("dualmcmc_tests"),
+               "--gtest_filter=" + sanitizer_filter(tool)]
+    if tool == "memcheck":
+        command[3:3] = ["--report-api-errors", "no"]  # the program asks what it may not have, and copes
+    output = session.run(tool, command, seconds)
+    found = re.search(r"^========= (?:ERROR|RACECHECK) SUMMARY: (.*)", output.text, re.M)
+    if output.code or not found or not re.match(r"0 (errors|hazards)", found[1]):
+        raise Failed(output.first(r"^========= (?!COMPUTE-SANITIZER|ERROR SUMMARY|RACECHECK SUMMARY).*\S",
+                                  r"SUMMARY", *FAILING_TEST))
+    passed, _ = judge_tests(output)
+    return f"{passed} tests, {found[1]}", ""
+
+
+def parse_step(text):
+    """check-step's output: the worst relative errors of outputs and of gradients, first of double against the file,
+    then of the device against double; whether all lines are finite; the number of crossed ReLUs."""
+    worst = [[0.0, 0.0], [0.0, 0.0]]
+    finite, rows = True, 0
+    for name, double, device in re.findall(r"^(\S.*?) +([-+.\w]+) +([-+.\w]+)(?:  DIFFERS)?$", text, re.M):
+        try:
+            values = float(double), float(device)
+        except ValueError:
+            continue
+        rows += 1
+        for column, value in enumerate(values):
+            finite = finite and value == value and abs(value) != float("inf")
+            if not name.startswith("after."):  # parameters are counted, not compared
+                kind = int(name.startswith("grad."))
+                worst[column][kind] = max(worst[column][kind], value)
+    crossed = re.search(r"rounding took across their kink: (\d+)", text)
+    return worst, finite and rows > 0, int(crossed[1]) if crossed else 0
+
+
+def part_steps(session, seconds):
+    """fp32 must agree with the double run within check-step's tolerance; TF32 and bf16, which may take ReLUs across
+    their kink, are shown beside it, and must be finite."""
+    end, wrong = time.monotonic() + seconds, []
+    rows = ["| step | precision | double against the file | GPU against double: outputs, gradients | ReLUs crossed | |",
+            "|---|---|---|---|---|---|"]
+    files = sorted(glob.glob(os.path.join(ROOT, "reference", "step_*.safetensors")))
+    program = session.program()
+    try:
+        for path in files:
+            for precision in PRECISIONS:
+                command = [program, "check-step", path, "--device", "cuda", "--precision", precision]
+                command.append("--strict" if precision == "fp32" else "--fast")
+                output = session.run("steps", command, end - time.monotonic())
+                worst, finite, crossed = parse_step(output.text)
+                step = os.path.basename(path)[5:-12]
+                good = "agrees" if precision == "fp32" else "finite"
+                if output.code or not finite:
+                    good = "failed"
+                    wrong.append(f"{step}, {precision}: " + output.first("DIFFERS$", "^DIFFERS", r"\bnan\b", "beyond"))
+                rows.append(f"| {step} | {precision} | {max(worst[0]):.0e} | {worst[1][0]:.0e}, {worst[1][1]:.0e} | "
+                            f"{crossed} | {good} |")
+    except Failed as error:
+        wrong.append(str(error))
+    if not files:
+        raise Failed("reference/step_*.safetensors: there are no step files")
+    if wrong:
+        raise Failed((wrong[0], "\n".join(rows)))
+    return f"{len(files)} steps in {', '.join(PRECISIONS)}", "\n".join(rows)
+
+
+def part_bench(session, seconds):
+    python = session.machine.python or sys.executable
+    output = run([python, "reference/bench.py", "--rounds", "3"], session.log("bench"), seconds,
+                 {"PYTHONUNBUFFERED": "1"})
+    table = "```\n" + output.text.strip() + "\n```" if output.text.strip() else ""
+    if output.code is None:
+        raise Failed((f"stopped after {seconds:.0f} s; what it had measured is below", table))
+    if output.code:
+        raise Failed((output.first(r"^bench: ", "could not run", "Error"), table))
+    return "with PyTorch" if session.machine.python else "alone: no PyTorch that sees the GPU", table
+
+
+def data_set(session, seconds):
+    """(flags, note): CIFAR-10, or images that the program draws."""
+    for folder in filter(None, [os.environ.get("CIFAR10_DIR"), os.path.join(ROOT, "data/cifar-10-batches-bin"),
+                                os.path.join(ROOT, "../shared/cifar-10-batches-bin"),
+                                os.path.join(ROOT, "shared/cifar-10-batches-bin")]):
+        if os.path.exists(os.path.join(folder, "data_batch_1.bin")):
+            return ["--data", folder], "CIFAR-10"
+    output = run(["bash", "data/cifar10.sh"], session.log("train"), min(300, seconds / 3))
+    if output.code == 0 and output.lines and os.path.isdir(output.lines[-1]):
+        return ["--data", output.lines[-1]], "CIFAR-10"
+    return ["--data", "shapes"], "images that the program draws: CIFAR-10 is not here (set CIFAR10_DIR)"
+
+
+def pictures(session, folder):
+    links = []
+    for kind in "samples", "reconstructions":
+        found = sorted(glob.glob(os.path.join(folder, "samples", f"*-{kind}.png")))
+        links += [f"![{kind}]({os.path.relpath(found[-1], session.folder)})"] if found else []
+    return "\n\n".join(links)
+
+
+def part_train(session, seconds):
+    begin = time.monotonic()
+    folder = os.path.join(session.folder, "train")
+    shutil.rmtree(folder, ignore_errors=True)
+    flags, note = data_set(session, seconds)
+    width = session.machine.width
+    while True:
+        left = seconds - (time.monotonic() - begin)
+        minutes = max(0.25, left / 60 - TRAIN_EXTRA)
+        encoder = max(16, width // 4)
+        widths = ["--width-generator", str(width), "--width-ebm", str(width), "--width-encoder", str(encoder)]
+        command = [session.program(), "train", "--preset", "cifar10", "--device", "cuda", *flags, *widths, "--minutes",
+                   f"{minutes:.2f}", "--out", folder]
+        output = run(command, session.log("train"), left)
+        if output.code and "out of memory" in output.text and width > 64:
+            width //= 2  # the estimate was wrong, or another program took the memory
+            shutil.rmtree(folder, ignore_errors=True)
+            continue
+        break
+    shown = pictures(session, folder)
+    if output.code is None:
+        raise Failed((f"stopped after {left:.0f} s: {output.first('^$(?!)')}", shown))
+    if output.code:
+        raise Failed((output.first("^dualmcmc: "), shown))
+    progress = [line for line in output.lines if re.match(r"\d+/\d+ ", line)]
+    distances = [line for line in output.lines if "sliced Wasserstein" in line]
+    summary = "```\n" + "\n".join(progress[-1:] + distances[-1:]) + "\n```\n\n" if progress else ""
+    return f"{minutes:.1f} minutes at widths {width}/{width}/{encoder}, {note}", summary + shown
+
+
+PARTS = {"build": part_build, "tests": part_tests,
+         **{tool: lambda session, seconds, tool=tool: part_sanitizer(session, seconds, tool) for tool in SANITIZERS},
+         "steps": part_steps, "bench": part_bench, "train": part_train}
+TITLES = {"build": "build", "tests": "GPU tests", "steps": "step files against double precision", "bench": "bench",
+          "train": "training", **{tool: f"compute-sanitizer {tool}" for tool in SANITIZERS}}
+
+
+# ---- the page -------------------------------------------------------------------------------------------------------
+
+
+def one_line(text):
+    return " ".join(text.replace("|", "\\|").split())[:400]
+
+
+def write_report(folder, machine, results, note=""):
+    """results: {part: (verdict, detail, markdown, seconds)}."""
+    counts = {word: sum(result[0] == word for result in results.values()) for word in ("passed", "failed", "skipped")}
+    page = ["# GPU report", "", "**" + ", ".join(f"{n} {word}" for word, n in counts.items()) + "**" + note, "",
+            "| machine | |", "|---|---|", *(f"| {name} | {one_line(value)} |" for name, value in machine.lines), "",
+            "| part | verdict | | seconds | output |", "|---|---|---|---|---|"]
+    for part, (verdict, detail, _, seconds) in results.items():
+        log = f"[{part}.log]({part}.log)" if os.path.exists(os.path.join(folder, part + ".log")) else ""
+        page.append(f"| {TITLES[part]} | {verdict} | {one_line(detail)} | {seconds:.0f} | {log} |")
+    for part, (_, _, markdown, _) in results.items():
+        if markdown:
+            page += ["", f"## {TITLES[part][0].upper()}{TITLES[part][1:]}", "", markdown]
+    temporary = os.path.join(folder, "report.md.part")
+    with open(temporary, "w") as out:
+        out.write("\n".join(page) + "\n")
+    os.replace(temporary, os.path.join(folder, "report.md"))
+    return counts
+
+
+def run_part(session, part, seconds):
+    """(verdict, detail, markdown, seconds)"""
+    started = time.monotonic()
+    verdict, markdown = "passed", ""
+    try:
+        detail, markdown = PARTS[part](session, seconds)
+    except (Skipped, Failed) as end:
+        verdict = "skipped" if isinstance(end, Skipped) else "failed"
+        detail, markdown = end.args[0] if isinstance(end.args[0], tuple) else (str(end), "")
+    except Exception as error:  # a fault of this script must not stop the next part
+        verdict, detail = "failed", f"{type(error).__name__}: {error}"
+    return verdict, detail, markdown, time.monotonic() - started
+
+
+def limits_of(text, parser):
+    """{part: minutes} from "part=minutes,..."."""
+    limits = dict(MINUTES)
+    for item in filter(None, text.split(",")):
+        part, _, minutes = item.partition("=")
+        try:
+            limits[part] = float(minutes)
+        except ValueError:
+            limits[part] = 0
+        if part not in PARTS or limits[part] <= 0:
+            parser.error(f"LIMITS: '{item}': give PART=MINUTES, with a part of {', '.join(PARTS)}")
+    return limits
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated; default: all")
+    parser.add_argument("--minutes", type=float, help="at most, for all parts together")
+    parser.add_argument("--limits", default="", help="minutes of single parts: PART=MINUTES,...")
+    parser.add_argument("--out", default=os.path.join(ROOT, "runs", "gpu"), help="folder of the page")
+    parser.add_argument("overrides", nargs="*", help="variables for make, such as CUDA_ARCH=90")
+    arguments = parser.parse_args()
+    arguments.parts = [part for part in arguments.parts.split(",") if part]
+    for part in arguments.parts:
+        if part not in PARTS:
+            parser.error(f"PARTS: there is no part '{part}'; give some of {', '.join(PARTS)}")
+    if arguments.minutes is not None and not arguments.minutes > 0:
+        parser.error(f"MINUTES={arguments.minutes:g}: must be above 0")
+    arguments.limits = limits_of(arguments.limits, parser)
+    return arguments
+
+
+def main():
+    arguments = parse_arguments()
+    # The make that started this must not pass its jobs and options on to the one that builds.
+    for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
+        os.environ.pop(name, None)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    folder = os.path.abspath(arguments.out)
+    os.makedirs(folder, exist_ok=True)
+    for part in PARTS:  # of an earlier run
+        if os.path.exists(os.path.join(folder, part + ".log")):
+            os.remove(os.path.join(folder, part + ".log"))
+    own = ("PARTS=", "MINUTES=", "LIMITS=")
+    overrides = [text for text in arguments.overrides if "=" in text and not text.startswith(own)]
+    machine = Machine(overrides)
+    session = Session(machine, folder, arguments.limits, overrides)
+    begin, results, interrupted = time.monotonic(), {}, False
+    for part in PARTS:
+        if part not in arguments.parts:
+            results[part] = "skipped", "not asked for (PARTS)", "", 0
+    for part in arguments.parts:
+        seconds = 60 * (arguments.limits[part] + (TRAIN_EXTRA if part == "train" else 0))
+        if arguments.minutes:
+            seconds = min(seconds, 60 * arguments.minutes - (time.monotonic() - begin))
+        if machine.missing or seconds <= 0 or interrupted:
+            reason = machine.missing or ("the run was interrupted" if interrupted else
+                                         f"the {arguments.minutes:g} minutes were used up (MINUTES)")
+            results[part] = "skipped", reason, "", 0
+            continue
+        print(f"gpu: {TITLES[part]}, at most {seconds / 60:.1f} minutes", flush=True)
+        try:
+            results[part] = run_part(session, part, seconds)
+        except KeyboardInterrupt:
+            interrupted = True
+            results[part] = "failed", "interrupted", "", 0
+        print(f"gpu: {TITLES[part]}: {results[part][0]} ({one_line(results[part][1])})", flush=True)
+        write_report(folder, machine, {part: results[part] for part in PARTS if part in results}, " so far")
+    note = f": {machine.missing}" if machine.missing else " (interrupted)" if interrupted else ""
+    counts = write_report(folder, machine, {part: results[part] for part in PARTS}, note)
+    if machine.missing:
+        print(f"gpu: everything is skipped: {machine.missing}")
+    print(f"gpu: {', '.join(f'{n} {word}' for word, n in counts.items())}: {os.path.join(folder, 'report.md')}")
+    return 130 if interrupted else 1 if counts["failed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
