@@ -393,7 +393,7 @@ def part_steps(session, seconds):
         raise Failed("reference/step_*.safetensors: there are no step files")
     if wrong:
         raise Failed((wrong[0], "\n".join(rows)))
-    return f"{len(files)} steps in {', '.join(PRECISIONS)}", "\n".join(rows)
+    return f"{len(files)} step{'s' * (len(files) > 1)} in {', '.join(PRECISIONS)}", "\n".join(rows)
 
 
 def part_bench(session, seconds):

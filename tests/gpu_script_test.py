@@ -9,6 +9,7 @@ Where build/dualmcmc and build/dualmcmc_tests exist, their real output is parsed
 import importlib.util
 import os
 import pathlib
+import re
 import shutil
 import stat
 import subprocess
@@ -61,7 +62,7 @@ def load_script():
     return module
 
 
-class GpuScript(unittest.TestCase):
+class Project(unittest.TestCase):
     """Each test has a project's folder of its own, with the script and stand-ins, and a PATH with nothing else but
     links to the ordinary tools."""
 
@@ -109,6 +110,10 @@ class GpuScript(unittest.TestCase):
         table = page.split("| part | verdict |")[1].split("\n\n")[0]
         rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
         return {row[0]: (row[1], row[2]) for row in rows}
+
+
+class GpuScript(Project):
+    """The script, on stand-ins."""
 
     def test_all_parts_pass(self):
         code, page, printed = self.run_script()
@@ -166,6 +171,19 @@ class GpuScript(unittest.TestCase):
         _, page, _ = self.run_script("--parts", "bench", "--limits", "bench=0.03")
         self.assertEqual(self.verdicts(page)["bench"][0], "failed")
         self.assertIn("512 tf32 0.5", page)
+
+    def test_the_real_bench_goes_on_without_a_width_that_does_not_fit(self):
+        for path in (ROOT / "reference").glob("bench*.py"):
+            shutil.copy(path, self.root / "reference")
+        seconds = '{"total": 0.5, "x_chain": 0.3, "z_chain": 0.1, "device_mib": 100}'
+        self.program("dualmcmc", f"""case "$*" in *"-ebm 512"*) echo 'dualmcmc: out of memory' >&2; exit 1;; esac
+case "$*" in *--serve*) while read -r line; do echo '{seconds}'; done;; esac""")
+        _, page, _ = self.run_script("--parts", "bench")
+        self.assertEqual(self.verdicts(page)["bench"],
+                         ("failed", "bench: dualmcmc did not run at each width and precision"))
+        self.assertIn("dualmcmc: could not run (dualmcmc: out of memory)", page)
+        for width in 256, 128, 64:
+            self.assertRegex(page, rf"(?m)^ *{width} +bf16  dualmcmc +0\.5000")
 
     def test_without_a_gpu_all_is_skipped_and_said(self):
         for arguments, changes, reason in (
@@ -292,8 +310,42 @@ class GpuScript(unittest.TestCase):
             self.assertIn(text, printed)
 
 
-class RealOutput(unittest.TestCase):
-    """The parsers, on what the programs really print; the emulated GPU and the CPU stand in for the GPU."""
+# The real program on the CPU in place of the GPU, and a training that takes seconds.
+REAL_PROGRAM = """words=()
+for word; do
+    case $word in cuda) words+=(cpu);; fp32|tf32|bf16) words+=(auto);; *) words+=("$word");; esac
+done
+case $1 in train) words=(train --preset demo --width-generator 2 --width-ebm 2 --width-encoder 2 --batch 6 --steps-x 2
+  --steps-z 2 --iterations 2 --log-every 1 --device cpu --out "${words[-1]}");; esac
+exec '%s' "${words[@]}"
+"""
+
+
+class RealPrograms(Project):
+    """What the programs really print is understood; the emulated GPU and the CPU stand in for the GPU."""
+
+    def test_all_parts(self):
+        for name in "dualmcmc", "dualmcmc_tests":
+            if not (ROOT / "build" / name).exists():
+                self.skipTest(f"build/{name} is not built")
+        for name in "one", "two":
+            (self.root / f"reference/step_{name}.safetensors").unlink()
+        shutil.copy(ROOT / "reference/step_vae.safetensors", self.root / "reference")
+        self.program("dualmcmc", REAL_PROGRAM % (ROOT / "build/dualmcmc"))
+        self.program("dualmcmc_tests", f"exec '{ROOT}/build/dualmcmc_tests' --gtest_filter='Gpu/Kernel.add/emulated*'")
+        self.tool("compute-sanitizer", """while [[ $1 == --* ]]; do shift 2; done; "$@"; code=$?
+echo '========= ERROR SUMMARY: 0 errors'; exit $code""")
+        code, page, printed = self.run_script("--parts", "tests,memcheck,steps,train", OMP_NUM_THREADS="1")
+        self.assertEqual(code, 0, printed + page)
+        verdicts = self.verdicts(page)
+        self.assertEqual(verdicts["GPU tests"], ("passed", "3 tests"))
+        self.assertEqual(verdicts["compute-sanitizer memcheck"], ("passed", "3 tests, 0 errors"))
+        self.assertEqual(verdicts["step files against double precision"], ("passed", "1 step in fp32, tf32, bf16"))
+        self.assertIn("2/2  epoch", page)
+        links = re.findall(r"!\[\w+\]\((.*?)\)", page)
+        self.assertEqual(len(links), 2)
+        for link in links:
+            self.assertTrue((self.root / "runs/gpu" / link).exists(), link)
 
     def output(self, name, *arguments):
         program = ROOT / "build" / name
