@@ -78,6 +78,19 @@ def end_group(process):
             pass
 
 
+def say(text):
+    """Prints a line, if the terminal is still there."""
+    try:
+        print("gpu: " + text, flush=True)
+    except OSError:
+        pass
+
+
+def die_with_parent():
+    """In a program about to start: if this script is killed, so is it."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 def run(command, log, seconds, environment=None):
     """Runs a command in the project's folder, as a process group of its own without a terminal, its output in the file
     `log`. Returns its Output; on any other exit (Ctrl-C) ends the group, too."""
@@ -88,7 +101,8 @@ def run(command, log, seconds, environment=None):
         begin = out.tell()
         try:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-                                       cwd=ROOT, env={**os.environ, **(environment or {})}, start_new_session=True)
+                                       cwd=ROOT, env={**os.environ, **(environment or {})}, start_new_session=True,
+                                       preexec_fn=die_with_parent)
         except OSError as error:
             return Output(127, f"{command[0]}: {error.strerror}", 0)
         code = None
@@ -139,14 +153,7 @@ class Machine:
     """What is here: the GPU that the program would use, compilers, versions; and why no part can run, or ''."""
 
     def __init__(self, overrides):
-        fields = "name,compute_cap,memory.total,memory.free,driver_version"
-        cards = [line.split(", ") for line in
-                 ask("nvidia-smi", "--query-gpu=" + fields, "--format=csv,noheader,nounits").splitlines()]
-        cards = [card for card in cards if len(card) == 5]
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        if visible is not None and visible.isdigit() and int(visible) < len(cards):
-            cards = [cards[int(visible)]]
-        self.gpu = None if visible == "" or visible == "-1" else cards[0] if cards else gpu_by_driver()
+        self.gpu = self.find_gpu()
         given = [text.split("=", 1)[1] for text in overrides if text.startswith("CUDA=")]
         self.nvcc = shutil.which(os.path.join(given[0], "bin/nvcc")) if given and given[0] not in ("", "0") else \
             shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
@@ -154,6 +161,24 @@ class Machine:
         self.python = self.find_torch()
         self.missing = self.why_not(given)
         self.lines = self.describe()
+
+    @staticmethod
+    def find_gpu():
+        """[name, capability, MiB, MiB free, driver] of the GPU that the program would take, or None."""
+        fields = "name,compute_cap,memory.total,memory.free,driver_version,uuid"
+        cards = [line.split(", ") for line in
+                 ask("nvidia-smi", "--query-gpu=" + fields, "--format=csv,noheader,nounits").splitlines()]
+        cards = [card for card in cards if len(card) == 6]
+        os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # nvidia-smi's
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        first = None if visible is None else visible.split(",")[0].strip()
+        if first in ("", "-1"):
+            return None
+        if first and first.isdigit():
+            cards = cards[int(first):]
+        elif first:
+            cards = [card for card in cards if card[5].startswith(first)] or cards
+        return cards[0][:5] if cards else gpu_by_driver()
 
     def find_torch(self):
         """The first Python whose PyTorch sees a GPU, or None."""
@@ -543,7 +568,8 @@ def main():
     # The make that started this must not pass its jobs and options on to the one that builds.
     for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
         os.environ.pop(name, None)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in signal.SIGTERM, signal.SIGHUP:
+        signal.signal(number, signal.default_int_handler)
     folder = os.path.abspath(arguments.out)
     os.makedirs(folder, exist_ok=True)
     for part in PARTS:  # of an earlier run
@@ -566,19 +592,19 @@ def main():
                                          f"the {arguments.minutes:g} minutes were used up (MINUTES)")
             results[part] = "skipped", reason, "", 0
             continue
-        print(f"gpu: {TITLES[part]}, at most {seconds / 60:.1f} minutes", flush=True)
+        say(f"{TITLES[part]}, at most {seconds / 60:.1f} minutes")
         try:
             results[part] = run_part(session, part, seconds)
         except KeyboardInterrupt:
             interrupted = True
             results[part] = "failed", "interrupted", "", 0
-        print(f"gpu: {TITLES[part]}: {results[part][0]} ({one_line(results[part][1])})", flush=True)
+        say(f"{TITLES[part]}: {results[part][0]} ({one_line(results[part][1])})")
         write_report(folder, machine, {part: results[part] for part in PARTS if part in results}, " so far")
     note = f": {machine.missing}" if machine.missing else " (interrupted)" if interrupted else ""
     counts = write_report(folder, machine, {part: results[part] for part in PARTS}, note)
     if machine.missing:
-        print(f"gpu: everything is skipped: {machine.missing}")
-    print(f"gpu: {', '.join(f'{n} {word}' for word, n in counts.items())}: {os.path.join(folder, 'report.md')}")
+        say(f"everything is skipped: {machine.missing}")
+    say(f"{', '.join(f'{n} {word}' for word, n in counts.items())}: {os.path.join(folder, 'report.md')}")
     return 130 if interrupted else 1 if counts["failed"] else 0
 
 

@@ -20,7 +20,7 @@ import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-GPU_LINE = "Stand-in GPU, 9.0, 80000, 79000, 580.1"
+GPU_LINE = "Stand-in GPU, 9.0, 80000, 79000, 580.1, GPU-77aa"
 PASSED_TESTS = "[==========] 7 tests from 1 test suite ran.\n[  PASSED  ] 7 tests.\n"
 STEP = """device: CUDA, fp32: Stand-in
 relative error                                                     double           CUDA, fp32
@@ -79,6 +79,7 @@ class Project(unittest.TestCase):
         (self.root / "torch.py").write_text("class cuda:\n    def is_available(): return False\n__version__ = '9.9'\n")
         for name in "bash", "sh", "cat", "mkdir", "touch", "sleep", "g++", "as", "ld", "env":
             os.symlink(shutil.which(name), self.root / "bin" / name)
+        (self.root / "bin/libcuda.so.1").touch()  # no driver, even where there is one
         for name, script in TOOLS.items():
             self.tool(name, script)
         self.program("dualmcmc", PROGRAM)
@@ -99,11 +100,18 @@ class Project(unittest.TestCase):
     def run_script(self, *arguments, **environment):
         """(exit code, the page, what was printed)"""
         settings = {"PATH": str(self.root / "bin"), "CIFAR10_DIR": str(self.root / "data"),
-                    "PYTHONPATH": str(self.root), **environment}
+                    "PYTHONPATH": str(self.root), "LD_LIBRARY_PATH": str(self.root / "bin"), **environment}
         result = subprocess.run([sys.executable, "reference/gpu.py", *arguments], cwd=self.root, env=settings, timeout=120,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         page = self.root / "runs/gpu/report.md"
         return result.returncode, page.read_text() if page.exists() else "", result.stdout
+
+    def wait_for(self, condition):
+        for _ in range(600):
+            if condition():
+                return
+            time.sleep(0.1)
+        self.fail("waited for a minute in vain")
 
     def verdicts(self, page):
         """{title: (verdict, detail)} of the page's table of parts."""
@@ -190,7 +198,7 @@ case "$*" in *--serve*) while read -r line; do echo '{seconds}'; done;; esac""")
                 ((), {"nvidia-smi": None}, "no NVIDIA GPU found"),
                 ((), {"nvidia-smi": "echo No devices were found"}, "no NVIDIA GPU found"),
                 ((), {"nvidia-smi": "echo 'NVIDIA-SMI has failed'; exit 9"}, "no NVIDIA GPU found"),
-                ((), {"nvidia-smi": "echo 'Old GPU, 7.5, 8000, 8000, 470.1'"}, "compute capability 7.5; 8.0 or later"),
+                ((), {"nvidia-smi": "echo 'Old GPU, 7.5, 8000, 8000, 470.1, GPU-1'"}, "compute capability 7.5; 8.0 or later"),
                 ((), {"nvcc": "echo 'release 11.8, V11.8.89'"}, "nvcc is CUDA 11's, which cannot compile C++20"),
                 ((), {"nvcc": "exit 1"}, "bin/nvcc does not run"),
                 (("CUDA=0",), {}, "CUDA=0 leaves the GPU out"),
@@ -212,9 +220,14 @@ case "$*" in *--serve*) while read -r line; do echo '{seconds}'; done;; esac""")
         self.assertEqual(self.verdicts(page)["bench"], ("passed", "with PyTorch"))
 
     def test_cuda_visible_devices(self):
-        self.tool("nvidia-smi", f"echo 'First, 8.0, 1, 1, 5'; echo '{GPU_LINE}'")
-        _, page, _ = self.run_script("--parts", "tests", CUDA_VISIBLE_DEVICES="1")
-        self.assertIn("Stand-in GPU", page)
+        self.tool("nvidia-smi", f"echo 'First, 8.0, 1, 1, 5, GPU-1'; echo '{GPU_LINE}'; echo 'Third, 8.0, 1, 1, 5, GPU-3'")
+        self.program("dualmcmc_tests", f"echo order $CUDA_DEVICE_ORDER; printf '%s' '{PASSED_TESTS}'")
+        for visible, name in (("0", "First"), ("1", "Stand-in GPU"), ("1,0", "Stand-in GPU"), ("GPU-77", "Stand-in GPU")):
+            _, page, _ = self.run_script("--parts", "tests", CUDA_VISIBLE_DEVICES=visible)
+            self.assertIn(f"| GPU | {name},", page)
+            self.assertIn("order PCI_BUS_ID", (self.root / "runs/gpu/tests.log").read_text())
+        _, page, _ = self.run_script("--parts", "tests", CUDA_VISIBLE_DEVICES="7")
+        self.assertIn("no NVIDIA GPU found with CUDA_VISIBLE_DEVICES='7'", page)
         _, page, _ = self.run_script(CUDA_VISIBLE_DEVICES="")
         self.assertIn("no NVIDIA GPU found with CUDA_VISIBLE_DEVICES=''", page)
 
@@ -276,7 +289,7 @@ case "$*" in *--serve*) while read -r line; do echo '{seconds}'; done;; esac""")
 
     def test_training_takes_a_width_that_fits(self):
         for free, width in ("79000", 512), ("7000", 256), ("4000", 128), ("900", 64):
-            self.tool("nvidia-smi", f"echo 'Stand-in GPU, 8.6, 80000, {free}, 580.1'")
+            self.tool("nvidia-smi", f"echo 'Stand-in GPU, 8.6, 80000, {free}, 580.1, GPU-1'")
             _, page, _ = self.run_script("--parts", "train")
             self.assertIn(f"widths {width}/{width}/{max(16, width // 4)}", self.verdicts(page)["training"][1])
         self.tool("nvidia-smi", TOOLS["nvidia-smi"])
@@ -287,19 +300,27 @@ case "$*" in *--serve*) while read -r line; do echo '{seconds}'; done;; esac""")
     def test_interrupted_it_writes_the_page_and_ends_its_children(self):
         pids = self.root / "pids"
         self.program("dualmcmc_tests", f"echo $$ >{pids}; sleep 600")
-        settings = {"PATH": str(self.root / "bin"), "PYTHONPATH": str(self.root)}
+        settings = {"PATH": str(self.root / "bin"), "PYTHONPATH": str(self.root), "LD_LIBRARY_PATH": str(self.root / "bin")}
         process = subprocess.Popen([sys.executable, "reference/gpu.py", "--parts", "tests,steps"], cwd=self.root,
                                    env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for _ in range(300):
-            if pids.exists() and pids.read_text().strip():
-                break
-            time.sleep(0.1)
+        self.wait_for(lambda: pids.exists() and pids.read_text().strip())
         process.terminate()
         self.assertEqual(process.wait(60), 130)
         page = (self.root / "runs/gpu/report.md").read_text()
         self.assertEqual(self.verdicts(page)["GPU tests"], ("failed", "interrupted"))
         self.assertEqual(self.verdicts(page)["step files against double precision"][0], "skipped")
         self.assertFalse(runs(int(pids.read_text())))
+
+    def test_killed_it_takes_its_program_with_it(self):
+        pids = self.root / "pids"
+        self.program("dualmcmc_tests", f"echo $$ >{pids}; exec sleep 600")
+        settings = {"PATH": str(self.root / "bin"), "PYTHONPATH": str(self.root), "LD_LIBRARY_PATH": str(self.root / "bin")}
+        process = subprocess.Popen([sys.executable, "reference/gpu.py", "--parts", "tests"], cwd=self.root, env=settings,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.wait_for(lambda: pids.exists() and pids.read_text().strip())
+        process.kill()
+        process.wait()
+        self.wait_for(lambda: not runs(int(pids.read_text())))
 
     def test_mistakes_in_the_options_are_named(self):
         for arguments, text in ((["--parts", "test"], "there is no part 'test'"), (["--minutes", "0"], "MINUTES=0"),
