@@ -2,9 +2,9 @@
 
     python3 reference/check_sass.py
 
-Prints the numbers of kernels and registers by file. Fails if a kernel uses local memory, or if the implicit GEMM of the
-convolutions does not have as many tensor-core and copy instructions as its unrolled loops require (cuda/gpu/mma.h). An
-instruction is 16 bytes; its lowest 12 bits are the opcode. NVIDIA does not document the opcodes below; `cuobjdump
+Prints the numbers of kernels and registers by file. Fails if a kernel uses local memory, if one that locates pixels
+divides in 64 bits, or if the implicit GEMM of the convolutions does not have as many tensor-core and copy instructions
+as its unrolled loops require (cuda/gpu/mma.h). An instruction is 16 bytes; its lowest 12 bits are the opcode. NVIDIA does not document the opcodes below; `cuobjdump
 -sass`, where it is installed, names the instructions.
 """
 import collections
@@ -22,6 +22,9 @@ GPU_ONLY = sorted((ROOT / "cuda" / "gpu").glob("*.cu"))
 COMMON = [ROOT / "cuda" / "kernels.cu"]  # also compiled for the CPU
 ARCHITECTURES = 80, 90
 OPCODES = {0x23C: "HMMA", 0x83B: "LDSM", 0xFAE: "LDGSTS", 0x983: "LDL", 0x387: "STL", 0x987: "STL"}
+# In the mangled names of kernels that divide an index into image, row and column for every thread; those for channels in
+# fours where there are two.
+LOCATES_PIXELS = re.compile(r"fill_paddedILi4E|fill_box_filteredILi4E|gather_vectorsILi4E|avg_pool2|upsample2")
 IMPLICIT_GEMM = "implicit_gemm", "run_sum"  # what its mangled name contains, now and formerly
 # By the columns of a thread block's tile. HMMA and LDSM (ldmatrix): of one K tile, in two halves. LDGSTS (cp.async): of
 # three K tiles, two before the main loop and one in it.
@@ -30,16 +33,27 @@ UNROLLED = {128: {"HMMA": 2 * 4 * 8, "LDSM": 2 * (4 + 4), "LDGSTS": 3 * (4 + 4)}
 
 
 def kernels(cubin):
-    """Yields (mangled name, {instruction: count}) for each kernel in an ELF file."""
+    """Yields (mangled name, {instruction: count}) for each kernel in an ELF file; DIV64 counts subroutines for 64-bit
+    divisions, which nvcc puts beside the kernel that calls them."""
     offset, = struct.unpack_from("<Q", cubin, 40)
     count, names = struct.unpack_from("<HH", cubin, 60)
     sections = [struct.unpack_from("<IIQQQQ", cubin, offset + 64 * i) for i in range(count)]
-    for name, _, _, _, start, size in sections:
-        begin = sections[names][4] + name
-        title = cubin[begin:cubin.index(0, begin)].decode()
+
+    def string(table, at):
+        begin = sections[table][4] + at
+        return cubin[begin:cubin.index(0, begin)].decode()
+
+    titles = [string(names, section[0]) for section in sections]
+    symbols, strings = titles.index(".symtab"), titles.index(".strtab")
+    divisions = collections.Counter()  # by section
+    for name, _, _, section, _, _ in struct.iter_unpack("<IBBHQQ", cubin[sections[symbols][4]:][:sections[symbols][5]]):
+        divisions[section] += bool(re.search(r"_(div|rem)_[su]64$", string(strings, name)))
+    for i, (title, (_, _, _, _, start, size)) in enumerate(zip(titles, sections)):
         if title.startswith(".text."):
             words = struct.iter_unpack("<HHIQ", cubin[start:start + size])
-            yield title[len(".text."):], collections.Counter(OPCODES.get(word[0] & 0xFFF, "other") for word in words)
+            code = collections.Counter(OPCODES.get(word[0] & 0xFFF, "other") for word in words)
+            code["DIV64"] = divisions[i]
+            yield title[len(".text."):], code
 
 
 def compile_for(architecture, source, folder):
@@ -61,9 +75,10 @@ def check_file(architecture, source):
         cubin, registers = compile_for(architecture, source, folder)
     found = list(kernels(cubin))
     wrong = [f"{name}: local memory" for name, code in found if code["LDL"] + code["STL"]]
+    wrong += [f"{name}: 64-bit divisions" for name, code in found if code["DIV64"] and LOCATES_PIXELS.search(name)]
     most = max((registers[name] for name, _ in found), default=0)
     print(f"sm_{architecture} {source.name}: {len(found)} kernels, at most {most} registers, "
-          f"{len(wrong)} with local memory", flush=True)
+          f"{len(wrong)} that fail", flush=True)
     gemms = [(name, code) for name, code in found if any(part in name for part in IMPLICIT_GEMM)]
     for name, code in gemms:
         element, columns = "TF32" if "Tf32" in name else "bf16", 128 if "Li128E" in name else 64

@@ -72,19 +72,19 @@ std::string no_kernel(cudaError_t status, const std::string& name, const std::st
     }
 }
 
-// Whether the build holds machine code for a compute capability (CUDA's lists are 100 times that). Code for 8.0 runs on
-// 8.9, but not on 9.0.
-bool has_code_for(int major, int minor) {
+// Whether the driver has to compile the build's PTX for GPUs of this generation, which is later than all that the build
+// holds machine code for. (Code for 8.0 runs on 8.9, but not on 9.0. The list holds 100 times the capabilities.)
+bool needs_compiler(int major) {
     for (const int compiled : {__CUDA_ARCH_LIST__})
-        if (compiled / 100 == major && compiled / 10 % 10 <= minor) return true;
-    return false;
+        if (compiled / 100 >= major) return false;
+    return true;
 }
 
 // Loads a kernel. Where the driver first has to compile it from PTX, that takes long enough to say so.
 void check_kernels(const cudaDeviceProp& properties) {
     const std::string capability = std::to_string(properties.major) + std::to_string(properties.minor);
     static bool told = false;
-    if (!has_code_for(properties.major, properties.minor) && !std::exchange(told, true))
+    if (needs_compiler(properties.major) && !std::exchange(told, true))
         std::fprintf(stderr,
                      "the %s is newer than this build's code, which the driver now compiles for it: up to a minute, "
                      "the first time (a build with CUDA_ARCH=%s starts at once)\n",
