@@ -109,12 +109,15 @@ def run(command, log, seconds, environment=None):
         try:
             code = process.wait(max(0.1, seconds))
         except subprocess.TimeoutExpired:
-            out.write(f"\nstopped after {seconds:.0f} s\n".encode())
+            pass
         finally:
             end_group(process)
-    with open(log, "rb") as file:
+    with open(log, "rb+") as file:
         file.seek(begin)
-        return Output(code, file.read().decode(errors="replace"), time.monotonic() - started)
+        text = file.read().decode(errors="replace")
+        if code is None:
+            file.write(f"\nstopped after {seconds:.0f} s\n".encode())
+    return Output(code, text, time.monotonic() - started)
 
 
 def ask(*command):
@@ -278,7 +281,7 @@ class Session:
 
     def __init__(self, machine, folder, limits, overrides):
         self.machine, self.folder, self.limits, self.overrides = machine, folder, limits, overrides
-        self.built = False
+        self.build_failed = False
 
     def log(self, part):
         return os.path.join(self.folder, part + ".log")
@@ -291,11 +294,22 @@ class Session:
         return output
 
     def program(self, name="dualmcmc"):
+        """The path of a program that the build makes. Throws Skipped if it is not there, or not of this source."""
         path = os.path.join(ROOT, "build", name)
         if not os.path.exists(path):
-            raise Skipped(f"build/{name} is not built" +
-                          (": " + how_to_get([PACKAGES[2]]) if name.endswith("tests") and self.built else ""))
+            gone = [package for package in missing_packages() if name.endswith("tests") or package != PACKAGES[2]]
+            raise Skipped(f"build/{name} is not built" + (": " + how_to_get(gone) if gone else ""))
+        if self.build_failed and run(["make", "-q", "-o", "packages", f"build/{name}", *self.make_variables()],
+                                     self.log("build"), 60).code != 0:
+            raise Skipped(f"the build failed, and build/{name} is an earlier one")
         return path
+
+    def make_variables(self):
+        """Of the build: for this GPU, unless the user says otherwise. Warnings of compilers newer than the project's are
+        no verdict on it."""
+        given = any(text.startswith("CUDA_ARCH=") for text in self.overrides)
+        own = [] if given else ["CUDA_ARCH=" + self.machine.capability.replace(".", "")]
+        return ["WERROR=0", *own, *self.overrides]
 
 
 def part_build(session, seconds):
@@ -306,19 +320,17 @@ def part_build(session, seconds):
     if gone and gone != [PACKAGES[2]]:
         raise Failed(how_to_get(gone))
     targets = ["build/dualmcmc"] + ([] if gone else ["build/dualmcmc_tests"])
-    overrides = list(session.overrides)
-    if not any(text.startswith("CUDA_ARCH=") for text in overrides):
-        overrides.append("CUDA_ARCH=" + session.machine.capability.replace(".", ""))
-    # Warnings of compilers newer than the project's are no verdict on it.
-    command = ["make", f"-j{session.machine.cores}", *targets, "WERROR=0", *overrides]
+    variables = session.make_variables()
+    command = ["make", f"-j{session.machine.cores}", *targets, *variables]
     if gone:
         command[1:1] = ["-o", "packages"]
+    session.build_failed = True
     output = session.run("build", command, seconds)
     if output.code:
         raise Failed(output.first(r"(?i)\berror\b", r"\*\*\*"))
-    session.built = True
+    session.build_failed = False
     without = f"; no tests ({how_to_get(gone)})" if gone else ""
-    return f"{', '.join(targets)} with {overrides[-1]}{without}", ""
+    return f"{', '.join(targets)} with {' '.join(variables[1:])}{without}", ""
 
 
 # GoogleTest's lines: "[  FAILED  ] Suite.name", and "file:line: Failure" before it.

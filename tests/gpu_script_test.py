@@ -134,7 +134,7 @@ class GpuScript(Project):
         self.assertTrue((self.root / "runs/gpu/train/samples/iteration-7-samples.png").exists(), "a link that leads nowhere")
 
     def test_a_part_that_fails_does_not_stop_the_next(self):
-        self.tool("make", "echo 'src/main.cpp:7: error: no'; exit 2")
+        self.tool("make", "[ $1 = -q ] && exit 0; echo 'src/main.cpp:7: error: no'; exit 2")
         self.program("dualmcmc_tests", "echo 'tests/a.cpp:9: Failure'; echo '[  FAILED  ] Gpu/A.b/CUDA, where'; exit 1")
         code, page, _ = self.run_script()
         verdicts = self.verdicts(page)
@@ -142,6 +142,16 @@ class GpuScript(Project):
         self.assertEqual(verdicts["build"], ("failed", "src/main.cpp:7: error: no"))
         self.assertEqual(verdicts["GPU tests"], ("failed", "tests/a.cpp:9: Failure (Gpu/A.b/CUDA)"))
         self.assertEqual(verdicts["training"][0], "passed")
+
+    def test_after_a_failed_build_no_earlier_program_is_judged(self):
+        self.tool("make", "echo 'src/main.cpp:7: error: no'; exit 2")
+        (self.root / "build/dualmcmc_tests").unlink()
+        code, page, _ = self.run_script("--parts", "build,tests,steps,train")
+        verdicts = self.verdicts(page)
+        self.assertEqual(code, 1)
+        self.assertEqual(verdicts["GPU tests"][0], "skipped")
+        for title in "step files against double precision", "training":
+            self.assertEqual(verdicts[title], ("skipped", "the build failed, and build/dualmcmc is an earlier one"))
 
     def test_a_part_that_crashes_or_prints_nothing_fails(self):
         for text in ("kill -SEGV $$", "exit 0", "printf 'terminate called'; exit 134"):
@@ -156,7 +166,7 @@ class GpuScript(Project):
         code, page, _ = self.run_script("--parts", "tests,steps", "--limits", "tests=0.02")
         self.assertLess(time.monotonic() - begin, 60)
         self.assertEqual(code, 1)
-        self.assertRegex(self.verdicts(page)["GPU tests"][1], "stopped after 1 s: .*the last line|stopped after 1 s")
+        self.assertRegex(self.verdicts(page)["GPU tests"][1], "stopped after 1 s: the last line")
         self.assertEqual(self.verdicts(page)["step files against double precision"][0], "passed")
         self.assertFalse(runs(int(pids.read_text())), "a child of the part still runs")
 

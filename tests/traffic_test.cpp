@@ -43,6 +43,9 @@ protected:
         empty_cache();
         simt::counter.on = false;
     }
+    void SetUp() override {
+        if (!simt::reserve(1)) GTEST_SKIP() << "this needs 64 GiB of address space";
+    }
     const WithThreads one_{1};
 };
 
