@@ -1,4 +1,5 @@
-# dualmcmc: make · make test · make demo · make train · make toys · make bench · make gpu · make reference · make format
+# dualmcmc: make · make test · make demo · make train · make toys · make bench · make gpu · make reference · make format ·
+# make fuzz · make soak
 #
 #   V=1             print the compiler commands
 #   CXX=clang++-19  the compiler, also nvcc's: g++ 11 or later, clang++ 16 or later
@@ -97,7 +98,7 @@ LIBRARY   := $(filter-out $(BUILD)/src/main.o,$(SOURCES:%.cpp=$(BUILD)/%.o)) $(K
 TESTS     := $(patsubst %.cpp,$(BUILD)/%.o,$(filter-out $(if $(DOUBLE),$(addprefix tests/,conv_geometry_test.cpp curand_test.cpp \
              gpu_test.cpp rounding_cases.cpp rounding_test.cpp)),$(wildcard tests/*.cpp)))
 
-.PHONY: all test sanitize gpu demo train toys bench reference format packages test-packages clean
+.PHONY: all test fuzz soak sanitize gpu demo train toys bench reference format packages test-packages clean
 all: $(BUILD)/dualmcmc
 
 # Of a clone, for --version.
@@ -226,6 +227,33 @@ install = { if command -v apt-get >/dev/null; then \
 # OMP_WAIT_POLICY: several programs run at a time here; idle threads must not spin.
 test: $(BUILD)/dualmcmc $(BUILD)/dualmcmc_tests
 	OMP_WAIT_POLICY=passive DUALMCMC=$(BUILD)/dualmcmc $(BUILD)/dualmcmc_tests --gtest_brief=1
+
+# Every reader of files and of numbers under libFuzzer, AddressSanitizer and UBSan, FUZZ_SECONDS each (clang 14 or later).
+FUZZ_CXX     ?= clang++
+FUZZ_SECONDS ?= 60
+FUZZ_FLAGS   := -std=c++20 -g -O1 -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all -MMD -MP -Icuda -Isrc \
+                -Itests/fuzz/no_openmp
+FUZZ_NAMES   := $(patsubst tests/fuzz/fuzz_%.cpp,%,$(wildcard tests/fuzz/fuzz_*.cpp))
+FUZZ_LIBRARY := $(patsubst %.cpp,$(BUILD)/fuzz/%.o,$(filter-out src/engine/device.cpp,$(wildcard src/check.cpp src/formats/*.cpp \
+                src/data/*.cpp src/engine/*.cpp src/method/*.cpp)) src/training/config.cpp src/training/checkpoint.cpp \
+                src/training/metrics.cpp $(addprefix src/experiments/,csv.cpp report.cpp grid_files.cpp step_file.cpp) cuda/constant_weights.cpp \
+                tests/fuzz/no_kernels.cpp)
+$(BUILD)/fuzz/%.o: %.cpp | packages
+	$(call step,$< (fuzz))
+	$(Q)$(FUZZ_CXX) $(FUZZ_FLAGS) -c $< -o $@
+$(BUILD)/fuzz/fuzz_%: $(BUILD)/fuzz/tests/fuzz/fuzz_%.o $(FUZZ_LIBRARY)
+	$(call step,$@)
+	$(Q)$(FUZZ_CXX) $(FUZZ_FLAGS) -fsanitize=fuzzer $^ -o $@
+$(BUILD)/fuzz/write_seeds: $(BUILD)/fuzz/tests/fuzz/write_seeds.o $(FUZZ_LIBRARY)
+	$(call step,$@)
+	$(Q)$(FUZZ_CXX) $(FUZZ_FLAGS) $^ -o $@
+.SECONDARY: $(FUZZ_NAMES:%=$(BUILD)/fuzz/tests/fuzz/fuzz_%.o)
+fuzz: $(FUZZ_NAMES:%=$(BUILD)/fuzz/fuzz_%) $(BUILD)/fuzz/write_seeds
+	tests/fuzz/run.sh $(BUILD)/fuzz $(FUZZ_SECONDS) $(FUZZ_NAMES)
+
+# Kills tiny trainings at random moments and resumes them; counts kills, lost iterations and bits that differ.
+soak: $(BUILD)/dualmcmc
+	$(PYTHON) tests/soak.py $(BUILD)/dualmcmc $(SOAK)
 
 # Each tool on its tests, whatever the others found. The two that follow shared memory are slow: convolutions and
 # reductions have all of it.
