@@ -483,6 +483,7 @@ TEST(Foreign, FilesAreNamedForWhatTheyAre) {
         {"cifar-100-python.tar.gz", "\x1F\x8B\x08xyz", "Python version of CIFAR-100", "CIFAR-100"},
         {"x.tar.gz", "\x1F\x8B\x08xyz", "tar xf x.tar.gz", "tar xf x.tar.gz"},
         {"x.npy.gz", "\x1F\x8B\x08xyz", "gunzip -k x.npy.gz", "gunzip"},
+        {"x.npy", "\x1F\x8B\x08xyz", "tar xf x.npy, or gunzip", "gunzip"},
         {"x.tar", tar, "Python version of CIFAR-10", "CIFAR-10"},
         {"data_batch_1", "\x80\x04\x95.......", "Python version of CIFAR-10", "CIFAR-10"},
         {"x.pkl", "\x80\x04\x95.......", "a Python pickle", "a Python pickle"},

@@ -141,6 +141,20 @@ TEST_F(Pictures, DoNotDependOnTheNumberOfThreads) {
     EXPECT_EQ(one.size(), 20u * 3072);
 }
 
+TEST_F(Pictures, AreDecodedOnceWhereTheyAreKept) {
+    for (int i = 0; i < 5; ++i) png(std::to_string(i) + ".png", 32, 32, i);
+    {
+        const KeepPictures keep;
+        const Pixels first = load_dataset(folder_, 32, 1).train.pixels;
+        for (int i = 0; i < 5; ++i) png(std::to_string(i) + ".png", 32, 32, i + 5);
+        EXPECT_EQ(load_dataset(folder_, 32, 1).train.pixels, first);
+        EXPECT_NE(load_dataset(folder_, 64, 1).train.pixels, first);
+    }
+    EXPECT_EQ(seeds(load_dataset(folder_, 32, 1).train), (std::vector<int>{5, 6, 7, 8, 9}));
+    EXPECT_EQ(seeds(*load_unsplit(folder_, 32, 2)), (std::vector<int>{5, 7}));
+    EXPECT_EQ(seeds(load_train(folder_, 32, 1, 3)), (std::vector<int>{5, 6, 8}));
+}
+
 TEST_F(Pictures, TheOverviewOfSampleIsLeftOut) {
     fs::create_directory(in("generator"));
     png("generator/000000.png", 32, 32, 4);

@@ -222,8 +222,16 @@ std::vector<std::string> chosen(const std::vector<std::string>& files, const std
     return out;
 }
 
-// Whether a picture is held out depends on its place among all files, not on which of them can be read: so held-out
-// pictures can be loaded alone.
+// At most `count` of them, as spread_images.
+std::vector<int64_t> spread(std::vector<int64_t> indices, int64_t count) {
+    const int64_t all = int64_t(indices.size()), kept = std::min(count, all);
+    for (int64_t i = 0; i < kept; ++i) indices[size_t(i)] = indices[size_t(i * all / kept)];
+    indices.resize(size_t(kept));
+    return indices;
+}
+
+// Whether a picture is held out depends on its place among all files, not on which of them can be read: so a part can
+// be loaded alone.
 Dataset load_pictures(const std::string& folder, int64_t size) {
     const std::vector<std::string> files = find_pictures(folder);
     const Split parts = split_of(int64_t(files.size()));
@@ -251,16 +259,22 @@ bool is_picture_folder(const std::string& source) {
 
 }  // namespace
 
-std::optional<ImageSet> load_unsplit(const std::string& source, int64_t size) {
+std::optional<ImageSet> load_unsplit(const std::string& source, int64_t size, int64_t count) {
     if (source == "shapes") return {};
     std::error_code error;
     if (!fs::exists(source, error))
         fail("no file or folder ", source,
              " to read images from; give a folder of PNG or JPEG pictures, a folder with CIFAR-10 (`bash "
              "data/cifar10.sh` fetches it), a .npy file or the word shapes");
-    if (is_picture_folder(source)) return read_pictures(source, find_pictures(source), size).images;
+    if (is_picture_folder(source)) {
+        const std::vector<std::string> files = find_pictures(source);
+        std::vector<int64_t> indices(files.size());
+        std::iota(indices.begin(), indices.end(), 0);
+        return read_pictures(source, chosen(files, spread(indices, count)), size).images;
+    }
     if (fs::is_directory(source, error)) return {};
-    return source.ends_with(".bin") ? load_cifar_file(source, size) : load_npy(source, size);
+    ImageSet all = source.ends_with(".bin") ? load_cifar_file(source, size) : load_npy(source, size);
+    return count < all.count ? spread_images(all, count) : std::move(all);
 }
 
 Dataset load_dataset(const std::string& source, int64_t size, uint64_t seed) {
@@ -286,6 +300,12 @@ ImageSet load_held_out(const std::string& source, int64_t size, uint64_t seed, i
     }
     const Dataset data = load_dataset(source, size, seed);
     return data.none_held_out ? spread_images(data.held_out, count) : first_images(data.held_out, count);
+}
+
+ImageSet load_train(const std::string& source, int64_t size, uint64_t seed, int64_t count) {
+    if (!is_picture_folder(source)) return spread_images(load_dataset(source, size, seed).train, count);
+    const std::vector<std::string> files = find_pictures(source);
+    return read_pictures(source, chosen(files, spread(split_of(int64_t(files.size())).train, count)), size).images;
 }
 
 std::string describe(const Dataset& data) {

@@ -31,13 +31,14 @@ Dataset load_dataset(const std::string& source, int64_t size, uint64_t seed);
 
 inline constexpr int64_t every_image = INT64_MAX;
 
-// The first `count` held-out images of that data set, or all if it has fewer; of a folder of pictures only they are
-// decoded.
+// At most `count` images of a part of that data set: the first held-out ones, or training images spread over the set.
+// Of a folder of pictures only they are decoded.
 ImageSet load_held_out(const std::string& source, int64_t size, uint64_t seed, int64_t count);
+ImageSet load_train(const std::string& source, int64_t size, uint64_t seed, int64_t count);
 
-// All images of a file or of a folder of pictures, in their order. None for sets with a split of their own: `shapes`,
-// and folders with CIFAR-10 or CIFAR-100.
-std::optional<ImageSet> load_unsplit(const std::string& source, int64_t size);
+// At most `count` images spread over a whole file or folder of pictures, in their order. None for sets with a split of
+// their own: `shapes`, and folders with CIFAR-10 or CIFAR-100.
+std::optional<ImageSet> load_unsplit(const std::string& source, int64_t size, int64_t count = every_image);
 
 // "45000 training images, 5000 held out", or that none are.
 std::string describe(const Dataset& data);

@@ -149,17 +149,16 @@ void check_unreadable(const std::string& folder, const std::vector<std::string>&
     if (bad > named_files) note(text("left out: ", bad - named_files, " more, for such reasons"));
 }
 
-}  // namespace
+// What KeepPictures keeps.
+struct Kept {
+    std::vector<std::string> files;
+    int64_t size;
+    PictureSet set;
+};
+bool keeping = false;
+std::vector<Kept> kept;
 
-std::vector<std::string> find_pictures(const std::string& folder) {
-    Found found;
-    search(folder, found);
-    if (found.pictures.empty()) refuse_without_pictures(folder, found.others);
-    std::sort(found.pictures.begin(), found.pictures.end());
-    return found.pictures;
-}
-
-PictureSet read_pictures(const std::string& folder, const std::vector<std::string>& files, int64_t size) {
+PictureSet decode(const std::string& folder, const std::vector<std::string>& files, int64_t size) {
     const int64_t count = int64_t(files.size()), values = size * size * 3, chunk = 256;
     PictureSet out;
     std::vector<std::string> reasons;
@@ -200,6 +199,27 @@ PictureSet read_pictures(const std::string& folder, const std::vector<std::strin
     out.images.count = int64_t(out.indices.size());
     out.images.pixels.resize(size_t(out.images.count * values));
     note(summary(out.images.name, out.images.count, fits, size));
+    return out;
+}
+
+}  // namespace
+
+KeepPictures::KeepPictures() { keeping = true; }
+KeepPictures::~KeepPictures() { keeping = false, kept.clear(); }
+
+std::vector<std::string> find_pictures(const std::string& folder) {
+    Found found;
+    search(folder, found);
+    if (found.pictures.empty()) refuse_without_pictures(folder, found.others);
+    std::sort(found.pictures.begin(), found.pictures.end());
+    return found.pictures;
+}
+
+PictureSet read_pictures(const std::string& folder, const std::vector<std::string>& files, int64_t size) {
+    for (const Kept& known : kept)
+        if (known.size == size && known.files == files) return known.set;
+    PictureSet out = decode(folder, files, size);
+    if (keeping) kept.push_back({files, size, out});
     return out;
 }
 

@@ -24,4 +24,14 @@ struct PictureSet {
 // that cannot be read and leaves them out; fails if they are more than ten and more than a tenth, or more than half.
 PictureSet read_pictures(const std::string& folder, const std::vector<std::string>& files, int64_t size);
 
+// During its lifetime the sets that read_pictures returns are kept and not decoded again: for commands that load the
+// same data set many times.
+class KeepPictures {
+public:
+    KeepPictures();
+    ~KeepPictures();
+    KeepPictures(const KeepPictures&) = delete;
+    KeepPictures& operator=(const KeepPictures&) = delete;
+};
+
 }  // namespace dualmcmc

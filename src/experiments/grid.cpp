@@ -14,6 +14,7 @@
 #include <set>
 #include <tuple>
 
+#include "data/pictures.h"
 #include "experiments/common.h"
 #include "experiments/grid_files.h"
 #include "experiments/reconstruct.h"
@@ -378,6 +379,7 @@ int GridCommand::run() {
     for (const Variant& variant : variants()) trainings.push_back({variant, variant_config(variant), 0});
     check_sets(trainings);
     std::printf("device: %s\n", select_device(device_, threads_).c_str());
+    const KeepPictures keep;  // each training loads the data set anew
     Config first = trainings.at(0).config;
     first.seed = seeds_.at(0);
     const Dataset data = load_dataset(first.data, first.model.image_size(), uint64_t(first.seed));

@@ -62,15 +62,15 @@ std::vector<ImageSet> OodCommand::other_sets() const {
     std::vector<ImageSet> sets{uniform_noise(count_, size, seed()), constant_images(count_, size, seed()),
                                means_of_two(spread_images(test(), count_))};
     auto add = [&](const std::string& name, const ImageSet& set) {
-        sets.push_back(spread_images(set, count_));
+        sets.push_back(set);
         sets.back().name = name;
     };
-    if (config_.data != "shapes") add("shapes", load_dataset("shapes", size, seed()).train);
-    add("training images", load_dataset(config_.data, size, uint64_t(config_.seed)).train);
+    if (config_.data != "shapes") add("shapes", load_train("shapes", size, seed(), count_));
+    add("training images", load_train(config_.data, size, uint64_t(config_.seed), count_));
     for (const std::string& path : against_) {
         // The model did not train on these, so a file or a folder of pictures counts as a whole, without its split into
         // training and held-out images.
-        const std::optional<ImageSet> whole = load_unsplit(path, size);
+        const std::optional<ImageSet> whole = load_unsplit(path, size, count_);
         const ImageSet set = whole ? *whole : load_held_out(path, size, seed(), count_);
         add(set.name, set);
     }

@@ -76,6 +76,8 @@ std::string gzip_file(const std::string& path) {
         if (name.find(hundred ? "cifar-100-python" : "cifar-10-python") != std::string::npos)
             return cifar_python(hundred);
     const bool tar = name.find(".tar") != std::string::npos || name.ends_with(".tgz");
+    if (!tar && !name.ends_with(".gz"))
+        return text("a gzip archive; unpack it: tar xf ", shell_word(path), ", or gunzip");
     return text("a gzip archive; unpack it: ", tar ? "tar xf " : "gunzip -k ", shell_word(path));
 }
 
