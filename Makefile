@@ -270,8 +270,8 @@ sanitize: $(BUILD)/dualmcmc_tests
 
 # Build, tests, sanitizers, step files, bench and a short training on a GPU, whatever is here; writes runs/gpu/report.md.
 gpu:
-	@$(firstword $(shell command -v python3) $(PYTHON)) reference/gpu.py $(if $(PARTS),--parts $(PARTS)) \
-	  $(if $(MINUTES),--minutes $(MINUTES)) $(if $(LIMITS),--limits $(LIMITS)) $(MAKEOVERRIDES)
+	@$(firstword $(shell command -v python3) $(PYTHON)) reference/gpu.py $(if $(PARTS),--parts '$(PARTS)') \
+	  $(if $(MINUTES),--minutes '$(MINUTES)') $(if $(LIMITS),--limits '$(LIMITS)') $(MAKEOVERRIDES)
 
 demo: $(BUILD)/dualmcmc
 	rm -rf runs/demo

@@ -546,7 +546,7 @@ def run_part(session, part, seconds):
 def limits_of(text, parser):
     """{part: minutes} from "part=minutes,..."."""
     limits = dict(MINUTES)
-    for item in filter(None, text.split(",")):
+    for item in filter(None, re.split(r"[,\s]+", text)):
         part, _, minutes = item.partition("=")
         try:
             limits[part] = float(minutes)
@@ -565,7 +565,7 @@ def parse_arguments():
     parser.add_argument("--out", default=os.path.join(ROOT, "runs", "gpu"), help="folder of the page")
     parser.add_argument("overrides", nargs="*", help="variables for make, such as CUDA_ARCH=90")
     arguments = parser.parse_args()
-    arguments.parts = [part for part in arguments.parts.split(",") if part]
+    arguments.parts = list(dict.fromkeys(filter(None, re.split(r"[,\s]+", arguments.parts))))
     for part in arguments.parts:
         if part not in PARTS:
             parser.error(f"PARTS: there is no part '{part}'; give some of {', '.join(PARTS)}")

@@ -340,6 +340,10 @@ case "$*" in *--serve*) while read -r line; do echo '{seconds}'; done;; esac""")
             self.assertEqual(code, 2)
             self.assertIn(text, printed)
 
+    def test_lists_may_have_spaces_and_repeat(self):
+        _, page, _ = self.run_script("--parts", "tests, bench tests", "--limits", "tests=1 bench=2", "CUDA_ARCH=90")
+        self.assertIn("**2 passed, 0 failed, 7 skipped**", page)
+
 
 # The real program on the CPU in place of the GPU, and a training that takes seconds.
 REAL_PROGRAM = """words=()

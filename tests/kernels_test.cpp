@@ -922,6 +922,9 @@ std::vector<ConvShape> special_shapes() {
             {53, 2, 2, 5, 17, 3, 1, 1},
             {35, 3, 3, 5, 17, 3, 1, 0},
             {7, 4, 4, 35, 3, 4, 1, 0},
+            // Many channels to few, with ReLU, without padding and with more than the kernel needs.
+            {2, 6, 5, 70, 3, 4, 1, 0, true},
+            {2, 5, 6, 70, 3, 3, 1, 2, true},
             {50, 4, 4, 17, 5, 4, 2, 1},
             {33, 4, 4, 3, 16, 4, 2, 0},
             {29, 2, 3, 16, 6, 3, 2, 1},
