@@ -6,6 +6,7 @@
 #   CUDA=0          leave the GPU out; CUDA=DIR: the toolkit in that folder
 #   CUDA_ARCH=86    build for that compute capability alone; also sm_86, "80 90", or native: this machine's GPU
 #   SYNC=1          wait for each kernel, so that an error is reported where it was made
+#   MPI=0           leave MPI out, with which mpirun -np N trains on N processes; by default it is used where mpicxx is found
 #   WERROR=1, 0     whether warnings are errors, and a failing nvcc is one; by default with g++ 12, whose warnings are known
 #   PLAIN=1         leave src/cpu/fast out: the CPU computes everything by its plainest kernels
 #   REAL=double     all numbers in double precision, as proof: by the plain kernels of the CPU, in build/double
@@ -67,6 +68,15 @@ include $(BUILD)/toolkit.mk
 endif
 NVFLAGS   += $(GPU_CODE) -MMD -MP -Icuda
 
+# MPI, where its compiler wrapper is found; one file is compiled with what the wrapper would add (Open MPI, MPICH).
+MPICXX    := $(firstword $(shell command -v mpicxx 2>/dev/null))
+MPI       ?= $(MPICXX)
+WITH_MPI  := $(if $(filter-out 0,$(MPI)),$(MPICXX))
+MPI_FLAGS := $(if $(WITH_MPI),-DWITH_MPI -DOMPI_SKIP_MPICXX -DMPICH_SKIP_MPICXX $(shell $(MPICXX) --showme:compile 2>/dev/null || \
+               $(MPICXX) -compile_info | tr ' ' '\n' | grep '^-I'))
+MPI_LIBS  := $(if $(WITH_MPI),$(shell $(MPICXX) --showme:link 2>/dev/null || $(MPICXX) -link_info | cut -d' ' -f2-))
+MPI_SAYS  := $(if $(WITH_MPI),(mpirun -np N: N processes),(one process: $(if $(filter 0,$(MPI)),MPI=0,no mpicxx found)))
+
 # ---- what is made of what -----------------------------------------------------------------------------------------------------------
 
 COMMON    := cuda/kernels.cu
@@ -115,6 +125,7 @@ ifndef DRY
 $(shell mkdir -p $(BUILD); : > $(BUILD)/progress)
 $(shell $(call keep_settings,$(BUILD)/settings,$(CXX) $(FLAGS)))
 $(shell $(call keep_settings,$(BUILD)/nvcc-settings,$(if $(GPU_WORKS),$(NVCC) $(NVFLAGS))))
+$(shell $(call keep_settings,$(BUILD)/mpi-settings,$(MPI_FLAGS) $(MPI_LIBS)))
 $(shell $(call keep_settings,$(BUILD)/revision,$(REVISION)))
 TOTAL := $(shell DRY=1 $(MAKE) -n --no-print-directory $(MAKEOVERRIDES) $(MAKECMDGOALS) 2>/dev/null | grep -c '^n=.*progress')
 endif
@@ -129,12 +140,12 @@ linked = $(filter-out $(NVCC_MADE) $(NO_GPU),$(filter %.o,$^)) $(if $(NVCC_MADE)
   test -s $$object || exec echo $(NO_GPU); done; echo $(NVCC_MADE)) $(GPU_LIBRARIES),$(NO_GPU))
 
 $(BUILD)/dualmcmc: $(BUILD)/src/main.o $(LIBRARY) $(BUILD)/nvcc-settings
-	$(call step,$@)
-	$(Q)$(CXX) $(FLAGS) $(linked) -o $@
+	$(call step,$@ $(MPI_SAYS))
+	$(Q)$(CXX) $(FLAGS) $(linked) $(MPI_LIBS) -o $@
 
 $(BUILD)/dualmcmc_tests: $(TESTS) $(PROOF_OF_TESTS) $(LIBRARY) $(EMULATED) $(COUNTED) $(BUILD)/nvcc-settings
 	$(call step,$@)
-	$(Q)$(CXX) $(FLAGS) $(linked) -lgtest -lgtest_main -o $@
+	$(Q)$(CXX) $(FLAGS) $(linked) $(MPI_LIBS) -lgtest -lgtest_main -o $@
 
 $(BUILD)/%.o: %.cpp $(BUILD)/settings | packages
 	$(call step,$<)
@@ -146,6 +157,8 @@ HOT  := $(addprefix src/experiments/,toys.cpp density2d.cpp annealing.cpp statis
 COLD := $(patsubst %.cpp,$(BUILD)/%.o,$(filter-out $(HOT),$(SOURCES)))
 $(COLD) $(TESTS) $(PROOF_OF_TESTS) $(PROOF:%.cpp=$(BUILD)/proof/%.o): FLAGS += -O1
 
+$(BUILD)/src/engine/ranks.o $(BUILD)/tests/ranks_test.o: FLAGS += $(MPI_FLAGS)
+$(BUILD)/src/engine/ranks.o $(BUILD)/tests/ranks_test.o: $(BUILD)/mpi-settings
 $(BUILD)/tests/gpu_test.o: FLAGS += -U_FORTIFY_SOURCE
 $(BUILD)/tests/curand_test.o: FLAGS += $(patsubst -I%,-idirafter %,$(GPU_INCLUDES))
 $(TESTS): | test-packages

@@ -31,9 +31,10 @@ struct ConvShape {
 
 // A position in the random stream: value = f(seed, purpose, step, index). See random.cuh.
 struct RandomKey {
-    uint64_t seed;     // Philox key
-    uint32_t purpose;  // below 256
-    uint64_t step;     // below 2^56
+    uint64_t seed;       // Philox key
+    uint32_t purpose;    // below 256
+    uint64_t step;       // below 2^56
+    uint64_t first = 0;  // index of the first element that is drawn
 };
 
 // A convolution at stride 1 of u = max(0, (x - mean) rstd weight + bias), per channel, or of upsample2(u).
@@ -173,7 +174,7 @@ struct SpectralWeight {
       residual, ConvShape shape)) \
     /* wgrad: dw[kh, kw] = Σ xᵀ dy over the pixels that meet under tap (kh, kw) */ \
     X(conv2d_backward_weight, (real* dw, const real* x, const real* dy, ConvShape shape)) \
-    /* ---- random numbers (random.cuh); y[i] is the stream's element i */ \
+    /* ---- random numbers (random.cuh); y[i] is the stream's element key.first + i */ \
     /* N(0, 1) */ \
     X(normal, (real* y, RandomKey key, int64_t n)) \
     /* uniform in (low, high] */ \
@@ -203,9 +204,9 @@ struct Backend {
     const char* name;                 // "cpu (AVX-512)", ...
     bool callable_from_many_threads;  // concurrently; each kernel then runs on its caller's thread
     const Backend* exact;             // the device's table with exact fp32 convolutions; null: this one
-    // Initialises the device and describes it in a line. Throws std::runtime_error, in a line too, if it is not usable.
-    // Null: nothing to do.
-    std::string (*start)();
+    // Initialises the device and describes it in a line; of several that one, counted round. Throws std::runtime_error,
+    // in a line too, if it is not usable. Null: nothing to do.
+    std::string (*start)(int index);
     void* (*allocate)(size_t bytes);  // 64-byte aligned; throws std::bad_alloc
     void (*release)(void* pointer);
     int64_t (*free_bytes)();  // free device memory; null: unknown
@@ -218,9 +219,10 @@ struct Backend {
     void (*destroy_graph)(void* graph);
     // Fused kernels; null where the device has none and the engine composes them from the table.
     // y = conv2d(u, w, bias) + residual, or + upsample2(residual); w (kernel, kernel, in, out). The gradients are those
-    // of x, of norm weight and norm bias over the batch and, with upsample_residual (else null), of the residual; of w.
+    // of u, of norm weight and norm bias over the batch and, with upsample_residual (else null), of the residual; of w.
+    // batch_norm_backward_elemt turns that of u (with slope 0) into that of x.
     void (*norm_relu_conv2d)(real* y, const NormReluConv& in, const real* w, const real* bias, const real* residual);
-    void (*norm_relu_conv2d_backward)(real* dx, real* dweight, real* dbias, real* dresidual, const NormReluConv& in,
+    void (*norm_relu_conv2d_backward)(real* du, real* dweight, real* dbias, real* dresidual, const NormReluConv& in,
                                       const real* w, const real* dy);
     void (*norm_relu_conv2d_backward_weight)(real* dw, const NormReluConv& in, const real* dy);
 #define DUALMCMC_FIELD(name, arguments) void(*name) arguments;

@@ -277,13 +277,15 @@ void global_avg_pool_backward(real* dx, const real* dy, int64_t batch, int64_t p
 // ---- random numbers -----------------------------------------------------------------------------
 
 // Draws n values, four from each Philox block, philox_blocks blocks an index: value(word0, word1, a, b) turns two words
-// into two values, and store(i, value) takes the i-th.
+// into two values, and store(i, value) takes the i-th. `skipped` values of the first block precede key.first.
 template <class Value, class Store>
 void draw(RandomKey key, int64_t n, Value value, Store store) {
     constexpr int blocks = philox_blocks, size = 4 * blocks;
-    parallel_for((n + size - 1) / size,
+    const uint64_t first_block = key.first / 4;
+    const int64_t skipped = int64_t(key.first % 4);
+    parallel_for((n + skipped + size - 1) / size,
                  [=] DEVICE(int64_t index) {
-                     const Philox4<blocks> random(key, uint64_t(index) * blocks);
+                     const Philox4<blocks> random(key, first_block + uint64_t(index) * blocks);
                      real values[4][blocks];
 #pragma omp simd
                      for (int i = 0; i < blocks; ++i) {
@@ -293,13 +295,13 @@ void draw(RandomKey key, int64_t n, Value value, Store store) {
                      real ordered[size];
                      for (int i = 0; i < blocks; ++i)
                          for (int k = 0; k < 4; ++k) ordered[4 * i + k] = values[k][i];
-                     const int64_t first = index * size;
-                     if (first + size <= n) {
+                     const int64_t first = index * size - skipped;
+                     if (first >= 0 && first + size <= n) {
 #pragma omp simd
                          for (int i = 0; i < size; ++i) store(first + i, ordered[i]);
                      } else {
                          for (int i = 0; i < size; ++i)
-                             if (first + i < n) store(first + i, ordered[i]);
+                             if (first + i >= 0 && first + i < n) store(first + i, ordered[i]);
                      }
                  },
                  size);

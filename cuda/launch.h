@@ -21,7 +21,7 @@ DUALMCMC_KERNELS(DUALMCMC_DECLARE)
 #undef DUALMCMC_DECLARE
 
 #ifdef GPU
-std::string start();
+std::string start(int index);
 int64_t free_bytes();
 int64_t peak_bytes();
 void begin_capture();

@@ -6,6 +6,7 @@
 #include <iostream>
 
 #include "backend.h"
+#include "engine/ranks.h"
 #include "engine/threads.h"
 #include "experiments/ablate.h"
 #include "experiments/ais.h"
@@ -105,6 +106,7 @@ bool parse(CLI::App& app, const std::vector<std::string>& words) {
     }
 }
 
+// On several ranks all run it together.
 template <class... Commands>
 int run_chosen(Commands&... commands) {
     int code = 0;
@@ -112,8 +114,15 @@ int run_chosen(Commands&... commands) {
     return code;
 }
 
+// On several ranks the first runs it alone, and the others wait for it.
+template <class... Commands>
+int run_chosen_alone(Commands&... commands) {
+    if (!first_rank()) return 0;
+    const WorkAlone alone;
+    return run_chosen(commands...);
+}
+
 int run(int argc, char** argv) {
-    limit_spinning(argv);
     set_default_threads();
     const std::vector<std::string> words = arguments(argc, argv);
     CLI::App app(
@@ -141,8 +150,8 @@ int run(int argc, char** argv) {
     for (CLI::App* command : app.get_subcommands({})) check_values(*command);
     check_switches(app, words);
     if (!parse(app, words)) return 0;
-    return run_chosen(train, sample, export_images, check_step, toys, bench, report, reconstruct, revise, interpolate,
-                      ood, longrun, ais, ablate, compare);
+    if (const int code = run_chosen(train, sample, bench, reconstruct, ablate, compare)) return code;
+    return run_chosen_alone(export_images, check_step, toys, report, revise, interpolate, ood, longrun, ais);
 }
 
 }  // namespace
@@ -150,16 +159,21 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
     try {
+        dualmcmc::limit_spinning(argv);  // first: it starts the program again
         dualmcmc::handle_signals();
+        dualmcmc::start_ranks();
         const int code = dualmcmc::run(argc, argv);
         std::cout.flush();
         // An interrupted program's reader or terminal may be gone.
         if ((std::fflush(stdout) != 0 || std::ferror(stdout)) && code < 128)
             dualmcmc::fail("cannot write to stdout; is the disk full?");
+        dualmcmc::end_ranks();
         return code;
     } catch (const std::exception& error) {
         std::fflush(stdout);
-        std::cerr << "dualmcmc: " << dualmcmc::explain(error) << '\n';
+        const std::string line = dualmcmc::explain(error);
+        dualmcmc::end_all_ranks(line);
+        std::cerr << "dualmcmc: " << line << '\n';
         return 1;
     }
 }

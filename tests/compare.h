@@ -141,7 +141,7 @@ inline const std::string& why_not(const Backend& table) {
     static std::map<const Backend*, std::string> reasons;
     const auto [entry, first] = reasons.try_emplace(&table);
     if (first && table.start) try {
-            table.start();
+            table.start(0);
         } catch (const std::runtime_error& error) {
             entry->second = error.what();
         }

@@ -342,7 +342,7 @@ TEST_F(EmulatedGpu, Tf32WeightGradientsAreRoundedToNearest) {
 
 void expect_reason(const std::string& part) {
     try {
-        backend_simt_tf32.start();
+        backend_simt_tf32.start(0);
         ADD_FAILURE() << "started, though: " << part;
     } catch (const std::runtime_error& error) {
         EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
@@ -351,7 +351,10 @@ void expect_reason(const std::string& part) {
 }
 
 TEST_F(EmulatedGpu, SaysWhyItIsNotUsable) {
-    EXPECT_NE(backend_simt_fp32.start().find("emulated GPU"), std::string::npos);
+    EXPECT_NE(backend_simt_fp32.start(0).find("emulated GPU"), std::string::npos);
+    simt::machine.devices = 3;
+    backend_simt_fp32.start(4);  // the fifth process of a machine with three GPUs
+    EXPECT_EQ(simt::machine.device, 1);
     simt::machine.code_status = cudaErrorNoKernelImageForDevice;
     expect_reason("has no code for the emulated GPU: build it with CUDA_ARCH=80");
     const std::vector<std::pair<cudaError_t, std::string>> reasons{

@@ -151,6 +151,22 @@ TEST_P(Random, a_short_draw_is_a_prefix_of_a_long_one) {
     EXPECT_EQ(normals(key, 1001), longest_normals) << "the same key gives the same values";
 }
 
+// A draw from the middle of a stream, at any place in a block, as a process with some of a batch's images makes it.
+TEST_P(Random, a_draw_may_start_anywhere) {
+    const RandomKey key{9, 8, 7};
+    const Values whole_normals = normals(key, 1500), whole_uniforms = uniforms(key, 1500, -1, 1);
+    for (const uint64_t first : {1, 2, 3, 4, 7, 255, 256, 257, 1001})
+        for (const int64_t n : {1, 2, 3, 4, 5, 255, 256, 257}) {
+            RandomKey from = key;
+            from.first = first;
+            const auto part = [&](const Values& whole) {
+                return Values(whole.begin() + int64_t(first), whole.begin() + int64_t(first) + n);
+            };
+            EXPECT_EQ(normals(from, n), part(whole_normals)) << first << ", " << n;
+            EXPECT_EQ(uniforms(from, n, -1, 1), part(whole_uniforms)) << first << ", " << n;
+        }
+}
+
 TEST_P(Random, uniforms_are_scaled_to_their_interval) {
     const Values from_zero = uniforms({4, 5, 6}, 999), scaled = uniforms({4, 5, 6}, 999, -3, 5);
     std::vector<double> expected(from_zero.begin(), from_zero.end());

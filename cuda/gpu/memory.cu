@@ -99,12 +99,14 @@ void check_kernels(const cudaDeviceProp& properties) {
 
 }  // namespace
 
-std::string start() {
+std::string start(int index) {
     int count = 0;
     const cudaError_t found = cudaGetDeviceCount(&count);
     if (found != cudaSuccess || count == 0) throw std::runtime_error(no_device(found));
+    const int device = index % count;
+    CUDA_CHECK(cudaSetDevice(device));
     cudaDeviceProp properties;
-    CUDA_CHECK(cudaGetDeviceProperties(&properties, 0));
+    CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
     if (properties.major < 8)
         throw std::runtime_error(std::string("the ") + properties.name +
                                  " has neither TF32 nor bf16: compute capability 8.0 or later is needed");
@@ -236,33 +238,46 @@ void copy(float* y, const float* x, int64_t n) {
     CUDA_CHECK(cudaMemcpyAsync(y, x, size_t(n) * sizeof(float), cudaMemcpyDeviceToDevice, cuda_stream()));
 }
 
+namespace {
+// Host memory that the GPU reads and writes at full speed; it grows.
+struct PinnedMemory {
+    void* data = nullptr;
+    size_t size = 0;
+    void* of(size_t bytes) {
+        if (size < bytes) {
+            CUDA_CHECK(cudaFreeHost(data));
+            data = nullptr, size = 0;
+            CUDA_CHECK(cudaMallocHost(&data, bytes));
+            size = bytes;
+        }
+        return data;
+    }
+};
+}  // namespace
+
 // Staged through pinned memory: the caller's buffer is free at once. Waits only for the previous upload.
 void upload(float* y, const float* host, int64_t n) {
     if (capturing)
         throw std::runtime_error(
             "a chain step uploads data from the host: it cannot be captured as a graph (DisableGraphs)");
-    static struct {
-        void* data;
-        size_t size;
-        cudaEvent_t uploaded;
-    } pinned = {};
+    static PinnedMemory pinned;
+    static cudaEvent_t uploaded = nullptr;
     const size_t bytes = size_t(n) * sizeof(float);
-    if (!pinned.uploaded) CUDA_CHECK(cudaEventCreateWithFlags(&pinned.uploaded, cudaEventDisableTiming));
-    CUDA_CHECK(cudaEventSynchronize(pinned.uploaded));
-    if (pinned.size < bytes) {
-        CUDA_CHECK(cudaFreeHost(pinned.data));
-        pinned = {nullptr, 0, pinned.uploaded};
-        CUDA_CHECK(cudaMallocHost(&pinned.data, bytes));
-        pinned.size = bytes;
-    }
-    std::memcpy(pinned.data, host, bytes);
-    CUDA_CHECK(cudaMemcpyAsync(y, pinned.data, bytes, cudaMemcpyHostToDevice, cuda_stream()));
-    CUDA_CHECK(cudaEventRecord(pinned.uploaded, cuda_stream()));
+    if (!uploaded) CUDA_CHECK(cudaEventCreateWithFlags(&uploaded, cudaEventDisableTiming));
+    CUDA_CHECK(cudaEventSynchronize(uploaded));
+    void* const staged = pinned.of(bytes);
+    std::memcpy(staged, host, bytes);
+    CUDA_CHECK(cudaMemcpyAsync(y, staged, bytes, cudaMemcpyHostToDevice, cuda_stream()));
+    CUDA_CHECK(cudaEventRecord(uploaded, cuda_stream()));
 }
 
 void download(float* host, const float* x, int64_t n) {
-    CUDA_CHECK(cudaMemcpyAsync(host, x, size_t(n) * sizeof(float), cudaMemcpyDeviceToHost, cuda_stream()));
+    static PinnedMemory pinned;
+    const size_t bytes = size_t(n) * sizeof(float);
+    void* const staged = pinned.of(bytes);
+    CUDA_CHECK(cudaMemcpyAsync(staged, x, bytes, cudaMemcpyDeviceToHost, cuda_stream()));
     CUDA_CHECK(cudaStreamSynchronize(cuda_stream()));
+    std::memcpy(host, staged, bytes);
 }
 
 // ---- graphs -------------------------------------------------------------------------------------

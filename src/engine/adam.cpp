@@ -3,7 +3,21 @@
 
 #include <cmath>
 
+#include "engine/ranks.h"
+
 namespace dualmcmc {
+
+void sum_gradients(ParameterStore& state) {
+    if (!batch_is_shared()) return;
+    const std::vector<Var> parameters = state.parameters();
+    std::vector<Tensor> gradients;
+    for (const Var& parameter : parameters) {
+        CHECK(parameter.grad().defined());
+        gradients.push_back(parameter.grad());
+    }
+    const std::vector<Tensor> sums = summed_over_ranks(gradients);
+    for (size_t i = 0; i < sums.size(); ++i) parameters[i].set_grad(sums[i]);
+}
 
 void adam_step(ParameterStore& state, const AdamSettings& s, int64_t t) {
     const double correction1 = 1 - std::pow(s.beta1, double(t)), correction2 = 1 - std::pow(s.beta2, double(t));

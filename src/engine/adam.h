@@ -12,6 +12,9 @@ struct AdamSettings {
     real epsilon = 1e-8;
 };
 
+// On several ranks (ranks.h) replaces every parameter's gradient by the sum of all ranks', in one message.
+void sum_gradients(ParameterStore& state);
+
 // Updates every parameter from its gradient; `t` counts steps from 1. Fails where a parameter has no gradient.
 // Gradients are left as they are.
 void adam_step(ParameterStore& state, const AdamSettings& settings, int64_t t);

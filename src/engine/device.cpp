@@ -2,11 +2,15 @@
 #include "engine/device.h"
 
 #include <omp.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "check.h"
 #include "cpu/instruction_sets.h"
+#include "engine/ranks.h"
+#include "engine/threads.h"
 #include "parallel.h"
 
 namespace dualmcmc {
@@ -32,16 +36,23 @@ namespace {
 std::string start_gpu(size_t precision) {
     const std::vector<const Backend*> tables = cuda_backends();
     if (tables.empty()) fail("this build holds no code for GPUs");
-    const std::string device = tables[precision]->start();
+    const std::string device = tables[precision]->start(ranks().rank_on_node);
     set_backend(*tables[precision]);
     return text(backend().name, ": ", device);
 }
-}  // namespace
 
-std::string select_device(const std::string& name, int64_t threads, const std::string& precision) {
+// Ranks on one node share its cores, unless mpirun has already bound each to its own, or the user has said otherwise.
+void share_cores() {
+    if (ranks().count_on_node == 1 || std::getenv("OMP_NUM_THREADS")) return;
+    const int64_t cores = sysconf(_SC_NPROCESSORS_ONLN), all = std::min(cores, cgroup_cpus().value_or(cores));
+    omp_set_num_threads(std::clamp(int(all) / ranks().count_on_node, 1, omp_get_max_threads()));
+}
+
+std::string choose_device(const std::string& name, int64_t threads, const std::string& precision) {
     if (threads < 0 || threads > 1024)
         fail("--threads ", threads, ": give the number of CPU threads, at most 1024, or 0 for all");
     if (threads > 0) omp_set_num_threads(int(threads));
+    else share_cores();
     const std::string cpus = text(", ", omp_get_max_threads(), omp_get_max_threads() == 1 ? " thread" : " threads");
     const std::vector<std::string> precisions{"fp32", "tf32", "bf16"};  // as cuda_backends() has them
     const size_t chosen = size_t(
@@ -73,6 +84,17 @@ std::string select_device(const std::string& name, int64_t threads, const std::s
     for (const InstructionSet& set : instruction_sets())
         known += text(&set == &instruction_sets().back() ? " or " : ", ", set.device);
     fail("--device ", name, ": unknown; give ", known);
+}
+
+}  // namespace
+
+std::string select_device(const std::string& name, int64_t threads, const std::string& precision) {
+    const std::string device = choose_device(name, threads, precision);
+    if (ranks().count == 1) return device;
+    // Other kernels round differently, and the ranks' parameters would drift apart.
+    if (const std::string first = of_first_rank(backend().name); first != backend().name)
+        fail("--device ", name, ": here it is ", backend().name, ", on rank 0 ", first, "; choose one that all have");
+    return text(device, "; ", ranks().count, " processes");
 }
 
 void for_each_task(int64_t count, const std::function<void(int64_t)>& task) {

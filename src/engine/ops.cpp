@@ -2,6 +2,10 @@
 #include "engine/ops.h"
 
 #include <algorithm>
+#include <cmath>
+
+#include "engine/pooled_statistics.h"
+#include "engine/ranks.h"
 
 namespace dualmcmc {
 
@@ -119,7 +123,10 @@ Var scaled_sum(const Var& x, real factor) {
 }  // namespace
 
 Var sum(const Var& x) { return scaled_sum(x, 1); }
-Var mean(const Var& x) { return scaled_sum(x, 1 / real(x.value().size())); }
+Var mean(const Var& x) {
+    const int64_t own = x.dim(0), elements = x.value().size() / own;
+    return scaled_sum(x, 1 / real(whole_batch(own) * elements));
+}
 
 namespace {
 
@@ -144,12 +151,12 @@ Var scaled_squared_error(const Var& a, const Var& b, real factor) {
 }  // namespace
 
 Var sum_squared_error(const Var& a, const Var& b) { return scaled_squared_error(a, b, 1); }
-Var squared_error(const Var& a, const Var& b) { return scaled_squared_error(a, b, 1 / real(a.dim(0))); }
+Var squared_error(const Var& a, const Var& b) { return scaled_squared_error(a, b, 1 / real(whole_batch(a.dim(0)))); }
 
 Var gaussian_nll(const Var& z, const Var& mu, const Var& logvar) {
     check_same_shape(z, mu);
     check_same_shape(z, logvar);
-    const real factor = 1 / real(z.dim(0));
+    const real factor = 1 / real(whole_batch(z.dim(0)));
     Tensor y(Shape{1});
     backend().gaussian_nll(y.data(), z.value().data(), mu.value().data(), logvar.value().data(), factor,
                            z.value().size());
@@ -277,6 +284,60 @@ Var linear(const Var& x, const Var& w, const Var& bias) {
 
 namespace {
 
+struct BatchStatistics {
+    Tensor mean, rstd;  // (channels) each
+};
+
+// Of each channel of x over the whole batch. Several ranks pool the means and variances of their images, in the order
+// of ranks.
+BatchStatistics batch_statistics(const Tensor& x, const Tensor& running_mean, const Tensor& running_var,
+                                 real momentum) {
+    const int64_t channels = x.shape().back(), rows = x.size() / channels;
+    const real epsilon = 1e-5;
+    const Tensor mean({channels}), rstd({channels});
+    if (!batch_is_shared()) {
+        backend().batch_statistics(mean.data(), rstd.data(), running_mean.data(), running_var.data(), x.data(), epsilon,
+                                   momentum, rows, channels);
+        return {mean, rstd};
+    }
+    // From 0 and with momentum 1, running statistics become the batch's mean and unbiased variance.
+    const Tensor own = Tensor::full({2, channels}, 0);
+    backend().batch_statistics(mean.data(), rstd.data(), own.data(), own.data() + channels, x.data(), epsilon, 1, rows,
+                               channels);
+    PooledStatistics pooled;
+    const std::vector<std::vector<real>> all = of_all_ranks(own.to_host());
+    for (size_t rank = 0; rank < all.size(); ++rank) {
+        const auto middle = all[rank].begin() + channels;
+        const int64_t images = batch_share(whole_batch(x.dim(0)), int(rank)).count;
+        pooled.add({all[rank].begin(), middle}, {middle, all[rank].end()}, double(images * (rows / x.dim(0))));
+    }
+    std::vector<real> values;  // mean, rstd, unbiased variance
+    for (const double average : pooled.mean) values.push_back(real(average));
+    for (const double squares : pooled.squares)
+        values.push_back(real(1 / std::sqrt(squares / pooled.count + double(epsilon))));
+    for (const double squares : pooled.squares) values.push_back(real(squares / std::max(pooled.count - 1, 1.0)));
+    const Tensor out = Tensor::from_host({3, channels}, values);
+    backend().ema_update(running_mean.data(), out.data(), 1 - momentum, channels);
+    backend().ema_update(running_var.data(), out.data() + 2 * channels, 1 - momentum, channels);
+    return {out.slice_view(0, 1).reshaped({channels}), out.slice_view(1, 1).reshaped({channels})};
+}
+
+// dx from the gradient dy of batch norm's output and its own sums dweight, dbias. (The kernel divides these by this
+// rank's rows, but the means are those of the whole batch.)
+void batch_norm_backward_input(const Tensor& dx, Tensor dweight, Tensor dbias, const BatchStatistics& s,
+                               const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& dy,
+                               real slope) {
+    const int64_t channels = x.shape().back(), rows = x.size() / channels;
+    if (batch_is_shared()) {
+        const double share = double(x.dim(0)) / double(whole_batch(x.dim(0)));
+        const std::vector<Tensor> sums = summed_over_ranks({dweight, dbias}, share);
+        dweight = sums[0];
+        dbias = sums[1];
+    }
+    backend().batch_norm_backward_elemt(dx.data(), dweight.data(), dbias.data(), s.mean.data(), s.rstd.data(), x.data(),
+                                        weight.data(), bias.data(), dy.data(), slope, rows, channels);
+}
+
 Var batch_norm_leaky_relu(const Var& x, const Var& weight, const Var& bias, const Tensor& running_mean,
                           const Tensor& running_var, real momentum, real slope) {
     const int64_t channels = x.shape().back(), rows = x.value().size() / channels;
@@ -284,20 +345,18 @@ Var batch_norm_leaky_relu(const Var& x, const Var& weight, const Var& bias, cons
     CHECK_EQ(bias.value().size(), channels);
     CHECK_EQ(running_mean.size(), channels);
     CHECK_EQ(running_var.size(), channels);
-    Tensor y(x.shape()), mean({channels}), rstd({channels});
-    backend().batch_statistics(mean.data(), rstd.data(), running_mean.data(), running_var.data(), x.value().data(),
-                               1e-5, momentum, rows, channels);
-    backend().batch_norm(y.data(), x.value().data(), mean.data(), rstd.data(), weight.value().data(),
+    Tensor y(x.shape());
+    const BatchStatistics s = batch_statistics(x.value(), running_mean, running_var, momentum);
+    backend().batch_norm(y.data(), x.value().data(), s.mean.data(), s.rstd.data(), weight.value().data(),
                          bias.value().data(), slope, rows, channels);
     return record(y, {x, weight, bias}, [=](const Tensor& dy) {
         Tensor dweight({channels}), dbias({channels});
-        const real *values = x.value().data(), *scale = weight.value().data(), *shift = bias.value().data();
-        backend().batch_norm_backward_reduce(dweight.data(), dbias.data(), mean.data(), rstd.data(), values, scale,
-                                             shift, dy.data(), slope, rows, channels);
+        backend().batch_norm_backward_reduce(dweight.data(), dbias.data(), s.mean.data(), s.rstd.data(),
+                                             x.value().data(), weight.value().data(), bias.value().data(), dy.data(),
+                                             slope, rows, channels);
         if (x.requires_grad()) {
             Tensor dx(x.shape());
-            backend().batch_norm_backward_elemt(dx.data(), dweight.data(), dbias.data(), mean.data(), rstd.data(),
-                                                values, scale, shift, dy.data(), slope, rows, channels);
+            batch_norm_backward_input(dx, dweight, dbias, s, x.value(), weight.value(), bias.value(), dy, slope);
             x.accumulate(dx);
         }
         if (weight.requires_grad()) weight.accumulate(dweight);
@@ -339,12 +398,12 @@ namespace {
 Var fused_norm_relu_conv2d(const Var& x, const Var& weight, const Var& shift, const Tensor& running_mean,
                            const Tensor& running_var, real momentum, const Var& w, const Var& bias,
                            const NormReluConvOptions& o) {
-    const int64_t scale = o.upsample ? 2 : 1, channels = x.dim(3), rows = x.value().size() / channels;
+    const int64_t scale = o.upsample ? 2 : 1, channels = x.dim(3);
     const ConvShape s{x.dim(0), scale * x.dim(1), scale * x.dim(2), channels, w.dim(3), w.dim(0), 1, o.padding};
     check_conv(s, w, bias);
     for (const int64_t size : {weight.value().size(), shift.value().size(), running_mean.size(), running_var.size()})
         CHECK_EQ(size, channels);
-    const Tensor y({s.batch, s.out_height(), s.out_width(), s.out}), mean({channels}), rstd({channels});
+    const Tensor y({s.batch, s.out_height(), s.out_width(), s.out});
     const Var residual = o.residual;
     if (residual.defined()) {
         const int64_t scale_residual = o.upsample_residual ? 2 : 1;
@@ -352,11 +411,16 @@ Var fused_norm_relu_conv2d(const Var& x, const Var& weight, const Var& shift, co
               (Shape{s.batch, s.out_height() / scale_residual, s.out_width() / scale_residual, s.out}));
         CHECK_EQ(s.out_height() % scale_residual + s.out_width() % scale_residual, 0);
     }
-    backend().batch_statistics(mean.data(), rstd.data(), running_mean.data(), running_var.data(), x.value().data(),
-                               1e-5, momentum, rows, channels);
+    const BatchStatistics statistics = batch_statistics(x.value(), running_mean, running_var, momentum);
     const auto in = [=] {
-        return NormReluConv{x.value().data(),     mean.data(), rstd.data(), weight.value().data(),
-                            shift.value().data(), s,           o.upsample,  o.upsample_residual};
+        return NormReluConv{x.value().data(),
+                            statistics.mean.data(),
+                            statistics.rstd.data(),
+                            weight.value().data(),
+                            shift.value().data(),
+                            s,
+                            o.upsample,
+                            o.upsample_residual};
     };
     backend().norm_relu_conv2d(y.data(), in(), w.value().data(), data_or_null(bias), data_or_null(residual));
     return record(y, {x, weight, shift, w, bias, residual}, [=](const Tensor& dy) {
@@ -366,7 +430,10 @@ Var fused_norm_relu_conv2d(const Var& x, const Var& weight, const Var& shift, co
         backend().norm_relu_conv2d_backward(dx.data(), dweight.data(), dshift.data(), dresidual.data(), in(),
                                             w.value().data(), dy.data());
         if (dresidual.defined()) residual.accumulate(dresidual);
-        if (x.requires_grad()) x.accumulate(dx);
+        if (x.requires_grad()) {
+            batch_norm_backward_input(dx, dweight, dshift, statistics, x.value(), weight.value(), shift.value(), dx, 0);
+            x.accumulate(dx);
+        }
         if (weight.requires_grad()) weight.accumulate(dweight);
         if (shift.requires_grad()) shift.accumulate(dshift);
         if (w.requires_grad()) {

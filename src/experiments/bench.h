@@ -1,7 +1,9 @@
-// `dualmcmc bench`: the time of one training iteration and of its parts, on random images.
+// `dualmcmc bench`: the time of one training iteration and of its parts, on random images. On several ranks also what
+// each sends in it, the time that takes, and the time that as much takes at best.
 #pragma once
 #include <CLI/CLI.hpp>
 
+#include "engine/ranks.h"
 #include "method/dual_mcmc.h"
 
 namespace dualmcmc {
@@ -13,7 +15,13 @@ public:
     int run();
 
 private:
-    StepTimings iterate(Models& models, const Tensor& x);
+    // An iteration, and what went between the ranks in it.
+    struct Iteration {
+        StepTimings seconds;
+        Traffic traffic;
+    };
+    Iteration iterate(Models& models, const Tensor& x);
+    void print(const Iteration& iteration) const;
     CLI::App* command_;
     ModelSettings model_{"cifar10", 64, 64, 32, 128};
     StepSettings step_;
@@ -21,6 +29,8 @@ private:
     std::string device_ = "auto", precision_ = "auto";
     int64_t threads_ = 0;
     bool serve_ = false;
+    // Of messages between the ranks: the time of a small one, and the bytes a second of a large one.
+    double latency_ = 0, bandwidth_ = 0;
 };
 
 }  // namespace dualmcmc

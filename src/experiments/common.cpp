@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "engine/graphed_function.h"
+#include "engine/ranks.h"
 #include "experiments/report.h"
 #include "training/checkpoint.h"
 
@@ -158,7 +159,7 @@ int Experiment::run() {
 
     log_settings(checkpoint.iteration);
     measure();
-    write_summary(out_, summary_);
+    if (first_rank()) write_summary(out_, summary_);
     return 0;
 }
 

@@ -15,6 +15,7 @@
 #include <tuple>
 
 #include "data/pictures.h"
+#include "engine/ranks.h"
 #include "experiments/common.h"
 #include "experiments/grid_files.h"
 #include "experiments/reconstruct.h"
@@ -253,9 +254,9 @@ void GridCommand::check_sets(const std::vector<Training>& trainings) const {
     }
 }
 
-// Fixes each variant's number of iterations. The cost of an iteration is measured once and kept in budget.csv, so that
-// all seeds, and a grid that is continued later, get the same number.
-void GridCommand::plan(std::vector<Training>& trainings) const {
+// Each variant's cost of an iteration and number of iterations. The cost is measured once and kept in budget.csv, so
+// that all seeds, and a grid that is continued later, get the same number.
+void GridCommand::measure_costs(std::vector<Training>& trainings) const {
     const std::string path = out_ + "/budget.csv";
     const double minutes = iterations_ > 0 ? 0 : minutes_;
     Budget costs = read_budget(path, minutes);
@@ -274,7 +275,14 @@ void GridCommand::plan(std::vector<Training>& trainings) const {
     }
     table.write(path);
     for (Training& t : trainings) std::tie(t.cpu_seconds, t.config.iterations) = costs.at(t.variant.name);
+}
+
+// Fixes the number of iterations and the intervals of evaluations. The first rank measures for all.
+void GridCommand::plan(std::vector<Training>& trainings) const {
+    if (first_rank()) measure_costs(trainings);
     for (Training& t : trainings) {
+        t.cpu_seconds = from_bytes<double>(of_first_rank(to_bytes(std::vector{t.cpu_seconds})))[0];
+        t.config.iterations = of_first_rank(t.config.iterations);
         const auto sets_interval = [&](const std::string& set) {
             const Override o(set);
             return o.name == "eval-every" && (o.variant.empty() || o.variant == t.variant.name);
@@ -372,6 +380,29 @@ void GridCommand::log_settings(const Config& c, const Dataset& data) {
     log("s/iteration and its parts: median wall-clock times");
 }
 
+// Trains and measures all, each on one of the ranks in turn. Returns false after an interrupt.
+bool GridCommand::train_all(const std::vector<Training>& trainings) {
+    bool interrupted = false;
+    for (size_t i = 0; i < trainings.size() && !interrupted; ++i) {
+        if (int(i % size_t(ranks().count)) != ranks().rank) continue;
+        const bool only_rank = ranks().count == 1;
+        const WorkAlone alone;
+        interrupted = !train_and_measure(trainings[i]);
+        if (only_rank && !interrupted) write();
+    }
+    if (on_any_rank(interrupted)) return false;
+    if (ranks().count == 1 || !first_rank()) return true;
+    results_.clear();
+    for (const Training& training : trainings) {
+        std::string damage;
+        const auto result = read_result(training.config.out, count_, test_.size, damage);
+        if (!result) fail(training.config.out, ": ", damage.empty() ? "holds no result" : damage);
+        results_.push_back(*result);
+    }
+    write();
+    return true;
+}
+
 int GridCommand::run() {
     check_flags();
     if (command_->count("--minutes")) iterations_ = 0;
@@ -389,16 +420,18 @@ int GridCommand::run() {
     make_folder(out_);
     log_settings(first, data);
     plan(trainings);
+    std::vector<Training> all;
     for (const int64_t seed : seeds_)
         for (Training training : trainings) {
             training.config.seed = seed;
             training.config.out = text(out_, "/", training.variant.name, "-", seed);
-            if (!train_and_measure(training)) {
-                std::printf("interrupted; run the same command again to continue\n");
-                return exit_code_of_interrupt();
-            }
-            write();
+            all.push_back(training);
         }
+    if (!train_all(all)) {
+        std::printf("interrupted; run the same command again to continue\n");
+        return exit_code_of_interrupt();
+    }
+    if (!first_rank()) return 0;
     log(tables());
     write_summary(out_, summary_);
     write_report(out_);

@@ -15,7 +15,8 @@
 //   OUT/NAME.png        test images, then one row per variant: the generator's samples left, EBM-revised ones right
 //   OUT/summary.txt, OUT/report.html
 //
-// Results in --out are kept, and an interrupted training resumes from its last checkpoint.
+// Results in --out are kept, and an interrupted training resumes from its last checkpoint. Ranks (engine/ranks.h) take
+// the trainings in turn; only those of the first show their progress.
 #pragma once
 #include <CLI/CLI.hpp>
 
@@ -67,7 +68,9 @@ private:
     void check_flags() const;
     Config variant_config(const Variant& variant) const;
     void check_sets(const std::vector<Training>& trainings) const;
+    void measure_costs(std::vector<Training>& trainings) const;
     void plan(std::vector<Training>& trainings) const;
+    bool train_all(const std::vector<Training>& trainings);
     bool train_and_measure(const Training& training);
     void write() const;
     void log(const std::string& line);

@@ -23,6 +23,13 @@ protected:
 
 private:
     struct Curves;
+    struct Picture;
+    // Ranks share the batches out.
+    std::string reconstruct_batch(int64_t index, const ChainSettings& chain);
+    void add_batch(int64_t index, const std::string& bytes, Curves& curves, Picture& picture) const;
+    // Of a batch's images: those that count, those that are shown.
+    int64_t wanted_in(int64_t index) const;
+    int64_t shown_in(int64_t index) const;
     void write_tables(const Curves& curves);
 };
 

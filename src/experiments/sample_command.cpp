@@ -8,6 +8,7 @@
 #include <functional>
 #include <string_view>
 
+#include "engine/ranks.h"
 #include "experiments/sliced_wasserstein.h"
 #include "formats/files.h"
 #include "formats/progress_line.h"
@@ -163,33 +164,40 @@ int64_t SampleCommand::images_done() const {
     return out;
 }
 
-// Returns false after an interrupt.
+// Ranks share the batches out, and the first writes the images of all. Returns false after an interrupt.
 bool SampleCommand::draw(Models& models) {
-    const int64_t batch = config_.sampler_batch, before = images_done(),
-                  begin = before == count_ ? count_ : before / batch * batch;
+    const int64_t batch = config_.sampler_batch, before = of_first_rank(images_done()),
+                  batches = (count_ + batch - 1) / batch, first = before == count_ ? batches : before / batch,
+                  begin = std::min(count_, first * batch);
     if (before > 0) std::printf("%lld of %lld images are already done\n", (long long)before, (long long)count_);
     const SignalGuard signals;
     Counter counter(begin, count_);
     Samples kept;  // for picture and distance
     int64_t done = begin;
-    try {
-        while (done < count_ && !signals.interrupted()) {
-            const Samples samples = draw_batch(models, done / batch, batch, config_.step.start_x, config_.sampler,
-                                               uint64_t(seed_), has("revised"));
-            write(done, samples);
-            if (done - begin < max_distance_images) {
-                append_images(kept.generated, first_images(samples.generated, count_ - done));
-                append_images(kept.revised, first_images(samples.revised, count_ - done));
-            }
-            done = std::min(count_, done + batch);
-            counter.show(done);
+    const auto work = [&](int64_t index) {
+        return to_bytes(
+            draw_batch(models, index, batch, config_.step.start_x, config_.sampler, uint64_t(seed_), has("revised")));
+    };
+    const auto take = [&](int64_t, const std::string& bytes) {
+        const Samples samples = samples_from_bytes(bytes, batch, models.settings.image_size());
+        write(done, samples);
+        if (done - begin < max_distance_images) {
+            append_images(kept.generated, first_images(samples.generated, count_ - done));
+            append_images(kept.revised, first_images(samples.revised, count_ - done));
         }
+        done = std::min(count_, done + batch);
+        counter.show(done);
+    };
+    try {
+        const int64_t end = share_out(first, batches, work, take, [&] { return signals.interrupted(); });
+        done = std::min(count_, end * batch);
     } catch (const std::exception& error) {
         const std::string hint = text(" (", done, " of ", count_,
                                       " images are complete; run the same command again to continue from there)");
         fail(explain(error), npy_ ? "" : hint);
     }
     counter.end();
+    if (!first_rank()) return done == count_;
     if (begin == 0 && done > 0) write_picture(kept);
     for (const Output& output : outputs_)
         if (output.array) output.array->commit();
@@ -243,12 +251,12 @@ int SampleCommand::run() {
     Models models(config_.model, 0);
     load_checkpoint(checkpoint.file, model_, models, false);
     set_batch_norm(models, batch_norm_, config_.sampler_batch, uint64_t(seed_));
-    load_data();
+    if (first_rank()) load_data();
     const std::string text = settings(checkpoint);
     std::printf("%s", text.c_str());
     if (const std::string note = untrained_note(config_); !note.empty()) std::printf("%s\n", note.c_str());
     std::fflush(stdout);
-    open_outputs(text);
+    if (first_rank()) open_outputs(text);
     return draw(models) ? 0 : exit_code_of_interrupt();
 }
 

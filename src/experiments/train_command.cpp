@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "data/dataset.h"
+#include "engine/ranks.h"
 #include "experiments/report.h"
 #include "experiments/sliced_wasserstein.h"
 #include "training/signals.h"
@@ -75,8 +76,12 @@ void print_line(const std::string& line) {
 }
 
 LoadedCheckpoint checkpoint_to_resume(const std::string& out) {
-    auto checkpoint = newest_sound_checkpoint(out, print_line);
-    if (!checkpoint) fail("--resume: there is no checkpoint in ", out, "/checkpoints; start without --resume");
+    // Of several ranks the first looks for it.
+    std::optional<LoadedCheckpoint> checkpoint;
+    if (first_rank()) checkpoint = newest_sound_checkpoint(out, print_line);
+    const std::string path = of_first_rank(checkpoint ? checkpoint->path : "");
+    if (path.empty()) fail("--resume: there is no checkpoint in ", out, "/checkpoints; start without --resume");
+    if (!checkpoint) checkpoint = read_checkpoint(path);
     return std::move(*checkpoint);
 }
 

@@ -45,7 +45,8 @@ int window_columns(int descriptor) {
     return value > 0 && value <= USHRT_MAX ? int(value) : 80;
 }
 
-ProgressLine::ProgressLine(std::FILE* out) : out_(out), redraws_(isatty(fileno(out)) && goes_back_in_a_line()) {}
+ProgressLine::ProgressLine(std::FILE* out, bool may_redraw)
+    : out_(out), redraws_(may_redraw && isatty(fileno(out)) && goes_back_in_a_line()) {}
 
 void ProgressLine::show(const std::vector<ProgressPart>& parts) {
     if (redraws_) std::fprintf(out_, "\r\033[K%s", fit_line(parts, window_columns(fileno(out_))).c_str());

@@ -24,7 +24,8 @@ int window_columns(int descriptor);
 // characters; call it less often there.
 class ProgressLine {
 public:
-    explicit ProgressLine(std::FILE* out);
+    // Without `may_redraw` it is not taken for a terminal, whatever it is.
+    explicit ProgressLine(std::FILE* out, bool may_redraw = true);
     // Ends the line, so that an error message has its own.
     ~ProgressLine() { end(); }
     ProgressLine(const ProgressLine&) = delete;

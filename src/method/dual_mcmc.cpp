@@ -19,22 +19,29 @@
 
 #include <chrono>
 
+#include "engine/ranks.h"
+
 namespace dualmcmc {
 
-StepNoise philox_noise(uint64_t seed, uint64_t iteration, const Shape& images, int64_t latent) {
+StepNoise philox_noise(uint64_t seed, uint64_t iteration, const Shape& images, int64_t latent, int64_t first) {
     const Shape latents{images.at(0), latent};
-    const uint64_t step = iteration << 16;
-    const auto draw = [=](RngPurpose purpose) { return Tensor::normal(latents, random_key(seed, purpose, step)); };
-    const auto chain = [=](RngPurpose purpose) {
-        return [=](int64_t k) { return random_key(seed, purpose, step + uint64_t(k)); };
+    // The key of the elements of (B, …), of this shape, that belong to the images from `first` on.
+    const auto key = [=](const Shape& shape, RngPurpose purpose, int64_t k) {
+        RandomKey out = random_key(seed, purpose, iteration << 16 | uint64_t(k));
+        out.first = uint64_t(first * (element_count(shape) / shape[0]));
+        return out;
+    };
+    const auto draw = [=](RngPurpose purpose) { return Tensor::normal(latents, key(latents, purpose, 0)); };
+    const auto chain = [=](const Shape& shape, RngPurpose purpose) {
+        return [=](int64_t k) { return key(shape, purpose, k); };
     };
     StepNoise noise;
     noise.prior = draw(RngPurpose::prior);
     noise.reparametrise = draw(RngPurpose::reparametrise);
-    noise.langevin_x = chain(RngPurpose::langevin_x);
-    noise.langevin_z = chain(RngPurpose::langevin_z);
-    noise.langevin_x_resample = chain(RngPurpose::langevin_x_resample);
-    noise.start_x = [=] { return Tensor::uniform(images, random_key(seed, RngPurpose::start_x, step), -1, 1); };
+    noise.langevin_x = chain(images, RngPurpose::langevin_x);
+    noise.langevin_z = chain(latents, RngPurpose::langevin_z);
+    noise.langevin_x_resample = chain(images, RngPurpose::langevin_x_resample);
+    noise.start_x = [=] { return Tensor::uniform(images, key(images, RngPurpose::start_x, 0), -1, 1); };
     return noise;
 }
 
@@ -91,7 +98,7 @@ public:
         const Var weighted = scale(term, weight);
         total_ = total_.defined() ? dualmcmc::add(total_, weighted) : weighted;
     }
-    // zero_grad, backward, one Adam step on each network. Does nothing if no term was added.
+    // zero_grad, backward, sum over ranks, one Adam step on each network. Does nothing if no term was added.
     void backward_and_step(const std::vector<ParameterStore*>& networks, const std::vector<AdamSettings>& adams,
                            int64_t adam_t) const {
         if (!total_.defined()) return;
@@ -101,7 +108,10 @@ public:
             for (const Var& parameter : network->parameters()) parameters.push_back(parameter);
         }
         backward(total_, parameters);
-        for (size_t i = 0; i < networks.size(); ++i) adam_step(*networks[i], adams[i], adam_t);
+        for (size_t i = 0; i < networks.size(); ++i) {
+            sum_gradients(*networks[i]);
+            adam_step(*networks[i], adams[i], adam_t);
+        }
     }
 
 private:
@@ -147,7 +157,7 @@ void update_encoder(StepResult& out, Models& models, const Tensor& x, const Tens
 
 // KL(N(μ, V) ‖ N(0, I)) = ½ Σ [V + μ² - 1 - log V], averaged over the batch.
 Var kl_to_prior(const Var& mu, const Var& logvar) {
-    const real batch = real(mu.dim(0)), constant = -0.5f * real(mu.dim(1));
+    const real batch = real(whole_batch(mu.dim(0))), constant = -0.5f * real(mu.dim(1)) * (real(mu.dim(0)) / batch);
     const Var terms = add(add(exp(logvar), multiply(mu, mu)), scale(logvar, -1));
     return add(scale(sum(terms), 0.5f / batch), Var(Tensor::full({1}, constant)));
 }
@@ -208,7 +218,23 @@ void update_ebm(StepResult& out, Stopwatch& watch, Models& models, const Tensor&
     const Var energy_model = mean(models.ebm.energy(Var(x_model)));
     out.energy_model = energy_model.value();
     backward(scale(energy_model, -inverse_temperature), parameters);
+    sum_gradients(models.ebm.state);
     adam_step(models.ebm.state, s.adam_ebm, adam_t);
+}
+
+// The scalars that are means over the batch: from this rank's part of each to the whole, in one message.
+void sum_scalars(StepResult& out) {
+    if (!batch_is_shared()) return;
+    std::vector<Tensor*> scalars;
+    std::vector<Tensor> own;
+    for (Tensor* scalar : {&out.loss_recon, &out.loss_revise, &out.nll_posterior, &out.nll_generated, &out.kl,
+                           &out.energy_data, &out.energy_model}) {
+        if (!scalar->defined()) continue;
+        scalars.push_back(scalar);
+        own.push_back(*scalar);
+    }
+    const std::vector<Tensor> sums = summed_over_ranks(own);
+    for (size_t i = 0; i < sums.size(); ++i) *scalars[i] = sums[i];
 }
 
 }  // namespace
@@ -246,6 +272,7 @@ StepResult dual_mcmc_step(Models& models, const Tensor& x, const StepNoise& nois
     watch.lap(out.seconds.encoder);
 
     if (s.learn_ebm) update_ebm(out, watch, models, x, z, noise, s, adam_t);
+    sum_scalars(out);
     watch.lap(out.seconds.ebm);
     return out;
 }

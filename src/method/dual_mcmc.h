@@ -13,8 +13,8 @@ struct StepNoise {
     Tensor start_z;                   // (B, d): where persistent z-chains start; else undefined
 };
 // The noise of iteration `iteration` (from 0): Philox, each purpose at step = iteration << 16 | k. `images` is the
-// batch's shape.
-StepNoise philox_noise(uint64_t seed, uint64_t iteration, const Shape& images, int64_t latent);
+// batch's shape, and `first` the place of its first image in the whole batch (engine/ranks.h).
+StepNoise philox_noise(uint64_t seed, uint64_t iteration, const Shape& images, int64_t latent, int64_t first = 0);
 
 // Wall-clock seconds of the parts. GPU work is asynchronous: without StepSettings::synchronize these are the times to
 // enqueue it.
@@ -24,7 +24,8 @@ struct StepTimings {
 };
 
 // What the iteration computed; named as in the step file, but for the traces (energy_profile and sse_profile there).
-// Scalars are tensors (1) on the device until somebody reads them. Fields that a method does not use stay undefined.
+// Scalars are tensors (1) on the device until somebody reads them. Fields that a method does not use stay undefined. On
+// several ranks scalars are those of the whole batch, all else of this rank's images.
 struct StepResult {
     Tensor x_init, x_revised;  // the x-chain's start and end
     Tensor x_resampled;        // the second x-chain's end; where the negatives are resampled
@@ -37,8 +38,9 @@ struct StepResult {
     StepTimings seconds;
 };
 
-// Runs one iteration on the batch x (B, S, S, 3) and updates the networks that learn. `adam_t` counts optimiser steps
-// from 1 (Adam's bias correction). Afterwards each parameter's grad() is the gradient of its network's loss.
+// Runs one iteration on the batch x (B, S, S, 3), or this rank's images of a SharedBatch, and updates the networks that
+// learn. `adam_t` counts optimiser steps from 1 (Adam's bias correction). Afterwards each parameter's grad() is the
+// gradient of its network's loss.
 StepResult dual_mcmc_step(Models& models, const Tensor& x, const StepNoise& noise, const StepSettings& settings,
                           int64_t adam_t);
 

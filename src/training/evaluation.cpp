@@ -4,6 +4,9 @@
 #include <exception>
 #include <numeric>
 
+#include "engine/pooled_statistics.h"
+#include "engine/ranks.h"
+
 namespace dualmcmc {
 
 ScopedStateRestore::ScopedStateRestore(Models& models) : models_(models), exceptions_(std::uncaught_exceptions()) {
@@ -36,24 +39,6 @@ std::string BatchNormMode::text(int64_t batch) const {
 }
 
 namespace {
-
-// Means and variances per channel over several batches, updated by Chan's formula (Chan, Golub and LeVeque 1979).
-struct PooledStatistics {
-    double count = 0;
-    std::vector<double> mean, squares;  // squares: Σ (x - mean)²
-
-    // Adds a batch of `more` values per channel, with this mean and unbiased variance.
-    void add(const std::vector<real>& batch_mean, const std::vector<real>& batch_var, double more) {
-        mean.resize(batch_mean.size());
-        squares.resize(batch_mean.size());
-        for (size_t c = 0; c < mean.size(); ++c) {
-            const double shift = double(batch_mean[c]) - mean[c];
-            mean[c] += shift * more / (count + more);
-            squares[c] += double(batch_var[c]) * (more - 1) + shift * shift * count * more / (count + more);
-        }
-        count += more;
-    }
-};
 
 // Sets the running statistics to those of all pixels of all batches; variances are unbiased, as PyTorch's are.
 void recalibrate(Models& models, int64_t batches, int64_t batch, uint64_t seed) {
@@ -118,14 +103,30 @@ Samples draw_batch(Models& models, int64_t index, int64_t batch, const std::stri
     return {pictures(x), pictures(langevin_x(x, energy, chain, noise).end)};
 }
 
+std::string to_bytes(const Samples& samples) {
+    return to_bytes(samples.generated.pixels) + to_bytes(samples.revised.pixels);
+}
+
+Samples samples_from_bytes(const std::string& bytes, int64_t count, int64_t size) {
+    const size_t one = size_t(count * size * size * 3);
+    const auto images = [&](size_t first) {
+        if (bytes.size() < first + one) return ImageSet{};
+        return ImageSet{count, size, from_bytes<uint8_t>(bytes.substr(first, one)), ""};
+    };
+    return {images(0), images(one)};
+}
+
 Samples draw_samples(Models& models, int64_t count, int64_t batch, const std::string& start, const ChainSettings& chain,
                      uint64_t seed) {
     Samples out;
-    for (int64_t first = 0; first < count; first += batch) {
-        const Samples more = draw_batch(models, first / batch, batch, start, chain, seed);
-        append_images(out.generated, more.generated);
-        append_images(out.revised, more.revised);
-    }
+    share_out(
+        0, (count + batch - 1) / batch,
+        [&](int64_t k) { return to_bytes(draw_batch(models, k, batch, start, chain, seed)); },
+        [&](int64_t, const std::string& bytes) {
+            const Samples more = samples_from_bytes(bytes, batch, models.settings.image_size());
+            append_images(out.generated, more.generated);
+            append_images(out.revised, more.revised);
+        });
     return {first_images(out.generated, count), first_images(out.revised, count)};
 }
 

@@ -48,7 +48,12 @@ struct Samples {
 Samples draw_batch(Models& models, int64_t index, int64_t batch, const std::string& start, const ChainSettings& chain,
                    uint64_t seed, bool revise = true);
 
-// The first `count` of a seed's samples, drawn in full batches of `batch`.
+// Samples as bytes and back, for share_out (engine/ranks.h).
+std::string to_bytes(const Samples& samples);
+Samples samples_from_bytes(const std::string& bytes, int64_t count, int64_t size);
+
+// The first `count` of a seed's samples, drawn in full batches of `batch`. Ranks share the batches out; the first gets
+// the samples, the others none.
 Samples draw_samples(Models& models, int64_t count, int64_t batch, const std::string& start, const ChainSettings& chain,
                      uint64_t seed);
 

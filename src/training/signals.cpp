@@ -5,6 +5,8 @@
 
 #include <string_view>
 
+#include "engine/ranks.h"
+
 namespace dualmcmc {
 
 namespace {
@@ -16,7 +18,7 @@ volatile sig_atomic_t seen[NSIG] = {};
 // Ends the program by the signal itself, so that a shell or a batch system sees why.
 void end_by(int number) {
     constexpr std::string_view line = "\ndualmcmc: interrupted\n";
-    if (number != SIGPIPE) [[maybe_unused]]
+    if (number != SIGPIPE && first_rank()) [[maybe_unused]]
         const auto written = write(STDERR_FILENO, line.data(), line.size());
     signal(number, SIG_DFL);
     raise(number);
@@ -60,6 +62,6 @@ SignalGuard::~SignalGuard() {
 
 bool SignalGuard::interrupted() const { return received; }
 
-int exit_code_of_interrupt() { return 128 + received; }
+int exit_code_of_interrupt() { return 128 + (received ? received : SIGINT); }
 
 }  // namespace dualmcmc

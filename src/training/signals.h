@@ -24,7 +24,8 @@ private:
     struct sigaction before_pipe_;
 };
 
-// The exit code of a command that a SignalGuard stopped: 128 + the signal's number, as shells have it.
+// The exit code of a command that a SignalGuard stopped: 128 + the signal's number, as shells have it. On a rank that
+// another one's signal stopped, SIGINT's.
 int exit_code_of_interrupt();
 
 }  // namespace dualmcmc

@@ -10,6 +10,7 @@
 #include <numeric>
 
 #include "data/dataset.h"
+#include "engine/ranks.h"
 #include "formats/crc32.h"
 #include "formats/files.h"
 #include "formats/progress_line.h"
@@ -34,7 +35,8 @@ class Progress {
 public:
     // `temperature` of the x-chain: the scale of the energies.
     Progress(int64_t total, int64_t every, double minutes, double temperature)
-        : total_(total), every_(every), seconds_left_(minutes > 0 ? 60 * minutes : INFINITY),
+        : line_(stdout, ranks().count == 1),  // mpirun's terminals may lead to a file
+          total_(total), every_(every), seconds_left_(minutes > 0 ? 60 * minutes : INFINITY),
           temperature_(temperature) {}
 
     void show(int64_t iteration, int64_t epoch, const Metrics& m) {
@@ -86,7 +88,7 @@ public:
 private:
     // Iterations count from 0 in train_iteration and batch; elsewhere an iteration is the number done.
     Metrics train_iteration(int64_t iteration);
-    Tensor batch(int64_t iteration);
+    Tensor batch(int64_t iteration, const BatchShare& own);
     void shuffle(int64_t epoch);
     std::vector<int64_t> batch_indices() const;
     void restore(const LoadedCheckpoint& checkpoint);
@@ -94,7 +96,7 @@ private:
     int64_t iterations_left() const;
     void evaluate_untrained();
     Tensor gather_chain_states(const std::vector<int64_t>& images) const;
-    void scatter_chain_states(const std::vector<int64_t>& images, const Tensor& z);
+    void scatter_chain_states(const std::vector<int64_t>& images, const Tensor& own_z);
     StepSettings settings_at(int64_t epoch) const;
     bool parameters_finite();
     std::string evaluate(int64_t iteration);
@@ -114,7 +116,7 @@ private:
     int64_t order_epoch_ = -1;
     ChainStates chain_states_;
     std::optional<FolderLock> lock_;
-    std::optional<MetricsFile> metrics_;
+    std::optional<MetricsFile> metrics_;  // the first rank's
     std::optional<Progress> progress_;
 };
 
@@ -149,6 +151,7 @@ Run::Run(const Config& config, const std::optional<LoadedCheckpoint>& resume, co
     if (config.batch > data_.train.count)
         fail("--batch ", config.batch, ": larger than the data set of ", data_.train.count, " images (",
              data_.train.name, ")");
+    const SharedBatch fails_without_an_image_for_each_rank(config.batch);
     if (config.step.start_z == "persistent")
         chain_states_ = Tensor::normal({data_.train.count, config.model.latent},
                                        random_key(uint64_t(config.seed), RngPurpose::prior, initial_states_step))
@@ -165,6 +168,7 @@ Run::Run(const Config& config, const std::optional<LoadedCheckpoint>& resume, co
     }
     total_ = config.iterations > 0 ? config.iterations : start_ + iterations_left();
     progress_.emplace(total_, config.log_every, config.minutes, double(config.step.chain_x.temperature()));
+    if (!first_rank()) return;  // which alone writes
     make_folder(config_.out);
     lock_.emplace(config_.out, "another program trains");
     make_folder(config_.out + "/samples");
@@ -217,21 +221,28 @@ void Run::shuffle(int64_t epoch) {
     order_epoch_ = epoch;
 }
 
-// The images of an iteration, (B,S,S,3).
-Tensor Run::batch(int64_t iteration) {
+// Of a batch's images those that are this rank's.
+template <class T>
+std::vector<T> own_of(const std::vector<T>& all, const BatchShare& own) {
+    return {all.begin() + own.first, all.begin() + own.first + own.count};
+}
+
+// This rank's images of an iteration, (B,S,S,3).
+Tensor Run::batch(int64_t iteration, const BatchShare& own) {
     if (position_.epoch != order_epoch_) shuffle(position_.epoch);
     std::vector<bool> flip;
     if (config_.flip) {
         const RandomKey key = random_key(uint64_t(config_.seed), RngPurpose::flip, uint64_t(iteration));
         for (const real u : Tensor::uniform({config_.batch}, key, 0, 1).to_host()) flip.push_back(u > 0.5f);
     }
-    const Shape shape{config_.batch, data_.train.size, data_.train.size, 3};
+    if (!flip.empty()) flip = own_of(flip, own);
+    const Shape shape{own.count, data_.train.size, data_.train.size, 3};
     std::vector<real> pixels(size_t(element_count(shape)));
-    gather_batch(data_.train, batch_indices(), flip, pixels.data());
+    gather_batch(data_.train, own_of(batch_indices(), own), flip, pixels.data());
     return Tensor::from_host(shape, pixels);
 }
 
-// Their indices in the training set.
+// The indices in the training set of the next iteration's images, those of all ranks.
 std::vector<int64_t> Run::batch_indices() const {
     const auto first = order_.begin() + position_.images_seen;
     return {first, first + config_.batch};
@@ -246,9 +257,10 @@ Tensor Run::gather_chain_states(const std::vector<int64_t>& images) const {
     return Tensor::from_host({int64_t(images.size()), d}, values);
 }
 
-void Run::scatter_chain_states(const std::vector<int64_t>& images, const Tensor& z) {
+// Every rank keeps all states: an image may be another rank's in the next epoch.
+void Run::scatter_chain_states(const std::vector<int64_t>& images, const Tensor& own_z) {
     const int64_t d = config_.model.latent;
-    const std::vector<real> values = z.to_host();
+    const std::vector<real> values = rows_of_all_ranks(own_z);
     for (size_t row = 0; row < images.size(); ++row)
         std::copy_n(values.begin() + int64_t(row) * d, d, chain_states_.begin() + images[row] * d);
 }
@@ -271,9 +283,11 @@ std::array<double, 3> learning_rates(const StepSettings& s) {
 Metrics Run::train_iteration(int64_t iteration) {
     const auto start = std::chrono::steady_clock::now();
     if (position_.images_seen + config_.batch > position_.images) ++position_.epoch, position_.images_seen = 0;
-    const Tensor x = batch(iteration);
-    StepNoise noise = philox_noise(noise_seed(), uint64_t(iteration), x.shape(), config_.model.latent);
-    if (!chain_states_.empty()) noise.start_z = gather_chain_states(batch_indices());
+    const SharedBatch shared(config_.batch);
+    const BatchShare& own = shared.own();
+    const Tensor x = batch(iteration, own);
+    StepNoise noise = philox_noise(noise_seed(), uint64_t(iteration), x.shape(), config_.model.latent, own.first);
+    if (!chain_states_.empty()) noise.start_z = gather_chain_states(own_of(batch_indices(), own));
     const StepSettings settings = settings_at(position_.epoch);
     const StepResult result = dual_mcmc_step(models_, x, noise, settings, iteration + 1);
     if (!chain_states_.empty() && result.z_revised.defined()) scatter_chain_states(batch_indices(), result.z_revised);
@@ -311,6 +325,7 @@ std::string Run::evaluate(int64_t iteration) {
         data_.none_held_out ? spread_images(data_.held_out, count) : first_images(data_.held_out, count);
     const Samples samples = draw_samples(models_, count, std::min(count, config_.sampler_batch), config_.step.start_x,
                                          config_.sampler, seed);
+    if (!first_rank()) return ",";
     const int64_t shown = std::min(picture_images, count), columns = 8, scale = 64 / data_.train.size;
     const ImageSet data = first_images(real, shown), generator = first_images(samples.generated, shown),
                    ebm = first_images(samples.revised, shown);
@@ -333,9 +348,10 @@ std::string Run::evaluate(int64_t iteration) {
 }
 
 void Run::write_checkpoint(int64_t iteration) {
+    last_checkpoint_ = iteration;
+    if (!first_rank()) return;
     save_checkpoint(checkpoint_path(config_.out, iteration), models_, config_, iteration, rollbacks_, chain_states_,
                     position_);
-    last_checkpoint_ = iteration;
     remove_old_checkpoints(config_.out, config_.keep_checkpoints);
     if (hooks_.after_checkpoint) hooks_.after_checkpoint(config_.out);
 }
@@ -352,7 +368,7 @@ int64_t Run::roll_back(int64_t iteration, const Metrics& m) {
     const std::string path = checkpoint_path(config_.out, last_checkpoint_);
     restore(read_checkpoint(path));
     ++rollbacks_;
-    metrics_->rewind(last_checkpoint_);
+    if (metrics_) metrics_->rewind(last_checkpoint_);
     const double factor = std::pow(config_.rollback_lr_factor, double(rollbacks_));
     progress_->print_line(text(reason, "; back to ", path, " with fresh noise",
                                factor < 1 ? text(" and ", factor, " of the learning rates") : "", " (rollback ",
@@ -366,8 +382,8 @@ int64_t Run::roll_back(int64_t iteration, const Metrics& m) {
 void Run::evaluate_untrained() {
     Metrics metrics;
     metrics.learning_rates = learning_rates(settings_at(0));
-    metrics_->rewind(-1);
-    metrics_->row(0, 0, metrics, evaluate(0));
+    const std::string distances = evaluate(0);
+    if (metrics_) metrics_->rewind(-1), metrics_->row(0, 0, metrics, distances);
     write_checkpoint(0);
 }
 
@@ -388,9 +404,9 @@ bool Run::train() {
     for (int64_t iteration = start_; !last;) {
         const Metrics metrics = train_iteration(iteration);
         ++iteration;
-        last = iteration == total_ || (config_.minutes > 0 && minutes() >= config_.minutes);
+        last = iteration == total_ || (config_.minutes > 0 && on_any_rank(minutes() >= config_.minutes));
         // Read once: a later signal stops the next iteration, after which a checkpoint is then due.
-        const bool interrupted = signals.interrupted() && !last;
+        const bool interrupted = on_any_rank(signals.interrupted()) && !last;
         const bool checkpoint_due = last || interrupted || iteration % config_.checkpoint_every == 0;
         if (metrics.diverged(config_.max_energy_gap) || (checkpoint_due && !parameters_finite())) {
             iteration = roll_back(iteration, metrics);
@@ -398,7 +414,8 @@ bool Run::train() {
         } else {
             progress_->show(iteration, position_.epoch, metrics);
             const bool evaluation_due = last || iteration % config_.eval_every == 0;
-            metrics_->row(iteration, position_.epoch, metrics, evaluation_due ? evaluate(iteration) : ",");
+            const std::string distances = evaluation_due ? evaluate(iteration) : ",";
+            if (metrics_) metrics_->row(iteration, position_.epoch, metrics, distances);
             if (checkpoint_due) {
                 write_checkpoint(iteration);
                 rollbacks_in_a_row_ = 0;
@@ -417,7 +434,7 @@ bool Run::train() {
 }  // namespace
 
 bool train(const Config& config, const std::optional<LoadedCheckpoint>& resume, const TrainingHooks& hooks) {
-    if (!resume && !newest_checkpoint(config.out).empty())
+    if (!resume && first_rank() && !newest_checkpoint(config.out).empty())
         fail("--out ", config.out, ": already holds a run; continue it with --resume, or give another --out");
     return Run(config, resume, hooks).train();
 }

@@ -88,6 +88,7 @@ struct Machine {
     int64_t allocations = 0, launches = 0, gemms = 0, graph_launches = 0, graphs_instantiated = 0, graphs_updated = 0,
             waits = 0;
     // State.
+    int device = 0;  // that cudaSetDevice chose
     Work queue, *captured = nullptr;
     bool capture_failed = false;
     std::map<void*, size_t> blocks;
@@ -281,6 +282,7 @@ inline cudaError_t cudaGetDeviceCount(int* count) {
 }
 inline cudaError_t cudaDriverGetVersion(int* version) { return *version = simt::machine.driver, cudaSuccess; }
 inline cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 13000, cudaSuccess; }
+inline cudaError_t cudaSetDevice(int device) { return simt::machine.device = device, cudaSuccess; }
 inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
     return *properties = {"emulated GPU", 1 << 30, simt::machine.major, simt::machine.minor}, cudaSuccess;
 }

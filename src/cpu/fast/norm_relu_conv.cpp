@@ -77,10 +77,8 @@ void norm_relu_conv2d(float* y, const NormReluConv& in, const float* w, const fl
     });
 }
 
-// dx first holds the gradient of batch norm's output, group by group; once the sums over the batch are known, it is
-// turned into that of x in place.
 template <Arithmetic arithmetic>
-void norm_relu_conv2d_backward(float* dx, float* dweight, float* dbias, float* dresidual, const NormReluConv& in,
+void norm_relu_conv2d_backward(float* du, float* dweight, float* dbias, float* dresidual, const NormReluConv& in,
                                const float* w, const float* dy) {
     const Geometry g(in);
     const ImageGroups groups = g.groups();
@@ -92,7 +90,7 @@ void norm_relu_conv2d_backward(float* dx, float* dweight, float* dbias, float* d
         if (dresidual)
             upsample2_backward(dresidual + first * g.residual_image(), upstream, images, s.out_height() / 2,
                                s.out_width() / 2, s.out);
-        float *target = dx + g.x_offset(first), *upsampled = in.upsample ? workspace<8>(s.x_size()) : target;
+        float *target = du + g.x_offset(first), *upsampled = in.upsample ? workspace<8>(s.x_size()) : target;
         conv2d_backward_input<arithmetic>(upsampled, upstream, w, nullptr, nullptr, s);
         if (in.upsample) upsample2_backward(target, upsampled, images, g.height, g.width, channels);
         float* own = sums + group * 2 * channels;
@@ -103,8 +101,6 @@ void norm_relu_conv2d_backward(float* dx, float* dweight, float* dbias, float* d
     column_sum(total, sums, groups.count, 2 * channels);
     copy(dweight, total, channels);
     copy(dbias, total + channels, channels);
-    const int64_t rows = in.conv.batch * g.pixels();
-    batch_norm_backward_elemt(dx, dweight, dbias, in.mean, in.rstd, in.x, in.weight, in.bias, dx, 0, rows, channels);
 }
 
 template <Arithmetic arithmetic>

@@ -1,0 +1,311 @@
+// Ranks over MPI. No other file knows it; WITH_MPI is set by the Makefile where an MPI compiler is found.
+#include "engine/ranks.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <iostream>
+#ifdef WITH_MPI
+#include <mpi.h>
+#endif
+
+namespace dualmcmc {
+
+namespace {
+
+Ranks current;
+const BatchShare* shared = nullptr;
+Traffic sent;
+
+// What the launcher's variables say, before MPI is started: processes, 0 where there is no launcher; this process.
+int launched_variable(std::initializer_list<const char*> names, int otherwise) {
+    for (const char* name : names)
+        if (const char* value = std::getenv(name)) return std::atoi(value);
+    return otherwise;
+}
+int launched_rank() { return launched_variable({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}, -1); }
+int launched_count() {
+    return launched_variable({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}, launched_rank() < 0 ? 0 : launched_rank() + 1);
+}
+
+}  // namespace
+
+const Ranks& ranks() { return current; }
+const Traffic& traffic() { return sent; }
+
+WorkAlone::WorkAlone() : before_(current) { current = {}; }
+WorkAlone::~WorkAlone() { current = before_; }
+
+// ---- shared batches -----------------------------------------------------------------------------
+
+BatchShare batch_share(int64_t whole, int rank) {
+    const int64_t first = whole * rank / current.count, end = whole * (rank + 1) / current.count;
+    return {first, end - first, whole};
+}
+
+SharedBatch::SharedBatch(int64_t whole) : own_(batch_share(whole, current.rank)) {
+    if (whole < current.count)
+        fail("--batch ", whole, ": each of the ", current.count, " processes needs an image; start fewer of them");
+    shared = &own_;
+}
+SharedBatch::~SharedBatch() { shared = nullptr; }
+
+bool batch_is_shared() { return shared && current.count > 1; }
+
+int64_t whole_batch(int64_t own) {
+    if (!batch_is_shared()) return own;
+    CHECK_EQ(own, shared->count);
+    return shared->whole;
+}
+
+// ---- messages: all that MPI does ----------------------------------------------------------------
+
+namespace {
+
+#ifdef WITH_MPI
+
+// Counts a message of `values` numbers that this rank sends, and the time until the scope ends.
+class Message {
+public:
+    explicit Message(size_t bytes) {
+        sent.messages += 1;
+        sent.bytes += int64_t(bytes);
+    }
+    ~Message() { sent.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count(); }
+
+private:
+    std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
+};
+
+const MPI_Datatype number = sizeof(real) == 4 ? MPI_FLOAT : MPI_DOUBLE;
+
+int as_count(size_t n) {
+    CHECK_LE(n, size_t(1) << 30);
+    return int(n);
+}
+
+// Where each rank's part of n values begins, and their end.
+std::vector<int> parts_of(size_t n) {
+    std::vector<int> begins;
+    for (int rank = 0; rank <= current.count; ++rank)
+        begins.push_back(as_count(n * size_t(rank) / size_t(current.count)));
+    return begins;
+}
+
+std::vector<int> differences(const std::vector<int>& begins) {
+    std::vector<int> sizes;
+    for (size_t i = 0; i + 1 < begins.size(); ++i) sizes.push_back(begins[i + 1] - begins[i]);
+    return sizes;
+}
+
+// The sums of the columns of `from` (ranks, n), from the first rank to the last.
+void sum_in_order(real* sums, const real* from, size_t n, double factor) {
+#pragma omp parallel for schedule(static) if (n > 100000)
+    for (size_t i = 0; i < n; ++i) {
+        double sum = 0;
+        for (int rank = 0; rank < current.count; ++rank) sum += double(from[size_t(rank) * n + i]);
+        sums[i] = real(factor * sum);
+    }
+}
+
+// As many values from each rank, one after the other.
+std::vector<real> gathered(const std::vector<real>& own) {
+    const Message message(size_t(current.count - 1) * own.size() * sizeof(real));
+    std::vector<real> all(size_t(current.count) * own.size());
+    MPI_Allgather(own.data(), as_count(own.size()), number, all.data(), as_count(own.size()), number, MPI_COMM_WORLD);
+    return all;
+}
+
+// In place. Few values go to all ranks, and each sums; of many each rank gets a part of all, sums it, and sends it to
+// all: 2 (N - 1) / N of the bytes, the least there is.
+void sum(std::vector<real>& values, double factor) {
+    const size_t count = size_t(current.count), few = 8192;
+    if (values.size() <= few) {
+        sum_in_order(values.data(), gathered(values).data(), values.size(), factor);
+        return;
+    }
+    const std::vector<int> begins = parts_of(values.size()), sizes = differences(begins);
+    const size_t own = size_t(sizes[size_t(current.rank)]);
+    const Message message((values.size() - own + (count - 1) * own) * sizeof(real));
+    std::vector<real> parts(count * own), sums(own);
+    std::vector<int> own_sizes(count, int(own)), own_begins;
+    for (size_t rank = 0; rank < count; ++rank) own_begins.push_back(as_count(rank * own));
+    MPI_Alltoallv(values.data(), sizes.data(), begins.data(), number, parts.data(), own_sizes.data(), own_begins.data(),
+                  number, MPI_COMM_WORLD);
+    sum_in_order(sums.data(), parts.data(), own, factor);
+    MPI_Allgatherv(sums.data(), int(own), number, values.data(), sizes.data(), begins.data(), number, MPI_COMM_WORLD);
+}
+
+// The bytes of all ranks, one after the other, on every rank or, with `to_first`, on the first.
+std::vector<std::string> exchange(const std::string& own, bool to_first) {
+    if (current.count == 1) return {own};
+    const Message message(own.size() * size_t(to_first ? !first_rank() : current.count - 1));
+    const int size = as_count(own.size());
+    std::vector<int> sizes(size_t(current.count)), begins{0};
+    MPI_Allgather(&size, 1, MPI_INT, sizes.data(), 1, MPI_INT, MPI_COMM_WORLD);
+    for (const int bytes : sizes) begins.push_back(as_count(size_t(begins.back()) + size_t(bytes)));
+    std::string all(to_first && !first_rank() ? 0 : size_t(begins.back()), '\0');
+    if (to_first)
+        MPI_Gatherv(own.data(), size, MPI_BYTE, all.data(), sizes.data(), begins.data(), MPI_BYTE, 0, MPI_COMM_WORLD);
+    else MPI_Allgatherv(own.data(), size, MPI_BYTE, all.data(), sizes.data(), begins.data(), MPI_BYTE, MPI_COMM_WORLD);
+    std::vector<std::string> out;
+    for (size_t rank = 0; rank < sizes.size() && !all.empty(); ++rank)
+        out.push_back(all.substr(size_t(begins[rank]), size_t(sizes[rank])));
+    out.resize(size_t(current.count));
+    return out;
+}
+
+std::string node_name() {
+    char name[MPI_MAX_PROCESSOR_NAME];
+    int length = 0;
+    MPI_Get_processor_name(name, &length);
+    return {name, size_t(length)};
+}
+
+#else
+
+std::vector<real> gathered(const std::vector<real>& own) { return own; }
+void sum(std::vector<real>&, double) {}
+std::vector<std::string> exchange(const std::string& own, bool) { return {own}; }
+
+#endif
+
+}  // namespace
+
+// ---- the processes ------------------------------------------------------------------------------
+
+namespace {
+// Where the launcher's processes have not found each other.
+void leave_speaking_to_the_first() {
+    if (launched_rank() > 0) std::_Exit(1);
+}
+}  // namespace
+
+#ifdef WITH_MPI
+
+void start_ranks() {
+    const int launched = launched_count();
+    if (launched == 0) return;
+    int provided = 0;
+    MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided);
+    MPI_Comm_rank(MPI_COMM_WORLD, &current.rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &current.count);
+    if (launched > 1 && current.count == 1)
+        fail("mpirun started ", launched,
+             " processes, but they do not find each other: its MPI is not the one that "
+             "this program was built with");
+    MPI_Comm node;
+    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, current.rank, MPI_INFO_NULL, &node);
+    MPI_Comm_rank(node, &current.rank_on_node);
+    MPI_Comm_size(node, &current.count_on_node);
+    MPI_Comm_free(&node);
+    if (!first_rank() && !std::freopen("/dev/null", "w", stdout)) fail("cannot open /dev/null");
+}
+
+void end_ranks() {
+    int started = 0;
+    MPI_Initialized(&started);
+    if (started) MPI_Finalize();
+}
+
+void end_all_ranks(const std::string& error) {
+    int started = 0, count = 1, rank = 0;
+    MPI_Initialized(&started);
+    if (!started) return;
+    MPI_Comm_size(MPI_COMM_WORLD, &count);
+    if (count == 1) return leave_speaking_to_the_first();
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    // Each rank that fails tells those above it, and waits two seconds for word from those below.
+    constexpr int tag = 1;
+    char word = 0;
+    for (int other = rank + 1; other < count; ++other) {
+        MPI_Request request;
+        MPI_Isend(&word, 1, MPI_CHAR, other, tag, MPI_COMM_WORLD, &request);
+    }
+    int heard = 0;
+    for (int tenths = 0; rank > 0 && !heard && tenths < 20; ++tenths) {
+        MPI_Iprobe(MPI_ANY_SOURCE, tag, MPI_COMM_WORLD, &heard, MPI_STATUS_IGNORE);
+        if (!heard) usleep(100'000);
+    }
+    while (heard) pause();  // the lower rank ends this one
+    if (rank == 0) std::cerr << "dualmcmc: " << error << std::endl;
+    else std::cerr << "dualmcmc: rank " << rank << " on " << node_name() << ": " << error << std::endl;
+    MPI_Abort(MPI_COMM_WORLD, 1);
+}
+
+#else
+
+void start_ranks() {
+    if (const int launched = launched_count(); launched > 1)
+        fail("mpirun started ", launched,
+             " processes, but this build has no MPI: install its compiler (Debian's "
+             "libopenmpi-dev), and run make again");
+}
+void end_ranks() {}
+void end_all_ranks(const std::string&) { leave_speaking_to_the_first(); }
+
+#endif
+
+// ---- exchanges ----------------------------------------------------------------------------------
+
+std::vector<Tensor> summed_over_ranks(const std::vector<Tensor>& own, double factor) {
+    if (current.count == 1) return own;
+    std::vector<real> values;
+    for (const Tensor& tensor : own) {
+        const std::vector<real> more = tensor.to_host();
+        values.insert(values.end(), more.begin(), more.end());
+    }
+    sum(values, factor);
+    std::vector<Tensor> sums;
+    const real* next = values.data();
+    for (const Tensor& tensor : own) {
+        sums.push_back(Tensor::from_host(tensor.shape(), next));
+        next += tensor.size();
+    }
+    return sums;
+}
+
+std::vector<std::vector<real>> of_all_ranks(const std::vector<real>& own) {
+    if (current.count == 1) return {own};
+    const std::vector<real> all = gathered(own);
+    std::vector<std::vector<real>> by_rank;
+    for (size_t first = 0; first < all.size(); first += own.size())
+        by_rank.emplace_back(all.begin() + int64_t(first), all.begin() + int64_t(first + own.size()));
+    return by_rank;
+}
+
+std::vector<real> rows_of_all_ranks(const Tensor& own) {
+    std::vector<real> rows;
+    for (const std::string& bytes : exchange(to_bytes(own.to_host()), false)) {
+        const std::vector<real> some = from_bytes<real>(bytes);
+        rows.insert(rows.end(), some.begin(), some.end());
+    }
+    return rows;
+}
+
+bool on_any_rank(bool own) {
+    const auto all = exchange(own ? "1" : "0", false);
+    return std::find(all.begin(), all.end(), "1") != all.end();
+}
+
+std::string of_first_rank(const std::string& own) { return exchange(first_rank() ? own : "", false)[0]; }
+int64_t of_first_rank(int64_t own) { return std::stoll(of_first_rank(std::to_string(own))); }
+
+// ---- shared work --------------------------------------------------------------------------------
+
+int64_t share_out(int64_t begin, int64_t end, const std::function<std::string(int64_t)>& work,
+                  const std::function<void(int64_t, const std::string&)>& take, const std::function<bool()>& stop) {
+    for (int64_t turn = begin; turn < end; turn += current.count) {
+        if (on_any_rank(stop())) return turn;
+        const int64_t own = turn + current.rank;
+        const std::vector<std::string> results = exchange(own < end ? work(own) : "", true);
+        for (int64_t k = turn; first_rank() && k < std::min(end, turn + current.count); ++k)
+            take(k, results[size_t(k - turn)]);
+    }
+    return end;
+}
+
+}  // namespace dualmcmc

@@ -1,0 +1,128 @@
+// The processes of a run, called ranks, and what they tell each other. `mpirun -np N` starts N of them; without it, or
+// in a build without MPI, there is one, and everything here does nothing.
+//
+// N ranks compute what one computes. Each has its share of the images of every batch, and all parameters. Images meet
+// in sums over the batch only, and each of these is completed by a sum over ranks:
+//
+//   batch norm's statistics and their gradients       ops.cpp, one message for each pass, forward and backward
+//   the gradients of each network's parameters        sum_gradients (adam.h), before Adam's step
+//   the losses and energies that are reported         method/dual_mcmc.cpp, once per iteration
+//
+// What is divided by the batch is divided by whole_batch(). A sum is taken in the order of ranks, in double precision:
+// the same bits on every rank and in every run. So are, then, the parameters, u and v, and Adam's moments. All ranks
+// must call the functions under "exchanges" and "shared work" in the same order.
+#pragma once
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "engine/tensor.h"
+
+namespace dualmcmc {
+
+// ---- the processes ------------------------------------------------------------------------------
+
+struct Ranks {
+    int rank = 0, count = 1;                  // this process, of all
+    int rank_on_node = 0, count_on_node = 1;  // of those on the same machine
+};
+const Ranks& ranks();
+// Whether this process prints, and writes the files.
+inline bool first_rank() { return ranks().rank == 0; }
+
+// Called by main. Joins the other ranks if mpirun has started this process; only the first one's stdout is kept. Fails
+// if they cannot be joined.
+void start_ranks();
+// Waits for the others.
+void end_ranks();
+// Prints the error's line and ends all ranks. Of ranks that fail together, only the lowest prints. Returns where there
+// is but one.
+void end_all_ranks(const std::string& error);
+
+// While one lives, this rank works alone, as if there were no others.
+class WorkAlone {
+public:
+    WorkAlone();
+    ~WorkAlone();
+    WorkAlone(const WorkAlone&) = delete;
+    WorkAlone& operator=(const WorkAlone&) = delete;
+
+private:
+    Ranks before_;
+};
+
+// ---- shared batches -----------------------------------------------------------------------------
+
+// A rank's images in a batch of `whole`: first … first + count - 1. Shares differ by one image at most.
+struct BatchShare {
+    int64_t first, count, whole;
+};
+BatchShare batch_share(int64_t whole, int rank);
+
+// While one lives, tensors (B, …) hold this rank's images of a batch of `whole`.
+class SharedBatch {
+public:
+    // Fails if there are fewer images than ranks.
+    explicit SharedBatch(int64_t whole);
+    ~SharedBatch();
+    SharedBatch(const SharedBatch&) = delete;
+    SharedBatch& operator=(const SharedBatch&) = delete;
+    const BatchShare& own() const { return own_; }
+
+private:
+    BatchShare own_;
+};
+
+// Whether sums over the batch need other ranks.
+bool batch_is_shared();
+// The images of the whole batch, of which this rank has `own`.
+int64_t whole_batch(int64_t own);
+
+// ---- exchanges ----------------------------------------------------------------------------------
+
+// factor Σ over ranks of each tensor, in one message.
+std::vector<Tensor> summed_over_ranks(const std::vector<Tensor>& own, double factor = 1);
+
+// The values of all ranks, as many from each.
+std::vector<std::vector<real>> of_all_ranks(const std::vector<real>& own);
+
+// The whole batch, row by row, from the rows of each rank's share.
+std::vector<real> rows_of_all_ranks(const Tensor& own);
+
+// Whether it is true on any rank.
+bool on_any_rank(bool own);
+
+// The first rank's text, number.
+std::string of_first_rank(const std::string& own);
+int64_t of_first_rank(int64_t own);
+
+// ---- shared work --------------------------------------------------------------------------------
+
+// Calls work(k), k = begin … end - 1, on the ranks in turn, and take(k, result) on the first rank, in order. A result
+// is a string of bytes. Between turns it ends where stop() is true on any rank. Returns the first k that was not done.
+int64_t share_out(
+    int64_t begin, int64_t end, const std::function<std::string(int64_t)>& work,
+    const std::function<void(int64_t, const std::string&)>& take,
+    const std::function<bool()>& stop = [] { return false; });
+
+// Values as bytes, for share_out.
+template <class T>
+std::string to_bytes(const std::vector<T>& values) {
+    return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
+}
+template <class T>
+std::vector<T> from_bytes(const std::string& bytes) {
+    const T* const values = reinterpret_cast<const T*>(bytes.data());
+    return {values, values + bytes.size() / sizeof(T)};
+}
+
+// ---- traffic ------------------------------------------------------------------------------------
+
+// What this rank has sent so far, and the time it has spent in messages, which includes waiting for slower ranks.
+struct Traffic {
+    int64_t messages = 0, bytes = 0;
+    double seconds = 0;
+};
+const Traffic& traffic();
+
+}  // namespace dualmcmc
