@@ -35,10 +35,11 @@ endif
 # Warnings are errors with g++ 12 and where WERROR says so; other compilers have warnings that nobody has seen yet.
 # -Wno-restrict: GCC 12 warns falsely of std::string at -O3 (GCC bug 105651).
 # -Wno-pass-failed: Clang names the loops that it does not vectorise; they compute the same.
+# -Wno-deprecated-declarations: of its own std::stable_sort libstdc++ 12 says so with Clang 17 and later.
 # -Wno-unknown-warning-option: sources switch off warnings that only GCC has.
 GCC      := $(shell $(CXX) -dumpfullversion 2>/dev/null)# empty for Clang
 WARNINGS := -Wall -Wextra $(if $(if $(WERROR),$(filter-out 0,$(WERROR)),$(filter 12.%,$(GCC))),-Werror) \
-            $(if $(GCC),-Wno-restrict,-Wno-pass-failed -Wno-unknown-warning-option)
+            $(if $(GCC),-Wno-restrict,-Wno-pass-failed -Wno-deprecated-declarations -Wno-unknown-warning-option)
 FLAGS    := -std=c++20 -fopenmp $(WARNINGS) -MMD -MP -Icuda -Isrc $(CXXFLAGS) $(if $(PLAIN),-DPLAIN) \
             $(if $(DOUBLE),-DDOUBLE)
 

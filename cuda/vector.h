@@ -19,7 +19,9 @@ constexpr int lanes = register_bytes / int(sizeof(real));
 #define INLINE __attribute__((always_inline))  // a call would spill the vectors in registers
 
 using Vector = real __attribute__((vector_size(lanes * sizeof(real))));
-using UnalignedVector = real __attribute__((vector_size(lanes * sizeof(real)), aligned(sizeof(real))));
+// Clang heeds `aligned` in a typedef, not in an alias declaration.
+typedef real UnalignedVector __attribute__((vector_size(lanes * sizeof(real)), aligned(sizeof(real))));
+static_assert(alignof(UnalignedVector) == alignof(real));
 
 inline Vector load(const real* p) { return *reinterpret_cast<const UnalignedVector*>(p); }
 inline void store(real* p, Vector v) { *reinterpret_cast<UnalignedVector*>(p) = v; }

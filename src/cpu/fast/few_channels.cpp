@@ -13,7 +13,8 @@ namespace {
 
 constexpr int64_t taps = 9;
 
-using Vector4 = float __attribute__((vector_size(16), aligned(4)));
+typedef float Vector4 __attribute__((vector_size(16), aligned(4)));
+static_assert(alignof(Vector4) == alignof(float));
 
 // Tap (kh, kw) of output pixel p reads input pixel p + direction (kh, kw) + shift.
 struct Geometry {
