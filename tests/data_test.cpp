@@ -99,6 +99,11 @@ TEST_F(ForgedCifar, BadFiles) {
     expect("data_batch_3", "is truncated: 30729999 bytes, expected 30730000");
     fs::resize_file(file("data_batch_3"), 0);
     expect("data_batch_3", "is truncated: 0 bytes");
+    write_bytes(file("data_batch_3"), "\x1F\x8B\x08 compressed");
+    expect_failure([&] { load_dataset(folder, 32, 1); }, {file("data_batch_3"), "is truncated", "a gzip archive"});
+    write_bytes(file("data_batch_3"), "version https://git-lfs.github.com/spec/v1\n");
+    expect_failure([&] { load_dataset(folder, 32, 1); }, {file("data_batch_3"), "git lfs pull"});
+    write_bytes(file("data_batch_3"), "");
     fs::resize_file(file("data_batch_3"), file_bytes + 5);
     expect("data_batch_3", "is too long: 30730005 bytes");
     fs::remove(file("data_batch_3"));

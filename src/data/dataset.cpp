@@ -56,10 +56,12 @@ const CifarFormat cifar100{"CIFAR-100", "cifar-100-binary", "; unpack the offici
 void check_cifar_file(const CifarFormat& format, const std::string& path, int64_t records) {
     std::error_code error;
     if (!fs::is_regular_file(path, error)) fail(format.name, " file ", path, " is missing", format.advice);
-    const int64_t found = InputFile(path).size(), expected = records * format.record_bytes();
-    if (found != expected)
-        fail(format.name, " file ", path, " is ", found < expected ? "truncated" : "too long", ": ", found,
-             " bytes, expected ", expected, format.advice);
+    const InputFile input(path);
+    const int64_t found = input.size(), expected = records * format.record_bytes();
+    if (found == expected) return;
+    const std::string what = found == 0 ? "" : foreign_format(path, input.head(), Wanted::data);
+    fail(format.name, " file ", path, " is ", found < expected ? "truncated" : "too long", ": ", found,
+         " bytes, expected ", expected, what.empty() ? format.advice : "; it is " + what);
 }
 
 // Fills images, (records,32,32,3), from one file.

@@ -87,7 +87,7 @@ void search(const fs::path& folder, Found& found) {
 class Progress {
 public:
     explicit Progress(int64_t total) : total_(total) {}
-    ~Progress() {
+    void clear() const {
         if (open_) std::fprintf(stderr, "\r\033[K");
     }
     void show(int64_t done) {
@@ -159,41 +159,41 @@ bool keeping = false;
 std::vector<Kept> kept;
 
 PictureSet decode(const std::string& folder, const std::vector<std::string>& files, int64_t size) {
-    const int64_t count = int64_t(files.size()), values = size * size * 3, chunk = 256;
-    PictureSet out;
-    std::vector<std::string> reasons;
-    int64_t fits[4] = {};
+    const int64_t count = int64_t(files.size()), values = size * size * 3;
     fs::path name = fs::path(folder).lexically_normal();
     if (!name.has_filename()) name = name.parent_path();  // a slash at the end
-    out.images = empty_images(name.string(), count, size);
-    uint8_t* to = out.images.pixels.data();  // of the next picture that can be read
+    PictureSet out{empty_images(name.string(), count, size), {}};
+    uint8_t* const pixels = out.images.pixels.data();
+    std::vector<std::string> errors(files.size());
+    std::vector<Fit> fit(files.size());
     Progress progress(count);
-    for (int64_t begin = 0; begin < count; begin += chunk) {
-        const int64_t end = std::min(count, begin + chunk);
-        std::vector<std::string> errors(size_t(end - begin));
-        std::vector<Fit> fit(size_t(end - begin));
+    int64_t done = 0;
 #pragma omp parallel for schedule(dynamic)
-        for (int64_t i = begin; i < end; ++i) {
-            try {
-                fit[size_t(i - begin)] = read_one(files[size_t(i)], size, out.images.pixels.data() + i * values);
-            } catch (const std::bad_alloc&) {
-                errors[size_t(i - begin)] = files[size_t(i)] + " needs more memory than there is";
-            } catch (const std::exception& error) {
-                errors[size_t(i - begin)] = error.what();
-            }
+    for (int64_t i = 0; i < count; ++i) {
+        try {
+            fit[size_t(i)] = read_one(files[size_t(i)], size, pixels + i * values);
+        } catch (const std::bad_alloc&) {
+            errors[size_t(i)] = files[size_t(i)] + " needs more memory than there is";
+        } catch (const std::exception& error) {
+            errors[size_t(i)] = error.what();
         }
-        for (int64_t i = begin; i < end; ++i) {
-            if (const std::string& error = errors[size_t(i - begin)]; !error.empty()) {
-                reasons.push_back(error);
-                continue;
-            }
-            const uint8_t* const from = out.images.pixels.data() + i * values;
-            if (from != to) std::copy_n(from, values, to);
-            to += values;
-            out.indices.push_back(i);
-            ++fits[size_t(fit[size_t(i - begin)])];
+#pragma omp critical
+        progress.show(++done);
+    }
+    progress.clear();
+
+    std::vector<std::string> reasons;
+    int64_t fits[4] = {};
+    uint8_t* to = pixels;  // of the next picture that could be read
+    for (int64_t i = 0; i < count; ++i) {
+        if (!errors[size_t(i)].empty()) {
+            reasons.push_back(errors[size_t(i)]);
+            continue;
         }
-        progress.show(end);
+        if (to != pixels + i * values) std::copy_n(pixels + i * values, values, to);
+        to += values;
+        out.indices.push_back(i);
+        ++fits[size_t(fit[size_t(i)])];
     }
     check_unreadable(folder, reasons, count);
     out.images.count = int64_t(out.indices.size());

@@ -493,7 +493,7 @@ std::string curves_html(const MetricsColumns& metrics, const std::string& temper
            metrics.plot("energies" + temperature,
                         {{"energy_data", "data"}, {"energy_model", "samples of the x-chain"}}) +
            metrics.plot("energy gap, samples minus data" + temperature, {{"energy_gap", "gap"}}) +
-           metrics.plot("sliced Wasserstein distance to held-out images (x 1e3)",
+           metrics.plot("sliced Wasserstein distance to the data (x 1e3)",
                         {{"swd_generator", "generator"}, {"swd_revised", "EBM-revised"}}) +
            metrics.plot("generator loss on revised samples (Eq. 10)", {{"loss_revise", "squared error per image"}}) +
            metrics.plot("encoder losses (Eq. 15)",

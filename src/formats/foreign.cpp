@@ -104,6 +104,21 @@ std::string pickle_file(const std::string& path, std::string_view head, Wanted w
                 "; else save its images as a .npy of uint8, (N, H, W, 3), with numpy.save, and give that");
 }
 
+// Arrays that one command converts. MNIST's images are padded to 32x32 and get three channels.
+std::string array_file(const std::string& path, std::string_view head, Wanted wanted) {
+    const bool matlab = head.starts_with("MATLAB 5.0 MAT-file"), mnist = head.starts_with("\0\0\x08\x03"sv);
+    if (!matlab && !mnist) return "";
+    const std::string what = matlab ? "a MATLAB file" : "an IDX file, the format of MNIST (28x28, grey)";
+    if (wanted != Wanted::data) return what + (wanted == Wanted::networks ? "; give a .safetensors" : "");
+    const std::string target = converted_name(path, ".npy"), from = python_word(path), to = python_word(target);
+    if (matlab)
+        return text(what, "; convert it, if it is SVHN: python3 -c \"import numpy, scipy.io; numpy.save(", to,
+                    ", scipy.io.loadmat(", from, ")['X'].transpose(3, 0, 1, 2).copy('C'))\" and give ", target);
+    return text(what, "; convert it: python3 -c \"import numpy as np; a = np.fromfile(", from,
+                ", 'uint8')[16:].reshape(-1, 28, 28, 1); np.save(", to,
+                ", np.pad(a, ((0, 0), (2, 2), (2, 2), (0, 0))).repeat(3, axis=3))\" and give ", target);
+}
+
 // ---- formats by a few bytes ---------------------------------------------------------------------
 
 struct Format {
@@ -125,11 +140,8 @@ const Format formats[] = {
     {0, "7z\xBC\xAF\x27\x1C"sv, "a 7z archive", unpack},
     {0, "Rar!\x1A\x07"sv, "a rar archive", unpack},
     {0, "\x89HDF\r\n\x1A\n"sv, "an HDF5 file", to_npy},
-    {0, "MATLAB 5.0 MAT-file"sv, "a MATLAB file", to_npy},
     {0, "PAR1"sv, "a Parquet file", to_npy},
     {0, "ARROW1"sv, "an Arrow file", to_npy},
-    {0, "\0\0\x08\x03"sv, "an IDX file, the format of MNIST (28x28, grey)",
-     "save its images as a .npy of uint8, (N, 32, 32, 3), with numpy.pad and numpy.save, and give that"},
     {0, "\0\0\x08\x01"sv, "an IDX file of labels", "give images"},
     {0, "GIF8"sv, "a GIF picture", to_png},
     {8, "WEBP"sv, "a WebP picture", to_png},
@@ -138,6 +150,7 @@ const Format formats[] = {
     {4, "ftypavif"sv, "an AVIF picture", to_png},
     {4, "ftyphei"sv, "a HEIC picture", to_png},
     {4, "ftypmif1"sv, "a HEIC picture", to_png},
+    {4, "ftyp"sv, "a video or a picture of a phone", to_png},
     {0, "\0\0\0\x0CjP  "sv, "a JPEG 2000 picture", to_png},
     {0, "\xFF\x0A"sv, "a JPEG XL picture", to_png},
     {0, "\0\0\0\x0CJXL "sv, "a JPEG XL picture", to_png},
@@ -188,6 +201,7 @@ std::string foreign_format(const std::string& path, std::string_view head, Wante
     if (holds(head, 0, "\x1F\x8B\x08")) return gzip_file(path);
     if (holds(head, 257, "ustar")) return tar_file(path, head);
     if (head.size() > 2 && head[0] == '\x80' && head[1] >= 2 && head[1] <= 5) return pickle_file(path, head, wanted);
+    if (const std::string what = array_file(path, head, wanted); !what.empty()) return what;
     for (const Format& format : formats)
         if (holds(head, format.offset, format.magic))
             return text(format.name, "; ",
