@@ -118,14 +118,16 @@ REVISION := $(if $(wildcard .git),$(shell git describe --always --dirty --exclud
 # ---- progress: a line a file, in place of the command -------------------------------------------------------------------------------
 
 # What is compiled depends on a file that holds its settings, so that it is compiled anew when they change. (Written here,
-# not by a rule, which make -n would not run; make -n itself leaves them alone.)
+# not by a rule, which make -n would not run; make -n itself leaves them alone, and so do goals that compile nothing:
+# make gpu starts a make with settings of its own.) Whether warnings are errors changes no object.
 COUNTING := $(findstring n,$(firstword -$(MAKEFLAGS)))
 # $(call keep_settings,file,settings)
 keep_settings = echo '$(2)' | cmp -s - $(1) || { test -n '$(COUNTING)' -a -e $(1) || echo '$(2)' > $(1); }
-ifndef DRY
+COMPILING := $(filter-out gpu format clean,$(or $(MAKECMDGOALS),all))
+ifneq ($(and $(COMPILING),$(if $(DRY),,1)),)
 $(shell mkdir -p $(BUILD); : > $(BUILD)/progress)
-$(shell $(call keep_settings,$(BUILD)/settings,$(CXX) $(FLAGS)))
-$(shell $(call keep_settings,$(BUILD)/nvcc-settings,$(if $(GPU_WORKS),$(NVCC) $(NVFLAGS))))
+$(shell $(call keep_settings,$(BUILD)/settings,$(CXX) $(filter-out -Werror,$(FLAGS))))
+$(shell $(call keep_settings,$(BUILD)/nvcc-settings,$(if $(GPU_WORKS),$(NVCC) $(filter-out -Werror all-warnings,$(NVFLAGS)))))
 $(shell $(call keep_settings,$(BUILD)/mpi-settings,$(MPI_FLAGS) $(MPI_LIBS)))
 $(shell $(call keep_settings,$(BUILD)/revision,$(REVISION)))
 TOTAL := $(shell DRY=1 $(MAKE) -n --no-print-directory $(MAKEOVERRIDES) $(MAKECMDGOALS) 2>/dev/null | grep -c '^n=.*progress')

@@ -266,9 +266,9 @@ TEST_F(CommandLine, MessagesAreEscaped) {
 // Before anything slow begins: the data is refused right after it.
 TEST_F(CommandLine, WarnsOfThePapersWidthsOnACpu) {
     const auto warned = [&](const std::string& flags) {
-        const std::string errors = run("train --data missing " + flags).error;
-        EXPECT_NE(errors.find("folder missing"), std::string::npos) << errors;
-        return errors.find("warning: no GPU is used") != std::string::npos;
+        const Outcome result = run("train --data missing " + flags);
+        EXPECT_NE(result.error.find("folder missing"), std::string::npos) << result.error;
+        return result.out.find("\nwarning: no GPU is used") != std::string::npos;
     };
     std::ofstream(in("config.txt")) << "preset = cifar10\n";
     for (const char* flags : {"--preset cifar10", "--preset celeba64", "--config config.txt", "--device auto",

@@ -132,9 +132,11 @@ void warn_of_slow_cpu(const Config& c, const std::string& device) {
     // Widths at which an iteration with batch 100 takes minutes on a desktop; celeba64's first blocks are far narrower.
     const int64_t width = std::max(m.width_generator, m.width_ebm), limit = m.architecture == "celeba64" ? 512 : 256;
     if (c.device != "auto" || !device.starts_with("CPU") || width < limit) return;
-    std::cerr << "warning: no GPU is used, and networks of widths " << m.width_generator << '/' << m.width_ebm << '/'
-              << m.width_encoder << " take minutes an iteration on a CPU; use a machine with a GPU, or --preset "
-              << "cifar10-small or smaller widths\n";
+    std::printf(
+        "warning: no GPU is used, and networks of widths %lld/%lld/%lld take minutes an iteration on a CPU; use a "
+        "machine with a GPU, or --preset cifar10-small or smaller widths\n",
+        (long long)m.width_generator, (long long)m.width_ebm, (long long)m.width_encoder);
+    std::fflush(stdout);
 }
 
 double distance(const ImageSet& images, const ImageSet& real, uint64_t seed) {
