@@ -321,7 +321,8 @@ def part_build(session, seconds):
         raise Failed(how_to_get(gone))
     targets = ["build/dualmcmc"] + ([] if gone else ["build/dualmcmc_tests"])
     variables = session.make_variables()
-    command = ["make", f"-j{session.machine.cores}", *targets, *variables]
+    # -k: the program does not wait for tests that do not compile.
+    command = ["make", "-k", f"-j{session.machine.cores}", *targets, *variables]
     if gone:
         command[1:1] = ["-o", "packages"]
     session.build_failed = True

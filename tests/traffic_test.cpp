@@ -30,7 +30,22 @@ void __tsan_write_range(void* p, size_t bytes) { simt::record_store(p, bytes); }
 void __tsan_vptr_update(void**, void*) {}
 void __tsan_vptr_read(void**) {}
 void __tsan_init() {}
-char __tsan_atomic8_load(const volatile char* p, int) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit() {}
+// Of reference counts and local statics, on the host; which of them depends on the compiler.
+#define ATOMICS(bits, Type)                                                                                       \
+    Type __tsan_atomic##bits##_load(const volatile Type* p, int) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); } \
+    void __tsan_atomic##bits##_store(volatile Type* p, Type v, int) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); } \
+    Type __tsan_atomic##bits##_fetch_add(volatile Type* p, Type v, int) {                                         \
+        return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST);                                                        \
+    }                                                                                                             \
+    Type __tsan_atomic##bits##_exchange(volatile Type* p, Type v, int) {                                          \
+        return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST);                                                       \
+    }
+ATOMICS(8, char)
+ATOMICS(32, int)
+ATOMICS(64, long long)
+#undef ATOMICS
 }
 
 namespace dualmcmc::test {
