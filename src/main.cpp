@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
+#include <exception>
 #include <iostream>
 
 #include "backend.h"
@@ -154,10 +156,21 @@ int run(int argc, char** argv) {
     return run_chosen_alone(export_images, check_step, toys, report, revise, interpolate, ood, longrun, ais);
 }
 
+// An exception that leaves a parallel region cannot be caught outside of it.
+[[noreturn]] void end_with_a_line() {
+    try {
+        if (const std::exception_ptr thrown = std::current_exception()) std::rethrow_exception(thrown);
+    } catch (const std::exception& error) {
+        std::fprintf(stderr, "dualmcmc: %s\n", explain(error).c_str());
+    } catch (...) {}
+    std::_Exit(1);
+}
+
 }  // namespace
 }  // namespace dualmcmc
 
 int main(int argc, char** argv) {
+    std::set_terminate(dualmcmc::end_with_a_line);
     try {
         dualmcmc::limit_spinning(argv);  // first: it starts the program again
         dualmcmc::handle_signals();

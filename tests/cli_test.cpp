@@ -224,8 +224,9 @@ TEST_F(CommandLine, RefusesTemperaturesThatAreNone) {
     expect_refused(train + "--step-size-x 1e18 --noise-x 1e-5", {"--noise-x", "temperature"});
     expect_refused(train + "--noise-z 1e-30", {"--noise-z", "temperature"});
     expect_refused(train + "--sampler-noise 1e-30", {"--sampler-noise", "temperature"});
-    expect_refused(train + "--step-size-x 1e-30", {"--step-size-x"});
-    expect_refused(train + "--step-size-z 1e30", {"--step-size-z"});
+    expect_refused(train + "--step-size-x 1e-30", {"--noise-x", "--step-size-x", "temperature"});
+    expect_refused(train + "--step-size-z 1e30", {"--noise-z", "--step-size-z", "temperature"});
+    expect_refused(train + "--step-size-z 1e30 --noise-z 0", {"--step-size-z 1e+30", "square"});
     expect_refused(train + "--sigma 1e-30", {"--sigma"});
     for (const char* command : {"sample", "revise", "longrun"})
         expect_refused(command + model + " --noise-x 1e-30", {"--noise-x", "temperature"});

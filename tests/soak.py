@@ -27,6 +27,7 @@ import tempfile
 import time
 
 EVERY = 3  # iterations between checkpoints
+KILLS_PER_RUN = 10  # a new run has its start-up and its first checkpoint killed, too
 FLAGS = ["--preset", "demo", "--minutes", "0", "--width-generator", "2", "--width-ebm", "2", "--width-encoder", "1",
          "--latent", "2", "--batch", "2", "--steps-x", "1", "--steps-z", "1", "--sampler-batch", "4",
          "--start-z", "persistent", "--checkpoint-every", str(EVERY), "--eval-every", "40"]
@@ -55,13 +56,13 @@ def iterations_seen(run):
 
 
 def read_checkpoint(path):
-    """Its tensors by name, as bytes, and its metadata."""
+    """Its tensors by name, as bytes."""
     data = path.read_bytes()
     length = struct.unpack("<Q", data[:8])[0]
     header = json.loads(data[8:8 + length])
-    metadata = header.pop("__metadata__")
+    del header["__metadata__"]
     at = 8 + length
-    return {name: data[at + t["data_offsets"][0]:at + t["data_offsets"][1]] for name, t in header.items()}, metadata
+    return {name: data[at + t["data_offsets"][0]:at + t["data_offsets"][1]] for name, t in header.items()}
 
 
 def different_bits(a, b):
@@ -98,12 +99,36 @@ def kill_once(program, run, iterations, longest, dice):
         return False
 
 
+def kill_and_compare(program, folder, kills, iterations, longest, dice):
+    """A run that is killed so many times; returns the iterations lost and the bits that differ from a whole run."""
+    run, whole, killed, lost, step = folder / "killed", folder / "whole", 0, 0, iterations
+    while killed < kills:
+        if not kill_once(program, run, iterations, longest, dice):
+            iterations += step
+            continue
+        killed += 1
+        checkpoint, seen = newest(run), iterations_seen(run)
+        due = seen // EVERY * EVERY
+        # The row of an iteration is written before its checkpoint: that one may still be missing.
+        lost += max(0, due - (checkpoint or 0) - (EVERY if seen == due else 0))
+        print(f"  kill {killed}: at iteration {seen}, newest checkpoint {checkpoint}", flush=True)
+    for path in run, whole:
+        train_to_the_end(program, path, iterations)
+    last = f"checkpoints/iteration-{iterations:06d}.safetensors"
+    bits = different_bits(read_checkpoint(run / last), read_checkpoint(whole / last))
+    bits += different_bits(timeless(run), timeless(whole))
+    left = [str(path.relative_to(run)) for path in run.rglob("*.tmp")]
+    print(f"{iterations} iterations, {kills} kills: {lost} iterations lost, {bits} bits differ"
+          + (f"; left-over files: {', '.join(left)}" if left else ""), flush=True)
+    return lost, bits
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("program")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1, help="of the moments; they also depend on the machine")
-    parser.add_argument("--iterations", type=int, default=400, help="added to whenever the training ends before the kills")
+    parser.add_argument("--iterations", type=int, default=200, help="added whenever a training ends before the kills")
     options = parser.parse_args()
     program, dice = str(pathlib.Path(options.program).resolve()), random.Random(options.seed)
     folder = pathlib.Path(tempfile.mkdtemp(prefix="dualmcmc-soak-"))
@@ -111,27 +136,12 @@ def main():
         start = time.monotonic()
         train_to_the_end(program, folder / "start-up", 1)
         longest = 2 * (time.monotonic() - start) + 0.2  # so that about half the kills come after the start-up
-        run, iterations, kills, lost = folder / "killed", options.iterations, 0, 0
-        while kills < options.kills:
-            if not kill_once(program, run, iterations, longest, dice):
-                iterations += options.iterations
-                continue
-            kills += 1
-            checkpoint, seen = newest(run), iterations_seen(run)
-            due = seen // EVERY * EVERY
-            # The row of an iteration is written before its checkpoint: that one may still be missing.
-            missing = max(0, due - (checkpoint or 0) - (EVERY if seen == due else 0))
-            lost += missing
-            print(f"kill {kills}: at iteration {seen}, newest checkpoint {checkpoint}", flush=True)
-        train_to_the_end(program, run, iterations)
-        whole = folder / "whole"
-        train_to_the_end(program, whole, iterations)
-        last = f"checkpoints/iteration-{iterations:06d}.safetensors"
-        (a, _), (b, _) = read_checkpoint(run / last), read_checkpoint(whole / last)
-        bits = different_bits(a, b) + different_bits(timeless(run), timeless(whole))
-        left = [str(path.relative_to(run)) for path in run.rglob("*.tmp")]
-        print(f"{iterations} iterations; {kills} kills, {lost} iterations lost, {bits} bits differ"
-              + (f"; left-over files: {', '.join(left)}" if left else ""))
+        lost = bits = 0
+        for first in range(0, options.kills, KILLS_PER_RUN):
+            kills = min(KILLS_PER_RUN, options.kills - first)
+            counts = kill_and_compare(program, folder / str(first), kills, options.iterations, longest, dice)
+            lost, bits = lost + counts[0], bits + counts[1]
+        print(f"{options.kills} kills, {lost} iterations lost, {bits} bits differ")
         sys.exit(1 if lost or bits else 0)
     finally:
         shutil.rmtree(folder)

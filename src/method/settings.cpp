@@ -10,16 +10,13 @@ namespace dualmcmc {
 void check_chain(const ChainSettings& c, const ChainFlags& flags, int64_t max_steps) {
     if (c.steps < 0 || c.steps > max_steps) fail(flags.steps, " ", c.steps, ": must be from 0 to ", max_steps);
     if (!(c.step_size > 0 && std::isfinite(c.step_size))) fail(flags.step_size, " ", c.step_size, ": must be above 0");
-    if (!std::isnormal(c.step_size * c.step_size))
-        fail(flags.step_size, " ", c.step_size, ": its square comes out as ", c.step_size * c.step_size,
-             "; give another step size");
     if (!(c.noise_std >= 0 && std::isfinite(c.noise_std))) fail(flags.noise, " ", c.noise_std, ": must be at least 0");
-    if (c.noise_std == 0) return;
-    const real temperature = c.temperature();
-    if (!std::isnormal(temperature) || !std::isnormal(1 / temperature))
+    const real temperature = c.temperature(), squared_step = c.step_size * c.step_size;
+    if (c.noise_std > 0 && !(std::isnormal(temperature) && std::isnormal(1 / temperature)))
         fail(flags.noise, " ", c.noise_std, ": with ", flags.step_size, " ", c.step_size,
-             " the temperature (noise / step size)^2 comes out as ", temperature, ", which no chain can have; give ",
-             temperature < 1 ? "more" : "less", " noise");
+             " the temperature (noise / step size)^2 comes out as ", temperature, "; give another noise or step size");
+    if (!std::isnormal(squared_step))
+        fail(flags.step_size, " ", c.step_size, ": its square comes out as ", squared_step, "; give another step size");
 }
 
 void check_sigma(real sigma, const std::string& flag) {
