@@ -182,6 +182,8 @@ TEST_F(CommandLine, RefusesSizesThatNoMachineHolds) {
         expect_refused(command + model + " --batch" + huge, {"--batch" + huge});
     expect_refused("sample --count" + huge + model, {"--count" + huge});
     expect_refused("ood --batch-norm-batches" + huge + model, {"--batch-norm-batches" + huge});
+    expect_refused("longrun --count 65536 --steps 10000000" + model, {"--count 65536", "GiB of memory"});
+    expect_refused("ais --chains 65536" + model, {"--chains 65536", "GiB of memory"}, "ulimit -v 3000000;");
     // What the standard library throws without memory becomes a line.
     expect_refused("bench --batch 3000 --iterations 1", {"memory", "--batch"}, "ulimit -v 1500000;");
 }

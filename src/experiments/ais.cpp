@@ -143,6 +143,8 @@ void AisCommand::measure() {
     const int64_t side = config_.model.image_size(), dimension = 3 * side * side;
     const double temperature = temperature_ > 0 ? temperature_ : double(config_.step.chain_x.temperature());
     annealing_.seed = seed();
+    // Positions, momenta and gradients in double precision, and the images that the EBM sees.
+    check_host_memory("--chains", annealing_.chains, double(dimension) * (3 * sizeof(double) + sizeof(real)));
     log(text("annealing: ", annealing_.chains, " chains, ", annealing_.temperatures, " temperatures, moves of ",
              annealing_.leapfrog, " leapfrog steps; from the uniform density on [-h, h]^", dimension,
              ", h = 256/255, to exp(-E/T) on it, T = ", temperature));

@@ -71,6 +71,7 @@ void ReviseCommand::check() const {
 }
 
 void ReviseCommand::measure() {
+    check_host_memory("--count", count_, double(std::max(chain_x().steps, chain_z().steps)) * sizeof(real));
     measure_x();
     measure_z();
 }

@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "engine/graphed_function.h"
+#include "engine/memory.h"
 #include "engine/ranks.h"
 #include "experiments/report.h"
 #include "training/checkpoint.h"
@@ -95,6 +96,12 @@ void Experiment::check_flags() const {
     if (long_steps_ && (*long_steps_ < 1 || *long_steps_ > max_long_steps))
         fail("--steps ", *long_steps_, ": must be from 1 to ", max_long_steps);
     if (given("--sigma")) check_sigma(sigma_, "--sigma");
+}
+
+void Experiment::check_host_memory(const std::string& flag, int64_t count, double bytes_each) const {
+    const double gib = 1 << 30, needed = double(count) * bytes_each / gib, available = double(memory_limit()) / gib;
+    if (needed > available)
+        fail(flag, " ", count, ": needs at least ", needed, " GiB of memory, but there are ", available, "; lower it");
 }
 
 void Experiment::apply_overrides() {

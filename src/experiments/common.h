@@ -52,6 +52,9 @@ protected:
     // The largest --count that the test images allow.
     virtual int64_t max_count() const { return test().count; }
 
+    // Fails, naming the flag, if the machine's memory cannot hold `count` times so many bytes.
+    void check_host_memory(const std::string& flag, int64_t count, double bytes_each) const;
+
     // Prints one line and appends it to the summary.
     void log(const std::string& line);
     // A path in --out.

@@ -74,7 +74,9 @@ double LongrunCommand::data_energy() {
 }
 
 void LongrunCommand::measure() {
-    const int64_t steps = chain_x().steps;
+    const int64_t steps = chain_x().steps, side = config_.model.image_size();
+    // Start, state and gradient of each chain; its energies as numbers and as text.
+    check_host_memory("--count", count_, double(3 * 3 * side * side) * sizeof(real) + double(steps) * 18);
     const double data = data_energy();
     Tensor x = starts();
     const std::vector<real> start = x.to_host();

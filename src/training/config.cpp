@@ -134,20 +134,21 @@ std::string config_to_text(const Config& config) {
 }
 
 namespace {
-std::string config_text(const std::string& path) {
-    constexpr int64_t longest = 1 << 20;  // bytes; a config.txt has a few thousand
+// A config.txt has a few thousand bytes; anything much larger is another file.
+std::string read_text(const std::string& path) {
+    constexpr int64_t longest = 1 << 20;
     try {
         if (const int64_t bytes = InputFile(path).size(); bytes > longest)
-            fail(path, ": not a config.txt: it has ", bytes, " bytes");
+            fail(path, " is not a config.txt: it has ", bytes, " bytes");
         return read_file(path);
     } catch (const std::exception& error) {
-        fail("--config: ", error.what());
+        fail("--config: ", explain(error));
     }
 }
 }  // namespace
 
 std::vector<std::pair<std::string, std::string>> read_config(const std::string& path) {
-    std::istringstream in(config_text(path));
+    std::istringstream in(read_text(path));
     auto trim = [](const std::string& s) {
         const size_t first = s.find_first_not_of(" \t\r"), last = s.find_last_not_of(" \t\r");
         return first == std::string::npos ? std::string() : s.substr(first, last - first + 1);
