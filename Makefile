@@ -100,14 +100,15 @@ PROOF     := $(if $(DOUBLE),,$(wildcard src/engine/*.cpp src/method/*.cpp) src/c
              src/experiments/check_step.cpp src/experiments/check_step_double.cpp src/experiments/relu_signs.cpp \
              src/experiments/step_file.cpp cuda/constant_weights.cpp cuda/no_gpu.cpp $(ONCE))
 PROOF_CPU := $(if $(DOUBLE),,$(COMMON) $(filter-out src/cpu/fast/%,$(CPU_ONLY)))
-# The tests' cases, likewise.
-PROOF_OF_TESTS := $(if $(DOUBLE),,$(BUILD)/proof/tests/rounding_cases.o)
+# Tests that compute in double, likewise.
+PROOF_OF_TESTS := $(if $(DOUBLE),,$(BUILD)/proof/tests/rounding_cases.o $(BUILD)/proof/tests/trajectory_test.o)
 PROVING   := $(PROOF:%.cpp=$(BUILD)/proof/%.o) \
              $(foreach isa,$(ISAS),$(patsubst %,$(BUILD)/proof/$(isa)/%.o,$(basename $(PROOF_CPU))))
 LIBRARY   := $(filter-out $(BUILD)/src/main.o,$(SOURCES:%.cpp=$(BUILD)/%.o)) $(KERNELS) $(PROVING)
-# In double precision all but those of the GPU's own parts, and of float against double.
-TESTS     := $(patsubst %.cpp,$(BUILD)/%.o,$(filter-out $(if $(DOUBLE),$(addprefix tests/,conv_geometry_test.cpp curand_test.cpp \
-             gpu_test.cpp rounding_cases.cpp rounding_test.cpp)),$(wildcard tests/*.cpp)))
+# In double precision all that computes the method; rounding_test.cpp is float against double.
+TESTS     := $(patsubst %.cpp,$(BUILD)/%.o,$(if $(DOUBLE),$(patsubst %,tests/%_test.cpp,data evaluation formats gradient \
+             kernels langevin method networks ops random reference trajectory), \
+             $(filter-out tests/trajectory_test.cpp,$(wildcard tests/*.cpp))))
 
 .PHONY: all test fuzz soak sanitize gpu demo train toys bench reference format packages test-packages clean
 all: $(BUILD)/dualmcmc

@@ -122,7 +122,7 @@ TEST(LangevinX, WithoutNoiseIsGradientDescent) {
     };
     const Tensor start = random_tensor(shape, 4, -1.5f, 1.5f);
     const Values before = start.to_host();
-    const ChainSettings settings{9, 0.4f, 0.3f};
+    const ChainSettings settings{9, real(0.4), real(0.3)};
     const Chain chain = langevin_x(start, quartic, settings, no_noise(shape));
     std::vector<double> expected(before.begin(), before.end());
     for (int k = 0; k < 9; ++k)

@@ -30,8 +30,9 @@ void for_each_case(Body body) {
         const auto floats = [&](const char* what) {
             return values_of<real>(file.tensors.at(name + what), name + what);
         };
-        body(name, RandomKey{number(".seed"), uint32_t(number(".stream")), number(".step")}, floats(".uniforms"),
-             floats(".normals"));
+        const bool in_double = std::is_same_v<real, double>;
+        body(name, RandomKey{number(".seed"), uint32_t(number(".stream")), number(".step")},
+             floats(in_double ? ".uniforms.f64" : ".uniforms"), floats(in_double ? ".normals.f64" : ".normals"));
     }
 }
 

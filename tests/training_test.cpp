@@ -838,7 +838,7 @@ TEST_F(Training, ANonFiniteValueIsADivergence) {
     Config exploding = config("exploding", 6);  // the second iteration's losses are not finite
     exploding.step.adam_generator.learning_rate = 1e30f;
     Config overflowing = config("overflowing", 6);  // the first one's are; the new parameters are not
-    overflowing.step.lambda_data = 3e38f;
+    overflowing.step.lambda_data = std::numeric_limits<real>::max() * real(0.9);
     overflowing.step.negatives = "chain";
     overflowing.checkpoint_every = 1;
     for (const Config& c : {exploding, overflowing}) {
