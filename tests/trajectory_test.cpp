@@ -3,6 +3,8 @@
 // In double precision alone (in the float program as a part compiled in double: Makefile, PROOF_OF_TESTS): training is
 // chaotic, so that in fp32 one ReLU that rounding takes across its kink ends the comparison. What fp32 makes of a
 // single step is in rounding_test.cpp and reference_test.cpp.
+#include <algorithm>
+
 #include "compare.h"
 #include "method/dual_mcmc.h"
 #include "training/checkpoint.h"
