@@ -8,7 +8,6 @@
 #include <iostream>
 
 #include "backend.h"
-#include "engine/ranks.h"
 #include "engine/threads.h"
 #include "experiments/ablate.h"
 #include "experiments/ais.h"
@@ -25,6 +24,7 @@
 #include "experiments/toys.h"
 #include "experiments/train_command.h"
 #include "numbers.h"
+#include "ranks/ranks.h"
 #include "training/signals.h"
 
 namespace dualmcmc {

@@ -21,12 +21,14 @@ MAY_INCLUDE = {
     "cuda/gpu": ["cuda"],
     "src/cpu": ["cuda"],
     "src/cpu/fast": ["cuda", "src/cpu"],
-    "src/engine": ["cuda", "src/cpu"],
-    "src/method": ["cuda", "src/cpu", "src/engine"],
+    "src/ranks": [],
+    "src/engine": ["cuda", "src/cpu", "src/ranks"],
+    "src/method": ["cuda", "src/cpu", "src/ranks", "src/engine"],
     "src/formats": [],
     "src/data": ["src/formats"],
-    "src/training": ["src/engine", "src/method", "src/formats", "src/data"],
-    "src/experiments": ["cuda", "src/cpu", "src/engine", "src/method", "src/formats", "src/data", "src/training"],
+    "src/training": ["src/ranks", "src/engine", "src/method", "src/formats", "src/data"],
+    "src/experiments": ["cuda", "src/cpu", "src/ranks", "src/engine", "src/method", "src/formats", "src/data",
+                        "src/training"],
 }
 FOR_ALL = {"src/check.h", "src/hash.h", "src/numbers.h", "cuda/real.h"}
 FAST = "src/cpu/fast"  # optional (make PLAIN=1), so only one file outside may include it

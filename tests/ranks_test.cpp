@@ -8,7 +8,7 @@
 #include <sstream>
 
 #include "compare.h"
-#include "engine/ranks.h"
+#include "engine/shared_batch.h"
 #include "file_helpers.h"
 #include "formats/safetensors.h"
 #include "method/dual_mcmc.h"
@@ -87,7 +87,7 @@ Trained train(const Case& c, int iterations) {
             noise.start_z = Tensor::from_host({whole, 7}, states).slice_copy(own.first, own.count);
         const StepResult r = dual_mcmc_step(models, x, noise, c.settings, i + 1);
         update_ema(models.generator.state, 0.5);
-        if (r.z_revised.defined()) out.add(text("latents ", i), states = rows_of_all_ranks(r.z_revised));
+        if (r.z_revised.defined()) out.add(text("latents ", i), states = joined_of_all_ranks(r.z_revised.to_host()));
         for (const Tensor& scalar :
              {r.loss_recon, r.loss_revise, r.nll_posterior, r.nll_generated, r.kl, r.energy_data, r.energy_model})
             if (scalar.defined()) out.add(text("scalar ", i), scalar.to_host());

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "engine/ranks.h"
+#include "engine/shared_batch.h"
 
 namespace dualmcmc {
 

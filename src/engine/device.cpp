@@ -9,9 +9,9 @@
 
 #include "check.h"
 #include "cpu/instruction_sets.h"
-#include "engine/ranks.h"
 #include "engine/threads.h"
 #include "parallel.h"
+#include "ranks/ranks.h"
 
 namespace dualmcmc {
 

@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "engine/pooled_statistics.h"
-#include "engine/ranks.h"
+#include "engine/shared_batch.h"
 
 namespace dualmcmc {
 

@@ -3,7 +3,7 @@
 #pragma once
 #include <CLI/CLI.hpp>
 
-#include "engine/ranks.h"
+#include "engine/shared_batch.h"
 #include "method/dual_mcmc.h"
 
 namespace dualmcmc {

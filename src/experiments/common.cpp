@@ -10,8 +10,8 @@
 
 #include "engine/graphed_function.h"
 #include "engine/memory.h"
-#include "engine/ranks.h"
 #include "experiments/report.h"
+#include "ranks/ranks.h"
 #include "training/checkpoint.h"
 
 namespace dualmcmc {

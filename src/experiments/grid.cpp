@@ -15,13 +15,13 @@
 #include <tuple>
 
 #include "data/pictures.h"
-#include "engine/ranks.h"
 #include "experiments/common.h"
 #include "experiments/grid_files.h"
 #include "experiments/reconstruct.h"
 #include "experiments/report.h"
 #include "experiments/sliced_wasserstein.h"
 #include "formats/npy.h"
+#include "ranks/ranks.h"
 #include "training/checkpoint.h"
 #include "training/evaluation.h"
 #include "training/signals.h"

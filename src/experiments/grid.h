@@ -15,7 +15,7 @@
 //   OUT/NAME.png        test images, then one row per variant: the generator's samples left, EBM-revised ones right
 //   OUT/summary.txt, OUT/report.html
 //
-// Results in --out are kept, and an interrupted training resumes from its last checkpoint. Ranks (engine/ranks.h) take
+// Results in --out are kept, and an interrupted training resumes from its last checkpoint. Ranks (ranks/ranks.h) take
 // the trainings in turn; only those of the first show their progress.
 #pragma once
 #include <CLI/CLI.hpp>

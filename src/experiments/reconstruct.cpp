@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "engine/ranks.h"
 #include "experiments/statistics.h"
 #include "formats/progress_line.h"
+#include "ranks/ranks.h"
 
 namespace dualmcmc {
 

@@ -8,11 +8,11 @@
 #include <functional>
 #include <string_view>
 
-#include "engine/ranks.h"
 #include "experiments/sliced_wasserstein.h"
 #include "formats/files.h"
 #include "formats/progress_line.h"
 #include "hash.h"
+#include "ranks/ranks.h"
 #include "training/progress.h"
 #include "training/signals.h"
 

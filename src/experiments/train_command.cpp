@@ -7,9 +7,9 @@
 #include <type_traits>
 
 #include "data/dataset.h"
-#include "engine/ranks.h"
 #include "experiments/report.h"
 #include "experiments/sliced_wasserstein.h"
+#include "ranks/ranks.h"
 #include "training/signals.h"
 #include "training/train.h"
 

@@ -19,7 +19,7 @@
 
 #include <chrono>
 
-#include "engine/ranks.h"
+#include "engine/shared_batch.h"
 
 namespace dualmcmc {
 

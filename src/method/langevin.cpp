@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "engine/graphed_function.h"
-#include "engine/ranks.h"
+#include "engine/shared_batch.h"
 
 namespace dualmcmc {
 

@@ -5,7 +5,7 @@
 #include <numeric>
 
 #include "engine/pooled_statistics.h"
-#include "engine/ranks.h"
+#include "ranks/ranks.h"
 
 namespace dualmcmc {
 

@@ -48,7 +48,7 @@ struct Samples {
 Samples draw_batch(Models& models, int64_t index, int64_t batch, const std::string& start, const ChainSettings& chain,
                    uint64_t seed, bool revise = true);
 
-// Samples as bytes and back, for share_out (engine/ranks.h).
+// Samples as bytes and back, for share_out (ranks/ranks.h).
 std::string to_bytes(const Samples& samples);
 Samples samples_from_bytes(const std::string& bytes, int64_t count, int64_t size);
 

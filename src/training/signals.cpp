@@ -5,7 +5,7 @@
 
 #include <string_view>
 
-#include "engine/ranks.h"
+#include "ranks/ranks.h"
 
 namespace dualmcmc {
 

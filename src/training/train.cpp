@@ -10,7 +10,7 @@
 #include <numeric>
 
 #include "data/dataset.h"
-#include "engine/ranks.h"
+#include "engine/shared_batch.h"
 #include "formats/crc32.h"
 #include "formats/files.h"
 #include "formats/progress_line.h"
@@ -260,7 +260,7 @@ Tensor Run::gather_chain_states(const std::vector<int64_t>& images) const {
 // Every rank keeps all states: an image may be another rank's in the next epoch.
 void Run::scatter_chain_states(const std::vector<int64_t>& images, const Tensor& own_z) {
     const int64_t d = config_.model.latent;
-    const std::vector<real> values = rows_of_all_ranks(own_z);
+    const std::vector<real> values = joined_of_all_ranks(own_z.to_host());
     for (size_t row = 0; row < images.size(); ++row)
         std::copy_n(values.begin() + int64_t(row) * d, d, chain_states_.begin() + images[row] * d);
 }

@@ -1,5 +1,5 @@
 // Ranks over MPI. No other file knows it; WITH_MPI is set by the Makefile where an MPI compiler is found.
-#include "engine/ranks.h"
+#include "ranks/ranks.h"
 
 #include <unistd.h>
 
@@ -12,12 +12,13 @@
 #include <mpi.h>
 #endif
 
+#include "check.h"
+
 namespace dualmcmc {
 
 namespace {
 
 Ranks current;
-const BatchShare* shared = nullptr;
 Traffic sent;
 
 // What the launcher's variables say, before MPI is started: processes, 0 where there is no launcher; this process.
@@ -38,28 +39,6 @@ const Traffic& traffic() { return sent; }
 
 WorkAlone::WorkAlone() : before_(current) { current = {}; }
 WorkAlone::~WorkAlone() { current = before_; }
-
-// ---- shared batches -----------------------------------------------------------------------------
-
-BatchShare batch_share(int64_t whole, int rank) {
-    const int64_t first = whole * rank / current.count, end = whole * (rank + 1) / current.count;
-    return {first, end - first, whole};
-}
-
-SharedBatch::SharedBatch(int64_t whole) : own_(batch_share(whole, current.rank)) {
-    if (whole < current.count)
-        fail("--batch ", whole, ": each of the ", current.count, " processes needs an image; start fewer of them");
-    shared = &own_;
-}
-SharedBatch::~SharedBatch() { shared = nullptr; }
-
-bool batch_is_shared() { return shared && current.count > 1; }
-
-int64_t whole_batch(int64_t own) {
-    if (!batch_is_shared()) return own;
-    CHECK_EQ(own, shared->count);
-    return shared->whole;
-}
 
 // ---- messages: all that MPI does ----------------------------------------------------------------
 
@@ -251,21 +230,8 @@ void end_all_ranks(const std::string&) { leave_speaking_to_the_first(); }
 
 // ---- exchanges ----------------------------------------------------------------------------------
 
-std::vector<Tensor> summed_over_ranks(const std::vector<Tensor>& own, double factor) {
-    if (current.count == 1) return own;
-    std::vector<real> values;
-    for (const Tensor& tensor : own) {
-        const std::vector<real> more = tensor.to_host();
-        values.insert(values.end(), more.begin(), more.end());
-    }
-    sum(values, factor);
-    std::vector<Tensor> sums;
-    const real* next = values.data();
-    for (const Tensor& tensor : own) {
-        sums.push_back(Tensor::from_host(tensor.shape(), next));
-        next += tensor.size();
-    }
-    return sums;
+void sum_over_ranks(std::vector<real>& values, double factor) {
+    if (current.count > 1) sum(values, factor);
 }
 
 std::vector<std::vector<real>> of_all_ranks(const std::vector<real>& own) {
@@ -277,13 +243,10 @@ std::vector<std::vector<real>> of_all_ranks(const std::vector<real>& own) {
     return by_rank;
 }
 
-std::vector<real> rows_of_all_ranks(const Tensor& own) {
-    std::vector<real> rows;
-    for (const std::string& bytes : exchange(to_bytes(own.to_host()), false)) {
-        const std::vector<real> some = from_bytes<real>(bytes);
-        rows.insert(rows.end(), some.begin(), some.end());
-    }
-    return rows;
+std::vector<real> joined_of_all_ranks(const std::vector<real>& own) {
+    std::string joined;
+    for (const std::string& bytes : exchange(to_bytes(own), false)) joined += bytes;
+    return from_bytes<real>(joined);
 }
 
 bool on_any_rank(bool own) {

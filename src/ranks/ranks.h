@@ -1,22 +1,15 @@
 // The processes of a run, called ranks, and what they tell each other. `mpirun -np N` starts N of them; without it, or
-// in a build without MPI, there is one, and everything here does nothing.
+// in a build without MPI, there is one, and everything here does nothing. How they share a batch:
+// engine/shared_batch.h.
 //
-// N ranks compute what one computes. Each has its share of the images of every batch, and all parameters. Images meet
-// in sums over the batch only, and each of these is completed by a sum over ranks:
-//
-//   batch norm's statistics and their gradients       ops.cpp, one message for each pass, forward and backward
-//   the gradients of each network's parameters        sum_gradients (adam.h), before Adam's step
-//   the losses and energies that are reported         method/dual_mcmc.cpp, once per iteration
-//
-// What is divided by the batch is divided by whole_batch(). A sum is taken in the order of ranks, in double precision:
-// the same bits on every rank and in every run. So are, then, the parameters, u and v, and Adam's moments. All ranks
-// must call the functions under "exchanges" and "shared work" in the same order.
+// All ranks must call the functions under "exchanges" and "shared work" in the same order.
 #pragma once
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <vector>
 
-#include "engine/tensor.h"
+#include "real.h"
 
 namespace dualmcmc {
 
@@ -51,43 +44,17 @@ private:
     Ranks before_;
 };
 
-// ---- shared batches -----------------------------------------------------------------------------
-
-// A rank's images in a batch of `whole`: first … first + count - 1. Shares differ by one image at most.
-struct BatchShare {
-    int64_t first, count, whole;
-};
-BatchShare batch_share(int64_t whole, int rank);
-
-// While one lives, tensors (B, …) hold this rank's images of a batch of `whole`.
-class SharedBatch {
-public:
-    // Fails if there are fewer images than ranks.
-    explicit SharedBatch(int64_t whole);
-    ~SharedBatch();
-    SharedBatch(const SharedBatch&) = delete;
-    SharedBatch& operator=(const SharedBatch&) = delete;
-    const BatchShare& own() const { return own_; }
-
-private:
-    BatchShare own_;
-};
-
-// Whether sums over the batch need other ranks.
-bool batch_is_shared();
-// The images of the whole batch, of which this rank has `own`.
-int64_t whole_batch(int64_t own);
-
 // ---- exchanges ----------------------------------------------------------------------------------
 
-// factor Σ over ranks of each tensor, in one message.
-std::vector<Tensor> summed_over_ranks(const std::vector<Tensor>& own, double factor = 1);
+// In place: factor Σ over ranks, in the order of ranks and in double precision. The same bits on every rank and in
+// every run.
+void sum_over_ranks(std::vector<real>& values, double factor = 1);
 
 // The values of all ranks, as many from each.
 std::vector<std::vector<real>> of_all_ranks(const std::vector<real>& own);
 
-// The whole batch, row by row, from the rows of each rank's share.
-std::vector<real> rows_of_all_ranks(const Tensor& own);
+// The values of all ranks in their order, any number from each.
+std::vector<real> joined_of_all_ranks(const std::vector<real>& own);
 
 // Whether it is true on any rank.
 bool on_any_rank(bool own);
