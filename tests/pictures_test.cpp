@@ -292,6 +292,9 @@ TEST_F(Pictures, DamagedFilesAreNotTaken) {
         expect_unreadable(jpeg.substr(0, size_t(part * double(jpeg.size()))), {"cut off"});
         expect_unreadable(whole.substr(0, size_t(part * double(whole.size()))), {"cut off"});
     }
+    std::string tables = jpeg;
+    tables[jpeg.find("\xFF\xC4") + 5] = '\xFF', tables[jpeg.find("\xFF\xC4") + 6] = '\xFF';
+    expect_unreadable(tables, {"damaged", "Huffman"});
     std::string changed = whole;
     changed[whole.size() / 2] ^= 4;
     expect_unreadable(changed, {"damaged", "checksum"});

@@ -1,11 +1,21 @@
 // The only file that compiles stb_image; see picture.h. stb_image neither notices that a JPEG is cut off nor knows its
-// orientation, which are read here from the JPEG's markers, nor does it check a PNG's checksums.
+// orientation, which are read here from the JPEG's markers; nor does it check a PNG's checksums, or the lengths of a
+// JPEG's Huffman tables.
 #include "formats/picture.h"
 
 #include <algorithm>
 #include <cctype>
 #include <memory>
 #include <string_view>
+
+// In place of an assertion, which would end the program for a damaged file.
+namespace {
+struct BrokenAssertion {};
+}  // namespace
+#define STBI_ASSERT(condition)                     \
+    do {                                           \
+        if (!(condition)) throw BrokenAssertion(); \
+    } while (0)
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-function"
@@ -66,6 +76,7 @@ void check_chunks(const std::string& path, std::string_view bytes) {
 
 struct JpegMarkers {
     bool complete = false;  // ends with an end-of-image marker
+    bool damaged = false;   // a Huffman table with more than 256 codes, beyond stb_image's arrays
     bool adobe = false;     // has Adobe's segment, without which four components may be anything
     int components = 0, orientation = 1;
 };
@@ -81,6 +92,18 @@ int exif_orientation(std::string_view segment) {
         if (tiff.number(entry, 2) == 0x0112) return value >= 1 && value <= 8 ? int(value) : 1;
     }
     return 1;
+}
+
+// Whether a segment of Huffman tables, `length` bytes from `at`, holds one with more codes than there are bytes.
+bool has_too_many_codes(const Reader& file, size_t at, int64_t length) {
+    while (length > 0) {
+        size_t codes = 0;
+        for (size_t bits = 1; bits <= 16; ++bits) codes += file.number(at + bits, 1);
+        if (codes > 256) return true;
+        at += 17 + codes;
+        length -= int64_t(17 + codes);
+    }
+    return false;
 }
 
 JpegMarkers read_markers(std::string_view bytes) {
@@ -100,6 +123,7 @@ JpegMarkers read_markers(std::string_view bytes) {
         }
         const size_t length = file.number(at + 2, 2);
         const std::string_view segment = bytes.substr(std::min(at + 4, bytes.size()), std::max<size_t>(length, 2) - 2);
+        if (marker == 0xFFC4) out.damaged |= has_too_many_codes(file, at + 4, int64_t(length) - 2);
         if (marker == 0xFFE1 && out.orientation == 1) out.orientation = exif_orientation(segment);
         if (marker == 0xFFEE && segment.starts_with("Adobe")) out.adobe = true;
         const bool frame = marker >= 0xFFC0 && marker <= 0xFFCF && marker % 4 != 0;
@@ -166,6 +190,7 @@ RgbPicture read_picture(const std::string& path) {
     if (!jpeg) check_chunks(path, bytes);
     const JpegMarkers markers = jpeg ? read_markers(bytes) : JpegMarkers();
     if (jpeg && !markers.complete) fail(path, " is cut off: a JPEG without its end");
+    if (markers.damaged) fail(path, " is damaged: a Huffman table of the JPEG is too long");
     if (markers.components == 4 && !markers.adobe)
         fail(path, " is a JPEG of four components that do not say which colours they are; convert it to RGB");
 
@@ -178,7 +203,12 @@ RgbPicture read_picture(const std::string& path) {
     if (pixels > max_pixels || pixels / max_pixels_per_byte > size)
         fail(path, " cannot be decoded: ", width, "x", height, " pixels ",
              pixels > max_pixels ? text("are more than ", max_pixels) : text("do not fit into its ", size, " bytes"));
-    const StbPixels decoded(stbi_load_from_memory(data, size, &width, &height, &channels, 4), &stbi_image_free);
+    StbPixels decoded(nullptr, &stbi_image_free);
+    try {
+        decoded.reset(stbi_load_from_memory(data, size, &width, &height, &channels, 4));
+    } catch (const BrokenAssertion&) {
+        fail(path, " cannot be decoded: it is damaged");
+    }
     if (!decoded) refuse();
     return upright(to_rgb(decoded.get(), height, width), markers.orientation);
 }
