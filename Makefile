@@ -248,8 +248,8 @@ test: $(BUILD)/dualmcmc $(BUILD)/dualmcmc_tests
 # Every reader of files and of numbers under libFuzzer, AddressSanitizer and UBSan, FUZZ_SECONDS each (clang 14 or later).
 FUZZ_CXX     ?= clang++
 FUZZ_SECONDS ?= 60
-FUZZ_FLAGS   := -std=c++20 -g -O1 -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all -MMD -MP -Icuda -Isrc \
-                -Itests/fuzz/no_openmp
+FUZZ_FLAGS   := -std=c++20 -gline-tables-only -O1 -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all \
+                -MMD -MP -Icuda -Isrc -Itests/fuzz/no_openmp
 FUZZ_NAMES   := $(patsubst tests/fuzz/fuzz_%.cpp,%,$(wildcard tests/fuzz/fuzz_*.cpp))
 FUZZ_LIBRARY := $(patsubst %.cpp,$(BUILD)/fuzz/%.o,$(filter-out src/engine/device.cpp,$(wildcard src/check.cpp src/formats/*.cpp \
                 src/data/*.cpp src/ranks/*.cpp src/engine/*.cpp src/method/*.cpp)) src/training/config.cpp src/training/checkpoint.cpp \
