@@ -38,7 +38,7 @@ protected:
     void SetUp() override {
         ASSERT_TRUE(fs::exists(program_path())) << "build it first: make";
         program_ = fs::absolute(program_path()).string();
-        folder_ = testing::TempDir() + "dualmcmc_cli_" + testing::UnitTest::GetInstance()->current_test_info()->name();
+        folder_ = temporary_path(std::string("cli_") + testing::UnitTest::GetInstance()->current_test_info()->name());
         fs::remove_all(folder_);
         fs::create_directories(folder_);
     }
