@@ -229,7 +229,7 @@ packages:
 # GoogleTest, header and library, is wanted by the tests alone.
 test-packages: | packages
 	@printf '#if !__has_include(<gtest/gtest.h>)\n#error\n#endif\n' | \
-	  $(CXX) $(CXXFLAGS) -std=c++20 -fopenmp -x c++ - -lgtest -lgtest_main -o /dev/null 2>/dev/null || $(call install,libgtest-dev)
+	  $(CXX) $(CXXFLAGS) -std=c++20 -fopenmp -x c++ - -lgtest_main -lgtest -o /dev/null 2>/dev/null || $(call install,libgtest-dev)
 
 # $(call install,packages)
 install = { if command -v apt-get >/dev/null; then \
