@@ -383,9 +383,10 @@ TEST_F(EmulatedGpu, SaysWhyItIsNotUsable) {
 }
 
 TEST_F(EmulatedGpu, NamesTheVariableThatChoosesAmongSeveral) {
-    EXPECT_EQ(backend_simt_fp32.start().find("CUDA_VISIBLE_DEVICES"), std::string::npos);
+    EXPECT_EQ(backend_simt_fp32.start(0).find("CUDA_VISIBLE_DEVICES"), std::string::npos);
     simt::machine.devices = 4;
-    EXPECT_NE(backend_simt_fp32.start().find("the first of 4 (CUDA_VISIBLE_DEVICES chooses)"), std::string::npos);
+    EXPECT_NE(backend_simt_fp32.start(0).find(", 1 of 4 (CUDA_VISIBLE_DEVICES chooses)"), std::string::npos);
+    EXPECT_NE(backend_simt_fp32.start(6).find(", 3 of 4 "), std::string::npos) << "each rank the GPU of its place";
 }
 
 // The emulator's build has code for 8.0 and 9.0, as the default of the Makefile.
@@ -393,7 +394,7 @@ TEST_F(EmulatedGpu, SaysOnceThatTheDriverCompiles) {
     const auto told = [](int major, int minor) {
         simt::machine.major = major, simt::machine.minor = minor;
         testing::internal::CaptureStderr();
-        backend_simt_fp32.start();
+        backend_simt_fp32.start(0);
         return testing::internal::GetCapturedStderr();
     };
     for (const auto& [major, minor] : {std::pair(8, 0), {8, 9}, {9, 0}}) EXPECT_EQ(told(major, minor), "");
@@ -408,7 +409,7 @@ void start_with_cublas_status(int status, size_t limit) {
     simt::machine.cublas_status = status;
     simt::machine.limit = limit;
     try {
-        backend_simt_tf32.start();
+        backend_simt_tf32.start(0);
     } catch (const std::runtime_error& error) {
         std::fprintf(stderr, "%s", error.what());
         std::exit(3);

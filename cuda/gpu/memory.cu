@@ -117,7 +117,9 @@ std::string start(int index) {
         throw std::runtime_error(memory_full(properties.name));
     }
     return std::string(properties.name) + ", " + std::to_string(properties.totalGlobalMem >> 20) + " MiB" +
-           (count > 1 ? ", the first of " + std::to_string(count) + " (CUDA_VISIBLE_DEVICES chooses)" : "");
+           (count > 1
+                ? ", " + std::to_string(device + 1) + " of " + std::to_string(count) + " (CUDA_VISIBLE_DEVICES chooses)"
+                : "");
 }
 
 cudaStream_t cuda_stream() {
