@@ -381,15 +381,15 @@ TEST_F(Ranks, ErrorsEndAllProcesses) {
     expect_refused(2, "train --preset nope", {"--preset nope"});
     expect_refused(2, tiny + "--data nowhere --out run", {"nowhere"});
     // Only the first process writes; the others wait for it in the next iteration.
-    fs::create_directories(in("run/checkpoints/iteration-000002.safetensors.tmp"));
+    fs::create_directories(in("run/checkpoints/iteration-000002.safetensors"));  // in the way of the file
     expect_refused(2, tiny + "--iterations 2 --out run", {"iteration-000002.safetensors", "cannot write"});
-    fs::remove_all(in("run/checkpoints/iteration-000002.safetensors.tmp"));
+    fs::remove_all(in("run/checkpoints/iteration-000002.safetensors"));
     expect_runs(2, "train --resume --out run --iterations 2");
     // Only the second process fails.
     expect_runs(1, tiny + "--iterations 1 --out model");
     const Outcome result = shell(
-        "mpirun -np 1 $dualmcmc train --resume --out model --iterations 2 : -np 1 $dualmcmc train --resume --out "
-        "other");
+        "mpirun -np 1 $dualmcmc train --resume --out model --iterations 2 : -np 1 $dualmcmc train --resume --out model "
+        "--iterations 2 --sigma -1");
     EXPECT_NE(result.code, 0);
     EXPECT_NE(result.error.find("dualmcmc: rank 1"), std::string::npos) << result.error;
 }
