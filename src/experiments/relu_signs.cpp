@@ -1,6 +1,7 @@
 // A table of kernels that calls another's.
 #include "experiments/relu_signs.h"
 
+#include <map>
 #include <optional>
 
 #include "engine/graphed_function.h"
@@ -11,7 +12,6 @@ namespace {
 
 const Backend* inner = nullptr;
 ReluSigns::Record* record = nullptr;
-Backend table;
 std::optional<DisableGraphs> eager;
 
 void note(const real* x, int64_t n) {
@@ -45,11 +45,18 @@ void norm_relu_conv2d(real* y, const NormReluConv& in, const real* w, const real
     inner->norm_relu_conv2d(y, in, w, bias, residual);
 }
 
+// A table for each device, since the pool keeps freed memory by table (engine/pool.h). Never destroyed, as the pool.
+Backend& table_of(const Backend& device) {
+    static auto& tables = *new std::map<const Backend*, Backend>;
+    return tables[&device];
+}
+
 }  // namespace
 
 ReluSigns::ReluSigns(Record& record_) {
     inner = &backend();
     record = &record_;
+    Backend& table = table_of(*inner);
     table = *inner;
     table.callable_from_many_threads = false;
     table.exact = nullptr;
