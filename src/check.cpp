@@ -73,7 +73,7 @@ std::string explain(const std::exception& error) {
     if (const auto* file = dynamic_cast<const std::filesystem::filesystem_error*>(&error))
         return escaped(text("cannot access ", file->path1().string(), ": ", file->code().message()));
     if (const auto* system = dynamic_cast<const std::system_error*>(&error))
-        return escaped(text("the system refused a request: ", system->code().message()));
+        return escaped(text("the system refused a request: ", system->what()));
     if (dynamic_cast<const std::runtime_error*>(&error)) return escaped(error.what());
     return "an error in the program itself; please report the command, and the files it read";
 }

@@ -55,6 +55,8 @@ TEST(Exceptions, AreExplained) {
     const std::error_code denied = std::make_error_code(std::errc::permission_denied);
     EXPECT_EQ(explain(std::filesystem::filesystem_error("status", "some/file", denied)),
               "cannot access some/file: Permission denied");
+    EXPECT_EQ(explain(std::system_error(denied, "cannot read some/file")),
+              "the system refused a request: cannot read some/file: Permission denied");
     EXPECT_EQ(explain(std::runtime_error("a line")), "a line");
     for (const std::string& text : {explain(std::out_of_range("map::at")), explain(std::invalid_argument("stod")),
                                     explain(std::bad_optional_access())})
