@@ -95,7 +95,7 @@ EMULATED  := $(if $(DOUBLE),,$(patsubst %.cu,$(BUILD)/simt/%.o,$(COMMON) $(filte
 # The emulated GPU once more, in a namespace of its own, with a call before each load and store (tests/traffic_test.cpp).
 COUNTED   := $(EMULATED:$(BUILD)/simt/%=$(BUILD)/counted/%)
 # The step of check-step once more, in double precision and in a namespace of its own, with what it needs.
-PROOF     := $(if $(DOUBLE),,$(wildcard src/ranks/*.cpp src/engine/*.cpp src/method/*.cpp) src/check.cpp src/formats/files.cpp \
+PROOF     := $(if $(DOUBLE),,$(wildcard src/machine/*.cpp src/ranks/*.cpp src/engine/*.cpp src/method/*.cpp) src/check.cpp src/formats/files.cpp \
              src/formats/foreign.cpp src/formats/safetensors.cpp src/training/checkpoint.cpp src/training/config.cpp \
              src/experiments/check_step.cpp src/experiments/check_step_double.cpp src/experiments/relu_signs.cpp \
              src/experiments/step_file.cpp cuda/constant_weights.cpp cuda/no_gpu.cpp $(ONCE))
@@ -251,8 +251,8 @@ FUZZ_SECONDS ?= 60
 FUZZ_FLAGS   := -std=c++20 -gline-tables-only -O1 -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all \
                 -MMD -MP -Icuda -Isrc -Itests/fuzz/no_openmp
 FUZZ_NAMES   := $(patsubst tests/fuzz/fuzz_%.cpp,%,$(wildcard tests/fuzz/fuzz_*.cpp))
-FUZZ_LIBRARY := $(patsubst %.cpp,$(BUILD)/fuzz/%.o,$(filter-out src/engine/device.cpp src/engine/threads.cpp,$(wildcard src/check.cpp src/formats/*.cpp \
-                src/data/*.cpp src/ranks/*.cpp src/engine/*.cpp src/method/*.cpp)) src/training/config.cpp src/training/checkpoint.cpp \
+FUZZ_LIBRARY := $(patsubst %.cpp,$(BUILD)/fuzz/%.o,$(filter-out src/engine/device.cpp,$(wildcard src/check.cpp src/formats/*.cpp \
+                src/data/*.cpp src/ranks/*.cpp src/engine/*.cpp src/method/*.cpp)) src/machine/memory.cpp src/training/config.cpp src/training/checkpoint.cpp \
                 src/training/metrics.cpp $(addprefix src/experiments/,csv.cpp report.cpp grid_files.cpp step_file.cpp) cuda/constant_weights.cpp \
                 tests/fuzz/no_kernels.cpp)
 $(BUILD)/fuzz/%.o: %.cpp | packages

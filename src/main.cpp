@@ -8,7 +8,6 @@
 #include <iostream>
 
 #include "backend.h"
-#include "engine/threads.h"
 #include "experiments/ablate.h"
 #include "experiments/ais.h"
 #include "experiments/bench.h"
@@ -23,6 +22,7 @@
 #include "experiments/sample_command.h"
 #include "experiments/toys.h"
 #include "experiments/train_command.h"
+#include "machine/threads.h"
 #include "numbers.h"
 #include "ranks/ranks.h"
 #include "training/signals.h"

@@ -21,13 +21,14 @@ MAY_INCLUDE = {
     "cuda/gpu": ["cuda"],
     "src/cpu": ["cuda"],
     "src/cpu/fast": ["cuda", "src/cpu"],
+    "src/machine": [],
     "src/ranks": [],
-    "src/engine": ["cuda", "src/cpu", "src/ranks"],
-    "src/method": ["cuda", "src/cpu", "src/ranks", "src/engine"],
+    "src/engine": ["cuda", "src/cpu", "src/machine", "src/ranks"],
+    "src/method": ["cuda", "src/cpu", "src/machine", "src/ranks", "src/engine"],
     "src/formats": [],
     "src/data": ["src/formats"],
     "src/training": ["src/ranks", "src/engine", "src/method", "src/formats", "src/data"],
-    "src/experiments": ["cuda", "src/cpu", "src/ranks", "src/engine", "src/method", "src/formats", "src/data",
+    "src/experiments": ["cuda", "src/cpu", "src/machine", "src/ranks", "src/engine", "src/method", "src/formats", "src/data",
                         "src/training"],
 }
 FOR_ALL = {"src/check.h", "src/hash.h", "src/numbers.h", "cuda/real.h"}

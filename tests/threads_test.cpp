@@ -1,5 +1,5 @@
 // The default number of threads, from trees of files like the kernel's, and what the program does with it.
-#include "engine/threads.h"
+#include "machine/threads.h"
 
 #include <gtest/gtest.h>
 #include <sched.h>

@@ -9,7 +9,7 @@
 
 #include "check.h"
 #include "cpu/instruction_sets.h"
-#include "engine/threads.h"
+#include "machine/threads.h"
 #include "parallel.h"
 #include "ranks/ranks.h"
 

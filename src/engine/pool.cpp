@@ -9,7 +9,7 @@
 
 #include "check.h"
 #include "engine/device.h"
-#include "engine/memory.h"
+#include "machine/memory.h"
 
 namespace dualmcmc {
 

@@ -9,8 +9,8 @@
 #include <numeric>
 
 #include "engine/graphed_function.h"
-#include "engine/memory.h"
 #include "experiments/report.h"
+#include "machine/memory.h"
 #include "ranks/ranks.h"
 #include "training/checkpoint.h"
 

@@ -3,7 +3,7 @@
 // the lower resolution.
 #include "method/models.h"
 
-#include "engine/memory.h"
+#include "machine/memory.h"
 
 namespace dualmcmc {
 

@@ -1,5 +1,5 @@
 // The machine, its control groups, the process.
-#include "engine/memory.h"
+#include "machine/memory.h"
 
 #include <sys/resource.h>
 #include <unistd.h>

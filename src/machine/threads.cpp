@@ -1,5 +1,5 @@
 // See threads.h. Formats: cgroups(7), the kernel's Documentation/admin-guide/cgroup-v2.rst and proc_pid_mountinfo(5).
-#include "engine/threads.h"
+#include "machine/threads.h"
 
 #include <omp.h>
 #include <sched.h>
