@@ -156,7 +156,7 @@ $(BUILD)/%.o: %.cpp $(BUILD)/settings | packages
 	$(Q)$(CXX) $(FLAGS) -c $< -o $@
 
 # Only what computes by itself needs -O3; the rest calls kernels, and compiles in half the time.
-HOT  := $(addprefix src/experiments/,toys.cpp density2d.cpp annealing.cpp statistics.cpp sliced_wasserstein.cpp) \
+HOT  := $(addprefix src/experiments/,toys.cpp density2d.cpp annealing.cpp statistics.cpp statistics_distance.cpp) \
         src/formats/png.cpp src/formats/picture.cpp $(wildcard src/data/*.cpp)
 COLD := $(patsubst %.cpp,$(BUILD)/%.o,$(filter-out $(HOT),$(SOURCES)))
 $(COLD) $(TESTS) $(PROOF_OF_TESTS) $(PROOF:%.cpp=$(BUILD)/proof/%.o): FLAGS += -O1

@@ -11,7 +11,7 @@ except ImportError as missing:
 
 PANELS = (("reconstruction MSE per pixel", ("mse",)),
           ("energy gap E(model) - E(data)", ("energy_gap",)),
-          ("sliced Wasserstein distance x 1e3", ("swd_generator", "swd_revised")))
+          ("statistics distance", ("distance_generator", "distance_revised")))
 
 
 def smoothed(values, width=50):

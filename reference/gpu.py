@@ -492,7 +492,7 @@ def part_train(session, seconds):
     if output.code:
         raise Failed((output.first("^dualmcmc: "), shown))
     progress = [line for line in output.lines if re.match(r"\d+/\d+ ", line)]
-    distances = [line for line in output.lines if "sliced Wasserstein" in line]
+    distances = [line for line in output.lines if "statistics distance" in line]
     summary = "```\n" + "\n".join(progress[-1:] + distances[-1:]) + "\n```\n\n" if progress else ""
     return f"{minutes:.1f} minutes at widths {width}/{width}/{encoder}, {note}", summary + shown
 

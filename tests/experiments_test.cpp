@@ -16,8 +16,8 @@
 #include "data/shapes.h"
 #include "experiments/interpolate.h"
 #include "experiments/report.h"
-#include "experiments/sliced_wasserstein.h"
 #include "experiments/statistics.h"
+#include "experiments/statistics_distance.h"
 #include "file_helpers.h"
 #include "formats/npy.h"
 #include "formats/png.h"
@@ -596,14 +596,14 @@ TEST_F(Experiments, SamplesComeFromTheAveragedGeneratorInAnyNumberOfRuns) {
     }
 
     // The printed distances are those of the pictures.
-    const ImageSet real = load_dataset(in("images.npy"), 32, 0).held_out;
+    const StatisticsDistance distance(load_train(in("images.npy"), 32, 0, distance_data_images));
     for (const auto& [name, pictures] : {std::pair("generator", &found), std::pair("EBM-revised", &revised)}) {
         ImageSet set{11, 32, {}, name};
         for (const Picture& picture : *pictures)
             set.pixels.insert(set.pixels.end(), picture.pixels.begin(), picture.pixels.end());
         char number[48];
-        std::snprintf(number, sizeof number, "%s %.1f", name, sliced_wasserstein(set, first_images(real, 11), 4).mean);
-        expect_contains(output, {"(x 1e3, 11 images against images.npy", number});
+        std::snprintf(number, sizeof number, "%s %.3g", name, distance(set));
+        expect_contains(output, {"statistics distance of 11 images to images.npy: ", number});
     }
     // The same images as arrays.
     experiment("sample --count 11 --seed 4 --npy --kind generator --out " + in("arrays"));
@@ -633,7 +633,7 @@ TEST_F(Experiments, SamplesOfOneKindAndNoMixtures) {
     const fs::path data = in("images.npy"), away = in("away.npy");
     fs::rename(data, away);
     expect_contains(experiment("sample --count 2 --out " + in("alone")),
-                    {"no sliced Wasserstein distance: ", "images.npy", "2 images"});
+                    {"no statistics distance: ", "images.npy", "2 images"});
     fs::rename(away, data);
 }
 
@@ -677,7 +677,7 @@ TEST_F(Experiments, SixtyFourPixels) {
                   in("images64.npy") + " --out " + in("run64")),
               0)
         << read_bytes(in("error.txt"));
-    expect_contains(read_bytes(in("out.txt")), {"celeba64 from", "sliced Wasserstein distance", "(T 1.11e-05)"});
+    expect_contains(read_bytes(in("out.txt")), {"celeba64 from", "statistics distance of ", "(T 1.11e-05)"});
     const std::string model = " --model " + in("run64/checkpoints/iteration-000002.safetensors");
     for (const char* command :
          {"reconstruct --count 3", "revise --count 3 --strips 2", "interpolate --count 2 --points 3", "ood --count 4",

@@ -42,7 +42,7 @@ check-step) cat <<'END'
 ;;
 train) for last; do :; done
 mkdir -p $last/samples; touch $last/samples/iteration-7-samples.png $last/samples/iteration-7-reconstructions.png
-echo '7/10  epoch 1  0.10 s/it'; echo 'iteration 7: sliced Wasserstein distance: generator 50.0' ;;
+echo '7/10  epoch 1  0.10 s/it'; echo 'iteration 7: statistics distance: generator 50.0' ;;
 esac
 """
 

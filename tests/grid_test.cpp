@@ -13,7 +13,7 @@
 #include "data/shapes.h"
 #include "experiments/grid.h"
 #include "experiments/report.h"
-#include "experiments/sliced_wasserstein.h"
+#include "experiments/statistics_distance.h"
 #include "file_helpers.h"
 #include "formats/npy.h"
 #include "training/checkpoint.h"
@@ -116,7 +116,7 @@ TEST_F(Grid, RowsAreWhatTheSeparateCommandsGive) {
     expect_runs("compare" + tiny("grid") + " --method dual,shortrun,abp,vae --iterations 3 --seeds 2");
     const auto rows = rows_of(in("grid/compare.csv"));
     ASSERT_EQ(rows.size(), 4u);
-    const ImageSet real = first_images(load_dataset(in("images.npy"), 32, 2).held_out, 6);
+    const StatisticsDistance to_data(load_train(in("images.npy"), 32, 2, distance_data_images));
     // The encoder and its z-chain; 30 steps from noise; the encoder's mean.
     const std::map<std::string, size_t> row_of_reconstruct{{"dual", 2}, {"abp", 5}, {"vae", 0}};
     for (const auto& row : rows) {
@@ -134,14 +134,14 @@ TEST_F(Grid, RowsAreWhatTheSeparateCommandsGive) {
         expect_runs("sample --npy --count 6 --seed 2 --model " + model + " --out " + in("sample-" + method) +
                     (method == "shortrun" ? " --steps-x 100" : ""));
         for (const std::string kind : {"generator", "revised"}) {
-            const std::string& value = row.at("swd_" + kind);
+            const std::string& value = row.at("distance_" + kind);
             const bool has = kind == "generator" ? method != "shortrun" : method == "dual" || method == "shortrun";
             ASSERT_EQ(!value.empty(), has) << kind;
             if (!has) continue;
             NpyImages file(in("sample-" + method + "/" + kind + ".npy"));
             ImageSet drawn{6, 32, std::vector<uint8_t>(6 * 3072), ""};
             for (int64_t i = 0; i < 6; ++i) file.read_next(drawn.pixels.data() + i * 3072);
-            const double distance = sliced_wasserstein(drawn, real, 2).mean;
+            const double distance = to_data(drawn);
             EXPECT_NEAR(std::stod(value), distance, 1e-7 * distance) << kind;
         }
         EXPECT_EQ(row.at("iterations"), "3");

@@ -12,7 +12,7 @@
 #include <sstream>
 
 #include "compare.h"
-#include "experiments/sliced_wasserstein.h"
+#include "experiments/statistics_distance.h"
 #include "file_helpers.h"
 #include "formats/npy.h"
 #include "parallel.h"
@@ -25,10 +25,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const TrainingHooks hooks{[](const ImageSet& images, const ImageSet& real, uint64_t seed) {
-                              return sliced_wasserstein(images, real, seed).mean;
-                          },
-                          {}};
+const TrainingHooks hooks{[](const ImageSet& data) { return StatisticsDistance(data); }, {}};
 
 // Every tensor of the networks, and Adam's moments, by name.
 std::map<std::string, Values> snapshot(Models& models) {
@@ -426,7 +423,7 @@ TEST_F(Training, MetricsHaveARowForEachIteration) {
     const auto table = read_table(c);
     ASSERT_EQ(table.size(), 8u);
     EXPECT_EQ(table[0].front(), "iteration");
-    const size_t columns = table[0].size(), distance = column(table, "swd_generator"),
+    const size_t columns = table[0].size(), distance = column(table, "distance_generator"),
                  rate = column(table, "lr_generator"), mse = column(table, "mse"), gap = column(table, "energy_gap"),
                  model = column(table, "energy_model"), data = column(table, "energy_data"),
                  epoch = column(table, "epoch");
@@ -460,7 +457,7 @@ TEST_F(Training, MetricsHaveARowForEachIteration) {
     EXPECT_EQ(whole.rows[0][0], "0");
     for (size_t j = 2; j < columns; ++j) EXPECT_EQ(whole.rows[0][j].empty(), j < distance) << whole.header[j];
     EXPECT_NE(printed.find("7/7"), std::string::npos) << printed;
-    EXPECT_NE(printed.find("sliced Wasserstein"), std::string::npos) << printed;
+    EXPECT_NE(printed.find("statistics distance of "), std::string::npos) << printed;
 }
 
 // A crash can leave torn rows; a resumed run keeps the whole ones, and a file of an earlier version gets the columns

@@ -310,6 +310,17 @@ ImageSet load_train(const std::string& source, int64_t size, uint64_t seed, int6
     return read_pictures(source, chosen(files, spread(split_of(int64_t(files.size())).train, count)), size).images;
 }
 
+Dataset load_some(const std::string& source, int64_t size, uint64_t seed, int64_t train_count, int64_t held_out_count) {
+    if (is_picture_folder(source))
+        return {load_train(source, size, seed, train_count), load_held_out(source, size, seed, held_out_count),
+                split_of(int64_t(find_pictures(source).size())).held_out.empty()};
+    const Dataset data = load_dataset(source, size, seed);
+    return {
+        spread_images(data.train, train_count),
+        data.none_held_out ? spread_images(data.held_out, held_out_count) : first_images(data.held_out, held_out_count),
+        data.none_held_out};
+}
+
 std::string describe(const Dataset& data) {
     if (!data.none_held_out)
         return text("data: ", data.train.count, " training images, ", data.held_out.count, " held out");

@@ -49,17 +49,18 @@ std::string AblateCommand::tables() const {
         out += fourth ? "Table 4: the z-chain (k_x = 30)\n\n"
                       : "\nTable 5: the x-chain (z-chain of 10 steps from the encoder)\n\n";
         out += heading({fourth ? "z starts at, k_z" : "k_x", "FID (paper)", "MSE (paper)", "s/iteration (paper)", "MSE",
-                        "SWD generator", "SWD revised", "cost", "s/iteration", "x-chain", "z-chain", "generator",
-                        "encoder", "EBM", "iterations", "rollbacks"});
+                        "distance generator", "distance revised", "cost", "s/iteration", "x-chain", "z-chain",
+                        "generator", "encoder", "EBM", "iterations", "rollbacks"});
         for (const Row& r : *table) {
             const auto value = [&](std::optional<double> Result::*field, int decimals) {
                 return over_seeds(r.variant(), field, decimals);
             };
-            out += row({fourth ? text(r.start_z, ", ", r.steps_z) : text(r.steps_x), r.fid, r.mse, r.seconds,
-                        value(&Result::mse, 4), value(&Result::swd_generator, 1), value(&Result::swd_revised, 1),
-                        value(&Result::cpu_seconds, 3), value(&Result::wall_seconds, 3), value(&Result::chain_x, 3),
-                        value(&Result::chain_z, 3), value(&Result::generator, 3), value(&Result::encoder, 3),
-                        value(&Result::ebm, 3), value(&Result::iterations, 0), value(&Result::rollbacks, 0)});
+            out +=
+                row({fourth ? text(r.start_z, ", ", r.steps_z) : text(r.steps_x), r.fid, r.mse, r.seconds,
+                     value(&Result::mse, 4), value(&Result::distance_generator, 3), value(&Result::distance_revised, 3),
+                     value(&Result::cpu_seconds, 3), value(&Result::wall_seconds, 3), value(&Result::chain_x, 3),
+                     value(&Result::chain_z, 3), value(&Result::generator, 3), value(&Result::encoder, 3),
+                     value(&Result::ebm, 3), value(&Result::iterations, 0), value(&Result::rollbacks, 0)});
         }
     }
     return out;

@@ -39,15 +39,15 @@ std::vector<Variant> CompareCommand::variants() const {
 }
 
 std::string CompareCommand::tables() const {
-    std::string out = heading({"method", "FID (paper)", "MSE (paper)", "MSE", "SWD generator", "SWD revised",
+    std::string out = heading({"method", "FID (paper)", "MSE (paper)", "MSE", "distance generator", "distance revised",
                                "rollbacks", "gave up", "iterations", "cost", "s/iteration"});
     for (const std::string& method : methods_) {
         const auto value = [&](std::optional<double> Result::*field, int decimals) {
             return over_seeds(method, field, decimals);
         };
         const auto& [fid, mse] = paper.at(method);
-        out += row({method, fid, mse, value(&Result::mse, 4), value(&Result::swd_generator, 1),
-                    value(&Result::swd_revised, 1), value(&Result::rollbacks, 0), value(&Result::gave_up, 0),
+        out += row({method, fid, mse, value(&Result::mse, 4), value(&Result::distance_generator, 3),
+                    value(&Result::distance_revised, 3), value(&Result::rollbacks, 0), value(&Result::gave_up, 0),
                     value(&Result::iterations, 0), value(&Result::cpu_seconds, 3), value(&Result::wall_seconds, 3)});
     }
     return out;

@@ -19,7 +19,7 @@
 #include "experiments/grid_files.h"
 #include "experiments/reconstruct.h"
 #include "experiments/report.h"
-#include "experiments/sliced_wasserstein.h"
+#include "experiments/statistics_distance.h"
 #include "formats/npy.h"
 #include "ranks/ranks.h"
 #include "training/checkpoint.h"
@@ -98,7 +98,7 @@ ImageSet shown_images(const ImageSet& set, bool has_any) {
 Result measure(Result r, const LoadedCheckpoint& checkpoint, const std::string& folder, int64_t count) {
     const Config& c = checkpoint.config;
     const uint64_t seed = uint64_t(c.seed);
-    const ImageSet test = load_dataset(c.data, c.model.image_size(), seed).held_out, real = first_images(test, count);
+    const Dataset data = load_dataset(c.data, c.model.image_size(), seed);
     Models models(c.model, 0);
     load_checkpoint(checkpoint.file, checkpoint.path, models, false);
     r.seed = double(c.seed), r.count = double(count);
@@ -108,12 +108,13 @@ Result measure(Result r, const LoadedCheckpoint& checkpoint, const std::string& 
         if (std::string(name).starts_with("seconds")) r.*field = median(metrics, name);
 
     const Samples samples = draw_samples(models, count, c.sampler_batch, c.step.start_x, c.sampler, seed);
-    if (c.step.learn_generator) r.swd_generator = sliced_wasserstein(samples.generated, real, seed).mean;
-    if (c.step.learn_ebm) r.swd_revised = sliced_wasserstein(samples.revised, real, seed).mean;
+    const StatisticsDistance distance(spread_images(data.train, distance_data_images));
+    if (c.step.learn_generator) r.distance_generator = distance(samples.generated);
+    if (c.step.learn_ebm) r.distance_revised = distance(samples.revised);
     if (const auto inference = inference_of(c.step)) {
         StepSettings settings = c.step;
         settings.chain_z.steps = inference->steps;
-        r.mse = reconstruction_mse(models, test, count, c.sampler_batch, inference->start, settings, seed);
+        r.mse = reconstruction_mse(models, data.held_out, count, c.sampler_batch, inference->start, settings, seed);
     }
     ImageSet shown = shown_images(samples.generated, c.step.learn_generator);
     append_images(shown, shown_images(samples.revised, c.step.learn_ebm));
@@ -314,11 +315,9 @@ bool GridCommand::train_and_measure(const Training& training) {
                 resume ? text(", resuming from ", resume->iteration).c_str() : "");
     bool gave_up = false;
     try {
-        const auto distance = [](const ImageSet& images, const ImageSet& real, uint64_t seed) {
-            return sliced_wasserstein(images, real, seed).mean;
-        };
+        const auto distance_to = [](const ImageSet& data) { return StatisticsDistance(data); };
         const bool finished = resume && resume->iteration >= c.iterations;
-        if (!finished && !train(c, resume, {distance, {}})) return false;
+        if (!finished && !train(c, resume, {distance_to, {}})) return false;
     } catch (const Diverged& error) {
         std::printf("%s: gave up: %s\n", folder.c_str(), explain(error).c_str());
         gave_up = true;
@@ -370,13 +369,14 @@ void GridCommand::log_settings(const Config& c, const Dataset& data) {
             "machine cost a training nothing and its evaluations are not counted"));
     log(text("cost: seconds of ", time, " per iteration, minimum of ", timed_iterations,
              ", measured for all variants in turns before any training"));
-    const double floor = sliced_wasserstein(spread_images(data.train, count_), test_, uint64_t(c.seed)).mean;
+    const StatisticsDistance distance(spread_images(data.train, distance_data_images));
+    const double floor = distance(first_images(test_, count_));
     log(text("measured on ", count_, " held-out images (", test_.name,
              "): MSE per pixel and channel in [-1, 1] after the z-chain of training"));
     log(text("(without a z-chain: at the encoder's mean; without an encoder: from noise, at least ", inference_steps,
              " steps);"));
-    log(text("sliced Wasserstein distances (SWD) x 1e3, where as many training images are ", fixed(floor, 1),
-             " from the held-out ones;"));
+    log(text("statistics distances of ", count_,
+             " samples to the training images, where as many held-out images are at ", fixed(floor, 4), ";"));
     log("s/iteration and its parts: median wall-clock times");
 }
 

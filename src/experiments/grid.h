@@ -4,8 +4,8 @@
 //                 --out DIR --device --threads
 //
 // A variant is a name and the settings that distinguish it. Each variant is trained once per seed, in a run folder of
-// its own, and then measured on held-out images with that seed: the MSE that `reconstruct` reports, and the sliced
-// Wasserstein distances of the samples that `sample` draws.
+// its own, and then measured on held-out images with that seed: the MSE that `reconstruct` reports, and the
+// statistics distances of the samples that `sample` draws.
 //
 //   OUT/VARIANT-SEED/   a run as `train` leaves it (config.txt, metrics.csv, samples/, checkpoints/, report.html), plus
 //                       result.csv and result.npy (the generator's and the EBM-revised samples of the picture)

@@ -25,8 +25,8 @@ const std::vector<ResultColumn>& result_columns() {
                                                    {"seconds_encoder", &Result::encoder},
                                                    {"seconds_ebm", &Result::ebm},
                                                    {"mse", &Result::mse},
-                                                   {"swd_generator", &Result::swd_generator},
-                                                   {"swd_revised", &Result::swd_revised}};
+                                                   {"distance_generator", &Result::distance_generator},
+                                                   {"distance_revised", &Result::distance_revised}};
     return columns;
 }
 

@@ -23,7 +23,7 @@ struct Result {
     std::optional<double> wall_seconds;  // median wall-clock time per iteration; its parts follow
     std::optional<double> chain_x, chain_z, generator, encoder, ebm;
     std::optional<double> mse;  // of reconstructed test images, per pixel and channel
-    std::optional<double> swd_generator, swd_revised;
+    std::optional<double> distance_generator, distance_revised;
 };
 
 // The columns of result.csv and NAME.csv after `cell`, the variant. These names are older than those in the code and

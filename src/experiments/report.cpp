@@ -493,8 +493,8 @@ std::string curves_html(const MetricsColumns& metrics, const std::string& temper
            metrics.plot("energies" + temperature,
                         {{"energy_data", "data"}, {"energy_model", "samples of the x-chain"}}) +
            metrics.plot("energy gap, samples minus data" + temperature, {{"energy_gap", "gap"}}) +
-           metrics.plot("sliced Wasserstein distance to the data (x 1e3)",
-                        {{"swd_generator", "generator"}, {"swd_revised", "EBM-revised"}}) +
+           metrics.plot("statistics distance to the data",
+                        {{"distance_generator", "generator"}, {"distance_revised", "EBM-revised"}}) +
            metrics.plot("generator loss on revised samples (Eq. 10)", {{"loss_revise", "squared error per image"}}) +
            metrics.plot("encoder losses (Eq. 15)",
                         {{"nll_posterior", "revised latents of data"}, {"nll_prior", "latents of generated samples"}}) +
@@ -507,9 +507,9 @@ std::string headline(const MetricsColumns& metrics, const std::string& temperatu
                            std::min<size_t>(50, metrics["iteration"].size()), ": reconstruction MSE ",
                            short_number(metrics.mean_of_last("mse")), " per pixel, energy gap ",
                            short_number(metrics.mean_of_last("energy_gap")), temperature);
-    if (std::isfinite(metrics.last("swd_generator")))
-        out += text("; sliced Wasserstein distance (x 1e3) ", short_number(metrics.last("swd_generator")),
-                    " generator, ", short_number(metrics.last("swd_revised")), " EBM-revised");
+    if (std::isfinite(metrics.last("distance_generator")))
+        out += text("; statistics distance ", short_number(metrics.last("distance_generator")), " generator, ",
+                    short_number(metrics.last("distance_revised")), " EBM-revised");
     return out + ".</p>\n";
 }
 

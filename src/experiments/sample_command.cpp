@@ -8,7 +8,7 @@
 #include <functional>
 #include <string_view>
 
-#include "experiments/sliced_wasserstein.h"
+#include "experiments/statistics_distance.h"
 #include "formats/files.h"
 #include "formats/progress_line.h"
 #include "hash.h"
@@ -24,7 +24,7 @@ namespace {
 
 constexpr int64_t picture_images = 100;        // of each kind, in samples.png
 constexpr int64_t max_count = 1'000'000'000;   // of each kind
-constexpr int64_t max_distance_images = 2048;  // on each side of a sliced Wasserstein distance; 150 kB each
+constexpr int64_t max_distance_images = 5000;  // of each kind, in a distance
 
 // Progress on stderr: a line every few seconds, redrawn in place on a terminal.
 class Counter {
@@ -83,7 +83,7 @@ SampleCommand::SampleCommand(CLI::App& app)
                          "x-chain: step size (default: the model's sampler-step-size, 0.4)");
     command_->add_option("--noise-x", chain_.noise_std, "x-chain: noise (default: the model's sampler-noise, 0.001)");
     command_->add_option("--data", data_,
-                         "as in train, for the sliced Wasserstein distance to its test images (default: the model's)");
+                         "as in train, for the statistics distance to its training images (default: the model's)");
     command_->add_flag("--npy", npy_, "write a .npy of uint8 (N,S,S,3) per kind instead of a folder of PNGs");
     command_->add_option("--device", device_, "as in train")->capture_default_str();
     command_->add_option("--precision", precision_, "as in train")->capture_default_str();
@@ -107,11 +107,11 @@ void SampleCommand::apply_overrides(const Config& trained) {
 void SampleCommand::load_data() {
     try {
         if (config_.data.empty()) fail("the checkpoint does not name the data it was trained on; give --data");
-        real_ = load_held_out(config_.data, config_.model.image_size(), uint64_t(config_.seed),
+        data_set_ = load_some(config_.data, config_.model.image_size(), uint64_t(config_.seed), distance_data_images,
                               std::min(count_, max_distance_images));
     } catch (const std::exception& error) {
         if (command_->count("--data")) throw;
-        std::printf("no sliced Wasserstein distance: %s\n", explain(error).c_str());
+        std::printf("no statistics distance: %s\n", explain(error).c_str());
     }
 }
 
@@ -218,26 +218,25 @@ void SampleCommand::write_picture(const Samples& samples) const {
     write_grid(out_ + "/samples.png", panels, 10, 64 / generator.size);
 }
 
-// Prints the number of images in each folder, and the distances of the newly drawn ones from the data.
+// Prints the number of images in each folder, and the distances of the newly drawn ones to the data.
 void SampleCommand::finish(const Samples& kept) {
     for (const Output& output : outputs_) {
         if (output.folder) output.folder->check();
         std::printf("%s/%s%s: %lld images\n", out_.c_str(), output.name.c_str(), output.folder ? "" : ".npy",
                     (long long)count_);
     }
-    const int64_t images = std::min({kept.generated.count, real_.count, max_distance_images});
-    if (images == 0) return;
-    const ImageSet real = first_images(real_, images);
-    std::string line =
-        text("sliced Wasserstein distance (x 1e3, ", images, " images against ", escaped(real.name), "):");
-    for (const Output& output : outputs_) {
-        const bool generator = output.name == "generator";
-        const double distance =
-            sliced_wasserstein(generator ? kept.generated : kept.revised, real, uint64_t(seed_)).mean;
-        char number[48];
-        std::snprintf(number, sizeof number, " %s %.1f", generator ? "generator" : "EBM-revised", distance);
-        line += (&output == &outputs_.front() ? "" : ",") + std::string(number);
-    }
+    const int64_t images = std::min(kept.generated.count, max_distance_images);
+    if (images < 2 || data_set_.train.count < 2) return;
+    const StatisticsDistance distance(data_set_.train);
+    std::string line = text("statistics distance of ", images, " images to ", escaped(data_set_.train.name));
+    const auto add = [&](const char* name, const ImageSet& set) {
+        char number[64];
+        std::snprintf(number, sizeof number, "%s %.3g", name, distance(first_images(set, images)));
+        line += number;
+    };
+    if (has("generator")) add(": generator", kept.generated);
+    if (has("revised")) add(has("generator") ? ", EBM-revised" : ": EBM-revised", kept.revised);
+    if (!data_set_.none_held_out && data_set_.held_out.count >= images) add("; held-out images", data_set_.held_out);
     std::printf("%s\n", line.c_str());
 }
 

@@ -40,8 +40,8 @@ private:
     bool npy_ = false;
     ChainSettings chain_{};
     BatchNormMode batch_norm_;
-    Config config_;  // the checkpoint's, with the flags applied
-    ImageSet real_;  // test images, for the distance; empty if they cannot be loaded
+    Config config_;     // the checkpoint's, with the flags applied
+    Dataset data_set_;  // for the distance; empty if it cannot be loaded
     // The destination of one kind of images: either a folder or an array.
     struct Output {
         std::string name;

@@ -8,7 +8,7 @@
 
 #include "data/dataset.h"
 #include "experiments/report.h"
-#include "experiments/sliced_wasserstein.h"
+#include "experiments/statistics_distance.h"
 #include "ranks/ranks.h"
 #include "training/signals.h"
 #include "training/train.h"
@@ -139,9 +139,7 @@ void warn_of_slow_cpu(const Config& c, const std::string& device) {
     std::fflush(stdout);
 }
 
-double distance(const ImageSet& images, const ImageSet& real, uint64_t seed) {
-    return sliced_wasserstein(images, real, seed).mean;
-}
+std::function<double(const ImageSet&)> distance_to(const ImageSet& data) { return StatisticsDistance(data); }
 
 // A report that cannot be written must not end the run.
 void report(const std::string& folder) {
@@ -179,7 +177,7 @@ int TrainCommand::run() {
         print_line(text("resuming from ", resume->path));
         print_changes(resume->config, config);
     }
-    return train(config, resume, {distance, report}) ? 0 : exit_code_of_interrupt();
+    return train(config, resume, {distance_to, report}) ? 0 : exit_code_of_interrupt();
 }
 
 }  // namespace dualmcmc

@@ -262,7 +262,8 @@ void check_optimiser(const Config& c) {
     check_at_least<real>("decay-ebm", c.step.adam_ebm.weight_decay, 0);
     check_at_least<real>("decay-encoder", c.step.adam_encoder.weight_decay, 0);
     check_positive("lr-decay", c.lr_decay);
-    if (!(c.ema >= 0 && c.ema < 1)) fail("--ema ", c.ema, ": must be at least 0 and below 1");
+    for (const auto& [flag, ema] : {std::pair{"--ema ", c.ema}, {"--ema-ebm ", c.ema_ebm}})
+        if (!(ema >= 0 && ema < 1)) fail(flag, ema, ": must be at least 0 and below 1");
     check_positive("max-energy-gap", c.max_energy_gap);
     if (!(c.rollback_lr_factor > 0 && c.rollback_lr_factor <= 1))
         fail("--rollback-lr-factor ", c.rollback_lr_factor, ": must be above 0 and at most 1");

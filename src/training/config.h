@@ -23,6 +23,7 @@ struct Config {
     bool flip = false;              // random horizontal flips
     double lr_decay = 0.998;        // learning rate = base · decay^epoch, epoch from 0
     double ema = 0;                 // decay of the generator's average, for samples: avg <- ema avg + (1 - ema) θ
+    double ema_ebm = 0;             // of the EBM's, for the x-chain after training
     double max_energy_gap = 1e4;    // the run has diverged if |energy gap| exceeds this
     double rollback_lr_factor = 1;  // multiplies all learning rates at each rollback
     ChainSettings sampler{70, 0.4, 0.001};  // the x-chain after training
@@ -114,6 +115,8 @@ void for_each_optimiser_setting(ConfigType& c, Visit& visit) {
     visit("lr-decay", c.lr_decay, "factor on all learning rates after each epoch");
     visit("ema", c.ema,
           "decay of the moving average (EMA) of the generator's parameters that samples are drawn with; 0: no EMA");
+    visit("ema-ebm", c.ema_ebm,
+          "decay of the moving average of the EBM's parameters that revises samples after training; 0: no EMA");
     visit("max-energy-gap", c.max_energy_gap,
           "energy gap above which a run has diverged and rolls back to its last checkpoint");
     visit("rollback-lr-factor", c.rollback_lr_factor, "factor on all learning rates at each rollback; 1: unchanged");
@@ -126,7 +129,7 @@ void for_each_output_setting(ConfigType& c, Visit& visit) {
     visit("sampler-noise", c.sampler.noise_std, "x-chain when sampling: standard deviation of the noise");
     visit("sampler-batch", c.sampler_batch, "batch size when sampling; batch norm sees these images together");
     visit("log-every", c.log_every, "iterations between progress lines when stdout is not a terminal");
-    visit("eval-every", c.eval_every, "iterations between evaluations: pictures and sliced Wasserstein distances");
+    visit("eval-every", c.eval_every, "iterations between evaluations: pictures and distances to the data");
     visit("checkpoint-every", c.checkpoint_every, "iterations between checkpoints");
     visit("keep-checkpoints", c.keep_checkpoints, "number of most recent checkpoints to keep");
 }

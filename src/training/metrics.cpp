@@ -94,7 +94,7 @@ namespace {
 constexpr const char* header =
     "iteration,epoch,mse,energy_data,energy_model,energy_gap,loss_revise,nll_posterior,nll_prior,"
     "seconds,seconds_chain_x,seconds_chain_z,seconds_generator,seconds_encoder,seconds_ebm,"
-    "swd_generator,swd_revised,lr_generator,lr_ebm,lr_encoder";
+    "distance_generator,distance_revised,lr_generator,lr_ebm,lr_encoder";
 
 }  // namespace
 

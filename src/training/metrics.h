@@ -41,7 +41,7 @@ public:
     MetricsFile(const std::string& path, int64_t iteration);
     // Drops the rows after `iteration`.
     void rewind(int64_t iteration);
-    // `distances`: the two cells of the sliced Wasserstein distances, "," for none.
+    // `distances`: the two cells of the distances to the data, "," for none.
     void row(int64_t iteration, int64_t epoch, const Metrics& m, const std::string& distances);
 
 private:

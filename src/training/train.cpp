@@ -25,7 +25,8 @@ namespace dualmcmc {
 namespace {
 
 constexpr int64_t max_rollbacks = 5;      // without a new checkpoint between them, before a run gives up
-constexpr int64_t distance_images = 512;  // images on each side of a sliced Wasserstein distance; see evaluate()
+constexpr int64_t distance_images = 512;  // samples of each kind in a distance; see evaluate()
+constexpr int64_t data_images = 2048;     // images of the training set that a distance is to
 constexpr int64_t picture_images = 64;    // in each panel of a grid
 // RNG step of the initial states of persistent chains, beyond that of any iteration.
 constexpr uint64_t initial_states_step = uint64_t(1) << 55;
@@ -100,6 +101,7 @@ private:
     StepSettings settings_at(int64_t epoch) const;
     bool parameters_finite();
     std::string evaluate(int64_t iteration);
+    std::string measure(int64_t iteration, const Samples& samples);
     void write_checkpoint(int64_t iteration);
     int64_t roll_back(int64_t iteration, const Metrics& metrics);
     // Each rollback changes the Philox key, so that the run sees fresh noise.
@@ -118,6 +120,8 @@ private:
     std::optional<FolderLock> lock_;
     std::optional<MetricsFile> metrics_;  // the first rank's
     std::optional<Progress> progress_;
+    std::function<double(const ImageSet& images)> distance_;  // to the training set; set by the first evaluation
+    std::string distance_text_;                               // what it is between, for the lines that print it
 };
 
 // ---- the place in the data ----------------------------------------------------------------------
@@ -296,10 +300,9 @@ Metrics Run::train_iteration(int64_t iteration) {
     metrics.learning_rates = learning_rates(settings);
     metrics.wall_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     // EMA warm-up: a lower decay at first, so that early parameters fade quickly.
-    if (config_.ema > 0) {
-        const double done = double(iteration + 1);
-        update_ema(models_.generator.state, std::min(config_.ema, done / (done + 9)));
-    }
+    const double warm_up = double(iteration + 1) / double(iteration + 10);
+    if (config_.ema > 0) update_ema(models_.generator.state, std::min(config_.ema, warm_up));
+    if (config_.ema_ebm > 0) update_ema(models_.ebm.state, std::min(config_.ema_ebm, warm_up));
     return metrics;
 }
 
@@ -313,7 +316,7 @@ bool Run::parameters_finite() {
 
 // ---- evaluations, checkpoints, rollbacks --------------------------------------------------------
 
-// Writes pictures; returns the sliced Wasserstein distances to held-out images as two cells of metrics.csv.
+// Writes pictures; returns the distances of samples to the data as two cells of metrics.csv.
 std::string Run::evaluate(int64_t iteration) {
     ScopedStateRestore restore(models_);
     restore.use_averages();
@@ -334,16 +337,27 @@ std::string Run::evaluate(int64_t iteration) {
     const Reconstructions r = draw_reconstructions(models_, data, config_.step, seed);
     write_grid(stem + "-reconstructions.png", {&r.data, &r.encoder, &r.revised}, columns, scale);
 
-    if (!hooks_.sliced_wasserstein) return ",";
-    const double generated = hooks_.sliced_wasserstein(samples.generated, real, seed),
-                 revised = hooks_.sliced_wasserstein(samples.revised, real, seed);
-    char line[160];
-    std::snprintf(
-        line, sizeof line,
-        "iteration %lld: sliced Wasserstein distance (x 1e3, %lld %s images): generator %.1f, EBM-revised %.1f",
-        static_cast<long long>(iteration), static_cast<long long>(count), data_.none_held_out ? "training" : "held-out",
-        generated, revised);
-    progress_->print_line(line);
+    return measure(iteration, samples);
+}
+
+// The distances of the generator's samples and of the revised ones, as evaluate() returns them.
+std::string Run::measure(int64_t iteration, const Samples& samples) {
+    const int64_t count = samples.generated.count;
+    if (!hooks_.distance_to || count < 2 || data_.train.count < 2) return ",";
+    if (!distance_) {
+        distance_ = hooks_.distance_to(spread_images(data_.train, data_images));
+        distance_text_ = text("statistics distance of ", count, " samples");
+        if (!data_.none_held_out) {
+            char floor[48];
+            std::snprintf(floor, sizeof floor, " (held-out images %.3g)",
+                          distance_(first_images(data_.held_out, count)));
+            distance_text_ += floor;
+        }
+    }
+    const double generated = distance_(samples.generated), revised = distance_(samples.revised);
+    char line[96];
+    std::snprintf(line, sizeof line, ": generator %.3g, EBM-revised %.3g", generated, revised);
+    progress_->print_line(text("iteration ", iteration, ": ", distance_text_, line));
     return text(generated, ",", revised);
 }
 

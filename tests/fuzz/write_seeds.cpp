@@ -100,7 +100,7 @@ void text_seeds() {
     seed("report", "words", config + "----\n" + metrics + "----\n" + words);
     const std::string result =
         "cell,seed,count,iterations,returns,gave_up,processor_seconds,seconds,seconds_chain_x,seconds_chain_z,"
-        "seconds_generator,seconds_encoder,seconds_ebm,mse,swd_generator,swd_revised\n"
+        "seconds_generator,seconds_encoder,seconds_ebm,mse,distance_generator,distance_revised\n"
         "vae,1,6,2,0,0,0.1,0.2,0,0,0,0,0,0.5,,\n";
     seed("grid", "all",
          result + "----\ncell,minutes,seconds,iterations\nvae,2,0.5,7\n----\n" + metrics + "----\n" +
