@@ -8,12 +8,14 @@
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
+#include <limits>
 #include <map>
 #include <random>
 #include <sstream>
 
 #include "data/dataset.h"
 #include "data/shapes.h"
+#include "experiments/chains_command.h"
 #include "experiments/interpolate.h"
 #include "experiments/report.h"
 #include "experiments/statistics.h"
@@ -460,6 +462,68 @@ TEST_F(Experiments, ReviseAgreesWithReconstruct) {
     EXPECT_EQ(read_table(in("nothing/z_chain.csv")).at("step").size(), 1u);
 }
 
+// Decodes x_chain.png, and recomputes the chain that it shows.
+TEST_F(Experiments, ReviseShowsTheChangesBelowThePictures) {
+    expect_contains(experiment("revise --count 3 --strips 2 --seed 5 --steps-x 7 --out " + in("changes")),
+                    {"x_chain.png: steps 0, 1, 2, 3, 4, 5, 6, 7; below each sample its change since step 0, x 10 (grey "
+                     "128: no change)"});
+    const LoadedCheckpoint checkpoint = read_checkpoint(model());
+    Models models(checkpoint.config.model, 0);
+    load_checkpoint(checkpoint.file, model(), models, false);
+    const StepNoise noise = philox_noise(5, 0, {4, 32, 32, 3}, 3);
+    ChainSettings chain = checkpoint.config.sampler;
+    chain.steps = 7;
+    Tensor start;
+    {
+        const NoGrad no_grad;
+        start = models.generator(Var(noise.prior)).value();
+    }
+    std::vector<std::vector<real>> states;
+    watch_chain_x(models, start, chain, noise.langevin_x,
+                  [&](int64_t, const Tensor& x, const Tensor&) { states.push_back(x.to_host()); });
+    ASSERT_EQ(states.size(), 8u);
+    const Picture picture = decode(in("changes/x_chain.png"));
+    ASSERT_EQ(picture.width, 8 * 66 - 2);
+    ASSERT_EQ(picture.height, 4 * 66 - 2);
+    int64_t grey = 0;
+    for (int k = 0; k < 8; ++k)
+        for (int i = 0; i < 2 * 3072; ++i) {
+            const int sample = i / 3072, y = i / 96 % 32, x = i / 3 % 32, c = i % 3, left = k * 66 + 2 * x;
+            const double now = double(states[size_t(k)][size_t(i)]), before = double(states[0][size_t(i)]),
+                         change = std::clamp(128 + 10 * 127.5 * (now - before), 0.0, 255.0);
+            const int shown = picture.at((2 * sample + 1) * 66 + 2 * y, left)[c];
+            ASSERT_NEAR(shown, change, 1) << "step " << k << ", sample " << sample << ", value " << i;
+            ASSERT_NEAR(picture.at(2 * sample * 66 + 2 * y, left)[c], std::clamp((now + 1) * 127.5, 0.0, 255.0), 1);
+            ASSERT_TRUE(k > 0 || shown == 128) << "the start has changed";
+            grey += shown == 128;
+        }
+    EXPECT_LT(grey, 2 * 2 * 3072) << "the chain moves";
+    // Of a test image the strip shows the states alone, and the image.
+    EXPECT_EQ(decode(in("changes/z_chain.png")).height, 2 * 66 - 2);
+}
+
+TEST(ChangePictures, ShowTenTimesTheChangeAroundGrey) {
+    // The change in grey levels, and the level that is shown.
+    const std::pair<double, int> cases[] = {{0, 128},    {1, 138},    {-1, 118}, {0.1, 129}, {-0.1, 127}, {0.04, 128},
+                                            {12.6, 254}, {12.8, 255}, {90, 255}, {-12.7, 1}, {-12.8, 0},  {-90, 0}};
+    std::vector<real> start, x;
+    for (const auto& [levels, shown] : cases) {
+        start.push_back(real(1 - 0.17 * double(start.size())));  // from 1 down; x may leave [-1, 1]
+        x.push_back(real(double(start.back()) + levels / 127.5));
+    }
+    const Shape shape{1, 2, 2, 3};
+    const ImageSet found = change_pictures(Tensor::from_host(shape, x), Tensor::from_host(shape, start));
+    ASSERT_EQ(found.count, 1);
+    ASSERT_EQ(found.size, 2);
+    for (size_t i = 0; i < x.size(); ++i) EXPECT_EQ(found.pixels[i], cases[i].second) << cases[i].first;
+    const real infinity = std::numeric_limits<real>::infinity();
+    x[0] = infinity, x[1] = -infinity, x[2] = std::numeric_limits<real>::quiet_NaN();
+    const ImageSet lost = change_pictures(Tensor::from_host(shape, x), Tensor::from_host(shape, start));
+    EXPECT_EQ(lost.pixels[0], 255);
+    EXPECT_EQ(lost.pixels[1], 0);
+    EXPECT_EQ(lost.pixels[2], 0);
+}
+
 TEST_F(Experiments, InterpolateMeetsAtTheEnds) {
     expect_contains(experiment("interpolate --count 3 --points 5 --out " + in("line")),
                     {"linear", "5 points", "temperature"});
@@ -694,7 +758,7 @@ TEST_F(Experiments, SixtyFourPixels) {
     } expected[] = {
         {"run64/samples/iteration-000002-samples.png", 3 * (8 * 66 + 8) - 10, 64},  // 2 images in 8 columns, 3 panels
         {"run64/interpolate/samples.png", 3 * 66 - 2, 2 * 66 - 2},
-        {"run64/revise/x_chain.png", 4 * 66 - 2, 2 * 66 - 2},
+        {"run64/revise/x_chain.png", 4 * 66 - 2, 4 * 66 - 2},
         {"samples64/generator/000002.png", 64, 64}};
     for (const auto& e : expected) {
         const Picture picture = decode(in(e.path));

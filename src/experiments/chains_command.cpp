@@ -1,7 +1,10 @@
 // Strips of images and traces of both chains, with values per image (the traces of langevin.h are sums over the batch).
+// The x-chain's revision is often one or two of 256 grey levels, which no eye sees. Therefore each of its strips has a
+// second one below, with the change since the start times ten.
 #include "experiments/chains_command.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "experiments/statistics.h"
 
@@ -11,17 +14,30 @@ namespace {
 
 constexpr int64_t max_columns = 11;  // a chain of 30 steps shows every third, as the paper's figure does
 
-// The values of a chain at every step, and pictures of its first images at some steps.
+// The images of two sets in turns: a 0, b 0, a 1, b 1, …
+ImageSet in_turns(const ImageSet& a, const ImageSet& b) {
+    ImageSet out = empty_images("", a.count + b.count, a.size);
+    const int64_t values = a.size * a.size * 3;
+    for (int64_t i = 0; i < out.count; ++i)
+        std::copy_n(image_at(i % 2 == 0 ? a : b, i / 2), values, out.pixels.data() + i * values);
+    return out;
+}
+
+// The values of a chain at every step, and pictures of its first images at some steps, with or without a picture of
+// the change below each.
 class ChainRecord {
 public:
-    ChainRecord(int64_t steps, int64_t rows)
-        : values_(size_t(steps) + 1), shown_(spaced_steps(steps, max_columns)), rows_(rows) {}
+    ChainRecord(int64_t steps, int64_t strips, bool with_changes)
+        : values_(size_t(steps) + 1), shown_(spaced_steps(steps, max_columns)), strips_(strips),
+          with_changes_(with_changes) {}
 
     // Adds the first `wanted` values of a batch at step k, and its pictures if they belong to the strips.
     void add(int64_t k, const Tensor& images, const std::vector<real>& values, int64_t wanted, bool first_batch) {
         values_[size_t(k)].insert(values_[size_t(k)].end(), values.begin(), values.begin() + wanted);
-        if (first_batch && std::find(shown_.begin(), shown_.end(), k) != shown_.end())
-            columns_.push_back(pictures(images.slice_copy(0, rows_)));
+        if (!first_batch || std::find(shown_.begin(), shown_.end(), k) == shown_.end()) return;
+        const Tensor x = images.slice_copy(0, strips_);
+        if (k == 0) start_ = x;
+        columns_.push_back(with_changes_ ? in_turns(pictures(x), change_pictures(x, start_)) : pictures(x));
     }
 
     void write_table(const std::string& path, const std::string& quantity) const {
@@ -37,7 +53,7 @@ public:
     void write_picture(const std::string& path, const ImageSet* data) const {
         std::vector<ImageSet> columns = columns_;
         if (data) columns.push_back(*data);
-        const ImageSet grid = strips(columns, rows_);
+        const ImageSet grid = strips(columns, with_changes_ ? 2 * strips_ : strips_);
         write_grid(path, {&grid}, int64_t(columns.size()), picture_scale(grid));
     }
 
@@ -52,15 +68,33 @@ private:
     std::vector<std::vector<real>> values_;
     std::vector<int64_t> shown_;
     std::vector<ImageSet> columns_;
-    int64_t rows_;
+    int64_t strips_;
+    bool with_changes_;
+    Tensor start_;  // of the strips
 };
 
 }  // namespace
 
+ImageSet change_pictures(const Tensor& x, const Tensor& start) {
+    CHECK(x.shape() == start.shape());
+    ImageSet out = empty_images("", x.dim(0), x.dim(1));
+    const std::vector<real> now = x.to_host(), before = start.to_host();
+    for (size_t i = 0; i < now.size(); ++i) {
+        const double level = std::round(128 + change_factor * 127.5 * (double(now[i]) - double(before[i])));
+        out.pixels[i] = uint8_t(level > 0 ? std::min(level, 255.0) : 0);  // NaN is black, as in from_floats
+    }
+    return out;
+}
+
 ReviseCommand::ReviseCommand(CLI::App& app)
-    : Experiment(app, "revise", "strips of both chains, energy and MSE by step (Fig. 2)", 100,
-                 "samples and test images that the tables average over") {
-    command_->add_option("--strips", strips_, "rows of each picture, at most --count and --batch")
+    : Experiment(app, "revise",
+                 text("strips of both chains (Fig. 2), the x-chain's with its changes x ", change_factor,
+                      "; energy and MSE by step"),
+                 100, "samples and test images that the tables average over") {
+    command_
+        ->add_option("--strips", strips_,
+                     text("samples in x_chain.png, each with a strip of its changes x ", change_factor,
+                          " below (grey 128: no change), and test images in z_chain.png; at most --count and --batch"))
         ->capture_default_str();
     use_chain_x();
     use_chain_z();
@@ -78,7 +112,7 @@ void ReviseCommand::measure() {
 
 void ReviseCommand::measure_x() {
     const int64_t steps = chain_x().steps, side = config_.model.image_size();
-    ChainRecord record(steps, std::min({strips_, count_, batch_}));
+    ChainRecord record(steps, std::min({strips_, count_, batch_}), true);
     for (int64_t first = 0; first < count_; first += batch_) {
         const StepNoise noise =
             philox_noise(seed(), uint64_t(first / batch_), {batch_, side, side, 3}, config_.model.latent);
@@ -90,12 +124,13 @@ void ReviseCommand::measure_x() {
     record.write_table(file("x_chain.csv"), "energy");
     record.write_picture(file("x_chain.png"), nullptr);
     log(text("x-chain, mean energy of ", count_, " samples: ", record.mean(0), " at g(z), ", record.mean(size_t(steps)),
-             " after ", steps, " steps; x_chain.png: steps ", record.steps_shown()));
+             " after ", steps, " steps; x_chain.png: steps ", record.steps_shown(),
+             "; below each sample its change since step 0, x ", change_factor, " (grey 128: no change)"));
 }
 
 void ReviseCommand::measure_z() {
     const int64_t steps = chain_z().steps;
-    ChainRecord record(steps, std::min({strips_, count_, batch_}));
+    ChainRecord record(steps, std::min({strips_, count_, batch_}), false);
     for (int64_t first = 0; first < count_; first += batch_) {
         const Tensor x = batch_of(test(), first);
         const std::vector<real> data = x.to_host();
