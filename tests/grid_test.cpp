@@ -167,6 +167,74 @@ TEST_F(Grid, RowsAreWhatTheSeparateCommandsGive) {
     EXPECT_EQ(read_bytes(in("grid/report.html")), page);
 }
 
+// The parameters of the network with this prefix, of a checkpoint or (with an empty path) as training starts.
+std::vector<std::vector<real>> parameters_of(const std::string& path, const Config& c, const std::string& prefix) {
+    Models models(c.model, uint64_t(c.seed));
+    if (!path.empty()) load_checkpoint(read_checkpoint(path).file, path, models, false);
+    std::vector<std::vector<real>> out;
+    for (const auto& [name, state] : models.networks())
+        if (name == prefix)
+            for (const Var& parameter : state->parameters()) out.push_back(parameter.value().to_host());
+    EXPECT_FALSE(out.empty()) << prefix;
+    return out;
+}
+
+// dual without the EBM is what train's flags make of it; dual without the data term is `cooperative` with an encoder.
+TEST_F(Grid, AblationsLeaveOutOneOfTheGeneratorsTeachers) {
+    expect_runs("compare" + tiny("grid") +
+                " --method cooperative,dual-no-ebm,dual-no-data --iterations 3 --seeds 2 --set ema=0");
+    const auto rows = rows_of(in("grid/compare.csv"));
+    ASSERT_EQ(rows.size(), 3u);
+    const auto &cooperative = rows[0], &no_ebm = rows[1], &no_data = rows[2];
+    const std::string table = read_bytes(in("grid/compare.md"));
+    EXPECT_NE(table.find("| dual-no-ebm | – | – | "), std::string::npos) << table;
+    EXPECT_NE(table.find("| dual-no-data | – | – | "), std::string::npos) << table;
+
+    const auto path = [&](const std::string& name) { return newest_checkpoint(in("grid/" + name + "-2")); };
+    const Config without_ebm = read_checkpoint(path("dual-no-ebm")).config,
+                 without_data = read_checkpoint(path("dual-no-data")).config;
+    const std::string ebm = "netE.", generator = "netG.", encoder = "netI.";
+    const auto learned = [&](const std::string& name, const Config& c, const std::string& network) {
+        return parameters_of(path(name), c, network) != parameters_of("", c, network);
+    };
+    EXPECT_FALSE(learned("dual-no-ebm", without_ebm, ebm));
+    EXPECT_TRUE(learned("dual-no-ebm", without_ebm, generator));
+    EXPECT_TRUE(learned("dual-no-ebm", without_ebm, encoder));
+    EXPECT_EQ(without_ebm.step.lambda_data, 1);
+    EXPECT_EQ(without_ebm.step.lambda_ebm, 0);
+    EXPECT_EQ(without_ebm.step.lambda_generated, 0);
+    EXPECT_EQ(no_ebm.at("swd_revised"), "");
+    expect_runs(tiny_train("alone") +
+                " --method dual --no-learn-ebm --lambda-ebm 0 --lambda-generated 0 --ema 0 "
+                "--iterations 3 --seed 2");
+    const std::string alone = newest_checkpoint(in("alone"));
+    for (const std::string& network : {generator, encoder})
+        EXPECT_EQ(parameters_of(path("dual-no-ebm"), without_ebm, network), parameters_of(alone, without_ebm, network));
+    expect_runs("reconstruct --count 6 --seed 2 --model " + alone + " --out " + in("reconstruct"));
+    const double mse = std::stod(rows_of(in("reconstruct/reconstruct.csv")).at(2).at("mse"));
+    EXPECT_NEAR(std::stod(no_ebm.at("mse")), mse, 1e-8 * mse);
+
+    EXPECT_EQ(without_data.step.lambda_data, 0);
+    EXPECT_EQ(without_data.step.chain_z.steps, preset_config("demo").step.chain_z.steps) << "the encoder's teacher";
+    EXPECT_TRUE(learned("dual-no-data", without_data, encoder));
+    for (const std::string& network : {ebm, generator})
+        EXPECT_EQ(parameters_of(path("dual-no-data"), without_data, network),
+                  parameters_of(path("cooperative"), without_data, network));
+    for (const char* column : {"swd_generator", "swd_revised"})
+        EXPECT_EQ(no_data.at(column), cooperative.at(column)) << column;
+    EXPECT_NE(no_data.at("mse"), cooperative.at("mse"));
+}
+
+TEST_F(Grid, CompareHasAllMethodsThenTheAblations) {
+    expect_runs("compare" + tiny("grid") + " --iterations 1 --seeds 1 --set dual-no-data:lambda-data=0.25");
+    std::vector<std::string> names, expected = method_names;
+    for (const auto& row : rows_of(in("grid/compare.csv"))) names.push_back(row.at("cell"));
+    expected.insert(expected.end(), {"dual-no-ebm", "dual-no-data"});
+    EXPECT_EQ(names, expected);
+    EXPECT_EQ(read_checkpoint(newest_checkpoint(in("grid/dual-no-data-1"))).config.step.lambda_data, real(0.25))
+        << "a setting for one variant has the last word";
+}
+
 TEST_F(Grid, TablesHoldMeansAndRanges) {
     expect_runs("compare" + tiny("grid") + " --method vae --iterations 2 --seeds 1,4");
     const auto rows = rows_of(in("grid/compare.csv"));
@@ -356,8 +424,13 @@ TEST_F(Grid, RefusesBadFlags) {
                        {"--set nobody:sigma=1", "no variant nobody", "the variants are"});
         EXPECT_FALSE(fs::exists(in("grid"))) << "a rejected command leaves nothing behind";
     }
-    expect_refused("compare" + tiny("grid") + " --method dual,gan", {"--method gan", "cooperative"});
+    expect_refused("compare" + tiny("grid") + " --method dual,gan",
+                   {"--method gan", "cooperative", "dual-no-ebm and dual-no-data"});
     expect_refused("compare" + tiny("grid") + " --method vae,vae", {"--method vae", "twice"});
+    expect_refused("compare" + tiny("grid") + " --method dual-no-ebm,dual-no-ebm", {"--method dual-no-ebm", "twice"});
+    expect_refused("compare" + tiny("grid") + " --method dual-no-data --set lambda-data=2",
+                   {"--set lambda-data=2", "VARIANT:lambda-data=VALUE", "dual-no-data"});
+    expect_refused(tiny_train("run") + " --method dual-no-ebm", {"--method dual-no-ebm", "unknown"});
     expect_refused("compare" + tiny("grid") + " --set start-x=noise --method dual,vae",
                    {"--set start-x=noise", "VARIANT:start-x=VALUE", "dual, vae"});
     expect_refused("ablate" + tiny("grid") + " --set steps-x=40",

@@ -1,5 +1,5 @@
-// `dualmcmc compare`: the method and its baselines (`--method dual,vae`; default: all), each trained with the same
-// budget, over several seeds.
+// `dualmcmc compare`: the method, its baselines and two ablations (`--method dual,vae`; default: all), each trained
+// with the same budget, over several seeds.
 #pragma once
 #include "experiments/grid.h"
 
@@ -14,7 +14,7 @@ protected:
     std::string tables() const override;
 
 private:
-    std::vector<std::string> methods_ = method_names;
+    std::vector<std::string> names_;  // of methods and ablations
 };
 
 }  // namespace dualmcmc

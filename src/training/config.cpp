@@ -181,9 +181,7 @@ std::string untrained_note(const Config& c) {
     for (const auto& [learned, name] :
          {std::pair(c.step.learn_ebm, "EBM"), {c.step.learn_generator, "generator"}, {c.step.learn_encoder, "encoder"}})
         if (!learned) names += text(names.empty() ? "" : " and ", name);
-    return names.empty()
-               ? ""
-               : text("note: --method ", c.method, " trains no ", names, ": its results are for random weights");
+    return names.empty() ? "" : text("note: training leaves the ", names, " out: its results are for random weights");
 }
 
 // ---- checks -------------------------------------------------------------------------------------
