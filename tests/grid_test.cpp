@@ -203,7 +203,7 @@ TEST_F(Grid, AblationsLeaveOutOneOfTheGeneratorsTeachers) {
     EXPECT_EQ(without_ebm.step.lambda_data, 1);
     EXPECT_EQ(without_ebm.step.lambda_ebm, 0);
     EXPECT_EQ(without_ebm.step.lambda_generated, 0);
-    EXPECT_EQ(no_ebm.at("swd_revised"), "");
+    EXPECT_EQ(no_ebm.at("distance_revised"), "");
     expect_runs(tiny_train("alone") +
                 " --method dual --no-learn-ebm --lambda-ebm 0 --lambda-generated 0 --ema 0 "
                 "--iterations 3 --seed 2");
@@ -220,7 +220,7 @@ TEST_F(Grid, AblationsLeaveOutOneOfTheGeneratorsTeachers) {
     for (const std::string& network : {ebm, generator})
         EXPECT_EQ(parameters_of(path("dual-no-data"), without_data, network),
                   parameters_of(path("cooperative"), without_data, network));
-    for (const char* column : {"swd_generator", "swd_revised"})
+    for (const char* column : {"distance_generator", "distance_revised"})
         EXPECT_EQ(no_data.at(column), cooperative.at(column)) << column;
     EXPECT_NE(no_data.at("mse"), cooperative.at("mse"));
 }
