@@ -7,6 +7,7 @@
 
 #include "compare.h"
 #include "method/models.h"
+#include "rounding.h"
 #include "training/checkpoint.h"
 
 namespace dualmcmc::test {
@@ -30,158 +31,76 @@ ModelSettings reference_settings(const SafetensorsFile& file) {
 
 // ---- one pass against PyTorch -------------------------------------------------------------------
 
-// The reference is computed in float64.
-//
-// fp32: each pass has about 12 GEMMs forward and 12 backward, with sums of up to n = 1200 terms. Rounding errors add
-// up like a random walk: about sqrt(n) unit / 2 = 17 units per GEMM and sqrt(24) 17 = 85 units for all. Batch norm over
-// few pixels and cancellation in weight gradients each cost a few times as much. Tolerance: 1000 units = 6e-5.
-//
-// GEMM inputs rounded to a relative error of u (bf16, TF32): each GEMM is off by about 0.8 u (kernels_test.cpp), twelve
-// of them by 3 u. Values are allowed ten times that. Gradients suffer more, from ReLU's kink. The density of
-// activations at 0 is about 0.4, so in each of about 8 layers a fraction 0.4 · 3 u of them changes sign, and the
-// relative error of the gradient is the square root of the total fraction. Of these networks' 2^15 activations about
-// n = 8 · 0.4 · 3 u · 2^15 change sign; n + 3 sqrt(n) are allowed. This holds for all gradients of a network taken
-// together: a single tensor, with batch norm over few pixels, may consist of nothing but such elements.
-constexpr double network_tolerance = 1000 * unit;
+// Against the file, computed in float64, within what rounding makes of the network (rounding.h). In these networks a
+// sum has up to 4×4 taps of 24 channels.
+
+// A network in the file at `path`, and its condition in double precision.
+struct Stored {
+    rounding::NetworkCase network;
+    rounding::Condition condition;
+};
+std::vector<Stored>& stored_networks(const std::string& path) {
+    static std::map<std::string, std::vector<Stored>> all;
+    std::vector<Stored>& networks = all[path];
+    if (!networks.empty()) return networks;
+    const std::vector<rounding::NetworkCase> exact = rounding::stored_networks_in_double(path);
+#ifdef DOUBLE
+    const std::vector<rounding::NetworkCase>& own = exact;
+#else
+    const std::vector<rounding::NetworkCase> own = rounding::stored_networks_in_float(path);
+#endif
+    for (size_t i = 0; i < own.size(); ++i) networks.push_back({own[i], rounding::Condition(exact[i].run, 16 * 24)});
+    return networks;
+}
+
+// The gradient of a single layer, with batch norm over few pixels, may consist of nothing but elements behind the
+// ReLUs that are on their other side: then it counts within all gradients only.
+void expect_stored(Stored& stored, double input_unit) {
+    const rounding::Pass found = stored.network.run(0, 0);
+    const rounding::Pass& exact = stored.condition.exact;
+    const int64_t crossed = crossings(found, exact);
+    const std::vector<double> bounds = stored.condition.bounds(unit, input_unit, crossed),
+                              unrounded = stored.condition.bounds(unit, 0, 0);
+    ASSERT_EQ(found.quantities.size(), bounds.size());
+    for (size_t k = 0; k < bounds.size(); ++k) {
+        const std::string& name = found.quantities[k].name;
+        if (crossed > 0 && name.starts_with("grad.")) continue;
+        const bool singular_vector = name.ends_with("weight_u") || name.ends_with("weight_v");  // without convolutions
+        const double error = distance(found.quantities[k], exact.expected[k]),
+                     bound = singular_vector ? unrounded[k] : bounds[k];
+        EXPECT_LE(error, bound) << stored.network.name << ", " << name << ", " << crossed << " ReLUs across their kink";
+    }
+}
 
 class Networks : public EachBackend {
-protected:
-    // Loads the reference and the networks' state.
-    void load(const std::string& architecture) {
-        path = reference_path(architecture);
-        file = read_safetensors(path);
-        models.emplace(reference_settings(file), 99);
-        for (const auto& [prefix, state] : models->networks()) load_state(file, path, prefix, *state);
-        batch = metadata_integer(file, "batch");
-        image = Layout::image({batch, models->settings.image_size(), models->settings.image_size(), 3});
-        latent = Layout::plain({batch, models->settings.latent});
-        scalars = Layout::plain({batch});
-    }
-    Tensor stored(const std::string& name, const Layout& layout) const {
-        return Tensor::from_host(layout.memory_shape(), stored_values(file, path, name, layout));
-    }
-    void expect_stored(const std::string& name, const Layout& layout, const Tensor& actual) const {
-        ASSERT_TRUE(actual.defined()) << name;
-        EXPECT_LE(relative_l2(actual, stored(name, layout)), value_tolerance()) << name;
-    }
-    double value_tolerance() const { return rounding * network_tolerance + 30 * input_unit_; }
-    double gradient_tolerance() const {
-        const double activations = 0x1p15, crossed = 8 * 0.4 * 3 * input_unit_ * activations;
-        return rounding * network_tolerance + std::sqrt((crossed + 3 * std::sqrt(crossed)) / activations);
-    }
-
-    // Compares the gradients of one network's input and parameters (grad.*). A gradient that is zero in exact
-    // arithmetic (a bias before batch norm) is all rounding: its error is relative to the network's largest gradient.
-    void expect_gradients(const std::string& input_name, const Layout& layout, const Tensor& input,
-                          const std::string& prefix, const ParameterStore& state) const {
-        const bool exact = input_unit_ == 0;
-        if (exact) expect_stored(input_name, layout, input);
-        double largest = 0;
-        auto norm = [](const Values& x) { return relative_l2(x, Values(x.size(), 0)); };
-        for (const NamedTensor& entry : state.entries())
-            if (entry.trainable)
-                largest =
-                    std::max(largest, norm(stored_values(file, path, "grad." + prefix + entry.name, entry.layout)));
-        ASSERT_GT(largest, 0);
-        Values all_expected = stored_values(file, path, input_name, layout), all_actual = input.to_host();
-        for (const NamedTensor& entry : state.entries()) {
-            const std::string name = "grad." + prefix + entry.name;
-            if (!entry.trainable) continue;
-            ASSERT_TRUE(entry.value.grad().defined()) << name;
-            const Values expected = stored_values(file, path, name, entry.layout),
-                         actual = entry.value.grad().to_host();
-            const double own = norm(expected);
-            const double scale = own < 1e-5 * largest ? largest : own;
-            if (exact) {
-                EXPECT_LE(relative_l2(actual, expected) * (own > 0 ? own : 1) / scale, value_tolerance()) << name;
-            }
-            all_expected.insert(all_expected.end(), expected.begin(), expected.end());
-            all_actual.insert(all_actual.end(), actual.begin(), actual.end());
-        }
-        EXPECT_LE(relative_l2(all_actual, all_expected), gradient_tolerance()) << "all gradients of " << prefix;
-    }
-    // Compares after.* of one network for the entries with these name endings; there must be `count` of them.
-    void expect_after(const std::string& prefix, const ParameterStore& state, const std::set<std::string>& endings,
-                      size_t count) const {
-        size_t found = 0;
-        for (const NamedTensor& entry : state.entries()) {
-            if (!endings.count(entry.name.substr(entry.name.rfind('.')))) continue;
-            expect_stored("after." + prefix + entry.name, entry.layout, entry.value.value());
-            ++found;
-        }
-        EXPECT_EQ(found, count);
-    }
-    void check_energy() {
-        const Var x(stored("x", image));
-        EnergyModel& energy = models->ebm;
-        const Var e = energy.forward(x);
-        expect_stored("energy", scalars, e.value());
-        std::vector<Var> inputs = energy.state.parameters();
-        inputs.push_back(x);
-        backward(e, inputs, stored("denergy", scalars));
-        expect_gradients("energy.dx", image, x.grad(), "netE.", energy.state);
-        const size_t weights = models->settings.architecture == "cifar10" ? 11 : 16;
-        expect_after("netE.", energy.state, {".weight_u", ".weight_v"}, 2 * weights);
-    }
-    void check_generator() {
-        const Var z(stored("z", latent));
-        const Var y = models->generator(z);
-        expect_stored("image", image, y.value());
-        std::vector<Var> inputs = models->generator.state.parameters();
-        inputs.push_back(z);
-        backward(y, inputs, stored("dimage", image));
-        expect_gradients("image.dz", latent, z.grad(), "netG.", models->generator.state);
-        const size_t norms = models->settings.architecture == "cifar10" ? 7 : 9;
-        expect_after("netG.", models->generator.state, {".running_mean", ".running_var"}, 2 * norms);
-    }
-    void check_encoder() {
-        const Var x(stored("x", image));
-        const auto [mu, logvar] = models->encoder(x);
-        expect_stored("mu", latent, mu.value());
-        expect_stored("logvar", latent, logvar.value());
-        const Var dmu(stored("dmu", latent)), dlogvar(stored("dlogvar", latent));
-        std::vector<Var> inputs = models->encoder.state.parameters();
-        inputs.push_back(x);
-        backward(add(sum(multiply(mu, dmu)), sum(multiply(logvar, dlogvar))), inputs);
-        expect_gradients("encoder.dx", image, x.grad(), "netI.", models->encoder.state);
-    }
-
-    // Runs check() with exact convolutions, for which the tolerance is derived, and as in training: Winograd rounds
-    // five times as much (winograd.cpp).
-    template <class Check>
-    void with_exact_and_fast_convolutions(Check check) {
-        for (const std::string architecture : architectures)
-            for (const bool exact : {true, false}) {
-                SCOPED_TRACE(architecture + (exact ? ", exact convolutions" : ""));
-                std::optional<ExactConvolutions> scope;
-                if (exact) scope.emplace();
-                rounding = exact ? 1 : 5;
-                input_unit_ = exact ? 0 : input_unit(backend());  // exact convolutions are fp32 on every device
-                load(architecture);
-                check();
-            }
-    }
-
-    std::string path;
-    SafetensorsFile file;
-    std::optional<Models> models;
-    double rounding = 1, input_unit_ = 0;
-    int64_t batch = 0;
-    Layout image, latent, scalars;
+    WithThreads one_{1};
 };
 INSTANTIATE_TEST_SUITE_P(Cpu, Networks, testing::ValuesIn(cpu_backends()), backend_name);
 INSTANTIATE_TEST_SUITE_P(Gpu, Networks, testing::ValuesIn(gpu_backends_of_all_precisions()), backend_name);
 
-TEST_P(Networks, EnergyModelMatchesPyTorch) {
-    with_exact_and_fast_convolutions([this] { check_energy(); });
+// By exact convolutions, which are fp32 on every device, and as in training.
+TEST_P(Networks, MatchPyTorch) {
+    for (const std::string architecture : architectures)
+        for (Stored& stored : stored_networks(reference_path(architecture))) {
+            SCOPED_TRACE(architecture);
+            expect_stored(stored, input_unit(backend()));
+            const ExactConvolutions exact;
+            SCOPED_TRACE("exact convolutions");
+            expect_stored(stored, 0);
+        }
 }
 
-TEST_P(Networks, GeneratorMatchesPyTorch) {
-    with_exact_and_fast_convolutions([this] { check_generator(); });
-}
-
-TEST_P(Networks, EncoderMatchesPyTorch) {
-    with_exact_and_fast_convolutions([this] { check_encoder(); });
+// Every result in the files, which are their only tensors in float64, is compared.
+TEST(NetworkFiles, EveryResultIsCompared) {
+    for (const std::string architecture : architectures) {
+        std::set<std::string> compared;
+        for (const Stored& stored : stored_networks(reference_path(architecture)))
+            for (const rounding::Quantity& quantity : stored.condition.exact.quantities) compared.insert(quantity.name);
+        for (const auto& [name, tensor] : read_safetensors(reference_path(architecture)).tensors)
+            EXPECT_EQ(tensor.dtype == "F64",
+                      compared.contains(name) || compared.contains(name.substr(0, name.rfind('.'))))
+                << architecture << ", " << name;
+    }
 }
 
 // ---- names and shapes ---------------------------------------------------------------------------

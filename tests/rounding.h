@@ -13,8 +13,11 @@
 // factors of each term t are off by at most v, independently, and `squares` is sqrt(Σ t²), the op on squares.
 // `amplification` is 1, except where a minimal filtering (Winograd) computes the sum from larger ones.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <functional>
+#include <map>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -41,11 +44,16 @@ struct Case {
 std::vector<Case> cases_in_float();
 std::vector<Case> cases_in_double();
 
-// A network or a training step. What rounding makes of it depends on its condition, so it can be run with every
-// parameter p changed to p (1 + change ξ), ξ uniform in [-1, 1); and it tells the sides of all ReLUs.
+// ---- networks and training steps ----------------------------------------------------------------
+
+// What rounding makes of a network depends on its condition, so it can be run with every parameter p changed to
+// p (1 + change ξ), ξ uniform in [-1, 1); and it tells the sides of all ReLUs.
 struct Pass {
-    std::vector<Quantity> quantities;  // no bounds
+    std::vector<Quantity> quantities;  // roundings: of the last sum alone, where it is long
     std::vector<std::vector<bool>> relus;
+    size_t values =
+        0;  // the first so many do not jump where a ReLU crosses its kink: a pass's values, not its gradients
+    std::vector<Quantity> expected;  // of the networks in a file: what that says of each quantity
 };
 struct NetworkCase {
     std::string name;
@@ -54,5 +62,91 @@ struct NetworkCase {
 };
 std::vector<NetworkCase> networks_in_float();
 std::vector<NetworkCase> networks_in_double();
+// Two layers whose values and gradients flow from one into the other.
+std::vector<NetworkCase> layers_in_float();
+std::vector<NetworkCase> layers_in_double();
+// The networks of a file of networks_test.cpp, with that file's inputs and upstream gradients.
+std::vector<NetworkCase> stored_networks_in_float(const std::string& path);
+std::vector<NetworkCase> stored_networks_in_double(const std::string& path);
+
+// ‖a - b‖ / ‖b‖; NaN if the sizes differ.
+inline double distance(const Quantity& a, const Quantity& b) {
+    if (a.name != b.name || a.value.size() != b.value.size()) return NAN;
+    double difference = 0, norm = 0;
+    for (size_t i = 0; i < b.value.size(); ++i) {
+        difference += std::pow(a.value[i] - b.value[i], 2);
+        norm += b.value[i] * b.value[i];
+    }
+    return std::sqrt(difference / norm);
+}
+
+// The number of ReLUs that have their inputs on different sides of the kink.
+inline int64_t crossings(const Pass& a, const Pass& b) {
+    if (a.relus.size() != b.relus.size()) throw std::logic_error("passes of different networks");
+    int64_t count = 0;
+    for (size_t call = 0; call < a.relus.size(); ++call)
+        for (size_t i = 0; i < a.relus[call].size(); ++i) count += a.relus[call][i] != b.relus[call].at(i);
+    return count;
+}
+
+// A weight's gradient sums over the pixels of a batch: of up to two images of 64 by 64.
+inline constexpr double pixels = 2 * 64 * 64;
+
+// A convolution as rounded is the exact one with weights that are off, output by output (backward error). Adding n
+// terms one by one makes a relative error of 0.29 sqrt(n) u of standard deviation, which is that of a change of all
+// terms by 0.5 sqrt(n) u ξ. Inputs that are rounded to a relative error v add v. So a network's error is held against
+// what changes of this size at random, in all weights, do to the double run: the largest of four draws. To this comes
+// the quantity's own last sum or rounding; and all of it counts 4 times, since another draw may have a larger effect.
+// Where no ReLU crosses its kink, the effect is linear in the change, and a change so small that none crosses tells it.
+// Where some do, gradients jump: then the change is doubled until one crosses in a draw, but three times at most, since
+// where even that takes none across it was not rounding that did.
+class Condition {
+public:
+    using Run = std::function<Pass(double change, uint32_t draw)>;
+    // terms: n, the most taps times channels of a convolution.
+    Condition(Run run, double terms) : run_(std::move(run)), terms_(terms), exact(run_(0, 0)) {}
+
+    // Of each quantity's relative error, for a run in which `crossed` ReLUs lie on the other side.
+    std::vector<double> bounds(double unit, double input_unit, int64_t crossed) {
+        const double change = 0.5 * std::sqrt(terms_) * unit + input_unit;
+        double drawn = change;
+        while (crossed > 0 && drawn < 8 * change && effects(drawn).crossed == 0) drawn *= 2;
+        std::vector<double> bounds;
+        for (size_t k = 0; k < exact.quantities.size(); ++k) {
+            const bool jumps = crossed > 0 && k >= exact.values && effects(drawn).crossed > 0;
+            const double effect = jumps ? effects(drawn).largest[k] : effects(tiny).largest[k] * change / tiny,
+                         last = std::max(1.0, 0.29 * std::sqrt(exact.quantities[k].roundings)) * unit;
+            bounds.push_back(4 * (effect + last));
+        }
+        return bounds;
+    }
+
+private:
+    static constexpr double tiny = 0x1p-36;
+    struct Effects {
+        std::vector<double> largest;  // of each quantity
+        int64_t crossed = 0;          // in all draws
+    };
+    const Effects& effects(double change) {
+        const auto [entry, is_new] = effects_.try_emplace(change);
+        Effects& found = entry->second;
+        if (!is_new) return found;
+        found.largest.resize(exact.quantities.size());
+        for (uint32_t draw = 1; draw <= 4; ++draw) {
+            const Pass disturbed = run_(change, draw);
+            found.crossed += crossings(disturbed, exact);
+            for (size_t k = 0; k < found.largest.size(); ++k)
+                found.largest[k] = std::max(found.largest[k], distance(disturbed.quantities[k], exact.quantities[k]));
+        }
+        if (change == tiny && found.crossed > 0) throw std::logic_error("a ReLU's input is 0");
+        return found;
+    }
+    Run run_;
+    double terms_;
+    std::map<double, Effects> effects_;  // by the change
+
+public:
+    const Pass exact;
+};
 
 }  // namespace rounding

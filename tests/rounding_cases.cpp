@@ -1,6 +1,7 @@
 // The cases of rounding.h. Compiled twice, so that all numbers are of the type `real`; inputs are float32 numbers in
 // both, and so are constants.
 #include <algorithm>
+#include <optional>
 #include <random>
 
 #include "engine/adam.h"
@@ -8,6 +9,7 @@
 #include "experiments/relu_signs.h"
 #include "method/dual_mcmc.h"
 #include "rounding.h"
+#include "training/checkpoint.h"
 
 namespace dualmcmc {
 
@@ -634,34 +636,92 @@ void add_updates(std::vector<Case>& all) {
 using rounding::NetworkCase;
 using rounding::Pass;
 
-// Sets every tensor to float32 numbers, changed as NetworkCase says: weights of the variance that keeps a layer's
-// values in scale.
-void set_parameters(Models& models, double change, uint32_t draw) {
+// Changes values as NetworkCase says.
+void disturb(Input& x, double change, uint32_t seed) {
+    const Doubles random = random_floats(int64_t(x.values.size()), seed);
+    for (size_t i = 0; i < random.size(); ++i) x.values[i] *= 1 + change * random[i];
+}
+void disturb(Models& models, double change, uint32_t draw) {
     uint32_t seed = 0;
     for (const auto& [prefix, state] : models.networks())
         for (const NamedTensor& entry : state->entries()) {
-            const Tensor& value = entry.value.value();
-            const Shape& shape = value.shape();
-            const double fan_in = double(value.size()) / double(shape.back());
-            const float bound = shape.size() > 1 ? float(std::exp2(std::round(-0.5 * std::log2(fan_in / 3)))) : 0.125f;
-            const bool scale = entry.name.find("bn_") != std::string::npos && entry.name.ends_with(".weight");
-            ++seed;
-            Input values = scale ? Input(shape, seed, 0.5f, 1.5f) : Input(shape, seed, -bound, bound);
-            const Doubles random = random_floats(value.size(), 1000 * draw + seed);
-            for (size_t i = 0; i < random.size(); ++i) values.values[i] *= 1 + change * random[i];
-            value.copy_from(values.tensor());
+            Input values(entry.value.value().shape(), values_of(entry.value.value()));
+            disturb(values, change, 1000 * draw + ++seed);
+            entry.value.value().copy_from(values.tensor());
         }
 }
 
+// Sets every tensor to float32 numbers: weights of the variance that keeps a layer's values in scale.
+void set_parameters(Models& models) {
+    uint32_t seed = 0;
+    for (const auto& [prefix, state] : models.networks())
+        for (const NamedTensor& entry : state->entries()) {
+            const Shape& shape = entry.value.value().shape();
+            const double fan_in = double(element_count(shape)) / double(shape.back());
+            const float bound = shape.size() > 1 ? float(std::exp2(std::round(-0.5 * std::log2(fan_in / 3)))) : 0.125f;
+            const bool scale = entry.name.find("bn_") != std::string::npos && entry.name.ends_with(".weight");
+            ++seed;
+            entry.value.value().copy_from(
+                (scale ? Input(shape, seed, 0.5f, 1.5f) : Input(shape, seed, -bound, bound)).tensor());
+        }
+}
+
+void append(Quantity& all, const Doubles& values) { all.value.insert(all.value.end(), values.begin(), values.end()); }
+
 // The gradients of a network's parameters, one after another.
 Quantity gradients_of(const std::string& name, const ParameterStore& state) {
-    Quantity all{name, {}, 0, {}, {}};
-    for (const NamedTensor& entry : state.entries()) {
-        if (!entry.trainable) continue;
-        const Doubles values = values_of(entry.value.grad());
-        all.value.insert(all.value.end(), values.begin(), values.end());
-    }
+    Quantity all{name, {}, rounding::pixels, {}, {}};
+    for (const NamedTensor& entry : state.entries())
+        if (entry.trainable) append(all, values_of(entry.value.grad()));
     return all;
+}
+
+// One of the three, with its names in the files of networks_test.cpp.
+struct Network {
+    std::string name, prefix, input, input_gradient;
+    std::vector<std::string> results;
+    std::function<std::vector<Var>(Models&, const Var&)> forward;
+    std::function<ParameterStore&(Models&)> state;
+};
+
+const Network networks_of_the_method[] = {{"EBM",
+                                           "netE.",
+                                           "x",
+                                           "energy.dx",
+                                           {"energy"},
+                                           [](Models& m, const Var& x) { return std::vector{m.ebm.forward(x)}; },
+                                           [](Models& m) -> ParameterStore& { return m.ebm.state; }},
+                                          {"generator",
+                                           "netG.",
+                                           "z",
+                                           "image.dz",
+                                           {"image"},
+                                           [](Models& m, const Var& z) { return std::vector{m.generator(z)}; },
+                                           [](Models& m) -> ParameterStore& { return m.generator.state; }},
+                                          {"encoder",
+                                           "netI.",
+                                           "x",
+                                           "encoder.dx",
+                                           {"mu", "logvar"},
+                                           [](Models& m, const Var& x) {
+                                               const auto [mu, logvar] = m.encoder(x);
+                                               return std::vector{mu, logvar};
+                                           },
+                                           [](Models& m) -> ParameterStore& { return m.encoder.state; }}};
+
+// Its results; backwards with upstream(k, shape) for result k, to the input and all parameters.
+template <class Upstream>
+std::vector<Var> run_network(const Network& network, Models& models, const Var& input, Upstream upstream) {
+    std::vector<Var> inputs = network.state(models).parameters();
+    inputs.push_back(input);
+    const std::vector<Var> results = network.forward(models, input);
+    Var loss;
+    for (size_t k = 0; k < results.size(); ++k) {
+        const Var part = sum(multiply(results[k], Var(upstream(k, results[k].shape()))));
+        loss = loss.defined() ? add(loss, part) : part;
+    }
+    backward(loss, inputs);
+    return results;
 }
 
 constexpr int64_t batch = 2;
@@ -671,41 +731,148 @@ ModelSettings network_settings(const std::string& architecture) {
     return {architecture, width, width, 8, 7};
 }
 
-// f(input), and the gradients of its results' weighted sum, in the input and in all parameters.
-NetworkCase network_case(const std::string& architecture, const std::string& name,
-                         const std::function<std::vector<Var>(Models&, const Var&)>& f,
-                         const std::function<ParameterStore&(Models&)>& state_of, bool of_latents) {
-    return {architecture + " " + name, false, [=](double change, uint32_t draw) {
+NetworkCase network_case(const std::string& architecture, const Network& network) {
+    return {architecture + " " + network.name, false, [=](double change, uint32_t draw) {
                 Models models(network_settings(architecture), 1);
-                set_parameters(models, change, draw);
+                set_parameters(models);
+                disturb(models, change, draw);
                 const int64_t side = models.settings.image_size();
-                const Var input(of_latents ? Input({batch, 7}, 100, -2, 2).tensor()
-                                           : Input({batch, side, side, 3}, 100).tensor());
-                ParameterStore& state = state_of(models);
-                std::vector<Var> inputs = state.parameters();
-                inputs.push_back(input);
+                const Var input(network.input == "z" ? Input({batch, 7}, 100, -2, 2).tensor()
+                                                     : Input({batch, side, side, 3}, 100).tensor());
                 Pass pass;
                 const ReluSigns signs(pass.relus);
                 Quantity values{"values", {}, 0, {}, {}};
-                Var loss;
-                for (const Var& y : f(models, input)) {
-                    const Doubles result = values_of(y.value());
-                    values.value.insert(values.value.end(), result.begin(), result.end());
-                    const Var part = sum(multiply(y, Var(Input(y.shape(), 101).tensor())));
-                    loss = loss.defined() ? add(loss, part) : part;
-                }
-                backward(loss, inputs);
-                pass.quantities = {
-                    values, {"input's gradient", values_of(input.grad()), 0, {}, {}}, gradients_of("gradients", state)};
+                for (const Var& y : run_network(network, models, input,
+                                                [](size_t, const Shape& shape) { return Input(shape, 101).tensor(); }))
+                    append(values, values_of(y.value()));
+                pass.quantities = {values,
+                                   {"input's gradient", values_of(input.grad()), 0, {}, {}},
+                                   gradients_of("gradients", network.state(models))};
+                pass.values = 1;
                 return pass;
             }};
+}
+
+// What a pass computed, by its name in the file: results; statistics, u and v afterwards; the input's gradient; of each
+// layer the gradients of weight and bias, together, since a bias before batch norm has one that is nothing but
+// rounding; all gradients. get(name, layout, tensor) is asked for the values.
+template <class Get>
+std::vector<Quantity> quantities_of(const Network& network, Models& models, const Var& input,
+                                    const std::vector<Var>& results, Get get) {
+    std::vector<Quantity> all;
+    const auto add = [&](const std::string& name, const Layout& layout, const Tensor& tensor) {
+        all.push_back({name, get(name, layout, tensor), 0, {}, {}});
+    };
+    const auto layout_of = [](const Shape& shape) {
+        return shape.size() == 4 ? Layout::image(shape) : Layout::plain(shape);
+    };
+    for (size_t k = 0; k < results.size(); ++k)
+        add(network.results[k], layout_of(results[k].shape()), results[k].value());
+    const ParameterStore& state = network.state(models);
+    for (const NamedTensor& entry : state.entries())
+        if (!entry.trainable && !entry.name.ends_with("num_batches_tracked"))
+            add("after." + network.prefix + entry.name, entry.layout, entry.value.value());
+    add(network.input_gradient, layout_of(input.shape()), input.grad());
+    Quantity gradients{"gradients", all.back().value, rounding::pixels, {}, {}};
+    for (const NamedTensor& entry : state.entries()) {
+        if (!entry.trainable) continue;
+        const std::string name = "grad." + network.prefix + entry.name, layer = name.substr(0, name.rfind('.'));
+        const Doubles values = get(name, entry.layout, entry.value.grad());
+        if (all.back().name != layer) all.push_back({layer, {}, rounding::pixels, {}, {}});
+        append(all.back(), values);
+        append(gradients, values);
+    }
+    all.push_back(gradients);
+    return all;
+}
+
+NetworkCase stored_case(const std::string& path, const Network& network) {
+    return {network.name, false, [=](double change, uint32_t draw) {
+                const SafetensorsFile file = read_safetensors(path);
+                const auto count = [&](const std::string& key) { return std::stoll(file.metadata.at(key)); };
+                Models models({file.metadata.at("architecture"), count("width_generator"), count("width_ebm"),
+                               count("width_encoder"), count("latent")},
+                              99);
+                for (const auto& [prefix, state] : models.networks()) load_state(file, path, prefix, *state);
+                disturb(models, change, draw);
+                const int64_t side = models.settings.image_size();
+                const auto stored = [&](const std::string& name, const Layout& layout) {
+                    return Tensor::from_host(layout.memory_shape(), stored_values(file, path, name, layout));
+                };
+                const Var input(stored(network.input, network.input == "z"
+                                                          ? Layout::plain({count("batch"), count("latent")})
+                                                          : Layout::image({count("batch"), side, side, 3})));
+                Pass pass;
+                std::optional<ReluSigns> signs(pass.relus);
+                const std::vector<Var> results = run_network(network, models, input, [&](size_t k, const Shape& shape) {
+                    return stored("d" + network.results[k],
+                                  shape.size() == 4 ? Layout::image(shape) : Layout::plain(shape));
+                });
+                signs.reset();
+                pass.quantities =
+                    quantities_of(network, models, input, results,
+                                  [](const std::string&, const Layout&, const Tensor& x) { return values_of(x); });
+                while (pass.quantities[pass.values].name != network.input_gradient) ++pass.values;
+                pass.expected = quantities_of(network, models, input, results,
+                                              [&](const std::string& name, const Layout& layout, const Tensor&) {
+                                                  return values_of(stored(name, layout));
+                                              });
+                return pass;
+            }};
+}
+
+// Two layers of batch norm, ReLU and convolution, each in one op; the second with a residual. With `upsample` the first
+// upsamples what it convolves, and the second its residual.
+NetworkCase two_layers(int64_t side, bool upsample, bool all_gradients) {
+    const std::string name = text("two layers, side ", side, upsample ? ", upsampled" : "");
+    return {
+        name + (all_gradients ? ", all gradients" : ""), false, [=](double change, uint32_t draw) {
+            const int64_t channels = 16;
+            const Shape image{7, side, side, channels};
+            Inputs inputs{Input(image, 1, -1, 2), Input(image, 2)};
+            for (const uint32_t layer : {0, 1}) {
+                inputs.emplace_back(Shape{channels}, 3 + layer, 0.5f, 2);
+                inputs.emplace_back(Shape{channels}, 5 + layer);
+                inputs.emplace_back(Shape{3, 3, channels, channels}, 7 + layer, -0.2f, 0.2f);
+                inputs.emplace_back(Shape{channels}, 9 + layer);
+            }
+            std::vector<Var> leaves;
+            for (size_t k = 0; k < inputs.size(); ++k) {
+                if (k > 1) disturb(inputs[k], change, 1000 * draw + uint32_t(k));
+                leaves.emplace_back(inputs[k].tensor());
+            }
+            Pass pass;
+            const ReluSigns signs(pass.relus);
+            const Tensor mean = Tensor::full({channels}, 0), var = Tensor::full({channels}, 1);
+            const auto layer = [&](const Var& x, size_t first, const NormReluConvOptions& options) {
+                return batch_norm_relu_conv2d(x, leaves[first], leaves[first + 1], mean, var, 0.1f, leaves[first + 2],
+                                              leaves[first + 3], options);
+            };
+            const Var h = layer(leaves[0], 2, {1, upsample, Var(), false}),
+                      y = layer(h, 6, {1, false, leaves[1], upsample});
+            if (!all_gradients) leaves.resize(1);
+            backward(y, leaves, Input(y.shape(), 11).tensor());
+            pass.quantities = {{"h", values_of(h.value()), 0, {}, {}},
+                               {"y", values_of(y.value()), 0, {}, {}},
+                               {"mean", values_of(mean), 0, {}, {}},
+                               {"var", values_of(var), 0, {}, {}}};
+            pass.values = pass.quantities.size();
+            // A convolution's weight and bias together: the first bias's gradient is nothing but rounding.
+            for (size_t k = 0; k < leaves.size(); ++k) {
+                if (k < 2 || k % 2 == 0)
+                    pass.quantities.push_back({text("gradient ", k), {}, double(h.value().size() / channels), {}, {}});
+                append(pass.quantities.back(), values_of(leaves[k].grad()));
+            }
+            return pass;
+        }};
 }
 
 // A training step with both chains, its noise drawn by the device.
 NetworkCase step_case(const std::string& architecture) {
     return {architecture + " training step", true, [=](double change, uint32_t draw) {
                 Models models(network_settings(architecture), 1);
-                set_parameters(models, change, draw);
+                set_parameters(models);
+                disturb(models, change, draw);
                 StepSettings s;
                 s.chain_x = {5, 5, real(0.05f)};
                 s.chain_z = {5, real(0.125f), real(0.125f)};
@@ -725,22 +892,24 @@ NetworkCase step_case(const std::string& architecture) {
 
 std::vector<NetworkCase> networks() {
     std::vector<NetworkCase> all;
-    for (const std::string architecture : {"cifar10", "celeba64"}) {
-        all.push_back(network_case(
-            architecture, "EBM", [](Models& m, const Var& x) { return std::vector{m.ebm.forward(x)}; },
-            [](Models& m) -> ParameterStore& { return m.ebm.state; }, false));
-        all.push_back(network_case(
-            architecture, "generator", [](Models& m, const Var& z) { return std::vector{m.generator(z)}; },
-            [](Models& m) -> ParameterStore& { return m.generator.state; }, true));
-        all.push_back(network_case(
-            architecture, "encoder",
-            [](Models& m, const Var& x) {
-                const auto [mu, logvar] = m.encoder(x);
-                return std::vector{mu, logvar};
-            },
-            [](Models& m) -> ParameterStore& { return m.encoder.state; }, false));
-    }
+    for (const std::string architecture : {"cifar10", "celeba64"})
+        for (const Network& network : networks_of_the_method) all.push_back(network_case(architecture, network));
     all.push_back(step_case("cifar10"));
+    return all;
+}
+
+std::vector<NetworkCase> stored_networks(const std::string& path) {
+    std::vector<NetworkCase> all;
+    for (const Network& network : networks_of_the_method) all.push_back(stored_case(path, network));
+    return all;
+}
+
+// Side 24, upsampled: groups of one or two images.
+std::vector<NetworkCase> layers() {
+    std::vector<NetworkCase> all;
+    for (const int64_t side : {3, 24})
+        for (const bool upsample : {false, true})
+            for (const bool all_gradients : {false, true}) all.push_back(two_layers(side, upsample, all_gradients));
     return all;
 }
 
@@ -771,7 +940,15 @@ std::vector<Case> cases() {
 #ifdef DOUBLE
 std::vector<rounding::Case> rounding::cases_in_double() { return dualmcmc::cases(); }
 std::vector<rounding::NetworkCase> rounding::networks_in_double() { return dualmcmc::networks(); }
+std::vector<rounding::NetworkCase> rounding::layers_in_double() { return dualmcmc::layers(); }
+std::vector<rounding::NetworkCase> rounding::stored_networks_in_double(const std::string& path) {
+    return dualmcmc::stored_networks(path);
+}
 #else
 std::vector<rounding::Case> rounding::cases_in_float() { return dualmcmc::cases(); }
 std::vector<rounding::NetworkCase> rounding::networks_in_float() { return dualmcmc::networks(); }
+std::vector<rounding::NetworkCase> rounding::layers_in_float() { return dualmcmc::layers(); }
+std::vector<rounding::NetworkCase> rounding::stored_networks_in_float(const std::string& path) {
+    return dualmcmc::stored_networks(path);
+}
 #endif

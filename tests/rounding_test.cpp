@@ -14,6 +14,7 @@ namespace dualmcmc::test {
 namespace {
 
 using rounding::Case;
+using rounding::Condition;
 using rounding::Filtering;
 using rounding::Pass;
 using rounding::Quantity;
@@ -209,77 +210,17 @@ TEST(Rounding, OfEachOpIsWithinItsBound) {
 
 // ---- whole networks and training steps ----------------------------------------------------------
 
-// A convolution as rounded is the exact one with weights that are off, output by output, by a relative sqrt(n) u or so
-// (backward error; n is at most the pixels of a batch, 2 · 64²), and by v where inputs are rounded to v. Batch norm,
-// pooling and the like add a few u. So a network's error is held against what changes of this size at random, in all
-// weights, do to the double run: the largest of four draws, times 4, since another draw may have a larger effect.
-// Where no ReLU crosses its kink, the effect is linear in the change, and a change so small that none crosses tells it.
-double relative_change(const Backend& table) { return std::sqrt(2.0 * 64 * 64) * unit + input_unit(table); }
-constexpr double tiny = 0x1p-36;
-
-double distance(const Quantity& a, const Quantity& b) {
-    EXPECT_EQ(a.value.size(), b.value.size());
-    double difference = 0, norm = 0;
-    for (size_t i = 0; i < b.value.size(); ++i) {
-        difference += std::pow(a.value[i] - b.value[i], 2);
-        norm += b.value[i] * b.value[i];
-    }
-    return std::sqrt(difference / norm);
-}
-
-int64_t crossings(const Pass& a, const Pass& b) {
-    EXPECT_EQ(a.relus.size(), b.relus.size());
-    int64_t count = 0;
-    for (size_t call = 0; call < std::min(a.relus.size(), b.relus.size()); ++call) {
-        EXPECT_EQ(a.relus[call].size(), b.relus[call].size());
-        for (size_t i = 0; i < std::min(a.relus[call].size(), b.relus[call].size()); ++i)
-            count += a.relus[call][i] != b.relus[call][i];
-    }
-    return count;
-}
-
-// A network in double precision.
-class Proof {
-public:
-    explicit Proof(const rounding::NetworkCase& network) : network_(network), pass(network.run(0, 0)) {}
-    // Of each quantity, for a device where `crossed` ReLUs lie on the other side.
-    Doubles bounds(const Backend& table, int64_t crossed) {
-        const double size = relative_change(table), change = crossed > 0 ? size : tiny;
-        Doubles bounds = effects(change);
-        for (double& bound : bounds) bound *= 4 * size / change;
-        return bounds;
-    }
-
-private:
-    const Doubles& effects(double change) {
-        const auto [entry, is_new] = effects_.try_emplace(change, Doubles(pass.quantities.size(), 0));
-        Doubles& largest = entry->second;
-        for (uint32_t draw = 1; is_new && draw <= 4; ++draw) {
-            const Pass disturbed = network_.run(change, draw);
-            EXPECT_TRUE(change > tiny || crossings(disturbed, pass) == 0) << network_.name;
-            for (size_t k = 0; k < largest.size(); ++k)
-                largest[k] = std::max(largest[k], distance(disturbed.quantities[k], pass.quantities[k]));
-        }
-        return largest;
-    }
-    const rounding::NetworkCase& network_;
-    std::map<double, Doubles> effects_;  // by the change
-
-public:
-    const Pass pass;
-};
-
 // "errors (share of bound) [ReLUs across their kink]" of one device.
-std::string network_cell(const rounding::NetworkCase& network, Proof& proof, const Backend& table) {
+std::string network_cell(const rounding::NetworkCase& network, Condition& condition, const Backend& table) {
     const WithBackend with(table);
     const Pass found = network.run(0, 0);
-    const int64_t crossed = crossings(found, proof.pass);
-    const Doubles bounds = proof.bounds(table, crossed);
+    const int64_t crossed = crossings(found, condition.exact);
+    const Doubles bounds = condition.bounds(unit, input_unit(table), crossed);
     double share = 0;
     std::string cell;
     char number[32];
     for (size_t k = 0; k < bounds.size(); ++k) {
-        const double error = distance(found.quantities[k], proof.pass.quantities[k]);
+        const double error = distance(found.quantities[k], condition.exact.quantities[k]);
         share = std::max(share, error / bounds[k]);
         EXPECT_TRUE(error <= bounds[k] || !is_held(table))
             << network.name << ", " << found.quantities[k].name << ", " << table.name << ": " << error << " against "
@@ -297,10 +238,10 @@ TEST(Rounding, OfNetworksIsWhatTheirConditionMakesOfIt) {
     ASSERT_EQ(exact.size(), in_float.size());
     print_header("network: values, gradients (share of bound) [ReLUs across their kink]");
     for (size_t index = 0; index < exact.size(); ++index) {
-        Proof proof(exact[index]);
+        Condition condition(exact[index].run, 16 * 64);
         if (prints()) std::printf("| %s |", exact[index].name.c_str());
         for (const Backend* table : devices()) {
-            const std::string cell = network_cell(in_float[index], proof, *table);
+            const std::string cell = network_cell(in_float[index], condition, *table);
             if (prints()) std::printf(" %s |", cell.c_str());
         }
         if (prints()) std::printf("\n");
