@@ -44,6 +44,61 @@ struct Case {
 std::vector<Case> cases_in_float();
 std::vector<Case> cases_in_double();
 
+// ---- formulas -----------------------------------------------------------------------------------
+
+// A value in double precision and a bound on its error where it is computed in u: |computed - value| <= error u. A
+// formula of these is a running error analysis: each operation passes on its operands' errors and adds its own
+// rounding.
+struct Running {
+    double value, error;
+    Running(double exact = 0) : value(exact), error(0) {}
+    Running(double value_, double error_) : value(value_), error(error_) {}
+};
+// A constant that is rounded.
+inline Running rounded(double x) { return {x, std::abs(x)}; }
+
+inline Running operator-(const Running& a) { return {-a.value, a.error}; }
+inline Running operator+(const Running& a, const Running& b) {
+    const double value = a.value + b.value;
+    return {value, a.error + b.error + std::abs(value)};
+}
+inline Running operator-(const Running& a, const Running& b) { return a + -b; }
+inline Running operator*(const Running& a, const Running& b) {
+    const double value = a.value * b.value;
+    return {value, std::abs(a.value) * b.error + a.error * std::abs(b.value) + std::abs(value)};
+}
+inline Running operator/(const Running& a, const Running& b) {
+    const double value = a.value / b.value;
+    return {value, (a.error + std::abs(value) * b.error) / std::abs(b.value) + std::abs(value)};
+}
+inline Running sqrt(const Running& a) {
+    const double value = std::sqrt(a.value);
+    return {value, a.error / (2 * value) + value};
+}
+// At most 2 units in the last place, here and in every library that is used.
+inline Running exp(const Running& a) {
+    const double value = std::exp(a.value);
+    return {value, value * a.error + 4 * value};
+}
+inline Running tanh(const Running& a) {
+    const double value = std::tanh(a.value);
+    return {value, (1 - value * value) * a.error + 4 * std::abs(value)};
+}
+
+// The sum of n terms whose signs are random, added in any order. A partial sum of k terms is about sqrt(k/n Σt²), and
+// the roundings of all of them add up to λ sqrt(n/2 Σt²) u at most, with λ = 8 as above; in any case to n u Σ|t|.
+class RandomSum {
+public:
+    void add(double term) { ++terms_, value_ += term, magnitude_ += std::abs(term), squares_ += term * term; }
+    double value() const { return value_; }
+    double squares() const { return squares_; }
+    double spread() const { return std::sqrt(terms_ / 2 * squares_); }  // the bound's, without λ
+    Running get() const { return {value_, std::min(terms_ * magnitude_, 8 * spread())}; }
+
+private:
+    double terms_ = 0, value_ = 0, magnitude_ = 0, squares_ = 0;
+};
+
 // ---- networks and training steps ----------------------------------------------------------------
 
 // What rounding makes of a network depends on its condition, so it can be run with every parameter p changed to
