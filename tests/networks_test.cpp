@@ -2,7 +2,6 @@
 // names and shapes in files, and every parameter's initial distribution against METHOD.md, section 5.
 #include <algorithm>
 #include <map>
-#include <optional>
 #include <set>
 
 #include "compare.h"
