@@ -52,6 +52,15 @@ std::vector<Stored>& stored_networks(const std::string& path) {
     return networks;
 }
 
+// The relative error of all gradients where inputs are rounded to v: a GEMM is off by about 0.8 v, twelve by 3 v. The
+// density of activations at 0 is about 0.4, so that in each of about 8 layers a fraction 0.4 · 3 v changes sign, and
+// the error is the square root of the total fraction. Of 2^15 activations that is n = 8 · 0.4 · 3 v · 2^15;
+// n + 3 sqrt(n) are allowed.
+double kinks(double v) {
+    const double activations = 0x1p15, n = 8 * 0.4 * 3 * v * activations;
+    return std::sqrt((n + 3 * std::sqrt(n)) / activations);
+}
+
 // The gradient of a single layer, with batch norm over few pixels, may consist of nothing but elements behind the
 // ReLUs that are on their other side: then it counts within all gradients only.
 void expect_stored(Stored& stored, double input_unit) {
@@ -66,7 +75,9 @@ void expect_stored(Stored& stored, double input_unit) {
         if (crossed > 0 && name.starts_with("grad.")) continue;
         const bool singular_vector = name.ends_with("weight_u") || name.ends_with("weight_v");  // without convolutions
         const double error = distance(found.quantities[k], exact.expected[k]),
-                     bound = singular_vector ? unrounded[k] : bounds[k];
+                     bound = singular_vector                         ? unrounded[k]
+                             : name == "gradients" && input_unit > 0 ? std::min(bounds[k], kinks(input_unit))
+                                                                     : bounds[k];
         EXPECT_LE(error, bound) << stored.network.name << ", " << name << ", " << crossed << " ReLUs across their kink";
     }
 }
