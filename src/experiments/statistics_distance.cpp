@@ -166,8 +166,9 @@ double StatisticsDistance::operator()(const ImageSet& images) const {
     for (size_t k = 0; k < mean.size(); ++k) {
         // Rounding alone moves a statistic that does not vary.
         if (!(deviation_[k] > 1e-9)) continue;
-        const double shift = (mean[k] - mean_[k]) / deviation_[k], spread = deviation[k] / deviation_[k] - 1;
-        sum += shift * shift + spread * spread;
+        const double shift = mean[k] - mean_[k],
+                     variances = deviation[k] * deviation[k] + deviation_[k] * deviation_[k];
+        sum += 1 - std::sqrt(2 * deviation[k] * deviation_[k] / variances) * std::exp(-shift * shift / (4 * variances));
         ++counted;
     }
     return counted > 0 ? sum / double(counted) : 0;

@@ -7,10 +7,14 @@
 //     4×4 pixels: the logarithm of their root mean square over their mean size. It is large where few sharp edges
 //     separate plain areas, and small in texture of the same power.
 //
-// Each statistic has a mean and a deviation over the images, (m, s), and over the data, (m', s'). The distance is the
-// mean over all statistics of  ((m - m') / s')² + (s / s' - 1)²,  the squared Wasserstein distance between normal
-// distributions of these moments, in units of the data's deviation. Not the FID: RESULTS.md compares it with a
-// distance over the features of a trained network, and says what neither of them sees.
+// Each statistic has a mean m and a deviation s over the images, and m' and s' over the data. The distance is the mean
+// over all statistics of the squared Hellinger distance between normal distributions of these moments,
+//
+//   1 - sqrt(2 s s' / (s² + s'²)) exp(-(m - m')² / (4 (s² + s'²))),
+//
+// which is 0 where they agree and 1 where they have nothing in common, by their place or because all images are alike.
+// It is not the FID: RESULTS.md compares it with a distance over the features of a trained network, and says what it
+// does not see.
 #pragma once
 #include <vector>
 
