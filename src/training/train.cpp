@@ -322,7 +322,7 @@ std::string Run::evaluate(int64_t iteration) {
     restore.use_averages();
     // A small batch suggests networks large for the machine: keep evaluation at a few iterations' cost.
     const int64_t batch = config_.batch,
-                  count = std::min({distance_images, std::max(batch, batch * batch / 2), data_.held_out.count});
+                  count = std::min({distance_images, std::max(batch, 2 * batch * batch), data_.held_out.count});
     const uint64_t seed = uint64_t(config_.seed);
     const ImageSet real =
         data_.none_held_out ? spread_images(data_.held_out, count) : first_images(data_.held_out, count);
