@@ -105,8 +105,11 @@ class Project(unittest.TestCase):
                 path.write_text(text)
 
     def command(self, *arguments):
+        def hear_interrupts():  # a shell's background jobs, such as these tests, ignore them
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
         return ([sys.executable, "-S", "reference/fid.py", self.checkpoint, *arguments],
-                {"cwd": self.root, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True,
+                {"cwd": self.root, "preexec_fn": hear_interrupts, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True,
                  "env": {"PATH": os.environ["PATH"], "PYTHONPATH": str(self.root / "modules"),
                          "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}})
 
