@@ -109,7 +109,8 @@ class Project(unittest.TestCase):
             signal.signal(signal.SIGINT, signal.SIG_DFL)
 
         return ([sys.executable, "-S", "reference/fid.py", self.checkpoint, *arguments],
-                {"cwd": self.root, "preexec_fn": hear_interrupts, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True,
+                {"cwd": self.root, "preexec_fn": hear_interrupts, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE,
+                 "text": True,
                  "env": {"PATH": os.environ["PATH"], "PYTHONPATH": str(self.root / "modules"),
                          "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}})
 

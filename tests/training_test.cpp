@@ -250,6 +250,7 @@ protected:
         c.eval_every = 1000;
         c.flip = true;
         c.ema = 0.9;
+        c.ema_ebm = 0.8;
         return c;
     }
     // Trains, from the newest checkpoint if `resume`, and returns what it printed.
@@ -406,6 +407,28 @@ TEST_F(Training, EvaluationsDoNotChangeIt) {
             EXPECT_TRUE(fs::exists(text(often.out, "/samples/iteration-00000", iteration, "-", what, ".png")))
                 << iteration << what;
     EXPECT_FALSE(fs::exists(often.out + "/samples/iteration-000003-samples.png"));
+}
+
+// Averages of the networks that the flags name, of an iteration's parameters at first, and of the EBM after its first
+// update with the warm-up's weights 2/11 and 9/11.
+TEST_F(Training, AveragesOfTheEbmAndOfTheGenerator) {
+    const std::string ebm = "netE.conv_1.conv1.weight_orig";
+    const auto values = [](const SafetensorsFile& file, const std::string& name) {
+        return values_of<real>(file.tensors.at(name), name);
+    };
+    Config c = config("one", 1);
+    c.ema = 0;
+    run(c);
+    const SafetensorsFile one = last(c);
+    EXPECT_EQ(values(one, "ema." + ebm), values(one, ebm));
+    EXPECT_EQ(one.tensors.count("ema.netG.lin_1.weight"), 0u);
+    c.out = folder_ + "/two", c.iterations = 2;
+    run(c);
+    const SafetensorsFile two = last(c);
+    const auto before = values(one, ebm), after = values(two, ebm), average = values(two, "ema." + ebm);
+    for (size_t i = 0; i < average.size(); ++i)
+        EXPECT_NEAR(average[i], before[i] * (2 / 11.0) + after[i] * (9 / 11.0), 1e-6) << i;
+    EXPECT_NE(before, after);
 }
 
 TEST_F(Training, SeedsDiffer) {

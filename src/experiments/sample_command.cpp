@@ -64,8 +64,7 @@ SampleCommand::SampleCommand(CLI::App& app)
     : command_(app.add_subcommand(
           "sample", "samples from a checkpoint, generator and EBM-revised, as folders of PNGs for FID and IS")) {
     command_
-        ->add_option("--model", model_,
-                     "a checkpoint, .safetensors; its moving average of the generator is used if it has one")
+        ->add_option("--model", model_, "a checkpoint, .safetensors; its moving averages are used where it has them")
         ->required();
     command_->add_option("--count", count_, "number of images; rerun with a larger count to add more")
         ->capture_default_str();
@@ -119,13 +118,17 @@ void SampleCommand::load_data() {
 // same, so its wording must not change.
 std::string SampleCommand::settings(const LoadedCheckpoint& checkpoint) const {
     const ChainSettings& chain = config_.sampler;
-    const bool averaged = std::any_of(checkpoint.file.tensors.begin(), checkpoint.file.tensors.end(),
-                                      [](const auto& tensor) { return tensor.first.starts_with("ema."); });
+    const auto averaged = [&](const std::string& network) {
+        return std::any_of(checkpoint.file.tensors.begin(), checkpoint.file.tensors.end(),
+                           [&](const auto& tensor) { return tensor.first.starts_with("ema." + network); });
+    };
     char contents[32];
     std::snprintf(contents, sizeof contents, "%016llx", (unsigned long long)contents_hash(checkpoint.file));
     return text(fs::path(model_).filename().string(), ", iteration ", checkpoint.iteration, ", contents ", contents,
-                "; generator's ", averaged ? text("moving average (ema ", config_.ema, ")") : "parameters as they are",
-                "; seed ", seed_, "\nbatches of ", config_.sampler_batch, ", ", batch_norm_.text(config_.sampler_batch),
+                "; generator's ",
+                averaged("netG.") ? text("moving average (ema ", config_.ema, ")") : "parameters as they are",
+                averaged("netE.") ? text("; EBM's moving average (ema-ebm ", config_.ema_ebm, ")") : "", "; seed ",
+                seed_, "\nbatches of ", config_.sampler_batch, ", ", batch_norm_.text(config_.sampler_batch),
                 "\nx-chain from ", config_.step.start_x, ": ", chain_text(chain), "\n");
 }
 

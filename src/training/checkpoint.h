@@ -4,7 +4,7 @@
 //   RUN/checkpoints/iteration-NNNNNN.safetensors
 //     netE.* netG.* netI.*             parameters and buffers
 //     adam1.netE.* …, adam2.netE.* …   Adam's moments of each parameter
-//     ema.netG.* …                     moving averages, with --ema
+//     ema.netG.*, ema.netE.*           moving averages, with --ema and --ema-ebm
 //     latents (N, d)                   states of persistent z-chains, with --start-z persistent
 //     metadata                         format, iteration, rollbacks, the place in the data (DataPosition), checksum of
 //                                      the tensors, and every setting under its flag's name
