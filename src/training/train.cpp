@@ -324,14 +324,13 @@ std::string Run::evaluate(int64_t iteration) {
     const int64_t batch = config_.batch,
                   count = std::min({distance_images, std::max(batch, 2 * batch * batch), data_.held_out.count});
     const uint64_t seed = uint64_t(config_.seed);
-    const ImageSet real =
-        data_.none_held_out ? spread_images(data_.held_out, count) : first_images(data_.held_out, count);
     const Samples samples = draw_samples(models_, count, std::min(count, config_.sampler_batch), config_.step.start_x,
                                          config_.sampler, seed);
     if (!first_rank()) return ",";
     const int64_t shown = std::min(picture_images, count), columns = 8, scale = 64 / data_.train.size;
-    const ImageSet data = first_images(real, shown), generator = first_images(samples.generated, shown),
-                   ebm = first_images(samples.revised, shown);
+    const ImageSet data =
+        data_.none_held_out ? spread_images(data_.held_out, shown) : first_images(data_.held_out, shown);
+    const ImageSet generator = first_images(samples.generated, shown), ebm = first_images(samples.revised, shown);
     const std::string stem = config_.out + "/samples/" + iteration_name(iteration);
     write_grid(stem + "-samples.png", {&data, &generator, &ebm}, columns, scale);
     const Reconstructions r = draw_reconstructions(models_, data, config_.step, seed);
