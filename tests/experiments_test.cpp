@@ -437,8 +437,8 @@ TEST_F(Experiments, ReconstructMeasuresWhatTheNetworksReturn) {
 TEST_F(Experiments, ReviseAgreesWithReconstruct) {
     experiment("reconstruct --count 4 --seed 5 --steps-z 6 --out " + in("reconstruct"));
     const std::string output = experiment("revise --count 4 --seed 5 --steps-z 6 --steps-x 7 --out " + in("revise"));
-    expect_contains(output,
-                    {"x-chain: 7 steps of 4, noise 0.002, temperature (noise/step)^2 = 2.5e-07", "z-chain: 6 steps"});
+    expect_contains(
+        output, {"x-chain: 7 steps of 4, noise 0.0005, temperature (noise/step)^2 = 1.5625e-08", "z-chain: 6 steps"});
     const Table x = read_table(in("revise/x_chain.csv")), z = read_table(in("revise/z_chain.csv")),
                 steps = read_table(in("reconstruct/steps.csv"));
     ASSERT_EQ(x.at("step").size(), 8u);
@@ -911,7 +911,7 @@ TEST_F(Experiments, ReportHoldsEverythingInTheRun) {
     const std::string first = read_bytes(in("run/report.html"));
     expect_contains(
         first, {"<!DOCTYPE html>", "name=\"viewport\"", "@media print", "2 iterations", "reconstruction MSE per pixel",
-                "energy gap", "temperature 2.5e-07", "time", "iteration-000002-samples.png",
+                "energy gap", "temperature 1.5625e-08", "time", "iteration-000002-samples.png",
                 "iteration-000002-reconstructions.png", "<span>width-generator</span><b>2</b>"});
     const std::string picture = "src=\"data:image/png;base64,";
     EXPECT_NE(first.find(picture + base64(read_bytes(in("run/samples/iteration-000002-samples.png"))) + "\""),
