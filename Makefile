@@ -52,8 +52,8 @@ MARCH_avx2   := x86-64-v3
 MARCH_avx512 := x86-64-v4
 AMX_FLAGS    := -mavx512bf16 -mamx-tile -mamx-bf16
 
-# The GPU, if nvcc can be used: cuda/toolkit.sh tries it, and says in one line why not. The host's compiler is CXX without
-# ccache and without flags. (make's sub-make that only counts finds the answer there.)
+# The GPU, if nvcc can be used: src/machine/toolkit.sh tries it, and says in one line why not. The host's compiler is CXX
+# without ccache and without flags. (make's sub-make that only counts finds the answer there.)
 NVCC      := $(firstword $(if $(filter-out 1,$(CUDA)),$(CUDA)/bin/nvcc,$(shell command -v nvcc 2>/dev/null) \
                $(wildcard $(CUDA_HOME)/bin/nvcc /usr/local/cuda/bin/nvcc /usr/local/cuda-*/bin/nvcc)))
 HOST_CXX  := $(firstword $(foreach word,$(CXX),$(if $(filter ccache distcc icecc sccache -%,$(notdir $(word))),,$(word))))
@@ -62,7 +62,7 @@ NVFLAGS   := -x cu -std=c++20 -O3 --extended-lambda $(if $(filter-out 0,$(WERROR
              -ccbin $(HOST_CXX) $(if $(SYNC),-DSYNC)
 ifeq ($(DOUBLE)$(filter 0,$(CUDA))$(filter clean format,$(MAKECMDGOALS)),)
 ifndef DRY
-MISTAKE := $(shell mkdir -p $(BUILD); sh cuda/toolkit.sh '$(BUILD)' '$(NVCC)' '$(HOST_CXX)' '$(or $(CUDA_ARCH),80 90)' '$(NVFLAGS)')
+MISTAKE := $(shell mkdir -p $(BUILD); sh src/machine/toolkit.sh '$(BUILD)' '$(NVCC)' '$(HOST_CXX)' '$(or $(CUDA_ARCH),80 90)' '$(NVFLAGS)')
 $(if $(MISTAKE),$(error $(MISTAKE)))
 endif
 include $(BUILD)/toolkit.mk

@@ -54,7 +54,7 @@ protected:
 
     Outcome try_toolkit(const std::string& nvcc, const std::string& architectures = "80 90",
                         const std::string& compiler = "g++") const {
-        return shell("sh cuda/toolkit.sh '" + folder_ + "' '" + nvcc + "' '" + compiler + "' '" + architectures +
+        return shell("sh src/machine/toolkit.sh '" + folder_ + "' '" + nvcc + "' '" + compiler + "' '" + architectures +
                      "' '-std=c++20'");
     }
 

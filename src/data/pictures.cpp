@@ -67,7 +67,7 @@ void search(const fs::path& folder, Found& found) {
             const std::string head = InputFile(others[i]).head();
             what = head.starts_with("\x93NUMPY") ? text("a .npy; give it: --data ", shell_word(others[i]))
                                                  : foreign_format(others[i], head, Wanted::data);
-        } catch (const std::exception& error) {  // a placeholder, or unreadable
+        } catch (const std::exception& error) {  // not fetched, or unreadable
             fail(none, "; ", error.what());
         }
         const std::string name = fs::path(others[i]).filename().string();

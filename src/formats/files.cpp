@@ -42,7 +42,7 @@ FILE* open_regular(const std::string& path, int64_t& size) {
 InputFile::InputFile(const std::string& path) : path_(path), file_(open_regular(path, size_)) {
     if (!file_) fail("cannot read ", path, ": ", std::strerror(errno));
     remaining_ = size_;
-    if (const std::string what = placeholder(head()); !what.empty()) fail(path, " is ", what);
+    if (const std::string what = unfetched_file(head()); !what.empty()) fail(path, " is ", what);
 }
 
 std::string InputFile::head() const {

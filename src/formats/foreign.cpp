@@ -175,7 +175,7 @@ std::string misplaced(const std::string& path, std::string_view head, Wanted wan
 
 }  // namespace
 
-std::string placeholder(std::string_view head) {
+std::string unfetched_file(std::string_view head) {
     if (head.starts_with("version https://git-lfs.github.com/spec/"))
         return "a Git LFS pointer, not the file itself; fetch it: git lfs install && git lfs pull";
     if (head.starts_with("/annex/objects/") || head.find("/.git/annex/objects/") < 512)
@@ -193,7 +193,7 @@ std::string placeholder(std::string_view head) {
 }
 
 std::string foreign_format(const std::string& path, std::string_view head, Wanted wanted) {
-    if (const std::string what = placeholder(head); !what.empty()) return what;
+    if (const std::string what = unfetched_file(head); !what.empty()) return what;
     if (const std::string what = misplaced(path, head, wanted); !what.empty()) return what;
     if (head.empty()) return "empty; copy or download it again";
     if (is_safetensors(head)) return "";

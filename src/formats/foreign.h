@@ -15,7 +15,7 @@ inline constexpr int64_t foreign_head = 1024;
 
 // "a Git LFS pointer, not the file itself; fetch it: git lfs pull": what stands for the contents of a file, whatever
 // its format. Empty if `head`, a file's first bytes, holds no such thing.
-std::string placeholder(std::string_view head);
+std::string unfetched_file(std::string_view head);
 
 // "a zip archive; unpack it: unzip FILE": as above, for files of formats that the reader of a `wanted` does not
 // take. Empty if the first bytes of the file at `path` tell nothing.

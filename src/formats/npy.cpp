@@ -234,7 +234,7 @@ std::string make_header(const std::vector<int64_t>& shape) {
 
 }  // namespace
 
-// The header holds the number of images: a placeholder of the same length stands there until commit().
+// The header holds the number of images: 0, padded to the same length, until commit().
 NpyWriter::NpyWriter(const std::string& path) : output_(path) {
     const std::string header = make_header({0, 0, 0, 3});
     output_.write(header.data(), static_cast<int64_t>(header.size()));
