@@ -406,7 +406,7 @@ TEST_F(Grid, RefusesBadFlags) {
         expect_refused(grid + " --iterations 0", {"--iterations 0", "at least 1"});
         expect_refused(grid + " --minutes 3", {"--minutes", "--iterations"});
         expect_refused(command + tiny("grid") + " --minutes 0", {"--minutes 0", "above 0"});
-        expect_refused(grid + " --count 0", {"--count 0", "at least 1"});
+        expect_refused(grid + " --count 1", {"--count 1", "at least 2"});  // a distance needs deviations
         expect_refused(grid + " --count 13", {"--count 13", "12 held-out images"});
         expect_refused(grid + " --seeds 1,-2", {"--seeds -2"});
         expect_refused(grid + " --seeds 3,3", {"--seeds 3", "twice"});

@@ -35,8 +35,6 @@ inline constexpr int64_t every_image = INT64_MAX;
 // Of a folder of pictures only they are decoded.
 ImageSet load_held_out(const std::string& source, int64_t size, uint64_t seed, int64_t count);
 ImageSet load_train(const std::string& source, int64_t size, uint64_t seed, int64_t count);
-// Both parts.
-Dataset load_some(const std::string& source, int64_t size, uint64_t seed, int64_t train_count, int64_t held_out_count);
 // Both parts at once.
 Dataset load_some(const std::string& source, int64_t size, uint64_t seed, int64_t train_count, int64_t held_out_count);
 

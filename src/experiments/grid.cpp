@@ -108,7 +108,7 @@ Result measure(Result r, const LoadedCheckpoint& checkpoint, const std::string& 
         if (std::string(name).starts_with("seconds")) r.*field = median(metrics, name);
 
     const Samples samples = draw_samples(models, count, c.sampler_batch, c.step.start_x, c.sampler, seed);
-    const StatisticsDistance distance(spread_images(data.train, distance_data_images));
+    const StatisticsDistance distance(data.train);
     if (c.step.learn_generator) r.distance_generator = distance(samples.generated);
     if (c.step.learn_ebm) r.distance_revised = distance(samples.revised);
     if (const auto inference = inference_of(c.step)) {
@@ -175,7 +175,7 @@ void GridCommand::check_flags() const {
         fail("--iterations ", iterations_, ": must be at least 1 and at most ", max_iterations);
     if (command_->count("--minutes") && !(minutes_ > 0 && minutes_ <= max_minutes))
         fail("--minutes ", minutes_, ": must be above 0 and at most ", max_minutes);
-    if (count_ < 1) fail("--count ", count_, ": must be at least 1");
+    if (count_ < 2) fail("--count ", count_, ": must be at least 2");
     std::set<int64_t> seen;
     for (const int64_t seed : seeds_) {
         if (seed < 0) fail("--seeds ", seed, ": must be at least 0");
@@ -369,7 +369,7 @@ void GridCommand::log_settings(const Config& c, const Dataset& data) {
             "machine cost a training nothing and its evaluations are not counted"));
     log(text("cost: seconds of ", time, " per iteration, minimum of ", timed_iterations,
              ", measured for all variants in turns before any training"));
-    const StatisticsDistance distance(spread_images(data.train, distance_data_images));
+    const StatisticsDistance distance(data.train);
     const double floor = distance(first_images(test_, count_));
     log(text("measured on ", count_, " held-out images (", test_.name,
              "): MSE per pixel and channel in [-1, 1] after the z-chain of training"));

@@ -153,7 +153,7 @@ std::vector<double> image_statistics(const uint8_t* image, int64_t size) {
 
 StatisticsDistance::StatisticsDistance(const ImageSet& data) : size_(data.size) {
     CHECK(data.size >= 16 && std::has_single_bit(uint64_t(data.size)));
-    auto [mean, deviation] = moments(data);
+    auto [mean, deviation] = moments(spread_images(data, distance_data_images));
     mean_ = std::move(mean);
     deviation_ = std::move(deviation);
 }

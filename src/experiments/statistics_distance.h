@@ -22,12 +22,13 @@
 
 namespace dualmcmc {
 
-// How many images of the training set stand for the data. (load_some and spread_images choose the same ones.)
+// How many images of the training set stand for the data; load_some chooses the same ones.
 inline constexpr int64_t distance_data_images = 2048;
 
 class StatisticsDistance {
 public:
-    // `data`: at least two images. Statistics that do not vary over them are left out.
+    // `data`: at least two images; of more than distance_data_images as many, spread over the set, stand for it.
+    // Statistics that do not vary over them are left out.
     explicit StatisticsDistance(const ImageSet& data);
     // The distance of at least two images of the same size; above 0 for images of the same distribution, too, and the
     // more so the fewer they are: only values for equal numbers compare. The number of threads does not matter.

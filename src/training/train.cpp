@@ -26,7 +26,6 @@ namespace {
 
 constexpr int64_t max_rollbacks = 5;      // without a new checkpoint between them, before a run gives up
 constexpr int64_t distance_images = 512;  // samples of each kind in a distance; see evaluate()
-constexpr int64_t data_images = 2048;     // images of the training set that a distance is to
 constexpr int64_t picture_images = 64;    // in each panel of a grid
 // RNG step of the initial states of persistent chains, beyond that of any iteration.
 constexpr uint64_t initial_states_step = uint64_t(1) << 55;
@@ -344,7 +343,7 @@ std::string Run::measure(int64_t iteration, const Samples& samples) {
     const int64_t count = samples.generated.count;
     if (!hooks_.distance_to || count < 2 || data_.train.count < 2) return ",";
     if (!distance_) {
-        distance_ = hooks_.distance_to(spread_images(data_.train, data_images));
+        distance_ = hooks_.distance_to(data_.train);
         distance_text_ = text("statistics distance of ", count, " samples");
         if (!data_.none_held_out) {
             char floor[48];

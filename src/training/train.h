@@ -16,8 +16,8 @@ namespace dualmcmc {
 
 // Callbacks of a run; either may be empty.
 struct TrainingHooks {
-    // Measures how far images are from `data`; called once, with images of the training set. Its result is applied to
-    // the samples of each evaluation.
+    // How far images are from `data`: called once, with the training set; its result, with the samples of each
+    // evaluation.
     std::function<std::function<double(const ImageSet& images)>(const ImageSet& data)> distance_to;
     // Called with the run's folder after each checkpoint.
     std::function<void(const std::string& folder)> after_checkpoint;
