@@ -197,7 +197,7 @@ private:
     uint64_t before_;
 };
 
-// Frees all cached blocks of the memory pool (engine/pool.h). Kernels may call it when their own allocation fails.
+// Frees all cached blocks of the memory pool (machine/pool.h). Kernels may call it when their own allocation fails.
 void empty_cache();
 
 struct Backend {

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "check.h"
-#include "engine/device.h"
-#include "engine/pool.h"
+#include "machine/device.h"
+#include "machine/pool.h"
 
 namespace dualmcmc {
 

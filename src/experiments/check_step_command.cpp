@@ -5,8 +5,8 @@
 #include <type_traits>
 
 #include "check.h"
-#include "engine/device.h"
 #include "experiments/check_step.h"
+#include "machine/device.h"
 
 namespace dualmcmc {
 

@@ -45,7 +45,7 @@ void norm_relu_conv2d(real* y, const NormReluConv& in, const real* w, const real
     inner->norm_relu_conv2d(y, in, w, bias, residual);
 }
 
-// A table for each device, since the pool keeps freed memory by table (engine/pool.h). Never destroyed, as the pool.
+// A table for each device, since the pool keeps freed memory by table (machine/pool.h). Never destroyed, as the pool.
 Backend& table_of(const Backend& device) {
     static auto& tables = *new std::map<const Backend*, Backend>;
     return tables[&device];

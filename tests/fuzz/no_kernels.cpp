@@ -1,7 +1,7 @@
 // In place of the devices: readers compute nothing, so that no kernel is compiled for the harnesses.
 #include <cstdlib>
 
-#include "engine/device.h"
+#include "machine/device.h"
 
 namespace dualmcmc {
 

@@ -1,5 +1,5 @@
 // The caching allocator.
-#include "engine/pool.h"
+#include "machine/pool.h"
 
 #include <algorithm>
 #include <map>
@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "check.h"
-#include "engine/device.h"
+#include "machine/device.h"
 #include "machine/memory.h"
 
 namespace dualmcmc {

@@ -1,5 +1,5 @@
 // The choice of the device.
-#include "engine/device.h"
+#include "machine/device.h"
 
 #include <omp.h>
 #include <unistd.h>
