@@ -871,6 +871,11 @@ TEST(Report, CurvesLieWhereTheirValuesAre) {
     EXPECT_EQ(polyline(thin).size(), 300u);
     EXPECT_NE(thin.find("means of 3"), std::string::npos);
     for (const auto& [x, y] : polyline(thin)) EXPECT_EQ(y, 102.0) << x;
+    // A value every 300 points stays where it is.
+    for (size_t i = 0; i < 900; ++i) values[i] = i % 300 == 0 ? double(i) : NAN;
+    const std::string sparse = plot("title", "x", many, {{"y", values}});
+    EXPECT_EQ(sparse.find("means of"), std::string::npos);
+    EXPECT_EQ(polyline(sparse), (std::vector<std::pair<double, double>>{{52, 196}, {221, 102}, {390, 8}}));
     EXPECT_EQ(plot("title", "x", {0, 1}, {{"y", {NAN, NAN}}}), "");
     EXPECT_EQ(plot("title", "x", {}, {}), "");
     // One point is no curve.

@@ -258,11 +258,25 @@ bool is_line(const Curve& curve) {
     return std::count_if(curve.y.begin(), curve.y.end(), [](double value) { return std::isfinite(value); }) > 1;
 }
 
+// Leaves out the points at which no curve has a value: most of those of a column that only evaluations fill.
+void drop_empty_points(std::vector<double>& x, std::vector<Curve>& curves) {
+    size_t kept = 0;
+    for (size_t i = 0; i < x.size(); ++i) {
+        const auto has_value = [i](const Curve& curve) { return std::isfinite(curve.y[i]); };
+        if (std::none_of(curves.begin(), curves.end(), has_value)) continue;
+        for (Curve& curve : curves) curve.y[kept] = curve.y[i];
+        x[kept++] = x[i];
+    }
+    for (Curve& curve : curves) curve.y.resize(kept);
+    x.resize(kept);
+}
+
 }  // namespace
 
-std::string plot(const std::string& title, const std::string& x_name, const std::vector<double>& x,
-                 const std::vector<Curve>& curves) {
+std::string plot(const std::string& title, const std::string& x_name, std::vector<double> x,
+                 std::vector<Curve> curves) {
     if (std::none_of(curves.begin(), curves.end(), is_line)) return single_values(title, curves);
+    drop_empty_points(x, curves);
     const size_t per = std::max<size_t>(1, (x.size() + max_points - 1) / max_points),
                  shown = std::min(max_curves, curves.size());
     const std::vector<double> thin_x = thinned(x, per);

@@ -41,10 +41,9 @@ struct Curve {
     std::string name;
     std::vector<double> y;
 };
-// A figure with an SVG of the curves over x and a legend. With more than 300 points, neighbours are averaged. The
-// vertical axis is logarithmic if all values are positive and span a factor of 15. Curves of one point each are given
-// as text. Empty if no curve has a value.
-std::string plot(const std::string& title, const std::string& x_name, const std::vector<double>& x,
-                 const std::vector<Curve>& curves);
+// A figure with an SVG of the curves over x and a legend. Points at which no curve has a value are left out; of more
+// than 300, neighbours are averaged. The vertical axis is logarithmic if all values are positive and span a factor of
+// 15. Curves of one point each are given as text. Empty if no curve has a value.
+std::string plot(const std::string& title, const std::string& x_name, std::vector<double> x, std::vector<Curve> curves);
 
 }  // namespace dualmcmc
