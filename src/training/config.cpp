@@ -55,7 +55,7 @@ Config preset_config(const std::string& name) {
         c.step.adam_ebm.learning_rate = 2e-4;
         c.lr_decay = 0.87;
         c.ema = c.ema_ebm = 0.998;
-        c.sampler = {8, 6, 0.003};
+        c.sampler = {8, 6, 0.001};  // less noise than in training, since it shows
         c.eval_every = c.checkpoint_every = 1000;
         c.minutes = 60;
         if (name == "demo") {  // one to three minutes; more noise in the x-chain shows in images as plain as these
