@@ -16,6 +16,7 @@
 
 #include "cpu/instruction_sets.h"
 #include "engine/tensor.h"
+#include "rounding.h"
 
 #ifndef DOUBLE
 namespace dualmcmc {
@@ -29,6 +30,7 @@ using Values = std::vector<real>;
 
 // The largest relative error of one rounding to real: 2^-24 in float32. Tolerances are multiples of it.
 inline constexpr double unit = std::numeric_limits<real>::epsilon() / 2;
+inline constexpr bool in_double = std::is_same_v<real, double>;
 
 // ---- comparisons --------------------------------------------------------------------------------
 
@@ -68,6 +70,22 @@ inline void expect_close(const Tensor& actual, const Tensor& expected, double rt
                          const std::string& what) {
     EXPECT_EQ(to_string(actual.shape()), to_string(expected.shape())) << what;
     expect_close(actual, expected.to_host(), rtol, atol, what);
+}
+
+// Within the formula's running error; in double precision the expectation has it, too.
+inline void expect_close(const Values& actual, const std::vector<rounding::Running>& expected,
+                         const std::string& what) {
+    ASSERT_EQ(actual.size(), expected.size()) << what;
+    const double u = in_double ? 2 * unit : unit;
+    size_t worst = 0;
+    double share = 0;
+    for (size_t i = 0; i < actual.size(); ++i) {
+        const double error = std::abs(double(actual[i]) - expected[i].value), bound = u * expected[i].error,
+                     its_share = error <= bound ? (error > 0 ? error / bound : 0) : HUGE_VAL;  // a NaN, too
+        if (its_share > share) share = its_share, worst = i;
+    }
+    EXPECT_LE(share, 1) << what << ", [" << worst << "]: " << actual[worst] << ", expected " << expected[worst].value
+                        << " within " << u * expected[worst].error;
 }
 
 // ‖actual - expected‖ / ‖expected‖, or ‖actual‖ if expected is 0.

@@ -13,6 +13,9 @@
 namespace dualmcmc::test {
 namespace {
 
+using rounding::rounded;
+using rounding::Running;
+
 // Statistical tolerances are 5 standard errors, exceeded by chance once in 1.7 million comparisons.
 constexpr double sigmas = 5;
 
@@ -91,29 +94,27 @@ TEST(LangevinX, MomentsOnAQuadraticMatchTheClosedForm) {
 }
 
 // Small steps sample exp(-E / T) with T = (n/s)²: started from N(m, T/a), the chain keeps this distribution. With
-// ρ = 1 - ½ s² a, a wrong temperature would show after 60 steps by 1 - ρ¹²⁰ = 91 % of the difference.
-// Discretisation adds ¼ s² a = 1 %.
+// ρ = 1 - ½ s² a, a wrong temperature would show after 60 steps by 1 - ρ¹²⁰ = 91 % of the difference. The
+// discretised chain's own variance is T/a / (1 - ¼ s² a), 1 % more.
 TEST(LangevinX, TemperatureIsNoiseOverStepSquared) {
     const double a = 2, m = -0.4;
     const Shape shape{30, 10, 11, 12};
     for (const auto& [step, noise] : {std::pair(0.14f, 0.14f), {0.14f, 0.07f}, {0.14f, 0.2f}}) {
         const ChainSettings settings{60, step, noise};
-        EXPECT_NEAR(double(settings.temperature()), std::pow(double(noise) / double(step), 2), 1e-6);
+        expect_close(Values{settings.temperature()}, {square(Running(noise) / step)}, "temperature");
         const double variance = double(settings.temperature()) / a;
         Values start = Tensor::normal(shape, random_key(7, RngPurpose::prior, 0)).to_host();
         for (real& value : start) value = real(m + std::sqrt(variance) * double(value));
         const Chain chain = langevin_x(Tensor::from_host(shape, start), quadratic(a, m), settings,
                                        normal_noise(shape, RngPurpose::langevin_x, 3));
-        const Moments found = moments(chain.end.to_host());
-        const double n = double(element_count(shape));
-        EXPECT_LE(std::abs(found.mean - m), sigmas * std::sqrt(variance / n));
-        EXPECT_LE(std::abs(found.variance / variance - 1), sigmas * std::sqrt(2 / n) + 0.01)
-            << "n / s = " << noise / step;
+        const double own = variance / (1 - 0.25 * step * step * a), rho = 1 - 0.5 * step * step * a;
+        expect_moments(chain.end.to_host(), m, own + std::pow(rho, 120) * (variance - own),
+                       text("n / s ", noise / step));
     }
 }
 
 TEST(LangevinX, WithoutNoiseIsGradientDescent) {
-    // E = Σ ¼ x⁴ + ½ x, against an explicit loop in double; each of the 9 steps rounds about three times.
+    // E = Σ ¼ x⁴ + ½ x, against an explicit loop.
     const Shape shape{2, 3, 4, 5};
     const EnergyFunction quartic = [](const Tensor& x) {
         Values gradient = x.to_host();
@@ -124,10 +125,11 @@ TEST(LangevinX, WithoutNoiseIsGradientDescent) {
     const Values before = start.to_host();
     const ChainSettings settings{9, real(0.4), real(0.3)};
     const Chain chain = langevin_x(start, quartic, settings, no_noise(shape));
-    std::vector<double> expected(before.begin(), before.end());
+    std::vector<Running> expected(before.begin(), before.end());
+    const Running half = 0.5 * square(rounded(0.4));
     for (int k = 0; k < 9; ++k)
-        for (double& x : expected) x -= 0.5 * 0.4 * 0.4 * (x * x * x + 0.5);
-    expect_close(chain.end, expected, 0, 60 * unit, "end");
+        for (Running& x : expected) x = x - half * (x * x * x + 0.5);
+    expect_close(chain.end.to_host(), expected, "end");
     EXPECT_EQ(start.to_host(), before) << "the caller's start was modified";
 }
 
@@ -146,18 +148,17 @@ TEST(LangevinX, TraceIsTheEnergyBeforeEachStep) {
     ASSERT_EQ(seen.size(), 4u);
     EXPECT_EQ(seen[0], random_values(2 * 3 * 4 * 5, 8));
     for (size_t k = 0; k < 4; ++k) {
-        double energy = 0;
-        for (const real x : seen[k]) energy += (double(x) - 0.1) * (double(x) - 0.1);
-        EXPECT_NEAR(double(chain.trace[k].item()), energy, 50 * unit * energy) << "step " << k;
+        double energy = 0;  // added in double and rounded once
+        for (const real e : inner(Tensor::from_host(shape, seen[k])).energy.to_host()) energy += double(e);
+        EXPECT_NEAR(double(chain.trace[k].item()), energy, (in_double ? 4 : 1) * unit * energy) << "step " << k;
     }
     // Each state follows from the previous one with the noise of its step.
     for (size_t k = 0; k + 1 < 4; ++k) {
         const Values noise = std::get<Tensor>(normal_noise(shape, RngPurpose::langevin_x, 5)(int64_t(k))).to_host();
-        std::vector<double> next;
+        std::vector<Running> next;
         for (size_t i = 0; i < noise.size(); ++i)
-            next.push_back(double(seen[k][i]) - 0.125 * 2 * (double(seen[k][i]) - 0.1) +
-                           double(0.2f) * double(noise[i]));
-        expect_close(seen[k + 1], next, 0, 20 * unit, text("after step ", k));
+            next.push_back(seen[k][i] - 0.125 * (2 * (Running(seen[k][i]) - 0.1)) + Running(0.2f) * noise[i]);
+        expect_close(seen[k + 1], next, text("after step ", k));
     }
 }
 
@@ -313,25 +314,25 @@ TEST(LangevinZ, WithoutNoiseIsGradientDescent) {
     const Chain chain =
         langevin_z(Tensor::from_host({batch, 2}, z0), Tensor::from_host({batch, 3}, x0), model.generator(),
                    real(model.sigma), {steps, real(step), 0.7f}, no_noise({batch, 2}));
-    std::vector<double> z(z0.begin(), z0.end()), trace;
+    std::vector<Running> z(z0.begin(), z0.end());
     for (int64_t k = 0; k < steps; ++k) {
-        double total = 0;
+        Running total = 0;
         for (int64_t b = 0; b < batch; ++b) {
-            double* row = z.data() + 2 * b;
-            double gradient[2] = {row[0], row[1]};
+            Running* row = z.data() + 2 * b;
+            Running gradient[2] = {row[0], row[1]};
             for (int p = 0; p < 3; ++p) {
-                const double error = model.a[p][0] * row[0] + model.a[p][1] * row[1] - double(x0[size_t(3 * b + p)]);
-                total += error * error;
-                for (int i = 0; i < 2; ++i) gradient[i] += model.a[p][i] * error / (model.sigma * model.sigma);
+                const Vector2& a = model.a[p];
+                const Running error = rounded(a[0]) * row[0] + rounded(a[1]) * row[1] - x0[size_t(3 * b + p)];
+                total = total + square(error);
+                for (int i = 0; i < 2; ++i)
+                    gradient[i] = gradient[i] + rounded(a[i]) * (error / square(rounded(model.sigma)));
             }
-            for (int i = 0; i < 2; ++i) row[i] -= 0.5 * step * step * gradient[i];
+            for (int i = 0; i < 2; ++i) row[i] = row[i] - 0.5 * step * step * gradient[i];
         }
-        trace.push_back(total);
+        expect_close(chain.trace.at(size_t(k)).to_host(), {total}, text("step ", k));
     }
-    expect_close(chain.end, z, 0, 200 * unit, "end");
-    ASSERT_EQ(int64_t(chain.trace.size()), steps);
-    for (size_t k = 0; k < trace.size(); ++k)
-        EXPECT_NEAR(double(chain.trace[k].item()), trace[k], 200 * unit * trace[k]) << "step " << k;
+    expect_close(chain.end.to_host(), z, "end");
+    EXPECT_EQ(int64_t(chain.trace.size()), steps);
 }
 
 TEST(LangevinZ, ZeroStepsReturnTheStart) {
@@ -503,9 +504,9 @@ TEST_P(NetworkChain, EnergyGradientMatchesTheNetwork) {
             const EnergyGradient found = energy_gradient(grouped.ebm, x);
             EXPECT_EQ(to_string(found.energy.shape()), to_string(Shape{batch}));
             EXPECT_EQ(to_string(found.gradient.shape()), to_string(x.shape()));
-            EXPECT_LE(relative_l2(found.energy, energy.value()), 10 * unit)
+            EXPECT_EQ(found.energy.to_host(), energy.value().to_host())
                 << batch << " images, " << threads << " threads";
-            EXPECT_LE(relative_l2(found.gradient, image.grad()), 20 * unit)
+            EXPECT_EQ(found.gradient.to_host(), image.grad().to_host())
                 << batch << " images, " << threads << " threads";
             // So are the results of the power iteration.
             for (size_t i = 0; i < grouped.ebm.state.entries().size(); ++i)
@@ -532,11 +533,11 @@ TEST_P(NetworkChain, XChainWithoutNoiseIsGradientDescent) {
         double total = 0;
         for (const real e : energy.value().to_host()) total += double(e);
         backward(energy, {image});
-        EXPECT_NEAR(double(chain.trace[k].item()), total, 100 * unit * std::abs(total)) << "step " << k;
+        EXPECT_EQ(chain.trace[k].item(), real(total)) << "step " << k;
         const Values gradient = image.grad().to_host();
         for (size_t i = 0; i < x.size(); ++i) x[i] -= 0.5f * step * step * gradient[i];
     }
-    EXPECT_LE(relative_l2(chain.end.to_host(), x), 10 * unit);
+    EXPECT_EQ(chain.end.to_host(), x);
     const Values before = start.to_host();
     EXPECT_GT(relative_l2(x, before), 1e3 * unit) << "the gradient is too small for this test";
 }

@@ -24,26 +24,18 @@ INSTANTIATE_TEST_SUITE_P(Gpu, Ops, testing::ValuesIn(gpu_backends()), backend_na
 
 // ---- gradients by central differences -----------------------------------------------------------
 
-// Step size and tolerance, relative to max(1, |gradient|).
+// The numeric gradient D(h) = <dy, f(x + h e) - f(x - h e)> / 2h is computed in double from outputs in `real`. It is
+// off by h² f'''/6, and by the outputs' rounding errors divided by h. D(2h) - D(h) holds three times the first error,
+// and the second anew. So its root mean square over the elements of an input is the measure of both. Six of it allow
+// any element 18 times the usual first error, and five standard deviations of the second, exceeded once in two million.
+// The gradient itself is off by a few u. Outputs that are larger than most are rounded more than most: so each element
+// is also allowed one rounding of all outputs that it changes, the root of the sum of their squares.
 //
-// The numeric gradient <dy, f(x + h e) - f(x - h e)> / 2h is computed in double precision from float32 outputs of
-// magnitude 1 to 4. Each output that changes has an error of a few u = 2^-24; a hundred give about 10 u · 4 / h.
-//
-// - exact: f is linear or quadratic in each input, so the formula is exact and h may be large. For h = 1/4 rounding
-//   gives 40 u · 4 = 1e-5; the tolerance is ten times that.
-// - curved: the formula's error is h² f'''/6. With h = 1/64 and f''' up to about 10 it is 4e-4, and rounding adds
-//   1.5e-4; the tolerance is 2e-3.
-//
-// In double precision, u = 2^-53, the same reasoning gives 2e-14 for `exact`, where 1e-12 is allowed, and, with
-// h = 2^-17, 6e-10 for `curved`, where 1e-8 is.
-struct Step {
-    double h, tolerance;
-};
-constexpr bool in_double = std::is_same_v<real, double>;
-constexpr Step exact{0.25, in_double ? 1e-12 : 1e-4};
-constexpr Step curved{in_double ? 0x1p-17 : 1 / 64.0, in_double ? 1e-8 : 2e-3};
+// A polynomial of degree two in each input has f''' = 0, so that h may be large. Elsewhere h = u^(1/3) makes both
+// errors about equal.
+constexpr double polynomial = 0.25, curved = in_double ? 0x1p-17 : 0x1p-8;
 
-void expect_gradients(const std::string& what, const Function& function, const std::vector<Tensor>& inputs, Step step) {
+void expect_gradients(const std::string& what, const Function& function, const std::vector<Tensor>& inputs, double h) {
     std::vector<Var> leaves;
     for (const Tensor& input : inputs) leaves.emplace_back(input.clone());
     const Var y = function(leaves);
@@ -55,12 +47,11 @@ void expect_gradients(const std::string& what, const Function& function, const s
         ASSERT_TRUE(leaves[k].grad().defined()) << name;
         EXPECT_EQ(leaves[k].grad().shape(), inputs[k].shape()) << name;
         const Values gradient = leaves[k].grad().to_host(), x = inputs[k].to_host();
-        std::vector<double> numeric(x.size());
         const NoGrad no_grad;
-        for (size_t i = 0; i < x.size(); ++i) {
-            Values moved[2] = {x, x};  // as rounded to float32
-            moved[0][i] += real(step.h);
-            moved[1][i] -= real(step.h);
+        const auto numeric = [&](size_t i, double step) {
+            Values moved[2] = {x, x};  // as rounded to real
+            moved[0][i] += real(step);
+            moved[1][i] -= real(step);
             Values out[2];
             for (const int side : {0, 1}) {
                 std::vector<Var> at;
@@ -68,12 +59,24 @@ void expect_gradients(const std::string& what, const Function& function, const s
                     at.emplace_back(j == k ? Tensor::from_host(inputs[j].shape(), moved[side]) : inputs[j]);
                 out[side] = function(at).value().to_host();
             }
-            double difference = 0;
-            for (size_t j = 0; j < upstream.size(); ++j)
+            double difference = 0, squares = 0;
+            for (size_t j = 0; j < upstream.size(); ++j) {
+                if (out[0][j] == out[1][j]) continue;
                 difference += upstream[j] * (double(out[0][j]) - double(out[1][j]));
-            numeric[i] = difference / (double(moved[0][i]) - double(moved[1][i]));
+                squares += std::pow(double(upstream[j]) * (std::abs(out[0][j]) + std::abs(out[1][j])), 2);
+            }
+            const double width = double(moved[0][i]) - double(moved[1][i]);
+            return rounding::Running(difference / width, std::sqrt(squares) / width);
+        };
+        std::vector<rounding::Running> expected;
+        double squares = 0;
+        for (size_t i = 0; i < x.size(); ++i) {
+            expected.push_back(numeric(i, h));
+            squares += std::pow(numeric(i, 2 * h).value - expected[i].value, 2) / double(x.size());
         }
-        expect_close(gradient, numeric, step.tolerance, step.tolerance, name);
+        for (rounding::Running& value : expected)
+            value.error += 4 * std::abs(value.value) + 6 * std::sqrt(squares) / (in_double ? 2 * unit : unit);
+        expect_close(gradient, expected, name);
     }
 }
 
@@ -89,11 +92,11 @@ TEST_P(Ops, elementwise_gradients) {
     const Tensor a = random_tensor(shape, 1, -2, 2), b = random_tensor(shape, 2, -2, 2),
                  kinked = away_from_zero(shape, 3);
     expect_gradients(
-        "add", [](auto& v) { return add(v[0], v[1]); }, {a, b}, exact);
+        "add", [](auto& v) { return add(v[0], v[1]); }, {a, b}, polynomial);
     expect_gradients(
-        "multiply", [](auto& v) { return multiply(v[0], v[1]); }, {a, b}, exact);
+        "multiply", [](auto& v) { return multiply(v[0], v[1]); }, {a, b}, polynomial);
     expect_gradients(
-        "scale", [](auto& v) { return scale(v[0], -1.7f); }, {a}, exact);
+        "scale", [](auto& v) { return scale(v[0], -1.7f); }, {a}, polynomial);
     expect_gradients(
         "leaky_relu", [](auto& v) { return leaky_relu(v[0], 0.2f); }, {kinked}, curved);
     expect_gradients(
@@ -109,17 +112,17 @@ TEST_P(Ops, elementwise_gradients) {
         [](auto& v) {
             return reshape(v[0], {7, 30});
         },
-        {a}, exact);
+        {a}, polynomial);
 }
 
 TEST_P(Ops, reduction_gradients) {
     const Tensor x = random_tensor({3, 4, 2, 5}, 1), r = random_tensor({3, 4, 2, 5}, 2);
     expect_gradients(
-        "sum", [](auto& v) { return sum(v[0]); }, {x}, exact);
+        "sum", [](auto& v) { return sum(v[0]); }, {x}, polynomial);
     expect_gradients(
-        "mean", [](auto& v) { return mean(v[0]); }, {x}, exact);
+        "mean", [](auto& v) { return mean(v[0]); }, {x}, polynomial);
     expect_gradients(
-        "squared_error", [](auto& v) { return squared_error(v[0], v[1]); }, {x, r}, exact);
+        "squared_error", [](auto& v) { return squared_error(v[0], v[1]); }, {x, r}, polynomial);
     const Tensor z = random_tensor({3, 7}, 3), mu = random_tensor({3, 7}, 4), logvar = random_tensor({3, 7}, 5);
     const Tensor eps = random_tensor({3, 7}, 6);
     expect_gradients(
@@ -130,13 +133,13 @@ TEST_P(Ops, reduction_gradients) {
 
 TEST_P(Ops, image_gradients) {
     expect_gradients(
-        "avg_pool2", [](auto& v) { return avg_pool2(v[0]); }, {random_tensor({3, 4, 2, 5}, 1)}, exact);
+        "avg_pool2", [](auto& v) { return avg_pool2(v[0]); }, {random_tensor({3, 4, 2, 5}, 1)}, polynomial);
     expect_gradients(
-        "global_avg_pool", [](auto& v) { return global_avg_pool(v[0]); }, {random_tensor({2, 3, 4, 5}, 1)}, exact);
+        "global_avg_pool", [](auto& v) { return global_avg_pool(v[0]); }, {random_tensor({2, 3, 4, 5}, 1)}, polynomial);
     expect_gradients(
-        "upsample2", [](auto& v) { return upsample2(v[0]); }, {random_tensor({2, 3, 4, 5}, 1)}, exact);
+        "upsample2", [](auto& v) { return upsample2(v[0]); }, {random_tensor({2, 3, 4, 5}, 1)}, polynomial);
     expect_gradients(
-        "upsample2 of one row", [](auto& v) { return upsample2(v[0]); }, {random_tensor({2, 1, 4, 3}, 1)}, exact);
+        "upsample2 of one row", [](auto& v) { return upsample2(v[0]); }, {random_tensor({2, 1, 4, 3}, 1)}, polynomial);
 }
 
 TEST_P(Ops, convolution_gradients) {
@@ -148,24 +151,24 @@ TEST_P(Ops, convolution_gradients) {
                 const std::string what = text("conv2d, kernel ", kernel, ", stride ", stride, ", padding ", padding);
                 expect_gradients(
                     what, [=](auto& v) { return conv2d(v[0], v[1], v[2], {.stride = stride, .padding = padding}); },
-                    {x, w, bias}, exact);
+                    {x, w, bias}, polynomial);
                 expect_gradients(
                     what + ", no bias",
                     [=](auto& v) { return conv2d(v[0], v[1], Var(), {.stride = stride, .padding = padding}); }, {x, w},
-                    exact);
+                    polynomial);
             }
     const Tensor image = random_tensor({2, 6, 4, 3}, 1), w = random_tensor({3, 3, 3, 5}, 2);
     const ConvOptions pooled{.padding = 1, .pool = true};
     expect_gradients(
-        "conv2d, pooled", [=](auto& v) { return conv2d(v[0], v[1], Var(), pooled); }, {image, w}, exact);
+        "conv2d, pooled", [=](auto& v) { return conv2d(v[0], v[1], Var(), pooled); }, {image, w}, polynomial);
     const Tensor skip = random_tensor({2, 3, 2, 5}, 4), same = random_tensor({3, 3, 3, 3}, 5);
     expect_gradients(
         "conv2d, pooled, residual",
         [](auto& v) { return conv2d(v[0], v[1], Var(), {.padding = 1, .pool = true, .residual = v[2]}); },
-        {image, w, skip}, exact);
+        {image, w, skip}, polynomial);
     expect_gradients(
         "conv2d, its own residual", [](auto& v) { return conv2d(v[0], v[1], Var(), {.padding = 1, .residual = v[0]}); },
-        {image, same}, exact);
+        {image, same}, polynomial);
     // x feeds three ops, whose gradients accumulate in any order.
     expect_gradients(
         "conv2d, x used twice more",
@@ -180,9 +183,9 @@ TEST_P(Ops, convolution_gradients) {
         {away_from_zero({2, 6, 4, 3}, 6), same}, curved);
     const Tensor x = random_tensor({3, 11}, 1), matrix = random_tensor({11, 7}, 2), bias = random_tensor({7}, 3);
     expect_gradients(
-        "linear", [](auto& v) { return linear(v[0], v[1], v[2]); }, {x, matrix, bias}, exact);
+        "linear", [](auto& v) { return linear(v[0], v[1], v[2]); }, {x, matrix, bias}, polynomial);
     expect_gradients(
-        "linear, no bias", [](auto& v) { return linear(v[0], v[1], Var()); }, {x, matrix}, exact);
+        "linear, no bias", [](auto& v) { return linear(v[0], v[1], Var()); }, {x, matrix}, polynomial);
 }
 
 TEST_P(Ops, batch_norm_gradients) {
@@ -264,18 +267,19 @@ TEST_P(Ops, values) {
     const Var a(random_tensor(shape, 1)), b(random_tensor(shape, 2));
     const Values x = a.value().to_host(), r = b.value().to_host();
     std::vector<double> sums, products, multiples;
-    double total = 0;
+    rounding::RandomSum total;
     for (size_t i = 0; i < x.size(); ++i) {
         sums.push_back(double(x[i]) + r[i]);
         products.push_back(double(x[i]) * r[i]);
         multiples.push_back(-1.7f * double(x[i]));
-        total += x[i];
+        total.add(double(x[i]));
     }
-    expect_close(add(a, b).value(), sums, 2 * unit, 0, "add");
-    expect_close(multiply(a, b).value(), products, 2 * unit, 0, "multiply");
-    expect_close(scale(a, -1.7f).value(), multiples, 2 * unit, 0, "scale");
-    expect_close(sum(a).value(), std::vector<double>{total}, 2 * unit, 10 * unit, "sum");
-    expect_close(dualmcmc::mean(a).value(), std::vector<double>{total / 210}, 4 * unit, unit, "mean");
+    // One rounding each; the sum is one of terms added in double.
+    expect_close(add(a, b).value(), sums, unit, 0, "add");
+    expect_close(multiply(a, b).value(), products, unit, 0, "multiply");
+    expect_close(scale(a, -1.7f).value(), multiples, unit, 0, "scale");
+    expect_close(sum(a).value().to_host(), {1 * total.in_double(unit)}, "sum");
+    expect_close(dualmcmc::mean(a).value().to_host(), {total.in_double(unit) * rounding::rounded(1 / 210.0)}, "mean");
     const Var reshaped = reshape(a, {7, 30});
     EXPECT_EQ(to_string(reshaped.shape()), "(7, 30)");
     EXPECT_EQ(reshaped.value().to_host(), x);
@@ -586,12 +590,12 @@ TEST(Tape, gradients_accumulate_over_calls) {
     const Var x = leaf({3, 7}, 1);
     backward(sum(multiply(x, x)), {x});
     const Tensor held = x.grad();
-    expect_close(held, scaled(x.value(), 2), 2 * unit, 0, "one call");
+    expect_close(held, scaled(x.value(), 2), 0, 0, "one call");
     backward(sum(scale(x, 3)), {x});
     std::vector<double> expected = scaled(x.value(), 2);
     for (double& value : expected) value += 3;
-    expect_close(x.grad(), expected, 4 * unit, 0, "two calls");
-    expect_close(held, scaled(x.value(), 2), 2 * unit, 0, "a gradient held by the caller does not change");
+    expect_close(x.grad(), expected, unit, 0, "two calls");
+    expect_close(held, scaled(x.value(), 2), 0, 0, "a gradient held by the caller does not change");
     x.clear_grad();
     backward(sum(scale(x, 3)), {x});
     expect_close(x.grad(), std::vector<double>(21, 3), 0, 0, "cleared");
@@ -601,24 +605,24 @@ TEST(Tape, a_variable_used_twice_gets_both_gradients) {
     const Var a = leaf({3, 7}, 1), b = leaf({3, 7}, 2);
     const Tensor dy = random_tensor({3, 7}, 3);
     backward(add(a, a), {a}, dy);
-    expect_close(a.grad(), scaled(dy, 2), 2 * unit, 0, "a + a");
+    expect_close(a.grad(), scaled(dy, 2), 0, 0, "a + a");
     a.clear_grad();
     backward(multiply(a, a), {a}, dy);
     const Values values = a.value().to_host(), upstream = dy.to_host();
     std::vector<double> expected(values.size());
     for (size_t i = 0; i < expected.size(); ++i) expected[i] = 2.0 * values[i] * upstream[i];
-    expect_close(a.grad(), expected, 4 * unit, 0, "a a");
+    expect_close(a.grad(), expected, unit, 0, "a a");  // a dy is rounded, its double not
     a.clear_grad();
     // Both get the same gradient: accumulating into one must change neither the other nor the caller's dy.
     backward(add(add(a, b), a), {a, b}, dy);
-    expect_close(a.grad(), scaled(dy, 2), 2 * unit, 0, "(a + b) + a, a");
+    expect_close(a.grad(), scaled(dy, 2), 0, 0, "(a + b) + a, a");
     expect_close(b.grad(), scaled(dy, 1), 0, 0, "(a + b) + a, b");
     expect_close(dy, upstream, 0, 0, "grad_output");
     // An intermediate value used twice, once on a longer path.
     for (const Var& v : {a, b}) v.clear_grad();
     const Var square = multiply(a, a);
     backward(sum(add(square, scale(reshape(reshape(square, {7, 3}), {3, 7}), 2))), {a});
-    expect_close(a.grad(), scaled(a.value(), 6), 4 * unit, 0, "3 a²");
+    expect_close(a.grad(), scaled(a.value(), 6), unit, 0, "3 a²");
 }
 
 TEST(Tape, backward_starts_with_ones_and_skips_later_ops) {
@@ -666,13 +670,15 @@ TEST(Tape, batch_norm_and_spectral_norm_update_their_state_under_no_grad) {
     const NoGrad no_grad;
     const Tensor mean = Tensor::full({5}, 0), var = Tensor::full({5}, 1);
     batch_norm(Var(Tensor::full({4, 5}, 2)), leaf({5}, 1), leaf({5}, 2), mean, var);
-    expect_close(mean, std::vector<double>(5, 0.2), 4 * unit, 0, "running mean");
-    expect_close(var, std::vector<double>(5, 0.9), 4 * unit, 0, "running variance");
-    const Tensor u = Tensor::full({1}, -2), v = Tensor::full({2}, 7);
-    const Var y = spectral_norm(Var(Tensor::from_host({2, 1}, {3, 4})), u, v);
-    expect_close(u, Values{-1}, 2 * unit, 0, "u");
-    expect_close(v, Values{real(-0.6), real(-0.8)}, 4 * unit, 0, "v");
-    expect_close(y.value(), Values{real(0.6), real(0.8)}, 4 * unit, 0, "W / σ");
+    const rounding::Running momentum = rounding::rounded(0.1);
+    expect_close(mean.to_host(), std::vector(5, 0 + momentum * (rounding::Running(2) - 0)), "running mean");
+    expect_close(var.to_host(), std::vector(5, 1 + momentum * (rounding::Running(0) - 1)), "running variance");
+    // All norms are powers of two.
+    const Tensor u = Tensor::full({1}, -2), v = Tensor::full({4}, 7);
+    const Var y = spectral_norm(Var(Tensor::from_host({4, 1}, {2, -2, 2, 2})), u, v);
+    EXPECT_EQ(u.to_host(), Values{-1});
+    EXPECT_EQ(v.to_host(), (Values{-0.5f, 0.5f, -0.5f, -0.5f}));
+    EXPECT_EQ(y.value().to_host(), (Values{0.5f, -0.5f, 0.5f, 0.5f})) << "W / σ";
 }
 
 // A Var and a tensor of the given shape, for shape checks; the values do not matter.

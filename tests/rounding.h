@@ -14,9 +14,11 @@
 // `amplification` is 1, except where a minimal filtering (Winograd) computes the sum from larger ones.
 #pragma once
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <functional>
 #include <map>
+#include <numbers>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -71,6 +73,7 @@ inline Running operator/(const Running& a, const Running& b) {
     const double value = a.value / b.value;
     return {value, (a.error + std::abs(value) * b.error) / std::abs(b.value) + std::abs(value)};
 }
+inline Running square(const Running& a) { return a * a; }
 inline Running sqrt(const Running& a) {
     const double value = std::sqrt(a.value);
     return {value, a.error / (2 * value) + value};
@@ -80,23 +83,57 @@ inline Running exp(const Running& a) {
     const double value = std::exp(a.value);
     return {value, value * a.error + 4 * value};
 }
+inline Running log(const Running& a) {
+    const double value = std::log(a.value);
+    return {value, a.error / a.value + 4 * std::abs(value)};
+}
+inline Running sin(const Running& a) {
+    const double value = std::sin(a.value);
+    return {value, std::abs(std::cos(a.value)) * a.error + 4 * std::abs(value)};
+}
+inline Running cos(const Running& a) {
+    const double value = std::cos(a.value);
+    return {value, std::abs(std::sin(a.value)) * a.error + 4 * std::abs(value)};
+}
 inline Running tanh(const Running& a) {
     const double value = std::tanh(a.value);
     return {value, (1 - value * value) * a.error + 4 * std::abs(value)};
 }
 
-// The sum of n terms whose signs are random, added in any order. A partial sum of k terms is about sqrt(k/n Σt²), and
-// the roundings of all of them add up to λ sqrt(n/2 Σt²) u at most, with λ = 8 as above; in any case to n u Σ|t|.
+// Two normals of two uniforms in (0, 1].
+inline std::array<Running, 2> box_muller(const Running& u, const Running& v) {
+    const Running radius = sqrt(-2 * log(u)), angle = rounded(2 * std::numbers::pi) * v;
+    return {radius * sin(angle), radius * cos(angle)};
+}
+
+// The sum of n terms in any order: parts of L = `length` terms are added one by one in the precision of u, and the
+// parts' sums in double. The squares of all partial sums that are rounded, of 2 to L terms, add up in the mean over all
+// orders to (L+1)/(n-1) ((3n-2L-1)/6 Σt² + (L-1)/3 (Σt)²) - Σt²/L. Roundings, and the terms' own errors, are
+// independent. Together they are off by at most λ times the root of the sum of their squares, with λ = 8 as above,
+// and in any case by what each term passes through.
 class RandomSum {
 public:
-    void add(double term) { ++terms_, value_ += term, magnitude_ += std::abs(term), squares_ += term * term; }
-    double value() const { return value_; }
+    void add(const Running& term) {
+        ++terms_, value_ += term.value, magnitude_ += std::abs(term.value), squares_ += term.value * term.value;
+        errors_ += term.error, error_squares_ += term.error * term.error;
+    }
     double squares() const { return squares_; }
-    double spread() const { return std::sqrt(terms_ / 2 * squares_); }  // the bound's, without λ
-    Running get() const { return {value_, std::min(terms_ * magnitude_, 8 * spread())}; }
+    // The bound's, without λ.
+    double spread(double length = HUGE_VAL) const { return std::sqrt(partial_squares(length) + error_squares_); }
+    Running get(double length = HUGE_VAL) const {
+        const double most = (std::min(length, terms_) - 1) * magnitude_ + errors_;
+        return {value_, std::min(most, 8 * spread(length))};
+    }
+    // The terms are added in double, where `unit` is u.
+    Running in_double(double unit) const { return {value_, get(1).error + 0x1p-53 / unit * get().error}; }
 
 private:
-    double terms_ = 0, value_ = 0, magnitude_ = 0, squares_ = 0;
+    double partial_squares(double length) const {
+        const double n = terms_, l = std::min(length, n);
+        if (l < 2) return 0;
+        return (l + 1) / (n - 1) * ((3 * n - 2 * l - 1) / 6 * squares_ + (l - 1) / 3 * value_ * value_) - squares_ / l;
+    }
+    double terms_ = 0, value_ = 0, magnitude_ = 0, squares_ = 0, errors_ = 0, error_squares_ = 0;
 };
 
 // ---- networks and training steps ----------------------------------------------------------------

@@ -25,6 +25,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// Half a unit of the last of six digits, as metrics are printed, and a few roundings of what is printed.
+constexpr double six_digits = 5e-6 + 4 * unit;
+
 const TrainingHooks hooks{[](const ImageSet& data) { return StatisticsDistance(data); }, {}};
 
 // Every tensor of the networks, and Adam's moments, by name.
@@ -131,17 +134,17 @@ TEST(Average, FollowsTheParameters) {
     Models models({"cifar10", 4, 4, 2, 3}, 1);
     ParameterStore& state = models.generator.state;
     const NamedTensor& weight = state.entries().front();
-    std::vector<double> expected;
+    std::vector<rounding::Running> expected;
     for (int64_t i = 0; i < 4; ++i) {
         run_iterations(models, 2, i, 1);
         update_ema(state, 0.75);
         const Values now = weight.value.value().to_host();
         if (i == 0) expected.assign(now.begin(), now.end());
         else
-            for (size_t j = 0; j < now.size(); ++j) expected[j] = 0.75 * expected[j] + 0.25 * double(now[j]);
+            for (size_t j = 0; j < now.size(); ++j) expected[j] = 0.75 * expected[j] + 0.25 * rounding::Running(now[j]);
     }
     const Values current = weight.value.value().to_host(), average = weight.ema.to_host();
-    for (size_t j = 0; j < expected.size(); ++j) ASSERT_NEAR(average[j], expected[j], 1e-6) << j;
+    expect_close(average, expected, "average");
     EXPECT_NE(average, current);
     {
         ScopedStateRestore restore(models);
@@ -426,8 +429,10 @@ TEST_F(Training, AveragesOfTheEbmAndOfTheGenerator) {
     run(c);
     const SafetensorsFile two = last(c);
     const auto before = values(one, ebm), after = values(two, ebm), average = values(two, "ema." + ebm);
-    for (size_t i = 0; i < average.size(); ++i)
-        EXPECT_NEAR(average[i], before[i] * (2 / 11.0) + after[i] * (9 / 11.0), 1e-6) << i;
+    const rounding::Running kept = rounding::rounded(2 / 11.0);
+    std::vector<rounding::Running> expected;
+    for (size_t i = 0; i < average.size(); ++i) expected.push_back(kept * before[i] + (1 - kept) * after[i]);
+    expect_close(average, expected, ebm);
     EXPECT_NE(before, after);
 }
 
@@ -465,8 +470,10 @@ TEST_F(Training, MetricsHaveARowForEachIteration) {
         }
         EXPECT_GT(std::stod(table[i][mse]), 0);
         EXPECT_LT(std::stod(table[i][mse]), 4);  // pixels and images lie in [-1, 1]
-        EXPECT_NEAR(std::stod(table[i][gap]), std::stod(table[i][model]) - std::stod(table[i][data]),
-                    1e-4 * (1 + std::abs(std::stod(table[i][data]))));
+        const double difference = std::stod(table[i][gap]), of_model = std::stod(table[i][model]),
+                     of_data = std::stod(table[i][data]);
+        EXPECT_NEAR(difference, of_model - of_data,
+                    six_digits * (std::abs(difference) + std::abs(of_model) + std::abs(of_data)));
     }
     // The learning rates of each epoch, and the distances of the untrained networks.
     const double base[] = {double(c.step.adam_generator.learning_rate), double(c.step.adam_ebm.learning_rate),
@@ -474,7 +481,7 @@ TEST_F(Training, MetricsHaveARowForEachIteration) {
     for (size_t i = 1; i < table.size(); ++i)
         for (size_t k = 0; k < 3; ++k)
             EXPECT_NEAR(std::stod(table[i][rate + k]), base[k] * std::pow(c.lr_decay, std::stod(table[i][epoch])),
-                        1e-5 * base[k]);
+                        six_digits * base[k]);
     const MetricsTable whole = parse_metrics(read_bytes(c.out + "/metrics.csv"));
     ASSERT_EQ(whole.rows.size(), 8u);
     EXPECT_EQ(whole.rows[0][0], "0");
@@ -541,7 +548,8 @@ TEST_F(Training, ResumesWithAnotherBatchSizeOrOtherImages) {
     const size_t epoch = column(table, "epoch"), rate = column(table, "lr_ebm");
     EXPECT_EQ(table.at(5)[epoch], "1");  // images 3 to 5 of the second epoch
     EXPECT_EQ(table.at(6)[epoch], "2");  // the two that were left are less than a batch
-    EXPECT_NEAR(std::stod(table.at(5)[rate]), 0.7 * double(c.step.adam_ebm.learning_rate), 1e-9);
+    EXPECT_NEAR(std::stod(table.at(5)[rate]), 0.7 * double(c.step.adam_ebm.learning_rate),
+                six_digits * double(c.step.adam_ebm.learning_rate));
 
     // Twice as many images: three of seven become six of fourteen.
     std::vector<uint8_t> pixels(14 * 32 * 32 * 3, 100);
@@ -900,7 +908,7 @@ TEST_F(Training, RollsBackAndContinues) {
     ASSERT_EQ(rows.size(), 9u);
     for (size_t i = 1; i < rows.size(); ++i) {
         EXPECT_EQ(rows[i][0], std::to_string(i));
-        EXPECT_LE(std::abs(std::stod(rows[i][gap])), whole.max_energy_gap * 1.0001) << i;  // printed with six digits
+        EXPECT_LE(std::abs(std::stod(rows[i][gap])), whole.max_energy_gap * (1 + six_digits)) << i;
     }
     // The same in two parts; the second resumes from the checkpoint after the rollback.
     Config parts = whole;
