@@ -471,9 +471,8 @@ TEST_F(CommandLine, LaterSourcesOfSettingsOverrideEarlierOnes) {
 TEST_F(CommandLine, EverySignalWritesACheckpoint) {
     for (const auto& [name, number] : {std::pair("INT", 2), std::pair("TERM", 15), std::pair("HUP", 1)}) {
         const std::string out = std::string("run") + name;
-        run("", "timeout --foreground --preserve-status -s " + std::string(name) + " 3 env OMP_NUM_THREADS=1 '" +
-                    program_ + "' " + tiny + " --iterations 100000 --out " + out +
-                    " >run.txt 2>&1; echo $? >code.txt;");
+        run("", signal_when("grep -q ^1, " + out + "/metrics.csv", name) + "env OMP_NUM_THREADS=1 '" + program_ + "' " +
+                    tiny + " --iterations 100000 --out " + out + " >run.txt 2>&1; echo $? >code.txt;");
         EXPECT_EQ(contents(in("code.txt")), text(128 + number, "\n")) << contents(in("run.txt"));
         EXPECT_NE(contents(in("run.txt")).find("--resume --out " + out), std::string::npos) << contents(in("run.txt"));
         EXPECT_GT(std::distance(fs::directory_iterator(in(out + "/checkpoints")), fs::directory_iterator()), 1);
@@ -487,7 +486,7 @@ TEST_F(CommandLine, EverySignalWritesACheckpoint) {
 // Where there is nothing to save, a signal ends the program at once, with one line.
 TEST_F(CommandLine, SignalsEndExperimentsAtOnce) {
     const std::string model = tiny_model();
-    run("", "timeout --foreground --preserve-status -s HUP 2 env OMP_NUM_THREADS=1 '" + program_ +
+    run("", signal_when("grep -q x-chain run.txt", "HUP") + "env OMP_NUM_THREADS=1 '" + program_ +
                 "' longrun --steps 10000000 --model " + model + " --out long >run.txt 2>&1; echo $? >code.txt;");
     EXPECT_EQ(contents(in("code.txt")), "129\n") << contents(in("run.txt"));
     EXPECT_NE(contents(in("run.txt")).find("dualmcmc: interrupted\n"), std::string::npos);
@@ -637,7 +636,7 @@ TEST_F(CommandLine, TheConverterWritesTheAverages) {
 }
 
 TEST_F(CommandLine, InterruptWritesACheckpoint) {
-    run("", "timeout --foreground --preserve-status -s INT 3 env OMP_NUM_THREADS=1 '" + program_ + "' " + tiny +
+    run("", signal_when("grep -q ^1, run/metrics.csv", "INT") + "env OMP_NUM_THREADS=1 '" + program_ + "' " + tiny +
                 " --iterations 100000 --out run >run.txt 2>&1; code=$?; test $code = 130 && touch stopped;");
     EXPECT_TRUE(fs::exists(in("stopped"))) << contents(in("run.txt"));
     EXPECT_NE(contents(in("run.txt")).find("--resume --out run"), std::string::npos) << contents(in("run.txt"));
@@ -738,8 +737,8 @@ TEST_F(CommandLine, FullDiskKeepsTheSamplesThatAreWhole) {
 TEST_F(CommandLine, InterruptKeepsTheSamplesThatAreWhole) {
     const std::string sample =
         "sample --model " + tiny_model() + " --batch 50 --steps-x 1 --kind generator --out pictures --count ";
-    run("", "timeout --foreground --preserve-status -s INT 3 env OMP_NUM_THREADS=1 '" + program_ + "' " + sample +
-                "100000000 >run.txt 2>&1; code=$?; test $code = 130 && touch stopped;");
+    run("", signal_when("test -e pictures/generator/000000.png", "INT") + "env OMP_NUM_THREADS=1 '" + program_ + "' " +
+                sample + "100000000 >run.txt 2>&1; code=$?; test $code = 130 && touch stopped;");
     const std::string output = contents(in("run.txt"));
     EXPECT_TRUE(fs::exists(in("stopped"))) << output;
     EXPECT_NE(output.find("of 100000000 images are in pictures; run the same command again"), std::string::npos)

@@ -28,6 +28,13 @@ inline std::string program_path() {
     return path ? path : "build/dualmcmc";
 }
 
+// Begins a shell command: sends the program that follows this signal once `condition`, a shell command without single
+// quotes, succeeds. Its exit code is the program's.
+inline std::string signal_when(const std::string& condition, const std::string& signal) {
+    return "sh -c '\"$@\" & pid=$!; until " + condition +
+           " || ! kill -0 $pid; do sleep 0.05; done 2>/dev/null; kill -s " + signal + " $pid; wait $pid' sh ";
+}
+
 inline void write_bytes(const std::string& path, const std::string& bytes) {
     std::ofstream(path, std::ios::binary) << bytes;
 }

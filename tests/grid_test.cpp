@@ -363,7 +363,8 @@ TEST_F(Grid, DamagedFilesAreNotTrusted) {
 TEST_F(Grid, CtrlCStopsItWithACheckpoint) {
     const std::string command =
         "compare" + tiny("grid") + " --method vae --iterations 10000000 --seeds 1 --set log-every=1000000";
-    EXPECT_EQ(run(command, "timeout --foreground --preserve-status -s INT 3"), 130) << read_bytes(in("error.txt"));
+    EXPECT_EQ(run(command, signal_when("grep -q ^1, " + in("grid/vae-1/metrics.csv"), "INT")), 130)
+        << read_bytes(in("error.txt"));
     EXPECT_NE(output().find("run the same command again"), std::string::npos) << output();
     EXPECT_GT(read_checkpoint(newest_checkpoint(in("grid/vae-1"))).iteration, 0);
 }
