@@ -217,6 +217,48 @@ TEST_F(UnderMpirun, WorkIsTakenInOrderAndStopsOnAll) {
     EXPECT_EQ(of_first_rank(ranks().rank + 5), 5);
 }
 
+// The last rank is late, then the first. The lowest of the others prints a line, which names it alone: the others have
+// come meanwhile. A wait within ten times the patience that follows is silent.
+TEST_F(UnderMpirun, ALateRankIsNamed) {
+    const int last = ranks().count - 1;
+    for (const int late : {last, 0}) {
+        const bool is_late = ranks().rank == late, prints = ranks().rank == (late == 0 ? 1 : 0);
+        RankWatch watch(1);
+        watch.at("iteration 7");
+        const Values own = random_values(20011, uint32_t(ranks().rank));
+        Values in_time = own, waited = own;
+        sum_over_ranks(in_time);
+        testing::internal::CaptureStderr();
+        if (!prints) usleep(is_late ? 2'000'000 : 750'000);
+        sum_over_ranks(waited);
+        if (is_late) usleep(1'500'000);
+        of_all_ranks({1});
+        const std::string line = testing::internal::GetCapturedStderr();
+        EXPECT_EQ(waited, in_time);
+        if (!prints) {
+            EXPECT_EQ(line, "");
+            continue;
+        }
+        const std::string expected = text("dualmcmc: iteration 7: no answer for 1 s from rank ", late, " on ");
+        EXPECT_TRUE(line.starts_with(expected) && line.ends_with("; the others wait\n")) << line;
+        EXPECT_EQ(std::count(line.begin(), line.end(), '\n'), 1) << line;
+        EXPECT_EQ(line.find(','), std::string::npos) << line;
+    }
+}
+
+// The time in which a rank was stopped itself is none in which the others have not answered.
+TEST_F(UnderMpirun, ARankThatWasStoppedBlamesNobody) {
+    RankWatch watch(1);
+    of_all_ranks({1});
+    testing::internal::CaptureStderr();
+    const std::string self = std::to_string(getpid());
+    const std::string stop = "(sleep 0.3; kill -STOP " + self + "; sleep 1.5; kill -CONT " + self + ") &";
+    if (first_rank()) ASSERT_EQ(std::system(stop.c_str()), 0);
+    else usleep(800'000);
+    of_all_ranks({1});
+    EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+}
+
 TEST_F(UnderMpirun, ABatchNeedsAnImageForEachRank) {
     const int64_t count = ranks().count;
     expect_failure([&] { SharedBatch shared(count - 1); }, {text("--batch ", count - 1), "start fewer"});

@@ -412,8 +412,10 @@ bool Run::train() {
     }
     if (start_ == 0) evaluate_untrained();
     const SignalGuard signals;
+    RankWatch watch;
     bool last = false;
     for (int64_t iteration = start_; !last;) {
+        watch.at(text("iteration ", iteration + 1));
         const Metrics metrics = train_iteration(iteration);
         ++iteration;
         last = iteration == total_ || (config_.minutes > 0 && on_any_rank(minutes() >= config_.minutes));
