@@ -7,6 +7,7 @@
 #   CUDA_ARCH=86    build for that compute capability alone; also sm_86, "80 90", or native: this machine's GPU
 #   SYNC=1          wait for each kernel, so that an error is reported where it was made
 #   MPI=0           leave MPI out, with which mpirun -np N trains on N processes; by default it is used where mpicxx is found
+#   MPICXX=...      another wrapper than mpicxx, such as mpicxx.mpich; the tests then need MPIRUN=mpirun.mpich
 #   WERROR=1, 0     whether warnings are errors, and a failing nvcc is one; by default with g++ 12, whose warnings are known
 #   PLAIN=1         leave src/cpu/fast out: the CPU computes everything by its plainest kernels
 #   REAL=double     all numbers in double precision, as proof: by the plain kernels of the CPU, in build/double

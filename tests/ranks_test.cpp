@@ -1,5 +1,5 @@
 // Several processes: N ranks compute what one computes. The tests of UnderMpirun run in each of N processes; the others
-// start these, and the program, by mpirun where there is one, and say so where there is none.
+// start these, and the program, by mpirun, or what $MPIRUN names, where there is one, and say so where there is none.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -268,6 +268,26 @@ TEST_F(UnderMpirun, ABatchNeedsAnImageForEachRank) {
 
 // ---- what starts them ---------------------------------------------------------------------------
 
+// Whatever --mpi of srun's; no srun is needed to see it. Otherwise each task would train by itself.
+TEST(RanksOfSlurm, TasksThatDoNotFindEachOtherAreRefused) {
+    const std::string error_file = temporary_path("error.txt");
+    const auto run = [&](int tasks, int task) {
+        const std::string step = text("SLURM_STEP_NUM_TASKS=", tasks, " SLURM_PROCID=", task, " ");
+        const std::string unset =
+            "unset OMPI_COMM_WORLD_SIZE OMPI_COMM_WORLD_RANK PMIX_RANK PMI_RANK PMI_SIZE PALS_RANKID SLURM_JOBID "
+            "SLURM_JOB_ID SLURM_STEPID SLURM_STEP_ID; ";
+        const int status = std::system((unset + step + program_path() + " --help >/dev/null 2>" + error_file).c_str());
+        return WEXITSTATUS(status);
+    };
+    EXPECT_EQ(run(2, 0), 1);
+    const std::string line = read_bytes(error_file);
+    EXPECT_TRUE(line.starts_with("dualmcmc: 2 processes were started, but ")) << line;
+    EXPECT_EQ(run(2, 1), 1);
+    EXPECT_EQ(read_bytes(error_file), "");  // the first one's line is enough
+    EXPECT_EQ(run(1, 0), 0);
+    fs::remove(error_file);
+}
+
 #ifdef WITH_MPI
 
 struct Outcome {
@@ -278,7 +298,7 @@ struct Outcome {
 class Ranks : public testing::Test {
 protected:
     void SetUp() override {
-        if (std::system("command -v mpirun >/dev/null") != 0) GTEST_SKIP() << "there is no mpirun";
+        if (std::system("command -v ${MPIRUN:-mpirun} >/dev/null") != 0) GTEST_SKIP() << "there is no mpirun";
         fs::remove_all(folder_);
         fs::create_directories(folder_);
     }
@@ -286,14 +306,14 @@ protected:
 
     std::string in(const std::string& name) const { return folder_ + "/" + name; }
 
-    // The shell runs `script` in the folder; $dualmcmc is the program.
+    // The shell runs `script` in the folder; $dualmcmc is the program, $mpirun starts it.
     Outcome shell(const std::string& script) const {
         // What Open MPI needs as root, and with more processes than cores.
         const std::string command = "cd '" + folder_ +
                                     "' && export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
                                     "OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none "
                                     "OMPI_MCA_mpi_yield_when_idle=1 OMP_NUM_THREADS=1 "
-                                    "CUDA_VISIBLE_DEVICES= && dualmcmc='" +
+                                    "CUDA_VISIBLE_DEVICES= && mpirun=${MPIRUN:-mpirun} && dualmcmc='" +
                                     fs::absolute(program_path()).string() + "' && { " + script +
                                     "; } >out.txt 2>error.txt";
         const int status = std::system(command.c_str());
@@ -301,7 +321,7 @@ protected:
     }
     // The program on so many processes; 1: without mpirun.
     Outcome run(int processes, const std::string& arguments) const {
-        return shell((processes == 1 ? "" : text("mpirun -np ", processes, " ")) + "$dualmcmc " + arguments);
+        return shell((processes == 1 ? "" : text("$mpirun -np ", processes, " ")) + "$dualmcmc " + arguments);
     }
     void expect_runs(int processes, const std::string& arguments) const {
         const Outcome result = run(processes, arguments);
@@ -358,7 +378,7 @@ TEST_F(Ranks, TheTestsAboveOnSeveralProcesses) {
     const std::string self = fs::read_symlink("/proc/self/exe").string();
     for (const int processes : proof ? std::vector{2, 3, 5} : std::vector{2, 3}) {
         const Outcome result =
-            shell(text("mpirun -np ", processes, " '", self, "' --gtest_filter='UnderMpirun.*' --gtest_brief=1"));
+            shell(text("$mpirun -np ", processes, " '", self, "' --gtest_filter='UnderMpirun.*' --gtest_brief=1"));
         EXPECT_EQ(result.code, 0) << processes << " processes:\n" << result.out << result.error;
     }
 }
@@ -430,7 +450,8 @@ TEST_F(Ranks, ErrorsEndAllProcesses) {
     // Only the second process fails.
     expect_runs(1, tiny + "--iterations 1 --out model");
     const Outcome result = shell(
-        "mpirun -np 1 $dualmcmc train --resume --out model --iterations 2 : -np 1 $dualmcmc train --resume --out model "
+        "$mpirun -np 1 $dualmcmc train --resume --out model --iterations 2 : -np 1 $dualmcmc train --resume --out "
+        "model "
         "--iterations 2 --sigma -1");
     EXPECT_NE(result.code, 0);
     EXPECT_NE(result.error.find("dualmcmc: rank 1"), std::string::npos) << result.error;
@@ -438,7 +459,7 @@ TEST_F(Ranks, ErrorsEndAllProcesses) {
 
 // A run is killed and one is interrupted, both at some iteration after the first checkpoint; --resume goes on.
 TEST_F(Ranks, KilledAndInterrupted) {
-    const std::string start = "mpirun -np 2 $dualmcmc " + tiny + "--iterations 1000000 --checkpoint-every 2 --out ";
+    const std::string start = "$mpirun -np 2 $dualmcmc " + tiny + "--iterations 1000000 --checkpoint-every 2 --out ";
     const std::string until =
         "& pid=$!; until ls {}/checkpoints/*[2468].safetensors >ls.txt 2>&1 || [ ! -d /proc/$pid ]; "
         "do sleep 0.1; done; ";

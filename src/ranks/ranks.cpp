@@ -36,9 +36,11 @@ int launched_variable(std::initializer_list<const char*> names, int otherwise) {
         if (const char* value = std::getenv(name)) return std::atoi(value);
     return otherwise;
 }
-int launched_rank() { return launched_variable({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}, -1); }
+int launched_rank() { return launched_variable({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "PALS_RANKID"}, -1); }
 int launched_count() {
-    return launched_variable({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}, launched_rank() < 0 ? 0 : launched_rank() + 1);
+    // srun's tasks, whether or not its --mpi lets them find each other. A shell of Slurm's is one task.
+    const int tasks = launched_variable({"SLURM_STEP_NUM_TASKS"}, 1);
+    return launched_variable({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}, tasks > 1 ? tasks : launched_rank() + 1);
 }
 
 }  // namespace
@@ -248,7 +250,7 @@ std::vector<std::string> exchange(const std::string& own, bool) { return {own}; 
 namespace {
 // Where the launcher's processes have not found each other.
 void leave_speaking_to_the_first() {
-    if (launched_rank() > 0) std::_Exit(1);
+    if (launched_rank() > 0 || launched_variable({"SLURM_PROCID"}, 0) > 0) std::_Exit(1);
 }
 }  // namespace
 
@@ -262,9 +264,9 @@ void start_ranks() {
     MPI_Comm_rank(MPI_COMM_WORLD, &current.rank);
     MPI_Comm_size(MPI_COMM_WORLD, &current.count);
     if (launched > 1 && current.count == 1)
-        fail("mpirun started ", launched,
-             " processes, but they do not find each other: its MPI is not the one that "
-             "this program was built with");
+        fail(launched,
+             " processes were started, but they do not find each other: the launcher's MPI is not the one that this "
+             "program was built with (under Slurm, try srun --mpi=pmix for Open MPI, --mpi=pmi2 for MPICH)");
     MPI_Comm node;
     MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, current.rank, MPI_INFO_NULL, &node);
     MPI_Comm_rank(node, &current.rank_on_node);
@@ -312,9 +314,9 @@ void end_all_ranks(const std::string& error) {
 
 void start_ranks() {
     if (const int launched = launched_count(); launched > 1)
-        fail("mpirun started ", launched,
-             " processes, but this build has no MPI: install its compiler (Debian's "
-             "libopenmpi-dev), and run make again");
+        fail(launched,
+             " processes were started, but this build has no MPI: install its compiler (Debian's libopenmpi-dev), and "
+             "run make again");
 }
 void end_ranks() {}
 void end_all_ranks(const std::string&) { leave_speaking_to_the_first(); }
