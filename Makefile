@@ -108,7 +108,7 @@ PROVING   := $(PROOF:%.cpp=$(BUILD)/proof/%.o) \
 LIBRARY   := $(filter-out $(BUILD)/src/main.o,$(SOURCES:%.cpp=$(BUILD)/%.o)) $(KERNELS) $(PROVING)
 # In double precision all that computes the method; rounding_test.cpp is float against double.
 TESTS     := $(patsubst %.cpp,$(BUILD)/%.o,$(if $(DOUBLE),$(patsubst %,tests/%_test.cpp,data evaluation formats gradient \
-             kernels langevin method networks ops random reference trajectory) tests/rounding_cases.cpp, \
+             kernels langevin method networks ops random ranks reference trajectory) tests/rounding_cases.cpp, \
              $(filter-out tests/trajectory_test.cpp,$(wildcard tests/*.cpp))))
 
 .PHONY: all test fuzz soak sanitize gpu demo train toys bench reference format packages test-packages clean
