@@ -271,8 +271,8 @@ TEST_F(UnderMpirun, ABatchNeedsAnImageForEachRank) {
 // Whatever --mpi of srun's; no srun is needed to see it. Otherwise each task would train by itself.
 TEST(RanksOfSlurm, TasksThatDoNotFindEachOtherAreRefused) {
     const std::string error_file = temporary_path("error.txt");
-    const auto run = [&](int tasks, int task) {
-        const std::string step = text("SLURM_STEP_NUM_TASKS=", tasks, " SLURM_PROCID=", task, " ");
+    const auto run = [&](int tasks, int task, const std::string& more = "") {
+        const std::string step = text(more, " SLURM_STEP_NUM_TASKS=", tasks, " SLURM_PROCID=", task, " ");
         const std::string unset =
             "unset OMPI_COMM_WORLD_SIZE OMPI_COMM_WORLD_RANK PMIX_RANK PMI_RANK PMI_SIZE PALS_RANKID SLURM_JOBID "
             "SLURM_JOB_ID SLURM_STEPID SLURM_STEP_ID; ";
@@ -285,6 +285,9 @@ TEST(RanksOfSlurm, TasksThatDoNotFindEachOtherAreRefused) {
     EXPECT_EQ(run(2, 1), 1);
     EXPECT_EQ(read_bytes(error_file), "");  // the first one's line is enough
     EXPECT_EQ(run(1, 0), 0);
+    // Of another MPI's launcher.
+    EXPECT_EQ(run(1, 0, "PMI_SIZE=2 PMI_RANK=1"), 1);
+    EXPECT_EQ(read_bytes(error_file), "");
     fs::remove(error_file);
 }
 
@@ -329,7 +332,16 @@ protected:
     }
     // Not 0, and one line of the program with all of `parts`; what mpirun adds is its own.
     void expect_refused(int processes, const std::string& arguments, const std::vector<std::string>& parts) const {
-        const Outcome result = run(processes, arguments);
+        expect_refused(run(processes, arguments), arguments, parts);
+    }
+    // The same of two processes with their own arguments, of which the second fails.
+    void expect_second_refused(const std::string& first, const std::string& second, const std::string& part) const {
+        const std::string program = "-np 1 $dualmcmc ";
+        const Outcome result = shell("$mpirun " + program + first + " : " + program + second);
+        expect_refused(result, second, {"dualmcmc: rank 1 on ", part});
+    }
+    void expect_refused(const Outcome& result, const std::string& arguments,
+                        const std::vector<std::string>& parts) const {
         EXPECT_NE(result.code, 0) << arguments;
         const size_t first = result.error.find("dualmcmc: ");
         ASSERT_NE(first, std::string::npos) << arguments << "\n" << result.error;
@@ -449,12 +461,10 @@ TEST_F(Ranks, ErrorsEndAllProcesses) {
     expect_runs(2, "train --resume --out run --iterations 2");
     // Only the second process fails.
     expect_runs(1, tiny + "--iterations 1 --out model");
-    const Outcome result = shell(
-        "$mpirun -np 1 $dualmcmc train --resume --out model --iterations 2 : -np 1 $dualmcmc train --resume --out "
-        "model "
-        "--iterations 2 --sigma -1");
-    EXPECT_NE(result.code, 0);
-    EXPECT_NE(result.error.find("dualmcmc: rank 1"), std::string::npos) << result.error;
+    const std::string resume = "train --resume --out model --iterations 2 ";
+    expect_second_refused(resume, resume + "--sigma -1", "--sigma");
+    expect_second_refused(tiny + "--out other", tiny + "--out other --width-ebm 3", "settings");
+    expect_second_refused(tiny + "--out other", tiny + "--out other --iterations 2", "settings");
 }
 
 // A run is killed and one is interrupted, both at some iteration after the first checkpoint; --resume goes on.

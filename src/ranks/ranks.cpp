@@ -30,18 +30,20 @@ struct Watched {
     std::string what;
 } watched;
 
-// What the launcher's variables say, before MPI is started: processes, 0 where there is no launcher; this process.
+// What the launcher's variables say before MPI is started, which sets some of them itself.
 int launched_variable(std::initializer_list<const char*> names, int otherwise) {
     for (const char* name : names)
         if (const char* value = std::getenv(name)) return std::atoi(value);
     return otherwise;
 }
-int launched_rank() { return launched_variable({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "PALS_RANKID"}, -1); }
-int launched_count() {
-    // srun's tasks, whether or not its --mpi lets them find each other. A shell of Slurm's is one task.
-    const int tasks = launched_variable({"SLURM_STEP_NUM_TASKS"}, 1);
-    return launched_variable({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}, tasks > 1 ? tasks : launched_rank() + 1);
-}
+// This process; -1: there is no launcher.
+const int launched_rank = launched_variable({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "PALS_RANKID"}, -1);
+// srun's tasks, whether or not its --mpi lets them find each other, and which of them this is. A shell is one task.
+const int slurm_tasks = launched_variable({"SLURM_STEP_NUM_TASKS"}, 1),
+          slurm_task = launched_variable({"SLURM_PROCID"}, 0);
+// The processes; 0: there is no launcher.
+const int launched_count =
+    launched_variable({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}, slurm_tasks > 1 ? slurm_tasks : launched_rank + 1);
 
 }  // namespace
 
@@ -250,21 +252,20 @@ std::vector<std::string> exchange(const std::string& own, bool) { return {own}; 
 namespace {
 // Where the launcher's processes have not found each other.
 void leave_speaking_to_the_first() {
-    if (launched_rank() > 0 || launched_variable({"SLURM_PROCID"}, 0) > 0) std::_Exit(1);
+    if (launched_rank > 0 || (launched_rank < 0 && slurm_tasks > 1 && slurm_task > 0)) std::_Exit(1);
 }
 }  // namespace
 
 #ifdef WITH_MPI
 
 void start_ranks() {
-    const int launched = launched_count();
-    if (launched == 0) return;
+    if (launched_count == 0) return;
     int provided = 0;
     MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided);
     MPI_Comm_rank(MPI_COMM_WORLD, &current.rank);
     MPI_Comm_size(MPI_COMM_WORLD, &current.count);
-    if (launched > 1 && current.count == 1)
-        fail(launched,
+    if (launched_count > 1 && current.count == 1)
+        fail(launched_count,
              " processes were started, but they do not find each other: the launcher's MPI is not the one that this "
              "program was built with (under Slurm, try srun --mpi=pmix for Open MPI, --mpi=pmi2 for MPICH)");
     MPI_Comm node;
@@ -313,8 +314,8 @@ void end_all_ranks(const std::string& error) {
 #else
 
 void start_ranks() {
-    if (const int launched = launched_count(); launched > 1)
-        fail(launched,
+    if (launched_count > 1)
+        fail(launched_count,
              " processes were started, but this build has no MPI: install its compiler (Debian's libopenmpi-dev), and "
              "run make again");
 }
