@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "compare.h"
+#include "engine/graphed_function.h"
 #include "engine/shared_batch.h"
 #include "file_helpers.h"
 #include "formats/safetensors.h"
@@ -158,12 +159,19 @@ TEST_F(UnderMpirun, TheSameBitsTwice) {
 }
 
 #ifndef DOUBLE
-// Sums go through the host; the x-chain's gradient is captured as a graph, the z-chain's, which has messages, is not.
+// Sums go through the host; both chains' gradients are captured as graphs, the z-chain's between its messages.
 TEST_F(UnderMpirun, TrainOnTheEmulatedGpu) {
     const WithBackend with(backend_simt_fp32);
     Case c = cases()[0];
     c.settings.chain_x.steps = c.settings.chain_z.steps = 3;
+    const int64_t before = traffic().messages;
     const Trained together = train(c, 1);
+    const int64_t messages = traffic().messages - before;
+    {
+        const DisableGraphs eager;
+        EXPECT_EQ(train(c, 1).values, together.values);
+    }
+    EXPECT_EQ(traffic().messages - before, 2 * messages);
     if (first_rank()) {
         const WorkAlone alone;
         expect_same(together, train(c, 1));
