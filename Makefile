@@ -7,6 +7,7 @@
 #   CUDA_ARCH=86    build for that compute capability alone; also sm_86, "80 90", or native: this machine's GPU
 #   SYNC=1          wait for each kernel, so that an error is reported where it was made
 #   MPI=0           leave MPI out, with which mpirun -np N trains on N processes; by default it is used where mpicxx is found
+#   MPICXX=...      another wrapper than mpicxx, such as mpicxx.mpich; the tests then need MPIRUN=mpirun.mpich
 #   WERROR=1, 0     whether warnings are errors, and a failing nvcc is one; by default with g++ 12, whose warnings are known
 #   PLAIN=1         leave src/cpu/fast out: the CPU computes everything by its plainest kernels
 #   REAL=double     all numbers in double precision, as proof: by the plain kernels of the CPU, in build/double
@@ -107,7 +108,7 @@ PROVING   := $(PROOF:%.cpp=$(BUILD)/proof/%.o) \
 LIBRARY   := $(filter-out $(BUILD)/src/main.o,$(SOURCES:%.cpp=$(BUILD)/%.o)) $(KERNELS) $(PROVING)
 # In double precision all that computes the method; rounding_test.cpp is float against double.
 TESTS     := $(patsubst %.cpp,$(BUILD)/%.o,$(if $(DOUBLE),$(patsubst %,tests/%_test.cpp,data evaluation formats gradient \
-             kernels langevin method networks ops random reference trajectory) tests/rounding_cases.cpp, \
+             kernels langevin method networks ops random ranks reference trajectory) tests/rounding_cases.cpp, \
              $(filter-out tests/trajectory_test.cpp,$(wildcard tests/*.cpp))))
 
 .PHONY: all test fuzz soak sanitize gpu demo train toys bench reference format packages test-packages clean

@@ -237,6 +237,48 @@ TEST_F(EmulatedGpu, AFunctionThatUploadsIsRefused) {
     EXPECT_EQ(Tensor::from_host({2}, {5, 6}).to_host(), (Values{5, 6})) << "uploading works again";
 }
 
+// Work of the host's sees the kernels before it, and those after it see what it wrote: at each call, and once.
+TEST_F(EmulatedGpu, WorkBetweenGraphsRunsAtEachCall) {
+    int64_t works = 0;
+    const auto f = [&](const Tensor& y) {
+        Tensor z = y;
+        for (int part = 0; part < 2; ++part) {
+            const Tensor doubled = scale(Var(z), 2).value(), next(z.shape());
+            between_graphs([=, &works] {
+                Values values = doubled.to_host();
+                for (real& value : values) value = 1 / value;
+                next.copy_from_host(values);
+                ++works;
+            });
+            z = scale(Var(next), 3).value();
+        }
+        return std::vector{z};
+    };
+    GraphedFunction graphed(f);
+    for (uint32_t call = 1; call < 5; ++call) {
+        const Tensor x = random_tensor({5}, call);
+        const Values found = graphed(x)[0].to_host();
+        EXPECT_EQ(std::exchange(works, 0), 2) << call;
+        EXPECT_EQ(found, f(x)[0].to_host()) << call;
+        works = 0;
+    }
+    truncate_tape(0);
+}
+
+TEST_F(EmulatedGpu, AFunctionThatDownloadsAfterAPartIsRefused) {
+    const Tensor x = random_tensor({4}, 1);
+    GraphedFunction downloads([](const Tensor& y) {
+        const Tensor copy = y.clone();
+        between_graphs([] {});
+        return std::vector{Tensor::from_host({4}, copy.to_host())};
+    });
+    for (int call = 0; call < 3; ++call) {
+        if (call == 0) downloads(x);
+        else EXPECT_THROW(downloads(x), std::runtime_error);
+        EXPECT_EQ(x.clone().to_host(), random_values(4, 1)) << "the stream works";
+    }
+}
+
 // ---- memory and waiting -------------------------------------------------------------------------
 
 TEST_F(EmulatedGpu, AnIterationNeitherAllocatesNorWaits) {

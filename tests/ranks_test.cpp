@@ -1,5 +1,5 @@
 // Several processes: N ranks compute what one computes. The tests of UnderMpirun run in each of N processes; the others
-// start these, and the program, by mpirun where there is one, and say so where there is none.
+// start these, and the program, by mpirun, or what $MPIRUN names, where there is one, and say so where there is none.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "compare.h"
+#include "engine/graphed_function.h"
 #include "engine/shared_batch.h"
 #include "file_helpers.h"
 #include "formats/safetensors.h"
@@ -158,12 +159,19 @@ TEST_F(UnderMpirun, TheSameBitsTwice) {
 }
 
 #ifndef DOUBLE
-// Sums go through the host; the x-chain's gradient is captured as a graph, the z-chain's, which has messages, is not.
+// Sums go through the host; both chains' gradients are captured as graphs, the z-chain's between its messages.
 TEST_F(UnderMpirun, TrainOnTheEmulatedGpu) {
     const WithBackend with(backend_simt_fp32);
     Case c = cases()[0];
     c.settings.chain_x.steps = c.settings.chain_z.steps = 3;
+    const int64_t before = traffic().messages;
     const Trained together = train(c, 1);
+    const int64_t messages = traffic().messages - before;
+    {
+        const DisableGraphs eager;
+        EXPECT_EQ(train(c, 1).values, together.values);
+    }
+    EXPECT_EQ(traffic().messages - before, 2 * messages);
     if (first_rank()) {
         const WorkAlone alone;
         expect_same(together, train(c, 1));
@@ -217,6 +225,48 @@ TEST_F(UnderMpirun, WorkIsTakenInOrderAndStopsOnAll) {
     EXPECT_EQ(of_first_rank(ranks().rank + 5), 5);
 }
 
+// The last rank is late, then the first. The lowest of the others prints a line, which names it alone: the others have
+// come meanwhile. A wait within ten times the patience that follows is silent.
+TEST_F(UnderMpirun, ALateRankIsNamed) {
+    const int last = ranks().count - 1;
+    for (const int late : {last, 0}) {
+        const bool is_late = ranks().rank == late, prints = ranks().rank == (late == 0 ? 1 : 0);
+        RankWatch watch(1);
+        watch.at("iteration 7");
+        const Values own = random_values(20011, uint32_t(ranks().rank));
+        Values in_time = own, waited = own;
+        sum_over_ranks(in_time);
+        testing::internal::CaptureStderr();
+        if (!prints) usleep(is_late ? 2'000'000 : 750'000);
+        sum_over_ranks(waited);
+        if (is_late) usleep(1'500'000);
+        of_all_ranks({1});
+        const std::string line = testing::internal::GetCapturedStderr();
+        EXPECT_EQ(waited, in_time);
+        if (!prints) {
+            EXPECT_EQ(line, "");
+            continue;
+        }
+        const std::string expected = text("dualmcmc: iteration 7: no answer for 1 s from rank ", late, " on ");
+        EXPECT_TRUE(line.starts_with(expected) && line.ends_with("; the others wait\n")) << line;
+        EXPECT_EQ(std::count(line.begin(), line.end(), '\n'), 1) << line;
+        EXPECT_EQ(line.find(','), std::string::npos) << line;
+    }
+}
+
+// The time in which a rank was stopped itself is none in which the others have not answered.
+TEST_F(UnderMpirun, ARankThatWasStoppedBlamesNobody) {
+    RankWatch watch(1);
+    of_all_ranks({1});
+    testing::internal::CaptureStderr();
+    const std::string self = std::to_string(getpid());
+    const std::string stop = "(sleep 0.3; kill -STOP " + self + "; sleep 1.5; kill -CONT " + self + ") &";
+    if (first_rank()) ASSERT_EQ(std::system(stop.c_str()), 0);
+    else usleep(800'000);
+    of_all_ranks({1});
+    EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+}
+
 TEST_F(UnderMpirun, ABatchNeedsAnImageForEachRank) {
     const int64_t count = ranks().count;
     expect_failure([&] { SharedBatch shared(count - 1); }, {text("--batch ", count - 1), "start fewer"});
@@ -225,6 +275,29 @@ TEST_F(UnderMpirun, ABatchNeedsAnImageForEachRank) {
 }
 
 // ---- what starts them ---------------------------------------------------------------------------
+
+// Whatever --mpi of srun's; no srun is needed to see it. Otherwise each task would train by itself.
+TEST(RanksOfSlurm, TasksThatDoNotFindEachOtherAreRefused) {
+    const std::string error_file = temporary_path("error.txt");
+    const auto run = [&](int tasks, int task, const std::string& more = "") {
+        const std::string step = text(more, " SLURM_STEP_NUM_TASKS=", tasks, " SLURM_PROCID=", task, " ");
+        const std::string unset =
+            "unset OMPI_COMM_WORLD_SIZE OMPI_COMM_WORLD_RANK PMIX_RANK PMI_RANK PMI_SIZE PALS_RANKID SLURM_JOBID "
+            "SLURM_JOB_ID SLURM_STEPID SLURM_STEP_ID; ";
+        const int status = std::system((unset + step + program_path() + " --help >/dev/null 2>" + error_file).c_str());
+        return WEXITSTATUS(status);
+    };
+    EXPECT_EQ(run(2, 0), 1);
+    const std::string line = read_bytes(error_file);
+    EXPECT_TRUE(line.starts_with("dualmcmc: 2 processes were started, but ")) << line;
+    EXPECT_EQ(run(2, 1), 1);
+    EXPECT_EQ(read_bytes(error_file), "");  // the first one's line is enough
+    EXPECT_EQ(run(1, 0), 0);
+    // Of another MPI's launcher.
+    EXPECT_EQ(run(1, 0, "PMI_SIZE=2 PMI_RANK=1"), 1);
+    EXPECT_EQ(read_bytes(error_file), "");
+    fs::remove(error_file);
+}
 
 #ifdef WITH_MPI
 
@@ -236,7 +309,7 @@ struct Outcome {
 class Ranks : public testing::Test {
 protected:
     void SetUp() override {
-        if (std::system("command -v mpirun >/dev/null") != 0) GTEST_SKIP() << "there is no mpirun";
+        if (std::system("command -v ${MPIRUN:-mpirun} >/dev/null") != 0) GTEST_SKIP() << "there is no mpirun";
         fs::remove_all(folder_);
         fs::create_directories(folder_);
     }
@@ -244,14 +317,14 @@ protected:
 
     std::string in(const std::string& name) const { return folder_ + "/" + name; }
 
-    // The shell runs `script` in the folder; $dualmcmc is the program.
+    // The shell runs `script` in the folder; $dualmcmc is the program, $mpirun starts it.
     Outcome shell(const std::string& script) const {
         // What Open MPI needs as root, and with more processes than cores.
         const std::string command = "cd '" + folder_ +
                                     "' && export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
                                     "OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none "
                                     "OMPI_MCA_mpi_yield_when_idle=1 OMP_NUM_THREADS=1 "
-                                    "CUDA_VISIBLE_DEVICES= && dualmcmc='" +
+                                    "CUDA_VISIBLE_DEVICES= && mpirun=${MPIRUN:-mpirun} && dualmcmc='" +
                                     fs::absolute(program_path()).string() + "' && { " + script +
                                     "; } >out.txt 2>error.txt";
         const int status = std::system(command.c_str());
@@ -259,7 +332,7 @@ protected:
     }
     // The program on so many processes; 1: without mpirun.
     Outcome run(int processes, const std::string& arguments) const {
-        return shell((processes == 1 ? "" : text("mpirun -np ", processes, " ")) + "$dualmcmc " + arguments);
+        return shell((processes == 1 ? "" : text("$mpirun -np ", processes, " ")) + "$dualmcmc " + arguments);
     }
     void expect_runs(int processes, const std::string& arguments) const {
         const Outcome result = run(processes, arguments);
@@ -267,7 +340,16 @@ protected:
     }
     // Not 0, and one line of the program with all of `parts`; what mpirun adds is its own.
     void expect_refused(int processes, const std::string& arguments, const std::vector<std::string>& parts) const {
-        const Outcome result = run(processes, arguments);
+        expect_refused(run(processes, arguments), arguments, parts);
+    }
+    // The same of two processes with their own arguments, of which the second fails.
+    void expect_second_refused(const std::string& first, const std::string& second, const std::string& part) const {
+        const std::string program = "-np 1 $dualmcmc ";
+        const Outcome result = shell("$mpirun " + program + first + " : " + program + second);
+        expect_refused(result, second, {"dualmcmc: rank 1 on ", part});
+    }
+    void expect_refused(const Outcome& result, const std::string& arguments,
+                        const std::vector<std::string>& parts) const {
         EXPECT_NE(result.code, 0) << arguments;
         const size_t first = result.error.find("dualmcmc: ");
         ASSERT_NE(first, std::string::npos) << arguments << "\n" << result.error;
@@ -316,7 +398,7 @@ TEST_F(Ranks, TheTestsAboveOnSeveralProcesses) {
     const std::string self = fs::read_symlink("/proc/self/exe").string();
     for (const int processes : proof ? std::vector{2, 3, 5} : std::vector{2, 3}) {
         const Outcome result =
-            shell(text("mpirun -np ", processes, " '", self, "' --gtest_filter='UnderMpirun.*' --gtest_brief=1"));
+            shell(text("$mpirun -np ", processes, " '", self, "' --gtest_filter='UnderMpirun.*' --gtest_brief=1"));
         EXPECT_EQ(result.code, 0) << processes << " processes:\n" << result.out << result.error;
     }
 }
@@ -387,16 +469,15 @@ TEST_F(Ranks, ErrorsEndAllProcesses) {
     expect_runs(2, "train --resume --out run --iterations 2");
     // Only the second process fails.
     expect_runs(1, tiny + "--iterations 1 --out model");
-    const Outcome result = shell(
-        "mpirun -np 1 $dualmcmc train --resume --out model --iterations 2 : -np 1 $dualmcmc train --resume --out model "
-        "--iterations 2 --sigma -1");
-    EXPECT_NE(result.code, 0);
-    EXPECT_NE(result.error.find("dualmcmc: rank 1"), std::string::npos) << result.error;
+    const std::string resume = "train --resume --out model --iterations 2 ";
+    expect_second_refused(resume, resume + "--sigma -1", "--sigma");
+    expect_second_refused(tiny + "--out other", tiny + "--out other --width-ebm 3", "settings");
+    expect_second_refused(tiny + "--out other", tiny + "--out other --iterations 2", "settings");
 }
 
 // A run is killed and one is interrupted, both at some iteration after the first checkpoint; --resume goes on.
 TEST_F(Ranks, KilledAndInterrupted) {
-    const std::string start = "mpirun -np 2 $dualmcmc " + tiny + "--iterations 1000000 --checkpoint-every 2 --out ";
+    const std::string start = "$mpirun -np 2 $dualmcmc " + tiny + "--iterations 1000000 --checkpoint-every 2 --out ";
     const std::string until =
         "& pid=$!; until ls {}/checkpoints/*[2468].safetensors >ls.txt 2>&1 || [ ! -d /proc/$pid ]; "
         "do sleep 0.1; done; ";

@@ -6,7 +6,8 @@
 //   later calls   launched; the function itself is not called
 //
 // On such a device the function must therefore run the same kernels each time: it may neither read a tensor back, nor
-// load one from the host, nor have any host side effect per call. If it does, use DisableGraphs.
+// load one from the host, nor have any host side effect per call, but in between_graphs(). If it does, use
+// DisableGraphs.
 #pragma once
 #include <functional>
 #include <vector>
@@ -27,16 +28,29 @@ public:
     std::vector<Tensor> operator()(const Tensor& x);
 
 private:
+    friend void between_graphs(const std::function<void()>& work);
+    // Kernels, then work of the host's.
+    struct Part {
+        void* graph;
+        std::function<void()> then;
+    };
     void capture(const Tensor& x);
     void try_to_capture();
+    void end_part(const std::function<void()>& then);
+    void destroy_parts();
     Function function_;
     const Backend& device_;
     int64_t calls_ = 0;
     PrivatePool pool_;
-    void* graph_ = nullptr;
+    std::vector<Part> parts_;
     Tensor input_;
     std::vector<Tensor> results_;
 };
+
+// Work of the host's inside such a function, such as a message to other processes: called now, or, when the function is
+// captured, at each launch between the graph of the kernels before it and that of those after it. `work` may read
+// tensors that it holds, and writes its results into tensors that were made before.
+void between_graphs(const std::function<void()>& work);
 
 // While one lives, every GraphedFunction is eager.
 class DisableGraphs {

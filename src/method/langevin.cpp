@@ -1,10 +1,7 @@
 // The two chains: each a loop over gradient and update.
 #include "method/langevin.h"
 
-#include <optional>
-
 #include "engine/graphed_function.h"
-#include "engine/shared_batch.h"
 
 namespace dualmcmc {
 
@@ -66,8 +63,6 @@ Chain langevin_z(Tensor z, const Tensor& x, const std::function<Var(const Var&)>
                  const ChainSettings& settings, const NoiseFunction& noise) {
     Chain chain;
     const Var data(x), origin(Tensor::full(z.shape(), 0));
-    std::optional<DisableGraphs> eager;
-    if (batch_is_shared()) eager.emplace();  // batch norm's messages cannot be captured
     GraphedFunction gradient([&](const Tensor& y) {
         const Var latent(y);
         const Var error = sum_squared_error(data, generator(latent));

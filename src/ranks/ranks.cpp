@@ -1,13 +1,16 @@
 // Ranks over MPI. No other file knows it; WITH_MPI is set by the Makefile where an MPI compiler is found.
 #include "ranks/ranks.h"
 
+#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
+#include <list>
 #ifdef WITH_MPI
 #include <mpi.h>
 #endif
@@ -21,16 +24,26 @@ namespace {
 Ranks current;
 Traffic sent;
 
-// What the launcher's variables say, before MPI is started: processes, 0 where there is no launcher; this process.
+// Of the living RankWatch.
+struct Watched {
+    double patience = 0;  // seconds of waiting before the next line; 0: there is none
+    std::string what;
+} watched;
+
+// What the launcher's variables say before MPI is started, which sets some of them itself.
 int launched_variable(std::initializer_list<const char*> names, int otherwise) {
     for (const char* name : names)
         if (const char* value = std::getenv(name)) return std::atoi(value);
     return otherwise;
 }
-int launched_rank() { return launched_variable({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}, -1); }
-int launched_count() {
-    return launched_variable({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}, launched_rank() < 0 ? 0 : launched_rank() + 1);
-}
+// This process; -1: there is no launcher.
+const int launched_rank = launched_variable({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "PALS_RANKID"}, -1);
+// srun's tasks, whether or not its --mpi lets them find each other, and which of them this is. A shell is one task.
+const int slurm_tasks = launched_variable({"SLURM_STEP_NUM_TASKS"}, 1),
+          slurm_task = launched_variable({"SLURM_PROCID"}, 0);
+// The processes; 0: there is no launcher.
+const int launched_count =
+    launched_variable({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}, slurm_tasks > 1 ? slurm_tasks : launched_rank + 1);
 
 }  // namespace
 
@@ -40,11 +53,18 @@ const Traffic& traffic() { return sent; }
 WorkAlone::WorkAlone() : before_(current) { current = {}; }
 WorkAlone::~WorkAlone() { current = before_; }
 
+RankWatch::RankWatch(double seconds) { watched = {seconds, ""}; }
+RankWatch::~RankWatch() { watched = {}; }
+void RankWatch::at(const std::string& what) { watched.what = what; }
+
 // ---- messages: all that MPI does ----------------------------------------------------------------
 
 namespace {
 
 #ifdef WITH_MPI
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point began) { return std::chrono::duration<double>(Clock::now() - began).count(); }
 
 // Counts a message of `values` numbers that this rank sends, and the time until the scope ends.
 class Message {
@@ -53,11 +73,76 @@ public:
         sent.messages += 1;
         sent.bytes += int64_t(bytes);
     }
-    ~Message() { sent.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count(); }
+    ~Message() { sent.seconds += seconds_since(began_); }
 
 private:
-    std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
+    Clock::time_point began_ = Clock::now();
 };
+
+// Of each rank, "rank 1 on node7".
+std::vector<std::string> rank_names;
+
+// What a rank that has waited long in a message sends to all: the message's number, the same on all ranks.
+constexpr int waiting_tag = 2;
+
+void say_waiting() {
+    static std::list<int64_t> words;  // stay until MPI has sent them
+    words.push_back(sent.messages);
+    for (int other = 0; other < current.count; ++other) {
+        if (other == current.rank) continue;
+        MPI_Request request;
+        MPI_Isend(&words.back(), 1, MPI_INT64_T, other, waiting_tag, MPI_COMM_WORLD, &request);
+        MPI_Request_free(&request);
+    }
+}
+
+// Notes which ranks have said that they wait in this message. Words of an earlier one come from waits that have ended.
+void hear_waiting(std::vector<bool>& waiting) {
+    for (int heard = 0;;) {
+        MPI_Status status;
+        MPI_Iprobe(MPI_ANY_SOURCE, waiting_tag, MPI_COMM_WORLD, &heard, &status);
+        if (!heard) return;
+        int64_t number = 0;
+        MPI_Recv(&number, 1, MPI_INT64_T, status.MPI_SOURCE, waiting_tag, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+        if (number == sent.messages) waiting[size_t(status.MPI_SOURCE)] = true;
+    }
+}
+
+void name_missing(const std::vector<bool>& waiting, double seconds) {
+    std::string missing;
+    for (size_t rank = 0; rank < waiting.size(); ++rank)
+        if (!waiting[rank]) missing += (missing.empty() ? "" : ", ") + rank_names[rank];
+    if (!missing.empty())
+        std::cerr << text("dualmcmc: ", watched.what, ": no answer for ", std::lround(seconds), " s from ", missing,
+                          "; the others wait\n");
+}
+
+// Until the request, which all ranks make, is done. Ranks tell each other that they wait when one has waited for half
+// of its patience: at its end the lowest of them knows who is missing.
+void wait(MPI_Request request) {
+    Clock::time_point last = Clock::now();
+    double seconds = 0;  // without those in which this rank was stopped itself
+    std::vector<bool> waiting(size_t(current.count));
+    for (int done = 0;;) {
+        MPI_Test(&request, &done, MPI_STATUS_IGNORE);
+        if (done) return;
+        if (seconds < 0.1) sched_yield();  // processes may share a core
+        else usleep(100);
+        seconds += std::min(seconds_since(last), 0.1);
+        last = Clock::now();
+        if (watched.patience == 0) continue;
+        hear_waiting(waiting);
+        const bool asked = std::find(waiting.begin(), waiting.end(), true) != waiting.end();
+        if (!waiting[size_t(current.rank)] && (asked || seconds >= watched.patience / 2)) {
+            waiting[size_t(current.rank)] = true;
+            say_waiting();
+        }
+        if (seconds < watched.patience) continue;
+        const auto lowest = std::find(waiting.begin(), waiting.end(), true) - waiting.begin();
+        if (lowest == current.rank) name_missing(waiting, seconds);
+        watched.patience *= 10;
+    }
+}
 
 const MPI_Datatype number = sizeof(real) == 4 ? MPI_FLOAT : MPI_DOUBLE;
 
@@ -94,7 +179,10 @@ void sum_in_order(real* sums, const real* from, size_t n, double factor) {
 std::vector<real> gathered(const std::vector<real>& own) {
     const Message message(size_t(current.count - 1) * own.size() * sizeof(real));
     std::vector<real> all(size_t(current.count) * own.size());
-    MPI_Allgather(own.data(), as_count(own.size()), number, all.data(), as_count(own.size()), number, MPI_COMM_WORLD);
+    MPI_Request request;
+    MPI_Iallgather(own.data(), as_count(own.size()), number, all.data(), as_count(own.size()), number, MPI_COMM_WORLD,
+                   &request);
+    wait(request);
     return all;
 }
 
@@ -112,6 +200,9 @@ void sum(std::vector<real>& values, double factor) {
     std::vector<real> parts(count * own), sums(own);
     std::vector<int> own_sizes(count, int(own)), own_begins;
     for (size_t rank = 0; rank < count; ++rank) own_begins.push_back(as_count(rank * own));
+    MPI_Request all_are_here;
+    MPI_Ibarrier(MPI_COMM_WORLD, &all_are_here);
+    wait(all_are_here);
     MPI_Alltoallv(values.data(), sizes.data(), begins.data(), number, parts.data(), own_sizes.data(), own_begins.data(),
                   number, MPI_COMM_WORLD);
     sum_in_order(sums.data(), parts.data(), own, factor);
@@ -124,7 +215,9 @@ std::vector<std::string> exchange(const std::string& own, bool to_first) {
     const Message message(own.size() * size_t(to_first ? !first_rank() : current.count - 1));
     const int size = as_count(own.size());
     std::vector<int> sizes(size_t(current.count)), begins{0};
-    MPI_Allgather(&size, 1, MPI_INT, sizes.data(), 1, MPI_INT, MPI_COMM_WORLD);
+    MPI_Request request;
+    MPI_Iallgather(&size, 1, MPI_INT, sizes.data(), 1, MPI_INT, MPI_COMM_WORLD, &request);
+    wait(request);
     for (const int bytes : sizes) begins.push_back(as_count(size_t(begins.back()) + size_t(bytes)));
     std::string all(to_first && !first_rank() ? 0 : size_t(begins.back()), '\0');
     if (to_first)
@@ -159,35 +252,38 @@ std::vector<std::string> exchange(const std::string& own, bool) { return {own}; 
 namespace {
 // Where the launcher's processes have not found each other.
 void leave_speaking_to_the_first() {
-    if (launched_rank() > 0) std::_Exit(1);
+    if (launched_rank > 0 || (launched_rank < 0 && slurm_tasks > 1 && slurm_task > 0)) std::_Exit(1);
 }
 }  // namespace
 
 #ifdef WITH_MPI
 
 void start_ranks() {
-    const int launched = launched_count();
-    if (launched == 0) return;
+    if (launched_count == 0) return;
     int provided = 0;
     MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided);
     MPI_Comm_rank(MPI_COMM_WORLD, &current.rank);
     MPI_Comm_size(MPI_COMM_WORLD, &current.count);
-    if (launched > 1 && current.count == 1)
-        fail("mpirun started ", launched,
-             " processes, but they do not find each other: its MPI is not the one that "
-             "this program was built with");
+    if (launched_count > 1 && current.count == 1)
+        fail(launched_count,
+             " processes were started, but they do not find each other: the launcher's MPI is not the one that this "
+             "program was built with (under Slurm, try srun --mpi=pmix for Open MPI, --mpi=pmi2 for MPICH)");
     MPI_Comm node;
     MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, current.rank, MPI_INFO_NULL, &node);
     MPI_Comm_rank(node, &current.rank_on_node);
     MPI_Comm_size(node, &current.count_on_node);
     MPI_Comm_free(&node);
+    rank_names = exchange(text("rank ", current.rank, " on ", node_name()), false);
     if (!first_rank() && !std::freopen("/dev/null", "w", stdout)) fail("cannot open /dev/null");
 }
 
 void end_ranks() {
     int started = 0;
     MPI_Initialized(&started);
-    if (started) MPI_Finalize();
+    if (!started) return;
+    std::vector<bool> nobody(size_t(current.count));
+    hear_waiting(nobody);  // MPI wants every message received
+    MPI_Finalize();
 }
 
 void end_all_ranks(const std::string& error) {
@@ -218,10 +314,10 @@ void end_all_ranks(const std::string& error) {
 #else
 
 void start_ranks() {
-    if (const int launched = launched_count(); launched > 1)
-        fail("mpirun started ", launched,
-             " processes, but this build has no MPI: install its compiler (Debian's "
-             "libopenmpi-dev), and run make again");
+    if (launched_count > 1)
+        fail(launched_count,
+             " processes were started, but this build has no MPI: install its compiler (Debian's libopenmpi-dev), and "
+             "run make again");
 }
 void end_ranks() {}
 void end_all_ranks(const std::string&) { leave_speaking_to_the_first(); }

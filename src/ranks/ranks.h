@@ -44,6 +44,19 @@ private:
     Ranks before_;
 };
 
+// While one lives, a rank on which the others wait in an exchange is named on stderr after so many seconds: it may be
+// stopped, stuck in its file system, or merely slow. No result changes, and nobody stops waiting. Only the lowest of
+// those that wait prints; the next line comes after ten times as long a wait, and so on. At most one lives.
+class RankWatch {
+public:
+    explicit RankWatch(double seconds = 60);
+    ~RankWatch();
+    RankWatch(const RankWatch&) = delete;
+    RankWatch& operator=(const RankWatch&) = delete;
+    // What the ranks do now: the line begins with it.
+    void at(const std::string& what);
+};
+
 // ---- exchanges ----------------------------------------------------------------------------------
 
 // In place: factor Σ over ranks, in the order of ranks and in double precision. The same bits on every rank and in

@@ -18,7 +18,8 @@ volatile sig_atomic_t seen[NSIG] = {};
 // Ends the program by the signal itself, so that a shell or a batch system sees why.
 void end_by(int number) {
     constexpr std::string_view line = "\ndualmcmc: interrupted\n";
-    if (number != SIGPIPE && first_rank()) [[maybe_unused]]
+    // mpirun itself says that it was interrupted, and ends the ranks by a signal when one has failed, too.
+    if (number != SIGPIPE && ranks().count == 1) [[maybe_unused]]
         const auto written = write(STDERR_FILENO, line.data(), line.size());
     signal(number, SIG_DFL);
     raise(number);

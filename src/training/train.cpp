@@ -147,6 +147,13 @@ DataPosition continued(const LoadedCheckpoint& checkpoint, DataPosition now) {
     return now;
 }
 
+// What must be the same on all ranks: the images, and all settings but where a rank finds them and what it computes on.
+std::string shared_by_ranks(Config config, const DataPosition& images) {
+    config.data = config.device = "";
+    config.threads = 0;
+    return config_to_text(config) + images.checksum;
+}
+
 Run::Run(const Config& config, const std::optional<LoadedCheckpoint>& resume, const TrainingHooks& hooks)
     : config_(config), hooks_(hooks),
       data_(load_dataset(config.data, config.model.image_size(), uint64_t(config.seed))),
@@ -154,6 +161,8 @@ Run::Run(const Config& config, const std::optional<LoadedCheckpoint>& resume, co
     if (config.batch > data_.train.count)
         fail("--batch ", config.batch, ": larger than the data set of ", data_.train.count, " images (",
              data_.train.name, ")");
+    if (const std::string own = shared_by_ranks(config, position_); of_first_rank(own) != own)
+        fail("the settings or the images are not those of rank 0; start all processes with the same ones");
     const SharedBatch fails_without_an_image_for_each_rank(config.batch);
     if (config.step.start_z == "persistent")
         chain_states_ = Tensor::normal({data_.train.count, config.model.latent},
@@ -412,8 +421,10 @@ bool Run::train() {
     }
     if (start_ == 0) evaluate_untrained();
     const SignalGuard signals;
+    RankWatch watch;
     bool last = false;
     for (int64_t iteration = start_; !last;) {
+        watch.at(text("iteration ", iteration + 1));
         const Metrics metrics = train_iteration(iteration);
         ++iteration;
         last = iteration == total_ || (config_.minutes > 0 && on_any_rank(minutes() >= config_.minutes));
