@@ -153,6 +153,14 @@ TEST_F(UnderMpirun, TrainAsOneProcessDoes) {
     }
 }
 
+TEST_F(UnderMpirun, ARankThatWorksAloneKnowsOfTheOthers) {
+    const int all = ranks().count;
+    EXPECT_EQ(process_count(), all);
+    const WorkAlone alone;
+    EXPECT_EQ(ranks().count, 1);
+    EXPECT_EQ(process_count(), all);
+}
+
 TEST_F(UnderMpirun, TheSameBitsTwice) {
     const Case c = cases()[0];
     EXPECT_EQ(train(c, 2).values, train(c, 2).values);
@@ -231,13 +239,13 @@ TEST_F(UnderMpirun, ALateRankIsNamed) {
     const int last = ranks().count - 1;
     for (const int late : {last, 0}) {
         const bool is_late = ranks().rank == late, prints = ranks().rank == (late == 0 ? 1 : 0);
-        RankWatch watch(1);
+        RankWatch watch(2);
         watch.at("iteration 7");
         const Values own = random_values(20011, uint32_t(ranks().rank));
         Values in_time = own, waited = own;
         sum_over_ranks(in_time);
         testing::internal::CaptureStderr();
-        if (!prints) usleep(is_late ? 2'000'000 : 750'000);
+        if (!prints) usleep(is_late ? 3'500'000 : 1'200'000);  // after the first has asked
         sum_over_ranks(waited);
         if (is_late) usleep(1'500'000);
         of_all_ranks({1});
@@ -247,7 +255,7 @@ TEST_F(UnderMpirun, ALateRankIsNamed) {
             EXPECT_EQ(line, "");
             continue;
         }
-        const std::string expected = text("dualmcmc: iteration 7: no answer for 1 s from rank ", late, " on ");
+        const std::string expected = text("dualmcmc: iteration 7: no answer for 2 s from rank ", late, " on ");
         EXPECT_TRUE(line.starts_with(expected) && line.ends_with("; the others wait\n")) << line;
         EXPECT_EQ(std::count(line.begin(), line.end(), '\n'), 1) << line;
         EXPECT_EQ(line.find(','), std::string::npos) << line;
@@ -256,13 +264,13 @@ TEST_F(UnderMpirun, ALateRankIsNamed) {
 
 // The time in which a rank was stopped itself is none in which the others have not answered.
 TEST_F(UnderMpirun, ARankThatWasStoppedBlamesNobody) {
-    RankWatch watch(1);
+    RankWatch watch(2);
     of_all_ranks({1});
     testing::internal::CaptureStderr();
     const std::string self = std::to_string(getpid());
-    const std::string stop = "(sleep 0.3; kill -STOP " + self + "; sleep 1.5; kill -CONT " + self + ") &";
+    const std::string stop = "(sleep 0.3; kill -STOP " + self + "; sleep 2.5; kill -CONT " + self + ") &";
     if (first_rank()) ASSERT_EQ(std::system(stop.c_str()), 0);
-    else usleep(800'000);
+    else usleep(1'800'000);
     of_all_ranks({1});
     EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
 }

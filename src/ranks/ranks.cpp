@@ -22,6 +22,7 @@ namespace dualmcmc {
 namespace {
 
 Ranks current;
+int processes = 1;
 Traffic sent;
 
 // Of the living RankWatch.
@@ -48,6 +49,7 @@ const int launched_count =
 }  // namespace
 
 const Ranks& ranks() { return current; }
+int process_count() { return processes; }
 const Traffic& traffic() { return sent; }
 
 WorkAlone::WorkAlone() : before_(current) { current = {}; }
@@ -264,6 +266,7 @@ void start_ranks() {
     MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided);
     MPI_Comm_rank(MPI_COMM_WORLD, &current.rank);
     MPI_Comm_size(MPI_COMM_WORLD, &current.count);
+    processes = current.count;
     if (launched_count > 1 && current.count == 1)
         fail(launched_count,
              " processes were started, but they do not find each other: the launcher's MPI is not the one that this "

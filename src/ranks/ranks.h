@@ -20,6 +20,8 @@ struct Ranks {
     int rank_on_node = 0, count_on_node = 1;  // of those on the same machine
 };
 const Ranks& ranks();
+// The processes of the run, also while this one works alone.
+int process_count();
 // Whether this process prints, and writes the files.
 inline bool first_rank() { return ranks().rank == 0; }
 

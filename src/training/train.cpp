@@ -35,7 +35,7 @@ class Progress {
 public:
     // `temperature` of the x-chain: the scale of the energies.
     Progress(int64_t total, int64_t every, double minutes, double temperature)
-        : line_(stdout, ranks().count == 1),  // mpirun's terminals may lead to a file
+        : line_(stdout, process_count() == 1),  // mpirun's terminals may lead to a file
           total_(total), every_(every), seconds_left_(minutes > 0 ? 60 * minutes : INFINITY),
           temperature_(temperature) {}
 
