@@ -471,8 +471,9 @@ TEST_F(CommandLine, LaterSourcesOfSettingsOverrideEarlierOnes) {
 TEST_F(CommandLine, EverySignalWritesACheckpoint) {
     for (const auto& [name, number] : {std::pair("INT", 2), std::pair("TERM", 15), std::pair("HUP", 1)}) {
         const std::string out = std::string("run") + name;
-        run("", signal_when("grep -q ^1, " + out + "/metrics.csv", name) + "env OMP_NUM_THREADS=1 '" + program_ + "' " +
-                    tiny + " --iterations 100000 --out " + out + " >run.txt 2>&1; echo $? >code.txt;");
+        run("", signal_when("grep -q ^1, " + out + "/metrics.csv", name) + "env --default-signal OMP_NUM_THREADS=1 '" +
+                    program_ + "' " + tiny + " --iterations 100000 --out " + out +
+                    " >run.txt 2>&1; echo $? >code.txt;");
         EXPECT_EQ(contents(in("code.txt")), text(128 + number, "\n")) << contents(in("run.txt"));
         EXPECT_NE(contents(in("run.txt")).find("--resume --out " + out), std::string::npos) << contents(in("run.txt"));
         EXPECT_GT(std::distance(fs::directory_iterator(in(out + "/checkpoints")), fs::directory_iterator()), 1);
@@ -486,7 +487,7 @@ TEST_F(CommandLine, EverySignalWritesACheckpoint) {
 // Where there is nothing to save, a signal ends the program at once, with one line.
 TEST_F(CommandLine, SignalsEndExperimentsAtOnce) {
     const std::string model = tiny_model();
-    run("", signal_when("grep -q x-chain run.txt", "HUP") + "env OMP_NUM_THREADS=1 '" + program_ +
+    run("", signal_when("grep -q x-chain run.txt", "HUP") + "env --default-signal OMP_NUM_THREADS=1 '" + program_ +
                 "' longrun --steps 10000000 --model " + model + " --out long >run.txt 2>&1; echo $? >code.txt;");
     EXPECT_EQ(contents(in("code.txt")), "129\n") << contents(in("run.txt"));
     EXPECT_NE(contents(in("run.txt")).find("dualmcmc: interrupted\n"), std::string::npos);
