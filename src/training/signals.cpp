@@ -19,7 +19,7 @@ volatile sig_atomic_t seen[NSIG] = {};
 void end_by(int number) {
     constexpr std::string_view line = "\ndualmcmc: interrupted\n";
     // mpirun itself says that it was interrupted, and ends the ranks by a signal when one has failed, too.
-    if (number != SIGPIPE && ranks().count == 1) [[maybe_unused]]
+    if (number != SIGPIPE && process_count() == 1) [[maybe_unused]]
         const auto written = write(STDERR_FILENO, line.data(), line.size());
     signal(number, SIG_DFL);
     raise(number);
