@@ -85,10 +85,9 @@ COMMON    := cuda/kernels.cu
 GPU_ONLY  := $(wildcard cuda/gpu/*.cu)
 NVCC_MADE := $(if $(GPU_WORKS),$(patsubst %.cu,$(BUILD)/nvcc/%.o,$(COMMON) $(GPU_ONLY)))
 NO_GPU    := $(BUILD)/cuda/no_gpu.o
-ONCE      := src/cpu/instruction_sets.cpp
 AMX       := src/cpu/fast/amx.cpp
-CPU_ONLY  := $(filter-out $(ONCE) $(AMX),$(wildcard src/cpu/*.cpp) $(if $(PLAIN),,$(wildcard src/cpu/fast/*.cpp)))
-SOURCES   := $(filter-out src/cpu/% $(if $(DOUBLE),,%_double.cpp),$(wildcard src/*.cpp src/*/*.cpp)) $(ONCE) cuda/constant_weights.cpp
+CPU_ONLY  := $(filter-out $(AMX),$(wildcard src/cpu/*.cpp) $(if $(PLAIN),,$(wildcard src/cpu/fast/*.cpp)))
+SOURCES   := $(filter-out src/cpu/% $(if $(DOUBLE),,%_double.cpp),$(wildcard src/*.cpp src/*/*.cpp)) cuda/constant_weights.cpp
 KERNELS   := $(foreach isa,$(ISAS),$(patsubst %,$(BUILD)/$(isa)/%.o,$(basename $(COMMON) $(CPU_ONLY)))) \
              $(if $(PLAIN),,$(AMX:%.cpp=$(BUILD)/avx512/%.o)) \
              $(NVCC_MADE) $(NO_GPU)
@@ -99,7 +98,7 @@ COUNTED   := $(EMULATED:$(BUILD)/simt/%=$(BUILD)/counted/%)
 PROOF     := $(if $(DOUBLE),,$(wildcard src/machine/*.cpp src/ranks/*.cpp src/engine/*.cpp src/method/*.cpp) src/check.cpp src/formats/files.cpp \
              src/formats/foreign.cpp src/formats/safetensors.cpp src/training/checkpoint.cpp src/training/config.cpp \
              src/experiments/check_step.cpp src/experiments/check_step_double.cpp src/experiments/relu_signs.cpp \
-             src/experiments/step_file.cpp cuda/constant_weights.cpp cuda/no_gpu.cpp $(ONCE))
+             src/experiments/step_file.cpp cuda/constant_weights.cpp cuda/no_gpu.cpp)
 PROOF_CPU := $(if $(DOUBLE),,$(COMMON) $(filter-out src/cpu/fast/%,$(CPU_ONLY)))
 # Tests that compute in double, likewise.
 PROOF_OF_TESTS := $(if $(DOUBLE),,$(BUILD)/proof/tests/rounding_cases.o $(BUILD)/proof/tests/trajectory_test.o)

@@ -14,8 +14,8 @@
 #include <string>
 #include <vector>
 
-#include "cpu/instruction_sets.h"
 #include "engine/tensor.h"
+#include "machine/instruction_sets.h"
 #include "rounding.h"
 
 #ifndef DOUBLE

@@ -397,17 +397,19 @@ TEST_F(EmulatedGpu, SaysWhyItIsNotUsable) {
     simt::machine.devices = 3;
     backend_simt_fp32.start(4);  // the fifth process of a machine with three GPUs
     EXPECT_EQ(simt::machine.device, 1);
-    simt::machine.code_status = cudaErrorNoKernelImageForDevice;
-    expect_reason("has no code for the emulated GPU: build it with CUDA_ARCH=80");
+    const auto no_code = [](int status) {
+        return text("this build has no code that the driver can run on the emulated GPU (error ", status,
+                    "): build it with CUDA_ARCH=80, or update the driver");
+    };
     const std::vector<std::pair<cudaError_t, std::string>> reasons{
-        {cudaErrorUnsupportedPtxVersion,
-         "the driver is too old to compile this build's code for the emulated GPU: build "
-         "it with CUDA_ARCH=80, or update the driver"},
-        {cudaErrorInvalidPtx, "the driver is too old"},
-        {cudaErrorJitCompilerNotFound, "is not installed: build it with CUDA_ARCH=80, or install the whole driver"},
-        {cudaErrorJitCompilationDisabled, "build it with CUDA_ARCH=80, or unset CUDA_DISABLE_PTX_JIT"},
+        {cudaErrorInvalidDeviceFunction, no_code(98)},
+        {cudaErrorNoKernelImageForDevice, no_code(209)},
+        {cudaErrorInvalidPtx, no_code(218)},
+        {cudaErrorJitCompilerNotFound, no_code(221)},
+        {cudaErrorUnsupportedPtxVersion, no_code(222)},
+        {cudaErrorJitCompilationDisabled, no_code(223)},
         {cudaErrorMemoryAllocation, "the memory of the emulated GPU is full: end the programs"},
-        {cudaErrorDevicesUnavailable, "the emulated GPU is busy"},
+        {cudaErrorDevicesUnavailable, "the emulated GPU cannot be used: error 46 (nvidia-smi shows what runs there"},
         {cudaErrorUnknown, "the emulated GPU cannot be used: error 999"}};
     for (const auto& [status, reason] : reasons) {
         simt::machine.code_status = status;

@@ -46,29 +46,20 @@ std::string memory_full(const std::string& name) {
 
 // Why this build's kernels do not run on that GPU, given what CUDA said when it loaded one.
 std::string no_kernel(cudaError_t status, const std::string& name, const std::string& capability) {
-    const std::string rebuild = "build it with CUDA_ARCH=" + capability;
     switch (int(status)) {
         case cudaErrorNoKernelImageForDevice:
         case cudaErrorInvalidDeviceFunction:
-            return "this build has no code for the " + name + ": " + rebuild;
-        case cudaErrorInvalidPtx:
+        case cudaErrorInvalidPtx:  // this one and the next: of a driver older than nvcc
         case cudaErrorUnsupportedPtxVersion:
-            return "the driver is too old to compile this build's code for the " + name + ": " + rebuild +
-                   ", or update the driver";
         case cudaErrorJitCompilerNotFound:
-            return "the driver's compiler, which this build needs on the " + name + ", is not installed: " + rebuild +
-                   ", or install the whole driver (libnvidia-ptxjitcompiler)";
         case cudaErrorJitCompilationDisabled:
-            return "the driver may not compile this build's code for the " + name + ": " + rebuild +
-                   ", or unset CUDA_DISABLE_PTX_JIT and CUDA_DISABLE_JIT";
+            return "this build has no code that the driver can run on the " + name + " (" + cudaGetErrorString(status) +
+                   "): build it with CUDA_ARCH=" + capability + ", or update the driver";
         case cudaErrorMemoryAllocation:
             return memory_full(name);
-        case cudaErrorDevicesUnavailable:
-            return "the " + name +
-                   " is busy, or closed to this program (nvidia-smi shows its compute mode): choose another GPU by "
-                   "CUDA_VISIBLE_DEVICES";
         default:
-            return "the " + name + " cannot be used: " + cudaGetErrorString(status);
+            return "the " + name + " cannot be used: " + cudaGetErrorString(status) +
+                   " (nvidia-smi shows what runs there; CUDA_VISIBLE_DEVICES chooses another GPU)";
     }
 }
 

@@ -3,20 +3,18 @@
 
 #include <cmath>
 
-#include "engine/shared_batch.h"
+#include "ranks/shared_batch.h"
 
 namespace dualmcmc {
 
 void sum_gradients(ParameterStore& state) {
     if (!batch_is_shared()) return;
-    const std::vector<Var> parameters = state.parameters();
     std::vector<Tensor> gradients;
-    for (const Var& parameter : parameters) {
+    for (const Var& parameter : state.parameters()) {
         CHECK(parameter.grad().defined());
         gradients.push_back(parameter.grad());
     }
-    const std::vector<Tensor> sums = summed_over_ranks(gradients);
-    for (size_t i = 0; i < sums.size(); ++i) parameters[i].set_grad(sums[i]);
+    sum_over_ranks(gradients);
 }
 
 void adam_step(ParameterStore& state, const AdamSettings& s, int64_t t) {

@@ -12,7 +12,7 @@ struct AdamSettings {
     real epsilon = 1e-8;
 };
 
-// On several ranks (shared_batch.h) replaces every parameter's gradient by the sum of all ranks', in one message.
+// On several ranks (ranks/shared_batch.h) replaces every parameter's gradient by the sum of all ranks', in one message.
 void sum_gradients(ParameterStore& state);
 
 // Updates every parameter from its gradient; `t` counts steps from 1. Fails where a parameter has no gradient.

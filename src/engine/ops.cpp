@@ -5,8 +5,7 @@
 #include <cmath>
 
 #include "engine/graphed_function.h"
-#include "engine/pooled_statistics.h"
-#include "engine/shared_batch.h"
+#include "ranks/shared_batch.h"
 
 namespace dualmcmc {
 
@@ -307,21 +306,7 @@ BatchStatistics batch_statistics(const Tensor& x, const Tensor& running_mean, co
                                channels);
     const Tensor out({3, channels});
     const int64_t pixels = rows / x.dim(0), whole = whole_batch(x.dim(0));
-    between_graphs([=] {
-        PooledStatistics pooled;
-        const std::vector<std::vector<real>> all = of_all_ranks(own.to_host());
-        for (size_t rank = 0; rank < all.size(); ++rank) {
-            const auto middle = all[rank].begin() + channels;
-            const int64_t images = batch_share(whole, int(rank)).count;
-            pooled.add({all[rank].begin(), middle}, {middle, all[rank].end()}, double(images * pixels));
-        }
-        std::vector<real> values;  // mean, rstd, unbiased variance
-        for (const double average : pooled.mean) values.push_back(real(average));
-        for (const double squares : pooled.squares)
-            values.push_back(real(1 / std::sqrt(squares / pooled.count + double(epsilon))));
-        for (const double squares : pooled.squares) values.push_back(real(squares / std::max(pooled.count - 1, 1.0)));
-        out.copy_from_host(values);
-    });
+    between_graphs([=] { out.copy_from_host(whole_batch_statistics(own.to_host(), whole, pixels, epsilon)); });
     backend().ema_update(running_mean.data(), out.data(), 1 - momentum, channels);
     backend().ema_update(running_var.data(), out.data() + 2 * channels, 1 - momentum, channels);
     return {out.slice_view(0, 1).reshaped({channels}), out.slice_view(1, 1).reshaped({channels})};
@@ -335,14 +320,9 @@ void batch_norm_backward_input(const Tensor& dx, Tensor dweight, Tensor dbias, c
     const int64_t channels = x.shape().back(), rows = x.size() / channels;
     if (batch_is_shared()) {
         const double share = double(x.dim(0)) / double(whole_batch(x.dim(0)));
-        const Tensor weights({channels}), biases({channels});
-        between_graphs([=] {
-            const std::vector<Tensor> sums = summed_over_ranks({dweight, dbias}, share);
-            weights.copy_from(sums[0]);
-            biases.copy_from(sums[1]);
-        });
-        dweight = weights;
-        dbias = biases;
+        dweight = dweight.clone();
+        dbias = dbias.clone();
+        between_graphs([=] { sum_over_ranks({dweight, dbias}, share); });
     }
     backend().batch_norm_backward_elemt(dx.data(), dweight.data(), dbias.data(), s.mean.data(), s.rstd.data(), x.data(),
                                         weight.data(), bias.data(), dy.data(), slope, rows, channels);

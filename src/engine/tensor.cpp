@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "ranks/ranks.h"
+
 namespace dualmcmc {
 
 namespace {
@@ -107,6 +109,21 @@ Tensor Tensor::slice_view(int64_t first, int64_t count) const {
     y.size_ = element_count(y.shape_);
     y.buffer_ = std::shared_ptr<real>(buffer_, buffer_.get() + (dim(0) > 0 ? size_ / dim(0) * first : 0));
     return y;
+}
+
+void sum_over_ranks(const std::vector<Tensor>& tensors, double factor) {
+    if (ranks().count == 1) return;
+    std::vector<real> values;
+    for (const Tensor& tensor : tensors) {
+        const std::vector<real> own = tensor.to_host();
+        values.insert(values.end(), own.begin(), own.end());
+    }
+    sum_over_ranks(values, factor);
+    const real* next = values.data();
+    for (const Tensor& tensor : tensors) {
+        backend().upload(tensor.data(), next, tensor.size());
+        next += tensor.size();
+    }
 }
 
 // ---- map_images ---------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ Traffic typical_sum(int64_t n, size_t times) {
     std::vector<double> seconds;
     for (size_t i = 0; i < times; ++i) {
         const Traffic before = traffic();
-        summed_over_ranks({values});
+        sum_over_ranks({values}, 1.0 / ranks().count);
         typical.bytes = traffic().bytes - before.bytes;
         seconds.push_back(traffic().seconds - before.seconds);
     }

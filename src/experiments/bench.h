@@ -3,8 +3,8 @@
 #pragma once
 #include <CLI/CLI.hpp>
 
-#include "engine/shared_batch.h"
 #include "method/dual_mcmc.h"
+#include "ranks/shared_batch.h"
 
 namespace dualmcmc {
 

@@ -8,7 +8,7 @@
 #include <cstdlib>
 
 #include "check.h"
-#include "cpu/instruction_sets.h"
+#include "machine/instruction_sets.h"
 #include "machine/threads.h"
 #include "parallel.h"
 #include "ranks/ranks.h"

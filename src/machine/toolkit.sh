@@ -3,9 +3,9 @@
 #
 #   toolkit.sh BUILD NVCC COMPILER "ARCHITECTURES" "FLAGS"
 #
-# Writes BUILD/toolkit.mk, which says how to compile and link, or nothing where nvcc cannot be used: one line on stderr
-# then says why and what to do. Where the paths lie is what nvcc itself says, since toolkits come in several layouts.
-# What the user must correct (CUDA_ARCH) is printed on stdout.
+# Compiles and links cuda/trial.cu. Writes BUILD/toolkit.mk, which says how to compile and link, or nothing where nvcc
+# cannot be used: one line on stderr then says why and what to do. Where the paths lie is what nvcc itself says, since
+# toolkits come in several layouts. What the user must correct (CUDA_ARCH) is printed on stdout.
 build=$1 nvcc=$2 compiler=$3 architectures=$4 flags=$5
 log=$build/toolkit.log
 
@@ -58,27 +58,11 @@ done
 tried="# $nvcc $release, $("$compiler" --version 2>/dev/null | head -n 1), $flags $code, $CPATH:$LIBRARY_PATH"
 [ "$(head -n 1 "$build/toolkit.mk" 2>/dev/null)" != "$tried" ] || exit 0
 
-cat > "$build/toolkit.cu" <<'END'
-#include <cublas_v2.h>
-#include <cuda_runtime.h>
-
-#include <algorithm>
-#include <concepts>
-#include <functional>
-#include <string>
-#include <vector>
-template <std::integral T>
-__global__ void fill(T* x) { *x = 1; }
-int main() {
-    fill<<<1, 1>>>(static_cast<int*>(nullptr));
-    return int(cudaGetLastError());
-}
-END
 # The words of a variable that nvcc prints, such as LIBRARIES= "-L/a" "-L/b".
 words() { "$nvcc" --dryrun -x cu /dev/null 2>&1 | sed -n "s/^#\\$ $1=//p" | xargs; }
 libraries="$(words LIBRARIES) -lcudart_static -ldl -lrt -lpthread"
 
-if ! "$nvcc" $flags $code -c "$build/toolkit.cu" -o "$build/toolkit.o" > "$log" 2>&1; then
+if ! "$nvcc" $flags $code -c cuda/trial.cu -o "$build/toolkit.o" > "$log" 2>&1; then
     if grep -qiE 'unsupported (gnu|clang|compiler)|host compiler' "$log"; then
         leave_out "nvcc $release ($nvcc) refuses the compiler $compiler ($(reason)); give one that it takes, such as CXX=g++-12"
     fi

@@ -19,7 +19,7 @@
 
 #include <chrono>
 
-#include "engine/shared_batch.h"
+#include "ranks/shared_batch.h"
 
 namespace dualmcmc {
 
@@ -223,18 +223,13 @@ void update_ebm(StepResult& out, Stopwatch& watch, Models& models, const Tensor&
 }
 
 // The scalars that are means over the batch: from this rank's part of each to the whole, in one message.
-void sum_scalars(StepResult& out) {
+void sum_scalars(const StepResult& out) {
     if (!batch_is_shared()) return;
-    std::vector<Tensor*> scalars;
-    std::vector<Tensor> own;
-    for (Tensor* scalar : {&out.loss_recon, &out.loss_revise, &out.nll_posterior, &out.nll_generated, &out.kl,
-                           &out.energy_data, &out.energy_model}) {
-        if (!scalar->defined()) continue;
-        scalars.push_back(scalar);
-        own.push_back(*scalar);
-    }
-    const std::vector<Tensor> sums = summed_over_ranks(own);
-    for (size_t i = 0; i < sums.size(); ++i) *scalars[i] = sums[i];
+    std::vector<Tensor> scalars;
+    for (const Tensor& scalar : {out.loss_recon, out.loss_revise, out.nll_posterior, out.nll_generated, out.kl,
+                                 out.energy_data, out.energy_model})
+        if (scalar.defined()) scalars.push_back(scalar);
+    sum_over_ranks(scalars);
 }
 
 }  // namespace

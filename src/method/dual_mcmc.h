@@ -13,7 +13,7 @@ struct StepNoise {
     Tensor start_z;                   // (B, d): where persistent z-chains start; else undefined
 };
 // The noise of iteration `iteration` (from 0): Philox, each purpose at step = iteration << 16 | k. `images` is the
-// batch's shape, and `first` the place of its first image in the whole batch (engine/shared_batch.h).
+// batch's shape, and `first` the place of its first image in the whole batch (ranks/shared_batch.h).
 StepNoise philox_noise(uint64_t seed, uint64_t iteration, const Shape& images, int64_t latent, int64_t first = 0);
 
 // Wall-clock seconds of the parts. GPU work is asynchronous: without StepSettings::synchronize these are the times to

@@ -1,6 +1,5 @@
 // The processes of a run, called ranks, and what they tell each other. `mpirun -np N` starts N of them; without it, or
-// in a build without MPI, there is one, and everything here does nothing. How they share a batch:
-// engine/shared_batch.h.
+// in a build without MPI, there is one, and everything here does nothing. How they share a batch: shared_batch.h.
 //
 // All ranks must call the functions under "exchanges" and "shared work" in the same order.
 #pragma once

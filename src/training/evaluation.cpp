@@ -4,7 +4,7 @@
 #include <exception>
 #include <numeric>
 
-#include "engine/pooled_statistics.h"
+#include "ranks/pooled_statistics.h"
 #include "ranks/ranks.h"
 
 namespace dualmcmc {

@@ -10,10 +10,10 @@
 #include <numeric>
 
 #include "data/dataset.h"
-#include "engine/shared_batch.h"
 #include "formats/crc32.h"
 #include "formats/files.h"
 #include "formats/progress_line.h"
+#include "ranks/shared_batch.h"
 #include "training/checkpoint.h"
 #include "training/evaluation.h"
 #include "training/metrics.h"

@@ -2,7 +2,9 @@
 // says why not, in one line that is safe to print and does not quote the standard library. Anything else is a finding;
 // so is what the sanitizers see.
 #pragma once
+#include <sys/stat.h>
 #include <unistd.h>
+
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -35,8 +37,8 @@ void expect_value_or_line(const Read& read) {
 inline const std::string& folder() {
     static const std::string path = [] {
         const char* const parent = std::getenv("TMPDIR");
-        std::string name = std::string(parent ? parent : "/tmp") + "/fuzz-XXXXXX";
-        if (!mkdtemp(name.data())) finding("cannot make the folder", name);
+        const std::string name = text(parent ? parent : "/tmp", "/fuzz-", getpid());
+        if (mkdir(name.c_str(), 0700) != 0) finding("cannot make the folder", name);
         return name;
     }();
     return path;

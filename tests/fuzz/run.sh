@@ -6,7 +6,7 @@ build=$1 seconds=$2
 shift 2
 here=$(cd "$(dirname "$0")" && pwd)
 rm -rf "$build/seeds"
-TMPDIR=$(mktemp -d "$(test -w /dev/shm && echo /dev/shm || echo /tmp)/dualmcmc-fuzz-XXXXXX")  # in memory where possible
+TMPDIR=$(mktemp -d -p "$(test -w /dev/shm && echo /dev/shm || echo /tmp)")  # in memory where possible
 trap 'rm -rf "$TMPDIR"' EXIT
 export TMPDIR
 "$build/write_seeds" "$build/seeds" || exit 1

@@ -8,7 +8,6 @@
 // What is divided by the batch is divided by whole_batch(). A sum has the same bits on all ranks, and so, then, have
 // the parameters, u and v, and Adam's moments.
 #pragma once
-#include "engine/tensor.h"
 #include "ranks/ranks.h"
 
 namespace dualmcmc {
@@ -38,7 +37,9 @@ bool batch_is_shared();
 // The images of the whole batch, of which this rank has `own`.
 int64_t whole_batch(int64_t own);
 
-// factor Σ over ranks of each tensor, in one message.
-std::vector<Tensor> summed_over_ranks(const std::vector<Tensor>& own, double factor = 1);
+// Of each channel over the whole batch, all in one vector: the means, 1 / sqrt(variance + epsilon), and the unbiased
+// variances; from `own`, the means and unbiased variances of this rank's images of `pixels` each. One message; pooled
+// in the order of ranks.
+std::vector<real> whole_batch_statistics(const std::vector<real>& own, int64_t whole, int64_t pixels, real epsilon);
 
 }  // namespace dualmcmc

@@ -1,5 +1,5 @@
 // What the processor can do, by CPUID.
-#include "cpu/instruction_sets.h"
+#include "machine/instruction_sets.h"
 
 #include <cpuid.h>
 #include <sys/syscall.h>
