@@ -105,6 +105,8 @@ struct SpectralWeight {
       half_step_sq, real noise_std, int64_t n)) \
     /* y = decay y + (1 - decay) x */ \
     X(ema_update, (real* y, const real* x, real decay, int64_t n)) \
+    /* y = factor Σ_r x[r], x (rows, n), in the order of rows and in double precision */ \
+    X(sum_rows, (real* y, const real* x, double factor, int64_t rows, int64_t n)) \
     /* g = gradient + weight_decay w; m, v its moments; w -= corrected_lr m / (sqrt(v) */ \
     /* rsqrt_bias_correction2 + epsilon), where corrected_lr = learning rate / bias_correction1 */ \
     X(adam_update, (real* w, real* m, real* v, const real* gradient, real corrected_lr, double beta1, \

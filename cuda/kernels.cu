@@ -91,6 +91,14 @@ void ema_update(real* y, const real* x, real decay, int64_t n) {
     parallel_for(n, [=] DEVICE(int64_t i) { y[i] = decay * y[i] + (1 - decay) * x[i]; });
 }
 
+void sum_rows(real* y, const real* x, double factor, int64_t rows, int64_t n) {
+    parallel_for(n, [=] DEVICE(int64_t i) {
+        double total = 0;
+        for (int64_t row = 0; row < rows; ++row) total += double(x[row * n + i]);
+        y[i] = real(factor * total);
+    });
+}
+
 void adam_update(real* w, real* m, real* v, const real* gradient, real corrected_lr, double beta1, double beta2,
                  real rsqrt_bias_correction2, real epsilon, real weight_decay, int64_t n) {
     const real decay1 = real(beta1), add1 = real(1 - beta1), decay2 = real(beta2), add2 = real(1 - beta2);

@@ -251,6 +251,20 @@ TEST_P(Kernel, ema_update) {
     }
 }
 
+TEST_P(Kernel, sum_rows) {
+    for (const int64_t n : sizes)
+        for (const int64_t rows : {1, 2, 9}) {
+            const Values x = random_values(rows * n, 1);
+            Values expected;
+            for (int64_t i = 0; i < n; ++i) {
+                double total = 0;
+                for (int64_t row = 0; row < rows; ++row) total += double(x[size_t(row * n + i)]);
+                expected.push_back(real(0.3 * total));
+            }
+            EXPECT_EQ(output(n, [&](real* y) { backend().sum_rows(y, Buffer(x), 0.3, rows, n); }), expected) << n;
+        }
+}
+
 TEST_P(Kernel, exp) {
     for (const int64_t n : sizes) {
         Values x = random_values(n, 1, -9, 9);

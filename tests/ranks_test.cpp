@@ -198,8 +198,8 @@ TEST_F(UnderMpirun, NoMessageIsSentThatIsNotNeeded) {
     EXPECT_EQ(traffic().messages - before.messages, 3 + 1 + norms * (forward + backward) + own_of_the_test);
 }
 
-TEST_F(UnderMpirun, SumsAreTakenInTheOrderOfRanks) {
-    for (const int64_t n : {1, 7, 8192, 8193, 20011}) {  // whole, and in parts
+void expect_sums_in_the_order_of_ranks() {
+    for (const int64_t n : {1, 7, 8191, 8192, 20011}) {  // whole, and in parts
         const auto values_of = [&](int rank) { return random_values(n, uint32_t(rank + 1)); };
         Values expected;
         for (int64_t i = 0; i < n; ++i) {
@@ -217,6 +217,23 @@ TEST_F(UnderMpirun, SumsAreTakenInTheOrderOfRanks) {
         EXPECT_EQ(some, expected) << n;
         EXPECT_EQ(first.item(), all[0]) << n;
     }
+}
+
+TEST_F(UnderMpirun, SumsAreTakenInTheOrderOfRanks) { expect_sums_in_the_order_of_ranks(); }
+
+// The emulated GPU's memory is the host's, which MPI reads as it reads a GPU's where it is CUDA-aware.
+TEST_F(UnderMpirun, SumsFromGpuToGpuAreTheSame) {
+    ASSERT_EQ(setenv("DUALMCMC_GPU_MESSAGES", "1", 1), 0);
+    expect_sums_in_the_order_of_ranks();
+#ifndef DOUBLE
+    const WithBackend with(backend_simt_fp32);
+    expect_sums_in_the_order_of_ranks();
+    check_emulated_memory();
+#endif
+    ASSERT_EQ(setenv("DUALMCMC_GPU_MESSAGES", "yes", 1), 0);
+    expect_failure([] { gpu_messages(); }, {"DUALMCMC_GPU_MESSAGES=yes", "0 or 1"});
+    ASSERT_EQ(unsetenv("DUALMCMC_GPU_MESSAGES"), 0);
+    EXPECT_EQ(gpu_messages(), false) << "no GPU is tested here";
 }
 
 TEST_F(UnderMpirun, WorkIsTakenInOrderAndStopsOnAll) {

@@ -2,16 +2,15 @@
 #include "engine/tensor.h"
 
 #include <algorithm>
+#include <utility>
 
+#include "machine/device_sum.h"
 #include "ranks/ranks.h"
 
 namespace dualmcmc {
 
-namespace {
-constexpr int64_t largest = int64_t(1) << 56;  // elements; their bytes fit into an int64_t
-}
-
 int64_t element_count(const Shape& shape) {
+    constexpr int64_t largest = int64_t(1) << 56;  // elements; their bytes fit into an int64_t
     int64_t count = 1;
     for (const int64_t side : shape)
         if (__builtin_mul_overflow(count, side, &count) || count > largest)
@@ -90,16 +89,7 @@ void Tensor::copy_from_host(const std::vector<real>& values) const {
     backend().upload(data(), values.data(), size_);
 }
 
-Tensor Tensor::slice_copy(int64_t first, int64_t count) const {
-    CHECK_GE(first, 0);
-    CHECK_LE(first + count, dim(0));
-    Shape shape = shape_;
-    shape[0] = count;
-    Tensor out(shape);
-    const int64_t row = size_ / dim(0);
-    backend().copy(out.data(), data() + first * row, count * row);
-    return out;
-}
+Tensor Tensor::slice_copy(int64_t first, int64_t count) const { return slice_view(first, count).clone(); }
 
 Tensor Tensor::slice_view(int64_t first, int64_t count) const {
     CHECK_GE(first, 0);
@@ -113,17 +103,15 @@ Tensor Tensor::slice_view(int64_t first, int64_t count) const {
 
 void sum_over_ranks(const std::vector<Tensor>& tensors, double factor) {
     if (ranks().count == 1) return;
-    std::vector<real> values;
-    for (const Tensor& tensor : tensors) {
-        const std::vector<real> own = tensor.to_host();
-        values.insert(values.end(), own.begin(), own.end());
-    }
-    sum_over_ranks(values, factor);
-    const real* next = values.data();
-    for (const Tensor& tensor : tensors) {
-        backend().upload(tensor.data(), next, tensor.size());
-        next += tensor.size();
-    }
+    int64_t size = 0, next = 0;
+    for (const Tensor& tensor : tensors) size += tensor.size();
+    const Tensor all({size});
+    for (const Tensor& tensor : tensors)
+        backend().copy(all.data() + std::exchange(next, next + tensor.size()), tensor.data(), tensor.size());
+    sum_over_ranks(all.data(), size, factor);
+    next = 0;
+    for (const Tensor& tensor : tensors)
+        backend().copy(tensor.data(), all.data() + std::exchange(next, next + tensor.size()), tensor.size());
 }
 
 // ---- map_images ---------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ private:
 // kernels, each takes a few images through all of f, with their intermediates in its cache. f may change no weights.
 std::vector<Tensor> map_images(const Tensor& x, const std::function<std::vector<Tensor>(const Tensor&)>& f);
 
-// In place, through the host: each becomes factor Σ over ranks, in one message.
+// In place: each becomes factor Σ over ranks, in one message (machine/device_sum.h).
 void sum_over_ranks(const std::vector<Tensor>& tensors, double factor = 1);
 
 }  // namespace dualmcmc

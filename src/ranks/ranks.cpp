@@ -13,6 +13,9 @@
 #include <list>
 #ifdef WITH_MPI
 #include <mpi.h>
+#if __has_include(<mpi-ext.h>)
+#include <mpi-ext.h>  // Open MPI's extensions; MPICH has them in mpi.h
+#endif
 #endif
 
 #include "check.h"
@@ -188,27 +191,37 @@ std::vector<real> gathered(const std::vector<real>& own) {
     return all;
 }
 
-// In place. Few values go to all ranks, and each sums; of many each rank gets a part of all, sums it, and sends it to
-// all: 2 (N - 1) / N of the bytes, the least there is.
-void sum(std::vector<real>& values, double factor) {
-    const size_t count = size_t(current.count), few = 8192;
-    if (values.size() <= few) {
-        sum_in_order(values.data(), gathered(values).data(), values.size(), factor);
-        return;
-    }
-    const std::vector<int> begins = parts_of(values.size()), sizes = differences(begins);
-    const size_t own = size_t(sizes[size_t(current.rank)]);
-    const Message message((values.size() - own + (count - 1) * own) * sizeof(real));
-    std::vector<real> parts(count * own), sums(own);
+// Each rank gets a part of all values, sums it, and sends it to all: 2 (N - 1) / N of the bytes, the least there is.
+void sum(real* values, real* room, size_t n, const AddRows& add) {
+    const size_t count = size_t(current.count), rank = size_t(current.rank);
+    const std::vector<int> begins = parts_of(n), sizes = differences(begins);
+    const size_t own = size_t(sizes[rank]);
+    const Message message((n - own + (count - 1) * own) * sizeof(real));
     std::vector<int> own_sizes(count, int(own)), own_begins;
-    for (size_t rank = 0; rank < count; ++rank) own_begins.push_back(as_count(rank * own));
+    for (size_t other = 0; other < count; ++other) own_begins.push_back(as_count(other * own));
     MPI_Request all_are_here;
     MPI_Ibarrier(MPI_COMM_WORLD, &all_are_here);
     wait(all_are_here);
-    MPI_Alltoallv(values.data(), sizes.data(), begins.data(), number, parts.data(), own_sizes.data(), own_begins.data(),
-                  number, MPI_COMM_WORLD);
-    sum_in_order(sums.data(), parts.data(), own, factor);
-    MPI_Allgatherv(sums.data(), int(own), number, values.data(), sizes.data(), begins.data(), number, MPI_COMM_WORLD);
+    MPI_Alltoallv(values, sizes.data(), begins.data(), number, room, own_sizes.data(), own_begins.data(), number,
+                  MPI_COMM_WORLD);
+    add(values + begins[rank], room, own);
+    MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, values, sizes.data(), begins.data(), number, MPI_COMM_WORLD);
+}
+
+// Few values go to all ranks, and each sums.
+void sum(std::vector<real>& values, double factor) {
+    const size_t n = values.size(), few = 8192;
+    if (n <= few) return sum_in_order(values.data(), gathered(values).data(), n, factor);
+    std::vector<real> room(n + size_t(current.count));
+    sum(values.data(), room.data(), n, [=](real* y, const real* x, size_t m) { sum_in_order(y, x, m, factor); });
+}
+
+bool mpi_is_cuda_aware() {
+#if defined(MPIX_CUDA_AWARE_SUPPORT) || (defined(MPICH_NUMVERSION) && MPICH_NUMVERSION >= 40000000)
+    return MPIX_Query_cuda_support() == 1;
+#else
+    return false;
+#endif
 }
 
 // The bytes of all ranks, one after the other, on every rank or, with `to_first`, on the first.
@@ -242,7 +255,9 @@ std::string node_name() {
 #else
 
 std::vector<real> gathered(const std::vector<real>& own) { return own; }
+void sum(real*, real*, size_t, const AddRows&) {}
 void sum(std::vector<real>&, double) {}
+bool mpi_is_cuda_aware() { return false; }
 std::vector<std::string> exchange(const std::string& own, bool) { return {own}; }
 
 #endif
@@ -331,6 +346,17 @@ void end_all_ranks(const std::string&) { leave_speaking_to_the_first(); }
 
 void sum_over_ranks(std::vector<real>& values, double factor) {
     if (current.count > 1) sum(values, factor);
+}
+
+bool gpu_messages() {
+    const char* const chosen = std::getenv("DUALMCMC_GPU_MESSAGES");
+    const std::string answer = chosen ? chosen : mpi_is_cuda_aware() ? "1" : "0";
+    if (answer != "0" && answer != "1") fail("DUALMCMC_GPU_MESSAGES=", answer, ": give 0 or 1, or leave it unset");
+    return answer == "1";
+}
+
+void sum_in_parts(real* values, real* room, size_t n, const AddRows& add) {
+    if (current.count > 1) sum(values, room, n, add);
 }
 
 std::vector<std::vector<real>> of_all_ranks(const std::vector<real>& own) {

@@ -64,6 +64,16 @@ public:
 // every run.
 void sum_over_ranks(std::vector<real>& values, double factor = 1);
 
+// Whether MPI may be given addresses in a GPU's memory. A CUDA-aware Open MPI or MPICH says so; DUALMCMC_GPU_MESSAGES,
+// 0 or 1, overrides it.
+bool gpu_messages();
+
+// The same sum in memory that the host may not read: that of a GPU, where gpu_messages(). `room` is there, too, for
+// n + count values. Each rank calls add(y, x, m) for its part of the values: y (m) is to become the sum of the rows of
+// x (count, m) in their order, before add returns.
+using AddRows = std::function<void(real* y, const real* x, size_t m)>;
+void sum_in_parts(real* values, real* room, size_t n, const AddRows& add);
+
 // The values of all ranks, as many from each.
 std::vector<std::vector<real>> of_all_ranks(const std::vector<real>& own);
 
