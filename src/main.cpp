@@ -87,8 +87,9 @@ std::string version() {
     const std::string compiler = text("g++ ", __VERSION__);
 #endif
     const std::string revision = REVISION;  // empty outside of a clone
-    return text("dualmcmc ", release, revision.empty() ? "" : ", revision " + revision, "\ncompiled by ", compiler,
-                ", ", cuda_backends().empty() ? "without" : "with", " code for GPUs");
+    return text("dualmcmc ", release, revision.empty() ? "" : ", revision " + revision, ", compiled by ", compiler,
+                ", ", cuda_backends().empty() ? "without" : "with", " code for GPUs",
+                std::is_same_v<real, double> ? ", in double precision" : "");
 }
 
 // Fills the commands' flags. False if it was a call for help or for the version, which is then printed.
@@ -175,6 +176,7 @@ int main(int argc, char** argv) {
         dualmcmc::limit_spinning(argv);  // first: it starts the program again
         dualmcmc::handle_signals();
         dualmcmc::start_ranks();
+        dualmcmc::require_same_build(dualmcmc::version());
         const int code = dualmcmc::run(argc, argv);
         std::cout.flush();
         // An interrupted program's reader or terminal may be gone.

@@ -236,6 +236,12 @@ TEST_F(UnderMpirun, SumsFromGpuToGpuAreTheSame) {
     EXPECT_EQ(gpu_messages(), false) << "no GPU is tested here";
 }
 
+TEST_F(UnderMpirun, OtherBuildsAreRefused) {
+    require_same_build("1.0");
+    const std::string own = ranks().rank == 1 ? "2.0" : "1.0";
+    expect_failure([&] { require_same_build(own); }, {"different builds", "rank 0 is 1.0; rank 1 is 2.0"});
+}
+
 TEST_F(UnderMpirun, WorkIsTakenInOrderAndStopsOnAll) {
     std::string taken;
     const auto work = [](int64_t k) { return std::string(size_t(k % 4), char('a' + k)); };

@@ -359,6 +359,14 @@ void sum_in_parts(real* values, real* room, size_t n, const AddRows& add) {
     if (current.count > 1) sum(values, room, n, add);
 }
 
+void require_same_build(const std::string& build) {
+    const std::vector<std::string> builds = exchange(build, false);
+    for (size_t rank = 1; rank < builds.size(); ++rank)
+        if (builds[rank] != builds[0])
+            fail("the processes are of different builds; start the same one everywhere: rank 0 is ", builds[0],
+                 "; rank ", rank, " is ", builds[rank]);
+}
+
 std::vector<std::vector<real>> of_all_ranks(const std::vector<real>& own) {
     if (current.count == 1) return {own};
     const std::vector<real> all = gathered(own);

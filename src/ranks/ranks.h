@@ -27,6 +27,9 @@ inline bool first_rank() { return ranks().rank == 0; }
 // Called by main. Joins the other ranks if mpirun has started this process; only the first one's stdout is kept. Fails
 // if they cannot be joined.
 void start_ranks();
+// Fails unless `build`, which tells builds of the program apart, is the same on all ranks: others may send other
+// messages, and all would wait.
+void require_same_build(const std::string& build);
 // Waits for the others.
 void end_ranks();
 // Prints the error's line and ends all ranks. Of ranks that fail together, only the lowest prints. Returns where there
