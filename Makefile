@@ -252,7 +252,7 @@ FUZZ_FLAGS   := -std=c++20 -gline-tables-only -O1 -fsanitize=address,undefined,f
                 -MMD -MP -Icuda -Isrc -Itests/fuzz/no_openmp
 FUZZ_NAMES   := $(patsubst tests/fuzz/fuzz_%.cpp,%,$(wildcard tests/fuzz/fuzz_*.cpp))
 FUZZ_LIBRARY := $(patsubst %.cpp,$(BUILD)/fuzz/%.o,$(wildcard src/check.cpp src/formats/*.cpp src/data/*.cpp src/ranks/*.cpp \
-                src/engine/*.cpp src/method/*.cpp) $(addprefix src/machine/,memory.cpp pool.cpp) \
+                src/engine/*.cpp src/method/*.cpp) $(addprefix src/machine/,device_sum.cpp memory.cpp pool.cpp) \
                 $(addprefix src/training/,config.cpp checkpoint.cpp metrics.cpp) \
                 $(addprefix src/experiments/,csv.cpp report.cpp grid_files.cpp step_file.cpp) cuda/constant_weights.cpp \
                 tests/fuzz/no_kernels.cpp)
