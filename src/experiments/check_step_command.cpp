@@ -34,14 +34,26 @@ int64_t failures(const step_check::Run& run) {
     for (const step_check::Check& check : run.checks) count += !check.passes();
     return count;
 }
-// Where rounding took ReLUs across their kink, first where and when, then how far the chains carried it.
+// Where rounding took ReLUs across their kink: a line for each chain, first where and when, then how far it carried
+// that.
 void print_crossings(const std::vector<step_check::Crossing>& crossings) {
-    int64_t total = 0;
-    for (const step_check::Crossing& crossing : crossings) total += crossing.count;
-    std::printf("ReLUs that rounding took across their kink: %lld\n", static_cast<long long>(total));
-    for (size_t i = 0; i < crossings.size(); ++i)
-        std::printf("  %s%s: %lld\n", i == 0 ? "first in " : "", crossings[i].where.c_str(),
-                    static_cast<long long>(crossings[i].count));
+    const auto sum = [&](size_t begin, size_t end) {
+        int64_t total = 0;
+        for (size_t i = begin; i < end; ++i) total += crossings[i].count;
+        return total;
+    };
+    const auto chain_of = [&](size_t i) { return crossings[i].where.substr(0, crossings[i].where.find(',')); };
+    std::string lines = text("ReLUs that rounding took across their kink: ", sum(0, crossings.size()), "\n");
+    for (size_t begin = 0, end = 0; begin < crossings.size(); begin = end) {
+        while (end < crossings.size() && chain_of(end) == chain_of(begin)) ++end;
+        const step_check::Crossing &first = crossings[begin], &last = crossings[end - 1];
+        lines += text(begin == 0 ? "  first in " : "  ", first.where, ": ", first.count);
+        if (end - begin > 1)
+            lines += text("; to", last.where.substr(last.where.find(',') + 1), ": ", last.count, "; in all ",
+                          sum(begin, end));
+        lines += "\n";
+    }
+    std::printf("%s", lines.c_str());
 }
 
 }  // namespace
