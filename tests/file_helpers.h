@@ -2,6 +2,7 @@
 #pragma once
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -43,6 +44,12 @@ inline std::string read_bytes(const std::string& path) {
     std::ifstream file(path, std::ios::binary);
     EXPECT_TRUE(file) << path;
     return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// Half a unit of the last of the nine digits with which tables are written; the thousandth more is for 9000 roundings
+// in double precision of what is written.
+inline double nine_digits(double value) {
+    return value == 0 ? 0 : 0.501 * std::pow(10, std::floor(std::log10(std::abs(value))) - 8);
 }
 
 // Expects that no temporary file of AtomicFile for this path is left beside it.

@@ -11,6 +11,7 @@
 
 #include "data/dataset.h"
 #include "data/shapes.h"
+#include "experiments/csv.h"
 #include "experiments/grid.h"
 #include "experiments/report.h"
 #include "experiments/statistics_distance.h"
@@ -125,8 +126,7 @@ TEST_F(Grid, RowsAreWhatTheSeparateCommandsGive) {
         expect_runs(tiny_train(method) + " --method " + method + " --iterations 3 --seed 2");
         if (const auto known = row_of_reconstruct.find(method); known != row_of_reconstruct.end()) {
             expect_runs("reconstruct --count 6 --seed 2 --model " + model + " --out " + in("reconstruct"));
-            const double mse = std::stod(rows_of(in("reconstruct/reconstruct.csv")).at(known->second).at("mse"));
-            EXPECT_NEAR(std::stod(row.at("mse")), mse, 1e-8 * mse);
+            EXPECT_EQ(row.at("mse"), rows_of(in("reconstruct/reconstruct.csv")).at(known->second).at("mse"));
         } else {
             EXPECT_EQ(row.at("mse"), "");
         }
@@ -141,8 +141,7 @@ TEST_F(Grid, RowsAreWhatTheSeparateCommandsGive) {
             NpyImages file(in("sample-" + method + "/" + kind + ".npy"));
             ImageSet drawn{6, 32, std::vector<uint8_t>(6 * 3072), ""};
             for (int64_t i = 0; i < 6; ++i) file.read_next(drawn.pixels.data() + i * 3072);
-            const double distance = to_data(drawn);
-            EXPECT_NEAR(std::stod(value), distance, 1e-7 * distance) << kind;
+            EXPECT_EQ(value, digits(to_data(drawn))) << kind;
         }
         EXPECT_EQ(row.at("iterations"), "3");
         EXPECT_EQ(row.at("returns"), "0");
@@ -152,7 +151,7 @@ TEST_F(Grid, RowsAreWhatTheSeparateCommandsGive) {
             if (iteration.at("iteration") != "0") seconds.push_back(std::stod(iteration.at("seconds")));
         ASSERT_EQ(seconds.size(), 3u);
         std::sort(seconds.begin(), seconds.end());
-        EXPECT_NEAR(std::stod(row.at("seconds")), seconds[1], 1e-8);
+        EXPECT_EQ(row.at("seconds"), digits(seconds[1]));
     }
     // The variants' folders are runs, with reports, on which other commands work. The grid has its own page.
     expect_runs("revise --count 2 --model " + in("grid/dual-2/checkpoints/iteration-000003.safetensors"));
@@ -211,8 +210,7 @@ TEST_F(Grid, AblationsLeaveOutOneOfTheGeneratorsTeachers) {
     for (const std::string& network : {generator, encoder})
         EXPECT_EQ(parameters_of(path("dual-no-ebm"), without_ebm, network), parameters_of(alone, without_ebm, network));
     expect_runs("reconstruct --count 6 --seed 2 --model " + alone + " --out " + in("reconstruct"));
-    const double mse = std::stod(rows_of(in("reconstruct/reconstruct.csv")).at(2).at("mse"));
-    EXPECT_NEAR(std::stod(no_ebm.at("mse")), mse, 1e-8 * mse);
+    EXPECT_EQ(no_ebm.at("mse"), rows_of(in("reconstruct/reconstruct.csv")).at(2).at("mse"));
 
     EXPECT_EQ(without_data.step.lambda_data, 0);
     EXPECT_EQ(without_data.step.chain_z.steps, preset_config("demo").step.chain_z.steps) << "the encoder's teacher";
@@ -271,8 +269,7 @@ TEST_F(Grid, AblateHasTheVariantsOfBothTables) {
     // Chains from noise are those of training: row "noise, 10" of reconstruct.
     expect_runs("reconstruct --count 6 --model " + in("grid/x30-noise10-1/checkpoints/iteration-000001.safetensors") +
                 " --out " + in("reconstruct"));
-    const double mse = std::stod(rows_of(in("reconstruct/reconstruct.csv")).at(3).at("mse"));
-    EXPECT_NEAR(std::stod(rows[0].at("mse")), mse, 1e-8 * mse);
+    EXPECT_EQ(rows[0].at("mse"), rows_of(in("reconstruct/reconstruct.csv")).at(3).at("mse"));
 }
 
 TEST_F(Grid, ContinuesWhereItStopped) {
