@@ -336,7 +336,8 @@ TEST_F(Training, PersistentChainsResumeExactly) {
 }
 
 // A generator that does not learn, chains without noise, all images in one batch: two epochs of two steps equal one of
-// four, up to the rounding of another order of the images. Restarted chains would end elsewhere.
+// four, up to the order of the images in batch norm's sums over pixels: 8 sqrt(n) roundings (rounding.h). Restarted
+// chains would end elsewhere.
 TEST_F(Training, PersistentChainsGoOnWhereTheyEnded) {
     auto latents = [&](const std::string& name, int64_t iterations, int64_t steps) {
         Config c = config(name, iterations);
@@ -350,8 +351,9 @@ TEST_F(Training, PersistentChainsGoOnWhereTheyEnded) {
         return values_of<real>(last(c).tensors.at("latents"), "latents");
     };
     const std::vector<real> twice = latents("twice", 2, 2), once = latents("once", 1, 4), half = latents("half", 1, 2);
-    expect_close(twice, once, 1e-4, 1e-5, "two epochs of two steps");
-    EXPECT_GT(relative_l2(half, once), 1e-3) << "two more steps make a difference";
+    const double rounding = 8 * std::sqrt(double(image_count) * 32 * 32) * unit;
+    EXPECT_LE(relative_l2(twice, once), rounding);
+    EXPECT_GT(relative_l2(half, once), 10 * rounding) << "two more steps make a difference";
 }
 
 void Training::expect_two_halves(int64_t iterations) const {
