@@ -176,6 +176,16 @@ TEST_F(Progress, PlainLinesInAFile) {
     expect_plain(read_bytes(out));
 }
 
+TEST_F(Progress, AnErrorHasALineOfItsOwn) {
+    fs::create_directories(folder_ + "/run/report.html/in_the_way");
+    Terminal terminal(200);
+    const std::string bytes = terminal.run(train("TERM=xterm", 5) + " --checkpoint-every 2");
+    size_t errors = 0;
+    for (size_t at = 0; (at = bytes.find("report.html was not written", at)) != std::string::npos; ++at, ++errors)
+        EXPECT_EQ(bytes.substr(at - 1, 1), "\n") << bytes;
+    EXPECT_EQ(errors, 4u) << bytes;  // at iterations 0, 2, 4, 5
+}
+
 TEST_F(Progress, SamplesAreCountedInOneLine) {
     ASSERT_EQ(std::system((train("", 1) + " > /dev/null").c_str()), 0);
     Terminal terminal(20);

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <iostream>
 #include <type_traits>
 
 #include "data/dataset.h"
@@ -142,11 +141,12 @@ void warn_of_slow_cpu(const Config& c, const std::string& device) {
 std::function<double(const ImageSet&)> distance_to(const ImageSet& data) { return StatisticsDistance(data); }
 
 // A report that cannot be written must not end the run.
-void report(const std::string& folder) {
+std::string report(const std::string& folder) {
     try {
         write_report(folder);
+        return "";
     } catch (const std::exception& error) {
-        std::cerr << "report.html was not written: " << explain(error) << '\n';
+        return "report.html was not written: " + explain(error);
     }
 }
 

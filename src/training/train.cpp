@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <iostream>
 #include <numeric>
 
 #include "data/dataset.h"
@@ -59,9 +60,11 @@ public:
         line_.show(parts);
     }
 
+    // Later output, here or on stderr, begins on a new line.
+    void end() { line_.end(); }
     // A line of its own, which is not redrawn.
     void print_line(const std::string& line) {
-        line_.end();
+        end();
         std::printf("%s\n", line.c_str());
         std::fflush(stdout);
     }
@@ -374,7 +377,11 @@ void Run::write_checkpoint(int64_t iteration) {
     save_checkpoint(checkpoint_path(config_.out, iteration), models_, config_, iteration, rollbacks_, chain_states_,
                     position_);
     remove_old_checkpoints(config_.out, config_.keep_checkpoints);
-    if (hooks_.after_checkpoint) hooks_.after_checkpoint(config_.out);
+    if (!hooks_.after_checkpoint) return;
+    if (const std::string error = hooks_.after_checkpoint(config_.out); !error.empty()) {
+        progress_->end();
+        std::cerr << error << std::endl;
+    }
 }
 
 // Restores the last checkpoint after a divergence, and switches to fresh noise. Returns the checkpoint's iteration.

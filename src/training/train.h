@@ -19,8 +19,8 @@ struct TrainingHooks {
     // How far images are from `data`: called once, with the training set; its result, with the samples of each
     // evaluation.
     std::function<std::function<double(const ImageSet& images)>(const ImageSet& data)> distance_to;
-    // Called with the run's folder after each checkpoint.
-    std::function<void(const std::string& folder)> after_checkpoint;
+    // Called with the run's folder after each checkpoint. Returns what went wrong, for stderr, or nothing.
+    std::function<std::string(const std::string& folder)> after_checkpoint;
 };
 
 // Thrown by a run that keeps diverging after rollbacks to the same checkpoint.
