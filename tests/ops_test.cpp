@@ -224,7 +224,7 @@ TEST_P(Ops, batch_norm_relu_conv2d_in_two_layers) {
         rounding::Condition& condition = conditions.try_emplace(i, exact[i].run, 13 * 9 * 16).first->second;
         const rounding::Pass found = own[i].run(0, 0);
         const int64_t crossed = crossings(found, condition.exact);
-        const std::vector<double> bounds = condition.bounds(unit, 0, crossed);
+        const std::vector<double> bounds = condition.bounds(unit, input_unit(backend()), crossed);
         ASSERT_EQ(found.quantities.size(), bounds.size());
         for (size_t k = 0; k < bounds.size(); ++k) {
             EXPECT_LE(distance(found.quantities[k], condition.exact.quantities[k]), bounds[k])
