@@ -235,7 +235,6 @@ TEST_F(UnderMpirun, SumsFromGpuToGpuAreTheSame) {
     ASSERT_EQ(setenv("DUALMCMC_GPU_MESSAGES", "yes", 1), 0);
     expect_failure([] { gpu_messages(); }, {"DUALMCMC_GPU_MESSAGES=yes", "0 or 1"});
     ASSERT_EQ(unsetenv("DUALMCMC_GPU_MESSAGES"), 0);
-    EXPECT_EQ(gpu_messages(), false) << "no GPU is tested here";
 }
 
 TEST_F(UnderMpirun, OtherBuildsAreRefused) {

@@ -1,4 +1,4 @@
-// Both ways of a message.
+// A sum through the host, and one directly between devices.
 #include "machine/device_sum.h"
 
 #include <vector>
@@ -10,8 +10,6 @@
 namespace dualmcmc {
 
 namespace {
-
-constexpr int64_t few = 8192;  // quicker through the host, even of a GPU
 
 void sum_through_host(real* values, int64_t n, double factor) {
     std::vector<real> host(static_cast<size_t>(n));
@@ -38,7 +36,7 @@ void sum_directly(real* values, int64_t n, double factor) {
 }  // namespace
 
 void sum_over_ranks(real* values, int64_t n, double factor) {
-    if (n > few && gpu_messages()) sum_directly(values, n, factor);
+    if (size_t(n) > few_values && gpu_messages()) sum_directly(values, n, factor);
     else sum_through_host(values, n, factor);
 }
 

@@ -210,8 +210,8 @@ void sum(real* values, real* room, size_t n, const AddRows& add) {
 
 // Few values go to all ranks, and each sums.
 void sum(std::vector<real>& values, double factor) {
-    const size_t n = values.size(), few = 8192;
-    if (n <= few) return sum_in_order(values.data(), gathered(values).data(), n, factor);
+    const size_t n = values.size();
+    if (n <= few_values) return sum_in_order(values.data(), gathered(values).data(), n, factor);
     std::vector<real> room(n + size_t(current.count));
     sum(values.data(), room.data(), n, [=](real* y, const real* x, size_t m) { sum_in_order(y, x, m, factor); });
 }
@@ -342,6 +342,14 @@ void end_all_ranks(const std::string&) { leave_speaking_to_the_first(); }
 
 #endif
 
+void require_same_build(const std::string& build) {
+    const std::vector<std::string> builds = exchange(build, false);
+    for (size_t rank = 1; rank < builds.size(); ++rank)
+        if (builds[rank] != builds[0])
+            fail("the processes are of different builds; start the same one everywhere: rank 0 is ", builds[0],
+                 "; rank ", rank, " is ", builds[rank]);
+}
+
 // ---- exchanges ----------------------------------------------------------------------------------
 
 void sum_over_ranks(std::vector<real>& values, double factor) {
@@ -357,14 +365,6 @@ bool gpu_messages() {
 
 void sum_in_parts(real* values, real* room, size_t n, const AddRows& add) {
     if (current.count > 1) sum(values, room, n, add);
-}
-
-void require_same_build(const std::string& build) {
-    const std::vector<std::string> builds = exchange(build, false);
-    for (size_t rank = 1; rank < builds.size(); ++rank)
-        if (builds[rank] != builds[0])
-            fail("the processes are of different builds; start the same one everywhere: rank 0 is ", builds[0],
-                 "; rank ", rank, " is ", builds[rank]);
 }
 
 std::vector<std::vector<real>> of_all_ranks(const std::vector<real>& own) {

@@ -67,6 +67,9 @@ public:
 // every run.
 void sum_over_ranks(std::vector<real>& values, double factor = 1);
 
+// So few are sent to all ranks as a whole, and through the host even from a GPU; more, in parts. All ranks must agree.
+constexpr size_t few_values = 8192;
+
 // Whether MPI may be given addresses in a GPU's memory. A CUDA-aware Open MPI or MPICH says so; DUALMCMC_GPU_MESSAGES,
 // 0 or 1, overrides it.
 bool gpu_messages();
