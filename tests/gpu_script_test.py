@@ -19,6 +19,10 @@ import time
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+# The first g++ on the PATH that is not a compiler cache's link: such a link looks for the compiler on the PATH, which the
+# tests replace.
+COMPILER = next(path for folder in os.get_exec_path() if (path := shutil.which("g++", path=folder))
+                and os.path.basename(os.path.realpath(path)) not in ("ccache", "distcc", "sccache"))
 
 GPU_LINE = "Stand-in GPU, 9.0, 80000, 79000, 580.1, GPU-77aa"
 PASSED_TESTS = "[==========] 7 tests from 1 test suite ran.\n[  PASSED  ] 7 tests.\n"
@@ -77,8 +81,9 @@ class Project(unittest.TestCase):
         (self.root / "reference/bench.py").write_text("print(' 512  tf32  dualmcmc  0.5')\n")
         (self.root / "data/data_batch_1.bin").touch()
         (self.root / "torch.py").write_text("class cuda:\n    def is_available(): return False\n__version__ = '9.9'\n")
-        for name in "bash", "sh", "cat", "mkdir", "touch", "sleep", "g++", "as", "ld", "env":
+        for name in "bash", "sh", "cat", "mkdir", "touch", "sleep", "as", "ld", "env":
             os.symlink(shutil.which(name), self.root / "bin" / name)
+        os.symlink(COMPILER, self.root / "bin/g++")
         (self.root / "bin/libcuda.so.1").touch()  # no driver, even where there is one
         for name, script in TOOLS.items():
             self.tool(name, script)
@@ -242,9 +247,8 @@ case "$*" in *--serve*) while read -r line; do echo '{seconds}'; done;; esac""")
         self.assertIn("no NVIDIA GPU found with CUDA_VISIBLE_DEVICES=''", page)
 
     def test_missing_packages_and_how_to_point_to_copies(self):
-        real = shutil.which("g++")
         # A compiler that knows no package but those in CPATH.
-        self.tool("g++", f'exec {real} -nostdinc "$@"')
+        self.tool("g++", f'exec {COMPILER} -nostdinc "$@"')
         self.tool("sudo", "exit 1")
         for apt_get in False, True:  # without it, and where it does not help, even if this runs as root
             if apt_get:
