@@ -1,9 +1,10 @@
-"""The GPU's part of `make bench`: times one training iteration of dualmcmc and of PyTorch's fastest mode at several
-widths, in TF32 and bf16; then the settings of the paper's Tables 4 and 5, beside the paper's times.
+"""The GPU's part of `make bench`: times one training iteration with the settings of the paper's Tables 4 and 5, beside
+the paper's times; then an iteration of dualmcmc and of PyTorch's fastest mode at several widths, in TF32 and bf16.
 
 PyTorch runs bench_torch.py --device cuda: channels_last, cudnn.benchmark, autocast for bf16. The fastest of three modes
 is reported: eager; graph, the whole iteration captured as one CUDA graph; compile, the same after torch.compile of the
-three networks. Each mode takes turns with dualmcmc; times are medians. A mode that takes more than five minutes for a
+three networks, which takes minutes and is done at the largest width alone. Each mode takes turns with dualmcmc; times
+are medians. A mode that takes more than five minutes for a
 turn is left out, and so is a width that does not fit the memory. The largest width comes first.
 
 TFLOP/s are nominal: the MACs of the authors' networks, two operations each, however a program computes them. Executed
@@ -79,7 +80,7 @@ def torch_sees_gpu():
 def torch_servers(width, precision):
     """Yields one after the other: together they might not fit into the GPU's memory."""
     if torch_sees_gpu():
-        for mode in MODES:
+        for mode in MODES if width == WIDTHS[0] else MODES[:-1]:
             more = ["--precision", precision, "--mode", mode, *flags(width)]
             yield GpuServer(f"PyTorch, {mode}", [sys.executable, "bench_torch.py", "--serve", *more])
 
@@ -149,18 +150,25 @@ def compare(width, precision, rounds, peak):
     return True
 
 
+def paper_tables(rounds):
+    print("Tables 4 and 5: seconds per iteration at widths 512/512/128, batch 100")
+    print("   k_x   k_z   paper" + "".join(f"{precision:>10}" for precision in PRECISIONS))
+    for (steps_x, steps_z), paper in PAPER.items():
+        row = f"{steps_x:6}{steps_z:6}{paper:8.3f}"
+        for precision in PRECISIONS:  # one after the other: a GPU may be set to one process at a time
+            ran = take_turns([dualmcmc_server(512, precision, steps_x=steps_x, steps_z=steps_z)], rounds)
+            row += f"{median(ran[0]):10.4f}" if ran else f"{'-':>10}"
+        print(row, flush=True)
+    print()
+
+
 def main(rounds):
+    paper_tables(rounds)
     columns = f"{'seconds':>9}{'TFLOP/s':>10}{'executed':>10}{'of peak':>9}{'MiB':>9}{'ratio':>8}"
     print(f"{'width':>6}{'':27}{columns}")
     peaks = {precision: gemm_peak(precision) for precision in PRECISIONS}
     print("GEMM peak, TFLOP/s: " + ", ".join(f"{precision} {peak:.0f}" for precision, peak in peaks.items()))
     ran = [compare(width, precision, rounds, peaks[precision]) for width in WIDTHS for precision in PRECISIONS]
-    print("\nTables 4 and 5: seconds per iteration at widths 512/512/128, batch 100")
-    print("   k_x   k_z   paper" + "".join(f"{precision:>10}" for precision in PRECISIONS))
-    for (steps_x, steps_z), paper in PAPER.items():
-        servers = [dualmcmc_server(512, precision, steps_x=steps_x, steps_z=steps_z) for precision in PRECISIONS]
-        seconds = [f"{median(server):10.4f}" for server in take_turns(servers, rounds)]
-        print(f"{steps_x:6}{steps_z:6}{paper:8.3f}" + "".join(seconds), flush=True)
     if not all(ran):
         sys.exit("bench: dualmcmc did not run at each width and precision")
 

@@ -158,6 +158,22 @@ class GpuScript(Project):
         for title in "step files against double precision", "training":
             self.assertEqual(verdicts[title], ("skipped", "the build failed, and build/dualmcmc is an earlier one"))
 
+    def test_a_build_that_leaves_the_gpu_out_fails(self):
+        reason = "building without the GPU: nvcc fails on cuda/kernels.cu, see above"
+        self.tool("make", f"[ $1 = -q ] && exit 0; echo '{reason}' >&2; echo made")
+        code, page, _ = self.run_script("--parts", "build,tests")
+        self.assertEqual(code, 1)
+        self.assertEqual(self.verdicts(page)["build"], ("failed", reason))
+
+    def test_nvcc_where_the_makefile_finds_it(self):
+        (self.root / "bin/nvcc").unlink()
+        folder = self.root / "toolkit/bin"
+        folder.mkdir(parents=True)
+        self.script(folder / "nvcc", "echo 'Cuda compilation tools, release 12.9, V12.9.11'")
+        _, page, _ = self.run_script("--parts", "build", CUDA_HOME=str(folder.parent))
+        self.assertEqual(self.verdicts(page)["build"][0], "passed")
+        self.assertIn("V12.9.11", page)
+
     def test_a_part_that_crashes_or_prints_nothing_fails(self):
         for text in ("kill -SEGV $$", "exit 0", "printf 'terminate called'; exit 134"):
             self.program("dualmcmc_tests", text)
@@ -205,6 +221,7 @@ case "$*" in *--serve*) while read -r line; do echo '{seconds}'; done;; esac""")
         self.assertEqual(self.verdicts(page)["bench"],
                          ("failed", "bench: dualmcmc did not run at each width and precision"))
         self.assertIn("dualmcmc: could not run (dualmcmc: out of memory)", page)
+        self.assertRegex(page, r"(?m)^ +30 +10 +1\.594 +- +-$")
         for width in 256, 128, 64:
             self.assertRegex(page, rf"(?m)^ *{width} +bf16  dualmcmc +0\.5000")
 

@@ -27,7 +27,7 @@ protected:
         simt::machine.limit = size_t(-1);
         simt::machine.devices = 1, simt::machine.driver = 13000;
         simt::machine.major = 8, simt::machine.minor = 0;
-        simt::machine.device_status = simt::machine.code_status = cudaSuccess;
+        simt::machine.device_status = simt::machine.context_status = simt::machine.code_status = cudaSuccess;
         simt::machine.copies_until_failure = -1;
         simt::check_memory();
     }
@@ -188,6 +188,35 @@ TEST_F(EmulatedGpu, ACaptureInFullMemoryTriesAgain) {
         EXPECT_EQ(found[1].to_host().back(), 3) << call;
     }
     EXPECT_EQ(tape_size(), 1 + 3) << "the failed capture's ops are forgotten: the tape has the capture's, and ours";
+    truncate_tape(0);
+}
+
+// A graph's executable takes memory that the pool does not hand out.
+TEST_F(EmulatedGpu, AGraphMayTakeCachedBlocks) {
+    const Tensor x = random_tensor({4}, 1);
+    const auto ops = [&](int count) {  // as many nodes as in no other test, so that an executable must be made
+        return [count](const Tensor& y) {
+            Var sum(y);
+            for (int i = 0; i < count; ++i) sum = scale(sum, 1);
+            return std::vector{sum.value()};
+        };
+    };
+    constexpr size_t for_tensors = size_t(64) << 10;
+    GraphedFunction f(ops(57)), other(ops(58));
+    f(x), other(x);
+    { const Tensor cached = Tensor::full({int64_t(1) << 22}, 1); }
+    const int64_t before = pool_bytes();
+    simt::machine.limit = simt::machine.allocated + for_tensors;
+    EXPECT_EQ(f(x)[0].to_host(), x.to_host());
+    EXPECT_LT(pool_bytes(), before);
+    empty_cache();
+    simt::machine.limit = simt::machine.allocated + for_tensors;
+    try {
+        other(x);
+        ADD_FAILURE() << "a graph was made in full memory";
+    } catch (const OutOfMemory&) {
+        ADD_FAILURE() << "it is to be the executable that does not fit";
+    } catch (const std::bad_alloc&) {}
     truncate_tape(0);
 }
 
@@ -408,13 +437,16 @@ TEST_F(EmulatedGpu, SaysWhyItIsNotUsable) {
         {cudaErrorJitCompilerNotFound, no_code(221)},
         {cudaErrorUnsupportedPtxVersion, no_code(222)},
         {cudaErrorJitCompilationDisabled, no_code(223)},
-        {cudaErrorMemoryAllocation, "the memory of the emulated GPU is full: end the programs"},
-        {cudaErrorDevicesUnavailable, "the emulated GPU cannot be used: error 46 (nvidia-smi shows what runs there"},
         {cudaErrorUnknown, "the emulated GPU cannot be used: error 999"}};
     for (const auto& [status, reason] : reasons) {
         simt::machine.code_status = status;
         expect_reason(reason);
     }
+    simt::machine.code_status = cudaSuccess;
+    simt::machine.context_status = cudaErrorMemoryAllocation;
+    expect_reason("the memory of the emulated GPU is full: end the programs");
+    simt::machine.context_status = cudaErrorDevicesUnavailable;
+    expect_reason("the emulated GPU cannot be used: error 46 (nvidia-smi shows what runs there");
     simt::machine.devices = 0;
     expect_reason("no NVIDIA GPU found");
     simt::machine.device_status = cudaErrorNoDevice;

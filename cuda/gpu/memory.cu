@@ -38,14 +38,19 @@ std::string no_device(cudaError_t status) {
                                  : std::string("no NVIDIA GPU found: ") + cudaGetErrorString(status);
 }
 
+std::string capability(const cudaDeviceProp& of) { return std::to_string(of.major) + std::to_string(of.minor); }
+
 std::string memory_full(const std::string& name) {
     return "the memory of the " + name +
            " is full: end the programs that use it (nvidia-smi lists them), or choose another GPU by "
            "CUDA_VISIBLE_DEVICES";
 }
 
-// Why this build's kernels do not run on that GPU, given what CUDA said when it loaded one.
-std::string no_kernel(cudaError_t status, const std::string& name, const std::string& capability) {
+// Throws why the GPU or this build's kernels cannot be used, given what CUDA said.
+void expect_usable(cudaError_t status, const cudaDeviceProp& properties) {
+    if (status == cudaSuccess) return;
+    cudaGetLastError();  // clears the error
+    const std::string name = properties.name;
     switch (int(status)) {
         case cudaErrorNoKernelImageForDevice:
         case cudaErrorInvalidDeviceFunction:
@@ -53,13 +58,14 @@ std::string no_kernel(cudaError_t status, const std::string& name, const std::st
         case cudaErrorUnsupportedPtxVersion:
         case cudaErrorJitCompilerNotFound:
         case cudaErrorJitCompilationDisabled:
-            return "this build has no code that the driver can run on the " + name + " (" + cudaGetErrorString(status) +
-                   "): build it with CUDA_ARCH=" + capability + ", or update the driver";
+            throw std::runtime_error("this build has no code that the driver can run on the " + name + " (" +
+                                     cudaGetErrorString(status) +
+                                     "): build it with CUDA_ARCH=" + capability(properties) + ", or update the driver");
         case cudaErrorMemoryAllocation:
-            return memory_full(name);
+            throw std::runtime_error(memory_full(name));
         default:
-            return "the " + name + " cannot be used: " + cudaGetErrorString(status) +
-                   " (nvidia-smi shows what runs there; CUDA_VISIBLE_DEVICES chooses another GPU)";
+            throw std::runtime_error("the " + name + " cannot be used: " + cudaGetErrorString(status) +
+                                     " (nvidia-smi shows what runs there; CUDA_VISIBLE_DEVICES chooses another GPU)");
     }
 }
 
@@ -73,19 +79,34 @@ bool needs_compiler(int major) {
 
 // Loads a kernel. Where the driver first has to compile it from PTX, that takes long enough to say so.
 void check_kernels(const cudaDeviceProp& properties) {
-    const std::string capability = std::to_string(properties.major) + std::to_string(properties.minor);
     static bool told = false;
     if (needs_compiler(properties.major) && !std::exchange(told, true))
         std::fprintf(stderr,
                      "the %s is newer than this build's code, which the driver now compiles for it: up to a minute, "
                      "the first time (a build with CUDA_ARCH=%s starts at once)\n",
-                     properties.name, capability.c_str());
+                     properties.name, capability(properties).c_str());
     cudaFuncAttributes attributes;
-    const cudaError_t status = cudaFuncGetAttributes(&attributes, probe);
-    if (status != cudaSuccess) {
+    expect_usable(cudaFuncGetAttributes(&attributes, probe), properties);
+}
+
+// Throws bad_alloc where a call found the memory full.
+void check_memory(cudaError_t status) {
+    if (status == cudaErrorMemoryAllocation) {
         cudaGetLastError();  // clears the error
-        throw std::runtime_error(no_kernel(status, properties.name, capability));
+        throw std::bad_alloc();
     }
+    CUDA_CHECK(status);
+}
+
+// For what this file itself needs: if memory is full, frees the pool's cached blocks and tries again.
+template <class Function>
+auto or_empty_cache(const Function& function) {
+    try {
+        return function();
+    } catch (const std::bad_alloc&) {
+        empty_cache();
+    }
+    return function();
 }
 
 }  // namespace
@@ -95,12 +116,12 @@ std::string start(int index) {
     const cudaError_t found = cudaGetDeviceCount(&count);
     if (found != cudaSuccess || count == 0) throw std::runtime_error(no_device(found));
     const int device = index % count;
-    CUDA_CHECK(cudaSetDevice(device));
     cudaDeviceProp properties;
     CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
     if (properties.major < 8)
         throw std::runtime_error(std::string("the ") + properties.name +
                                  " has neither TF32 nor bf16: compute capability 8.0 or later is needed");
+    expect_usable(cudaSetDevice(device), properties);  // creates its context, which takes memory
     check_kernels(properties);
     try {
         cublas();
@@ -122,18 +143,6 @@ cudaStream_t cuda_stream() {
     return instance;
 }
 
-namespace {
-// For this file's own buffers: if memory is full, frees the pool's cached blocks and tries again.
-void* allocate_or_empty_cache(size_t bytes) {
-    try {
-        return allocate(bytes);
-    } catch (const std::bad_alloc&) {
-        empty_cache();
-    }
-    return allocate(bytes);
-}
-}  // namespace
-
 constexpr int64_t cublas_needs = int64_t(256) << 20;  // bytes at its start, generously
 
 cublasHandle_t cublas() {
@@ -148,7 +157,7 @@ cublasHandle_t cublas() {
             throw std::runtime_error(std::string("cuBLAS does not start: ") + cublasGetStatusString(status));
         CUBLAS_CHECK(cublasSetStream(made, cuda_stream()));
         constexpr size_t workspace = size_t(32) << 20;  // cuBLAS's own default on Hopper
-        CUBLAS_CHECK(cublasSetWorkspace(made, allocate_or_empty_cache(workspace), workspace));
+        CUBLAS_CHECK(cublasSetWorkspace(made, or_empty_cache([] { return allocate(workspace); }), workspace));
         return made;
     }();
     return instance;
@@ -170,12 +179,7 @@ struct Allocated {
 
 void* allocate(size_t bytes) {
     void* memory = nullptr;
-    const cudaError_t status = cudaMalloc(&memory, bytes);
-    if (status == cudaErrorMemoryAllocation) {
-        cudaGetLastError();  // clears the error
-        throw std::bad_alloc();
-    }
-    CUDA_CHECK(status);
+    check_memory(cudaMalloc(&memory, bytes));
     allocated.blocks[memory] = bytes;
     allocated.peak = std::max(allocated.peak, allocated.bytes += bytes);
     return memory;
@@ -216,7 +220,7 @@ void* workspace_bytes(int slot, size_t bytes) {
         m = {};
         ++workspace_generation;
         try {
-            m.data = allocate_or_empty_cache(bytes);
+            m.data = or_empty_cache([&] { return allocate(bytes); });
         } catch (const std::bad_alloc&) {
             throw std::runtime_error("out of memory on the GPU: a kernel needs " + std::to_string(bytes >> 20) +
                                      " MiB of workspace, " + std::to_string(free_bytes() >> 20) +
@@ -301,7 +305,7 @@ cudaGraphExec_t make_executable(cudaGraph_t graph, size_t nodes) {
         CUDA_CHECK(cudaGraphExecDestroy(executable));
     }
     cudaGraphExec_t executable;
-    CUDA_CHECK(cudaGraphInstantiate(&executable, graph, 0));
+    or_empty_cache([&] { check_memory(cudaGraphInstantiate(&executable, graph, 0)); });
     return executable;
 }
 

@@ -95,7 +95,8 @@ std::string select_device(const std::string& name, int64_t threads, const std::s
     if (const std::string first = of_first_rank(backend().name); first != backend().name)
         fail("--device ", name, ": here it is ", backend().name, ", on rank 0 ", first, "; choose one that all have");
     const bool direct = gpu_messages() && !backend().callable_from_many_threads;
-    return text(device, "; ", ranks().count, " processes", direct ? ", CUDA-aware MPI" : "");
+    return text(device, "; ", ranks().count, " processes",
+                direct ? ", CUDA-aware MPI (DUALMCMC_GPU_MESSAGES=0: by the host)" : "");
 }
 
 void for_each_task(int64_t count, const std::function<void(int64_t)>& task) {

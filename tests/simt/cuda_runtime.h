@@ -80,7 +80,7 @@ struct Machine {
     // Set by the tests.
     size_t limit = size_t(-1);
     int devices = 1, driver = 13000, major = 8, minor = 0;
-    cudaError_t device_status = cudaSuccess, code_status = cudaSuccess;
+    cudaError_t device_status = cudaSuccess, context_status = cudaSuccess, code_status = cudaSuccess;
     int cublas_status = 0;              // of cublasCreate
     int64_t copies_until_failure = -1;  // on the device: from then on each copy fails; negative: none does
     // Counters.
@@ -282,7 +282,7 @@ inline cudaError_t cudaGetDeviceCount(int* count) {
 }
 inline cudaError_t cudaDriverGetVersion(int* version) { return *version = simt::machine.driver, cudaSuccess; }
 inline cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 13000, cudaSuccess; }
-inline cudaError_t cudaSetDevice(int device) { return simt::machine.device = device, cudaSuccess; }
+inline cudaError_t cudaSetDevice(int device) { return simt::machine.device = device, simt::machine.context_status; }
 inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
     return *properties = {"emulated GPU", 1 << 30, simt::machine.major, simt::machine.minor}, cudaSuccess;
 }
@@ -384,6 +384,9 @@ inline cudaError_t cudaGraphGetNodes(cudaGraph_t graph, void*, size_t* nodes) {
     return *nodes = graph->size(), cudaSuccess;
 }
 inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned) {
+    constexpr size_t node_bytes =
+        10 << 10;  // of the driver's memory, about as on hardware; must be there, is not taken
+    if (simt::machine.allocated + graph->size() * node_bytes > simt::machine.limit) return cudaErrorMemoryAllocation;
     ++simt::machine.graphs_instantiated;
     return *executable = new simt::Work(*graph), cudaSuccess;
 }
