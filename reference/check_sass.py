@@ -4,10 +4,11 @@
 
 Prints the numbers of kernels and registers by file. Fails if a kernel uses local memory, if one that locates pixels
 divides in 64 bits, or if the implicit GEMM of the convolutions does not have as many tensor-core and copy instructions
-as its unrolled loops require (cuda/gpu/mma.h). An instruction is 16 bytes; its lowest 12 bits are the opcode. NVIDIA does not document the opcodes below; `cuobjdump
--sass`, where it is installed, names the instructions.
+as its unrolled loops require, or loads in a row (cuda/gpu/mma.h). An instruction is 16 bytes; its lowest 12 bits are the
+opcode. NVIDIA does not document the opcodes below; `cuobjdump -sass`, where it is installed, names the instructions.
 """
 import collections
+import itertools
 import pathlib
 import re
 import shutil
@@ -21,15 +22,17 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 GPU_ONLY = sorted((ROOT / "cuda" / "gpu").glob("*.cu"))
 COMMON = [ROOT / "cuda" / "kernels.cu"]  # also compiled for the CPU
 ARCHITECTURES = 80, 90
-OPCODES = {0x23C: "HMMA", 0x83B: "LDSM", 0xFAE: "LDGSTS", 0x983: "LDL", 0x387: "STL", 0x987: "STL"}
+OPCODES = {0x23C: "HMMA", 0x83B: "LDSM", 0xFAE: "LDGSTS", 0x983: "LDL", 0x387: "STL", 0x987: "STL", 0x981: "LDG",
+           0x986: "STG", 0x945: "BSSY", 0x947: "BRA"}
 # In the mangled names of kernels that divide an index into image, row and column for every thread; those for channels in
 # fours where there are two.
 LOCATES_PIXELS = re.compile(r"fill_paddedILi4E|fill_box_filteredILi4E|gather_vectorsILi4E|avg_pool2|upsample2")
 IMPLICIT_GEMM = "implicit_gemm", "run_sum"  # what its mangled name contains, now and formerly
 # By the columns of a thread block's tile. HMMA and LDSM (ldmatrix): of one K tile, in two halves. LDGSTS (cp.async): of
-# three K tiles, two before the main loop and one in it.
-UNROLLED = {128: {"HMMA": 2 * 4 * 8, "LDSM": 2 * (4 + 4), "LDGSTS": 3 * (4 + 4)},
-            64: {"HMMA": 2 * 2 * 8, "LDSM": 2 * (2 + 4), "LDGSTS": 3 * (4 + 2)}}
+# three K tiles, two before the main loop and one in it. LDG8: eight loads with no branch and no store between them; masks
+# or biases, and residuals, of each row of the epilogue.
+UNROLLED = {128: {"HMMA": 2 * 4 * 8, "LDSM": 2 * (4 + 4), "LDGSTS": 3 * (4 + 4), "LDG8": 2 * 4 * 2},
+            64: {"HMMA": 2 * 2 * 8, "LDSM": 2 * (2 + 4), "LDGSTS": 3 * (4 + 2), "LDG8": 2 * 2 * 2}}
 
 
 def kernels(cubin):
@@ -51,7 +54,10 @@ def kernels(cubin):
     for i, (title, (_, _, _, _, start, size)) in enumerate(zip(titles, sections)):
         if title.startswith(".text."):
             words = struct.iter_unpack("<HHIQ", cubin[start:start + size])
-            code = collections.Counter(OPCODES.get(word[0] & 0xFFF, "other") for word in words)
+            sequence = [OPCODES.get(word[0] & 0xFFF, "other") for word in words]
+            code = collections.Counter(sequence)
+            marks = (opcode for opcode in sequence if opcode in ("LDG", "STG", "BSSY", "BRA"))
+            code["LDG8"] = sum(len(list(run)) // 8 for opcode, run in itertools.groupby(marks) if opcode == "LDG")
             code["DIV64"] = divisions[i]
             yield title[len(".text."):], code
 

@@ -134,14 +134,15 @@ struct Epilogue {
     template <int n>
     DEVICE AlignedArray<float, n> operator()(AlignedArray<float, n> result, int64_t channel, int64_t offset) const {
         const auto load = [](const float* from) { return *reinterpret_cast<const AlignedArray<float, n>*>(from); };
-        AlignedArray<float, n> masks{}, biases{}, residuals{};
-        if (mask) masks = load(mask + offset);
-        if (bias) biases = load(bias + channel);
+        AlignedArray<float, n> first{}, residuals{};
+        if (mask || bias) first = load(mask ? mask + offset : bias + channel);
         if (residual) residuals = load(residual + offset);
-        for (int i = 0; i < n; ++i)
-            result.values[i] =
-                (mask && masks.values[i] <= 0 ? 0 : result.values[i] + biases.values[i]) + residuals.values[i];
+        for (int i = 0; i < n; ++i) result.values[i] = of(result.values[i], first.values[i], residuals.values[i]);
         return result;
+    }
+    // One result, given its mask or else its bias, and its residual; 0 where there is none.
+    DEVICE float of(float result, float first, float added) const {
+        return (!mask ? result + first : first <= 0 ? 0 : result) + added;
     }
 };
 

@@ -206,27 +206,34 @@ DEVICE void multiply_k_tile(float (&c)[m_frags][warp_n / 8][4], const TileRow* a
     }
 }
 
-// Stores a warp tile after the epilogue: its rows at `pixel` (-1: beyond M), its columns from first_n on. All of a
-// row's residuals are loaded before any result is stored, since they may be the same memory: one round trip a row.
+// Stores a warp tile after the epilogue: its rows at `pixel` (-1: beyond M), its columns from first_n on. All that a
+// row needs is loaded together, before any result is stored (the residual may be y): one round trip a row.
 template <int m_frags>
 DEVICE void store_warp_tile(const ImplicitGemm& gemm, const float (&c)[m_frags][warp_n / 8][4], const int64_t* pixel,
                             int64_t first_n, int lane) {
     using Pair = AlignedArray<float, 2>;
     const int64_t column = first_n + lane % 4 * 2;
+    const auto [bias, mask, residual] = gemm.epilogue;
     UNROLL
     for (int i = 0; i < m_frags; ++i) UNROLL
     for (int half = 0; half < 2; ++half) {
         const int64_t row = pixel[i * 16 + half * 8 + lane / 4], offset = row * gemm.n + column;
         if (row < 0) continue;
-        Pair results[warp_n / 8];
+        Pair first[warp_n / 8] = {}, residuals[warp_n / 8] = {};
+        const auto load = [&](Pair* to, const float* from) {
+            UNROLL
+            for (int j = 0; j < warp_n / 8; ++j)
+                to[j] = *reinterpret_cast<const Pair*>(from + (column + j * 8 < gemm.n ? column + j * 8 : gemm.n - 2));
+        };
+        if (mask || bias) load(first, mask ? mask + row * gemm.n : bias);
+        if (residual) load(residuals, residual + row * gemm.n);
         UNROLL
-        for (int j = 0; j < warp_n / 8; ++j)
-            if (column + j * 8 < gemm.n)
-                results[j] =
-                    gemm.epilogue(Pair{c[i][j][2 * half], c[i][j][2 * half + 1]}, column + j * 8, offset + j * 8);
-        UNROLL
-        for (int j = 0; j < warp_n / 8; ++j)
-            if (column + j * 8 < gemm.n) *reinterpret_cast<Pair*>(gemm.y + offset + j * 8) = results[j];
+        for (int j = 0; j < warp_n / 8; ++j) {
+            for (int k = 0; k < 2; ++k)
+                first[j].values[k] =
+                    gemm.epilogue.of(c[i][j][2 * half + k], first[j].values[k], residuals[j].values[k]);
+            if (column + j * 8 < gemm.n) *reinterpret_cast<Pair*>(gemm.y + offset + j * 8) = first[j];
+        }
     }
 }
 
