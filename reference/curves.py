@@ -32,7 +32,8 @@ def main():
         axis.set(title=title, xlabel="iteration")
         axis.legend()
         axis.grid(alpha=0.3)
-    axes[0].set_yscale("log")
+    for axis in axes[0], axes[2]:
+        axis.set_yscale("log")
     figure.savefig(sys.argv[2], dpi=80)
 
 
