@@ -11,6 +11,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -199,8 +200,18 @@ private:
     uint64_t before_;
 };
 
-// Frees all cached blocks of the memory pool (machine/pool.h). Kernels may call it when their own allocation fails.
+// Frees all cached blocks of the memory pool (machine/pool.h).
 void empty_cache();
+// function(); if it finds the memory full, once more after empty_cache().
+template <class Function>
+auto with_room(const Function& function) {
+    try {
+        return function();
+    } catch (const std::bad_alloc&) {
+        empty_cache();
+    }
+    return function();
+}
 
 struct Backend {
     const char* name;                 // "cpu (AVX-512)", ...

@@ -4,8 +4,8 @@ the paper's times; then an iteration of dualmcmc and of PyTorch's fastest mode a
 PyTorch runs bench_torch.py --device cuda: channels_last, cudnn.benchmark, autocast for bf16. The fastest of three modes
 is reported: eager; graph, the whole iteration captured as one CUDA graph; compile, the same after torch.compile of the
 three networks, which takes minutes and is done at the largest width alone. Each mode takes turns with dualmcmc; times
-are medians. A mode that takes more than five minutes for a
-turn is left out, and so is a width that does not fit the memory. The largest width comes first.
+are medians. A mode that takes more than five minutes for a turn is left out, and so is a width that does not fit the
+memory. The largest width comes first.
 
 TFLOP/s are nominal: the MACs of the authors' networks, two operations each, however a program computes them. Executed
 counts those that dualmcmc executes: average pooling after a 3x3 convolution leaves a quarter of its MACs, and 1x1

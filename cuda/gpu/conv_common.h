@@ -134,15 +134,16 @@ struct Epilogue {
     template <int n>
     DEVICE AlignedArray<float, n> operator()(AlignedArray<float, n> result, int64_t channel, int64_t offset) const {
         const auto load = [](const float* from) { return *reinterpret_cast<const AlignedArray<float, n>*>(from); };
-        AlignedArray<float, n> first{}, residuals{};
-        if (mask || bias) first = load(mask ? mask + offset : bias + channel);
+        AlignedArray<float, n> masks_or_biases{}, residuals{};
+        if (mask || bias) masks_or_biases = load(mask ? mask + offset : bias + channel);
         if (residual) residuals = load(residual + offset);
-        for (int i = 0; i < n; ++i) result.values[i] = of(result.values[i], first.values[i], residuals.values[i]);
+        for (int i = 0; i < n; ++i)
+            result.values[i] = apply(result.values[i], masks_or_biases.values[i], residuals.values[i]);
         return result;
     }
-    // One result, given its mask or else its bias, and its residual; 0 where there is none.
-    DEVICE float of(float result, float first, float added) const {
-        return (!mask ? result + first : first <= 0 ? 0 : result) + added;
+    // To one result, with its mask or else its bias, and its residual; 0 stands for what is null.
+    DEVICE float apply(float result, float mask_or_bias, float added) const {
+        return (!mask ? result + mask_or_bias : mask_or_bias <= 0 ? 0 : result) + added;
     }
 };
 

@@ -5,7 +5,6 @@
 #include <cstdio>
 #include <cstring>
 #include <map>
-#include <new>
 #include <stdexcept>
 #include <unordered_map>
 #include <utility>
@@ -40,17 +39,11 @@ std::string no_device(cudaError_t status) {
 
 std::string capability(const cudaDeviceProp& of) { return std::to_string(of.major) + std::to_string(of.minor); }
 
-std::string memory_full(const std::string& name) {
-    return "the memory of the " + name +
-           " is full: end the programs that use it (nvidia-smi lists them), or choose another GPU by "
-           "CUDA_VISIBLE_DEVICES";
-}
-
 // Throws why the GPU or this build's kernels cannot be used, given what CUDA said.
 void expect_usable(cudaError_t status, const cudaDeviceProp& properties) {
     if (status == cudaSuccess) return;
     cudaGetLastError();  // clears the error
-    const std::string name = properties.name;
+    const std::string name = properties.name, says = cudaGetErrorString(status);
     switch (int(status)) {
         case cudaErrorNoKernelImageForDevice:
         case cudaErrorInvalidDeviceFunction:
@@ -58,13 +51,13 @@ void expect_usable(cudaError_t status, const cudaDeviceProp& properties) {
         case cudaErrorUnsupportedPtxVersion:
         case cudaErrorJitCompilerNotFound:
         case cudaErrorJitCompilationDisabled:
-            throw std::runtime_error("this build has no code that the driver can run on the " + name + " (" +
-                                     cudaGetErrorString(status) +
+            throw std::runtime_error("this build has no code that the driver can run on the " + name + " (" + says +
                                      "): build it with CUDA_ARCH=" + capability(properties) + ", or update the driver");
         case cudaErrorMemoryAllocation:
-            throw std::runtime_error(memory_full(name));
+            throw std::runtime_error("the memory of the " + name + " is full: end the programs that use it " +
+                                     "(nvidia-smi lists them), or choose another GPU by CUDA_VISIBLE_DEVICES");
         default:
-            throw std::runtime_error("the " + name + " cannot be used: " + cudaGetErrorString(status) +
+            throw std::runtime_error("the " + name + " cannot be used: " + says +
                                      " (nvidia-smi shows what runs there; CUDA_VISIBLE_DEVICES chooses another GPU)");
     }
 }
@@ -98,17 +91,6 @@ void check_memory(cudaError_t status) {
     CUDA_CHECK(status);
 }
 
-// For what this file itself needs: if memory is full, frees the pool's cached blocks and tries again.
-template <class Function>
-auto or_empty_cache(const Function& function) {
-    try {
-        return function();
-    } catch (const std::bad_alloc&) {
-        empty_cache();
-    }
-    return function();
-}
-
 }  // namespace
 
 std::string start(int index) {
@@ -126,7 +108,7 @@ std::string start(int index) {
     try {
         cublas();
     } catch (const std::bad_alloc&) {
-        throw std::runtime_error(memory_full(properties.name));
+        expect_usable(cudaErrorMemoryAllocation, properties);
     }
     return std::string(properties.name) + ", " + std::to_string(properties.totalGlobalMem >> 20) + " MiB" +
            (count > 1
@@ -157,7 +139,7 @@ cublasHandle_t cublas() {
             throw std::runtime_error(std::string("cuBLAS does not start: ") + cublasGetStatusString(status));
         CUBLAS_CHECK(cublasSetStream(made, cuda_stream()));
         constexpr size_t workspace = size_t(32) << 20;  // cuBLAS's own default on Hopper
-        CUBLAS_CHECK(cublasSetWorkspace(made, or_empty_cache([] { return allocate(workspace); }), workspace));
+        CUBLAS_CHECK(cublasSetWorkspace(made, with_room([] { return allocate(workspace); }), workspace));
         return made;
     }();
     return instance;
@@ -175,6 +157,11 @@ struct Allocated {
     std::unordered_map<void*, size_t> blocks;
     size_t bytes = 0, peak = 0;
 } allocated;
+
+struct Memory {
+    void* data = nullptr;
+    size_t size = 0;
+};
 }  // namespace
 
 void* allocate(size_t bytes) {
@@ -205,11 +192,7 @@ int64_t free_bytes() {
 // Graphs hold these pointers. Capture follows an eager run of the same work, so the workspace already has its size;
 // launch_graph refuses graphs that were captured before it grew.
 void* workspace_bytes(int slot, size_t bytes) {
-    struct Memory {
-        void* data;
-        size_t size;
-    };
-    static Memory memory[slot_count] = {};
+    static Memory memory[slot_count];
     Memory& m = memory[slot];
     if (m.size < bytes) {
         if (capturing)
@@ -220,7 +203,7 @@ void* workspace_bytes(int slot, size_t bytes) {
         m = {};
         ++workspace_generation;
         try {
-            m.data = or_empty_cache([&] { return allocate(bytes); });
+            m.data = with_room([&] { return allocate(bytes); });
         } catch (const std::bad_alloc&) {
             throw std::runtime_error("out of memory on the GPU: a kernel needs " + std::to_string(bytes >> 20) +
                                      " MiB of workspace, " + std::to_string(free_bytes() >> 20) +
@@ -237,19 +220,15 @@ void copy(float* y, const float* x, int64_t n) {
 
 namespace {
 // Host memory that the GPU reads and writes at full speed; it grows.
-struct PinnedMemory {
-    void* data = nullptr;
-    size_t size = 0;
-    void* of(size_t bytes) {
-        if (size < bytes) {
-            CUDA_CHECK(cudaFreeHost(data));
-            data = nullptr, size = 0;
-            CUDA_CHECK(cudaMallocHost(&data, bytes));
-            size = bytes;
-        }
-        return data;
+void* pinned_bytes(Memory& m, size_t bytes) {
+    if (m.size < bytes) {
+        CUDA_CHECK(cudaFreeHost(m.data));
+        m = {};
+        CUDA_CHECK(cudaMallocHost(&m.data, bytes));
+        m.size = bytes;
     }
-};
+    return m.data;
+}
 }  // namespace
 
 // Staged through pinned memory: the caller's buffer is free at once. Waits only for the previous upload.
@@ -257,21 +236,21 @@ void upload(float* y, const float* host, int64_t n) {
     if (capturing)
         throw std::runtime_error(
             "a chain step uploads data from the host: it cannot be captured as a graph (DisableGraphs)");
-    static PinnedMemory pinned;
+    static Memory pinned;
     static cudaEvent_t uploaded = nullptr;
     const size_t bytes = size_t(n) * sizeof(float);
     if (!uploaded) CUDA_CHECK(cudaEventCreateWithFlags(&uploaded, cudaEventDisableTiming));
     CUDA_CHECK(cudaEventSynchronize(uploaded));
-    void* const staged = pinned.of(bytes);
+    void* const staged = pinned_bytes(pinned, bytes);
     std::memcpy(staged, host, bytes);
     CUDA_CHECK(cudaMemcpyAsync(y, staged, bytes, cudaMemcpyHostToDevice, cuda_stream()));
     CUDA_CHECK(cudaEventRecord(uploaded, cuda_stream()));
 }
 
 void download(float* host, const float* x, int64_t n) {
-    static PinnedMemory pinned;
+    static Memory pinned;
     const size_t bytes = size_t(n) * sizeof(float);
-    void* const staged = pinned.of(bytes);
+    void* const staged = pinned_bytes(pinned, bytes);
     CUDA_CHECK(cudaMemcpyAsync(staged, x, bytes, cudaMemcpyDeviceToHost, cuda_stream()));
     CUDA_CHECK(cudaStreamSynchronize(cuda_stream()));
     std::memcpy(host, staged, bytes);
@@ -305,7 +284,7 @@ cudaGraphExec_t make_executable(cudaGraph_t graph, size_t nodes) {
         CUDA_CHECK(cudaGraphExecDestroy(executable));
     }
     cudaGraphExec_t executable;
-    or_empty_cache([&] { check_memory(cudaGraphInstantiate(&executable, graph, 0)); });
+    with_room([&] { check_memory(cudaGraphInstantiate(&executable, graph, 0)); });
     return executable;
 }
 

@@ -217,22 +217,23 @@ DEVICE void store_warp_tile(const ImplicitGemm& gemm, const float (&c)[m_frags][
     UNROLL
     for (int i = 0; i < m_frags; ++i) UNROLL
     for (int half = 0; half < 2; ++half) {
-        const int64_t row = pixel[i * 16 + half * 8 + lane / 4], offset = row * gemm.n + column;
+        const int64_t row = pixel[i * 16 + half * 8 + lane / 4];
         if (row < 0) continue;
-        Pair first[warp_n / 8] = {}, residuals[warp_n / 8] = {};
+        Pair masks_or_biases[warp_n / 8] = {}, residuals[warp_n / 8] = {};
         const auto load = [&](Pair* to, const float* from) {
             UNROLL
             for (int j = 0; j < warp_n / 8; ++j)
                 to[j] = *reinterpret_cast<const Pair*>(from + (column + j * 8 < gemm.n ? column + j * 8 : gemm.n - 2));
         };
-        if (mask || bias) load(first, mask ? mask + row * gemm.n : bias);
+        if (mask || bias) load(masks_or_biases, mask ? mask + row * gemm.n : bias);
         if (residual) load(residuals, residual + row * gemm.n);
         UNROLL
         for (int j = 0; j < warp_n / 8; ++j) {
+            Pair result;
             for (int k = 0; k < 2; ++k)
-                first[j].values[k] =
-                    gemm.epilogue.of(c[i][j][2 * half + k], first[j].values[k], residuals[j].values[k]);
-            if (column + j * 8 < gemm.n) *reinterpret_cast<Pair*>(gemm.y + offset + j * 8) = first[j];
+                result.values[k] =
+                    gemm.epilogue.apply(c[i][j][2 * half + k], masks_or_biases[j].values[k], residuals[j].values[k]);
+            if (column + j * 8 < gemm.n) *reinterpret_cast<Pair*>(gemm.y + row * gemm.n + column + j * 8) = result;
         }
     }
 }

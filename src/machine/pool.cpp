@@ -61,12 +61,7 @@ void* allocate_within_limit(const Backend& device, size_t bytes) {
 
 void* allocate_on(const Backend& device, size_t bytes) {
     try {
-        return allocate_within_limit(device, bytes);
-    } catch (const std::bad_alloc&) {
-        empty_cache();
-    }
-    try {
-        return allocate_within_limit(device, bytes);
+        return with_room([&] { return allocate_within_limit(device, bytes); });
     } catch (const std::bad_alloc&) {
         throw OutOfMemory(text("out of memory (", device.name, "): ", bytes >> 20, " MiB more are needed after ",
                                pool_bytes() >> 20, " MiB",

@@ -43,8 +43,8 @@ Config preset_config(const std::string& name) {
     if (name == "cifar10-small" || name == "demo") {
         // What an hour of two CPU cores allows (RESULTS.md): many iterations of small networks, batches and chains. The
         // x-chain's steps are larger than the authors', because a spectrally normalised EBM has a small gradient early
-        // in training; and the weight of its revision is smaller: with 50 the generator learned from an untrained EBM
-        // rather than from the data.
+        // in training; and the weight of its revision is smaller: with 50, and the authors' x-chain, samples were
+        // farther from the data.
         c.model = {"cifar10", 32, 32, 16, 128};
         c.batch = 16;
         c.step.chain_x = {6, 6, 0.003};

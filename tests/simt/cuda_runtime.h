@@ -384,8 +384,7 @@ inline cudaError_t cudaGraphGetNodes(cudaGraph_t graph, void*, size_t* nodes) {
     return *nodes = graph->size(), cudaSuccess;
 }
 inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned) {
-    constexpr size_t node_bytes =
-        10 << 10;  // of the driver's memory, about as on hardware; must be there, is not taken
+    constexpr size_t node_bytes = 10 << 10;  // that must be free; about what a driver takes
     if (simt::machine.allocated + graph->size() * node_bytes > simt::machine.limit) return cudaErrorMemoryAllocation;
     ++simt::machine.graphs_instantiated;
     return *executable = new simt::Work(*graph), cudaSuccess;
