@@ -68,7 +68,7 @@ def iteration_gflop(ebm, generator, encoder, batch, steps_x, steps_z):
 
 
 def nominal_gflop(widths, batch=100, steps_x=30, steps_z=10, latent=128):
-    """One iteration with the second x-chain; 146 TFLOP at the paper's settings."""
+    """One iteration with the second x-chain; 148 TFLOP at the paper's settings."""
     generator, ebm, encoder = widths
     ebm_macs = 1024 * (27 * ebm + 9 * ebm**2) + 256 * (3 * ebm + 19 * ebm**2) + 4 * 64 * 9 * ebm**2
     generator_macs = latent * 16 * generator + (64 + 256 + 1024) * 19 * generator**2 + 1024 * 27 * generator

@@ -313,6 +313,28 @@ TEST(TemperedEnergy, BitsPerDimension) {
     EXPECT_NEAR(bits_per_dimension(3072 * std::log(2), 3072 * std::log(2 * image_cube), 3072), 9, bound);
 }
 
+// Over the cell of c, U = ½ k ‖x‖² + a Σ x has the mean ½ k (‖c‖² + D / (12 · 127.5²)) + a Σ c. That of
+// 400 draws deviates by its standard error. (A cell that is off by half its side shifts it by 240 of these.)
+TEST(TemperedEnergy, PixelCell) {
+    const double k = 3, a = 4000;
+    const PotentialFunction potential = [&](const Points& x) {
+        Potential out{std::vector<double>(x.size() / 48), {}};
+        for (size_t i = 0; i < x.size(); ++i) out.value[i / 48] += 0.5 * k * x[i] * x[i] + a * x[i];
+        return out;
+    };
+    const std::vector<real> host = random_values(48, 5);
+    const Points image(host.begin(), host.end());
+    double mean = 0, variance = 0;  // of one draw; the variance by the slope at c, as k / 127.5 is small
+    const double u = 1 / (12 * 127.5 * 127.5);
+    for (const double c : image) {
+        mean += 0.5 * k * (c * c + u) + a * c;
+        variance += (a + k * c) * (a + k * c) * u;
+    }
+    const CellBound bound = cell_bound(potential, image, 400, 7);
+    EXPECT_NEAR(bound.error, std::sqrt(variance / 400), 0.2 * bound.error);  // 1 / sqrt(2 · 400) is 0.035
+    EXPECT_NEAR(bound.mean, log_cell_volume(48) - mean, 5 * bound.error);    // by chance once in 2 million seeds
+}
+
 TEST(Annealing, FailsForNanEnergies) {
     const PotentialFunction target = [](const Points& x) {
         return Potential{std::vector<double>(x.size(), NAN), Points(x.size(), 0)};

@@ -18,7 +18,7 @@ Var exp(const Var& x);
 // ---- shape --------------------------------------------------------------------------------------
 Var reshape(const Var& x, const Shape& shape);  // the same elements in NHWC order
 
-// ---- reductions ---------------------------------------------------------------------------------
+// ---- reductions: n and B count the whole batch, of which a rank's value is its part (ranks/shared_batch.h) -------
 Var sum(const Var& x);                              // Σ x, a scalar
 Var mean(const Var& x);                             // Σ x / n
 Var sum_squared_error(const Var& a, const Var& b);  // Σ (a - b)²
@@ -46,7 +46,7 @@ Var conv2d(const Var& x, const Var& w, const Var& bias, const ConvOptions& optio
 // x (B, in), w (in, out), bias (out), may be undefined -> (B, out)
 Var linear(const Var& x, const Var& w, const Var& bias);
 // Batch norm, always on the statistics of the batch, over batch and pixels of each channel (METHOD.md, section 5); eps
-// 1e-5. Updates the running statistics (C) in place with this momentum, also under NoGrad. batch_norm_relu adds a ReLU.
+// 1e-5; the other arguments are (C). Updates the running statistics in place, also under NoGrad, the variance unbiased.
 Var batch_norm(const Var& x, const Var& weight, const Var& bias, const Tensor& running_mean, const Tensor& running_var);
 Var batch_norm_relu(const Var& x, const Var& weight, const Var& bias, const Tensor& running_mean,
                     const Tensor& running_var, real momentum = 0.1);

@@ -1,4 +1,4 @@
-// Tensor: a shape and a shared, pooled buffer of float32 on the current device.
+// Tensor: a shape and a shared, pooled buffer of `real` on the current device.
 //
 // Images are (B, H, W, C), convolution weights (kh, kw, in, out), linear weights (in, out), latents (B, d), scalars
 // (1). Copying a Tensor copies the handle, not the elements. reshaped() and slice_view() share the buffer.
@@ -57,7 +57,7 @@ private:
 // kernels, each takes a few images through all of f, with their intermediates in its cache. f may change no weights.
 std::vector<Tensor> map_images(const Tensor& x, const std::function<std::vector<Tensor>(const Tensor&)>& f);
 
-// In place: each becomes factor Σ over ranks, in one message (machine/device_sum.h).
+// In place: each becomes factor Σ over ranks, in one message (machine/device_sum.h). Nothing happens with one rank.
 void sum_over_ranks(const std::vector<Tensor>& tensors, double factor = 1);
 
 }  // namespace dualmcmc

@@ -32,6 +32,24 @@ double bits_per_dimension(double potential, double log_z, int64_t dimension) {
 
 double log_cell_volume(int64_t dimension) { return -double(dimension) * std::log(127.5); }
 
+namespace {
+// x + (u - ½) / 127.5, u uniform in (0, 1], of images x.
+Points dequantise(Points x, RandomKey key) {
+    const std::vector<real> u = Tensor::uniform({int64_t(x.size())}, key, 0, 1).to_host();
+    for (size_t i = 0; i < x.size(); ++i) x[i] += (double(u[i]) - 0.5) / 127.5;
+    return x;
+}
+}  // namespace
+
+CellBound cell_bound(const PotentialFunction& potential, const Points& image, int64_t draws, uint64_t seed) {
+    Points centres;
+    for (int64_t i = 0; i < draws; ++i) centres.insert(centres.end(), image.begin(), image.end());
+    // The key's step is none that the images themselves are dequantised with.
+    const std::vector<double> values =
+        potential(dequantise(centres, random_key(seed, RngPurpose::start_x, ~0ull))).value;
+    return {log_cell_volume(int64_t(image.size())) - mean_of(values), std::sqrt(variance_of(values) / double(draws))};
+}
+
 AisCommand::AisCommand(CLI::App& app)
     : Experiment(app, "ais", "bounds on log Z of the EBM and on the bits per dimension of test images", 100,
                  "test images") {
@@ -70,13 +88,8 @@ void AisCommand::check() const {
 
 // One batch of test images, starting at `first`.
 Points AisCommand::dequantized(int64_t first) const {
-    const Tensor x = batch_of(test(), first);
-    const std::vector<real> u =
-        Tensor::uniform(x.shape(), random_key(seed(), RngPurpose::start_x, uint64_t(first)), 0, 1).to_host();
-    Points out;
-    for (const real value : x.to_host()) out.push_back(double(value));
-    for (size_t i = 0; i < out.size(); ++i) out[i] += (double(u[i]) - 0.5) / 127.5;
-    return out;
+    const std::vector<real> x = batch_of(test(), first).to_host();
+    return dequantise({x.begin(), x.end()}, random_key(seed(), RngPurpose::start_x, uint64_t(first)));
 }
 
 std::vector<double> AisCommand::image_potentials(const PotentialFunction& potential) {
@@ -106,16 +119,19 @@ Points AisCommand::reverse_start(const Annealing::Run& forward) const {
     return out;
 }
 
-void AisCommand::log_bits(const std::vector<double>& data, double lower, double upper) {
+void AisCommand::log_bits(const PotentialFunction& potential, const std::vector<double>& data, double lower,
+                          double upper) {
     const int64_t dimension = 3 * test().size * test().size;
-    const double cells = log_cell_volume(dimension) - *std::min_element(data.begin(), data.end());
-    log(text("log Z is at least ", digits(cells),
+    const std::vector<real> image =
+        image_batch(test(), std::min_element(data.begin(), data.end()) - data.begin(), 1).to_host();
+    const CellBound cell = cell_bound(potential, {image.begin(), image.end()}, 100, seed());
+    log(text("log Z is at least ", digits(cell.mean), " +- ", cell.error,
              ", from the pixel cell of the test image with the lowest energy alone"));
-    const bool refuted = cells > upper;
+    const bool refuted = cell.mean > upper;
     if (refuted)
         log("this contradicts the bound of the reverse run: its chains are not samples of the EBM, so there is no "
             "upper bound on log Z");
-    lower = std::max(lower, cells);
+    lower = std::max(lower, cell.mean);
     if (refuted) upper = INFINITY;
     Csv bits({"image", "potential", "bits_lower", "bits_upper"});
     for (size_t i = 0; i < data.size(); ++i)
@@ -173,7 +189,7 @@ void AisCommand::measure() {
     if (std::min(*std::min_element(after.begin(), after.end()), *std::min_element(data.begin(), data.end())) < 0)
         log("E is negative for some images: without the walls of the cube Z would be infinite, since E(lambda x) = "
             "lambda E(x)");
-    log_bits(data, lower.mean, upper.mean);
+    log_bits(potential, data, lower.mean, upper.mean);
     write_tables(schedule, forward, reverse);
 
     const ImageSet ends = pictures(

@@ -10,9 +10,10 @@
 //   By Jensen's inequality (mean over u) this is an upper bound on those of p itself, P(p) = ∫ density(p + u) du.
 //
 // Chains that have not reached the low energies of the images are not samples of the EBM, and then the reverse run
-// bounds nothing. The images themselves can reveal this: Z >= ∫ over one image's pixel cell >= 127.5^-D e^(-E(x)/T)
-// (again Jensen, mean over u). The reported lower bound is the greater of the two; if this one exceeds the bound of the
-// reverse run, there is no upper bound.
+// bounds nothing. The images themselves can reveal this: Z >= ∫ over one image's pixel cell >= 127.5^-D e^(-mean
+// E(x)/T) (again Jensen, mean over u). The image is the one with the lowest energy at the first u; the mean is over
+// other ones. The reported lower bound is the greater of the two; if this one exceeds the bound of the reverse run,
+// there is no upper bound.
 #pragma once
 #include "experiments/annealing.h"
 #include "experiments/common.h"
@@ -29,8 +30,15 @@ PotentialFunction tempered_energy(Models& models, const Shape& point, double tem
 // The bits per dimension of an image with U = `potential`, by the formula above.
 double bits_per_dimension(double potential, double log_z, int64_t dimension);
 
-// log of the volume of an image's pixel cell. An image with potential U adds at least exp(-U + this) to Z.
+// log of the volume of an image's pixel cell.
 double log_cell_volume(int64_t dimension);
+
+// A lower bound on log of what the pixel cell of one image (D) adds to Z, log_cell_volume - mean U, from `draws`
+// points that are uniform in the cell; and its standard error.
+struct CellBound {
+    double mean, error;
+};
+CellBound cell_bound(const PotentialFunction& potential, const Points& image, int64_t draws, uint64_t seed);
 
 class AisCommand : public Experiment {
 public:
@@ -45,7 +53,7 @@ private:
     std::vector<double> image_potentials(const PotentialFunction& potential);
     Points reverse_start(const Annealing::Run& forward) const;
     void log_run(const std::string& name, const LogZ& z, const std::vector<double>& acceptance);
-    void log_bits(const std::vector<double>& data, double lower, double upper);
+    void log_bits(const PotentialFunction& potential, const std::vector<double>& data, double lower, double upper);
     void write_tables(const Schedule& schedule, const Annealing::Run& forward, const Annealing::Run& reverse);
     std::string reverse_from_ = "ends";
     AnnealingSettings annealing_;

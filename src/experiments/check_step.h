@@ -50,12 +50,12 @@ struct Run {
     std::vector<ChainStep> chain_steps;
 };
 
-// Where two runs took a ReLU's different sides.
+// ReLUs whose inputs had different signs in two runs.
 struct Crossing {
     std::string where;  // the chain's step, or "the updates"
     int64_t count;
 };
-// Of all places, in order; those without a crossing are left out. Fails if the runs made other calls.
+// Of all places, in order; those without a crossing are left out. Fails unless both runs made the same calls.
 std::vector<Crossing> crossings(const Run& a, const Run& b);
 
 // check_step below in double precision, held against the file.

@@ -32,8 +32,8 @@ Field normalized_exp(const Grid& grid, const Field& log_density);
 // Draws (count, 2) points from a density: a cell in proportion to its mass, then uniformly within it.
 Tensor sample_field(const Grid& grid, const Field& density, int64_t count, RandomKey key);
 
-// Adds weight · N(centre, deviation² I) to a field, truncated at 6 deviations. The deviation should be at least one
-// cell.
+// Adds weight · N(centre, deviation² I) to a field, truncated at 6 deviations; nothing if the grid lies beyond these.
+// The deviation should be at least one cell.
 void deposit(const Grid& grid, Field& field, const Point& centre, double deviation, double weight);
 
 // KL(p ‖ q) in nats, summed over the cells. Both densities are first mixed with `floor` of the uniform density, so

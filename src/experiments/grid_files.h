@@ -19,7 +19,7 @@ struct Result {
     std::optional<double> seed, count;            // count: images used for measuring
     std::optional<double> iterations, rollbacks;  // iterations done; rollbacks to a checkpoint after divergence
     std::optional<double> gave_up;       // 1 if it diverged too often; the rest is then measured on its last checkpoint
-    std::optional<double> cpu_seconds;   // CPU time per iteration, measured before all training
+    std::optional<double> cpu_seconds;   // CPU time (a GPU: wall-clock) per iteration, measured before training
     std::optional<double> wall_seconds;  // median wall-clock time per iteration; its parts follow
     std::optional<double> chain_x, chain_z, generator, encoder, ebm;
     std::optional<double> mse;  // of reconstructed test images, per pixel and channel

@@ -7,6 +7,9 @@
 //     4×4 pixels: the logarithm of their root mean square over their mean size. It is large where few sharp edges
 //     separate plain areas, and small in texture of the same power.
 //
+// The power is of the image less its mean, under a window sin² along each axis. To it, and to the differences, the
+// variance of rounding to 256 levels is added, so that plain images have finite logarithms.
+//
 // Each statistic has a mean m and a deviation s over the images, and m' and s' over the data. The distance is the mean
 // over all statistics of the squared Hellinger distance between normal distributions of these moments,
 //
@@ -27,8 +30,8 @@ inline constexpr int64_t distance_data_images = 2048;
 
 class StatisticsDistance {
 public:
-    // `data`: at least two images; of more than distance_data_images as many, spread over the set, stand for it.
-    // Statistics that do not vary over them are left out.
+    // `data`: at least two images, their side a power of two and at least 16; of more than distance_data_images as
+    // many, spread over the set, stand for it. Statistics that do not vary over them are left out.
     explicit StatisticsDistance(const ImageSet& data);
     // The distance of at least two images of the same size; above 0 for images of the same distribution, too, and the
     // more so the fewer they are: only values for equal numbers compare. The number of threads does not matter.

@@ -13,7 +13,7 @@ struct StepNoise {
     Tensor start_z;                   // (B, d): where persistent z-chains start; else undefined
 };
 // The noise of iteration `iteration` (from 0): Philox, each purpose at step = iteration << 16 | k. `images` is the
-// batch's shape, and `first` the place of its first image in the whole batch (ranks/shared_batch.h).
+// shape of this rank's images, and `first` the index of their first one in the whole batch (ranks/shared_batch.h).
 StepNoise philox_noise(uint64_t seed, uint64_t iteration, const Shape& images, int64_t latent, int64_t first = 0);
 
 // Wall-clock seconds of the parts. GPU work is asynchronous: without StepSettings::synchronize these are the times to
@@ -25,12 +25,12 @@ struct StepTimings {
 
 // What the iteration computed; named as in the step file, but for the traces (energy_profile and sse_profile there).
 // Scalars are tensors (1) on the device until somebody reads them. Fields that a method does not use stay undefined. On
-// several ranks scalars are those of the whole batch, all else of this rank's images.
+// several ranks losses and energies are of the whole batch, all else, the traces too, of this rank's images.
 struct StepResult {
-    Tensor x_init, x_revised;  // the x-chain's start and end
-    Tensor x_resampled;        // the second x-chain's end; where the negatives are resampled
-    Tensor mu, logvar, z_init, z_revised, reconstruction;
-    std::vector<Tensor> energy_trace, sse_trace;
+    Tensor x_init, x_revised;                     // (B, S, S, 3): the x-chain's start and end
+    Tensor x_resampled, reconstruction;           // likewise: the second x-chain's end, if resampled; g(z̃)
+    Tensor mu, logvar, z_init, z_revised;         // (B, d)
+    std::vector<Tensor> energy_trace, sse_trace;  // k_x and k_z scalars
     Tensor loss_recon, loss_revise;       // squared errors: summed over pixels, averaged over the batch; without λ
     Tensor nll_posterior, nll_generated;  // the two terms of Eq. 15, without λ
     Tensor kl;                            // KL(q(z|x) ‖ p(z)), of joint_elbo methods instead of nll_posterior
@@ -39,8 +39,8 @@ struct StepResult {
 };
 
 // Runs one iteration on the batch x (B, S, S, 3), or this rank's images of a SharedBatch, and updates the networks that
-// learn. `adam_t` counts optimiser steps from 1 (Adam's bias correction). Afterwards each parameter's grad() is the
-// gradient of its network's loss.
+// learn. `adam_t` counts optimiser steps from 1 (Adam's bias correction). Afterwards the grad() of each
+// of their parameters is that of the network's loss.
 StepResult dual_mcmc_step(Models& models, const Tensor& x, const StepNoise& noise, const StepSettings& settings,
                           int64_t adam_t);
 

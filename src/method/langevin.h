@@ -19,8 +19,8 @@ namespace dualmcmc {
 using Noise = std::variant<Tensor, RandomKey>;
 using NoiseFunction = std::function<Noise(int64_t step)>;  // step from 0
 
-// A chain's end, and for each step the potential's data term just before it, summed over the batch (scalars on the
-// device).
+// A chain's end, and before each step Σ E or Σ ‖x - g(z)‖² over the batch (scalars on the device; without the
+// factor 1 / (2σ²)).
 struct Chain {
     Tensor end;
     std::vector<Tensor> trace;

@@ -20,7 +20,7 @@ struct ModelSettings {
     int64_t width_generator = 512, width_ebm = 512, width_encoder = 128, latent = 128;
     int64_t image_size() const { return architecture == "celeba64" ? 64 : 32; }
 };
-// Fails, naming the flag, if no network can be built from these settings.
+// Fails, naming the flag, unless these are the settings of an image network (toy2d's are not).
 void check_settings(const ModelSettings& settings);
 
 // Fails, naming the flags, if this machine's memory cannot hold these networks, a batch of images and the generator's
@@ -49,7 +49,7 @@ public:
 
     // Advances u and v of every weight by one power iteration and sets the weights W / σ that energy() uses.
     void power_iteration();
-    // E_α(x) (B) with the W / σ of the last power_iteration(). Changes no state.
+    // E_α(x) (B) with the W / σ of the last power_iteration(), which must follow a change of W. Changes no state.
     Var energy(const Var& x) const;
     // A forward pass in training mode, as torch.nn.utils.spectral_norm does it: power_iteration(), then energy(x).
     Var forward(const Var& x);

@@ -23,9 +23,9 @@ struct ChainSettings {
 struct ChainFlags {
     std::string steps, step_size, noise;
 };
-// Fails, naming the flag, if a chain cannot run: too many steps, or an s whose square is not a positive number. Noise
-// of exactly 0 is a chain, gradient descent; any other needs a temperature that a number can hold, and its inverse,
-// too.
+// Fails, naming the flag, if a chain cannot run: too many steps (a step is 16 bits of its noise's key), or an s whose
+// square is not a normal positive number. Noise of exactly 0 is a chain, gradient descent; any other is above 0, and
+// its temperature and the inverse of it are normal numbers, too.
 void check_chain(const ChainSettings& chain, const ChainFlags& flags, int64_t max_steps = 65535);
 // Fails unless σ and 1 / (2σ²) are positive numbers.
 void check_sigma(real sigma, const std::string& flag);

@@ -64,7 +64,7 @@ public:
 // ---- exchanges ----------------------------------------------------------------------------------
 
 // In place: factor Σ over ranks, in the order of ranks and in double precision. The same bits on every rank and in
-// every run.
+// every run. With one rank nothing happens; `factor` is not applied.
 void sum_over_ranks(std::vector<real>& values, double factor = 1);
 
 // So few are sent to all ranks as a whole, and through the host even from a GPU; more, in parts. All ranks must agree.

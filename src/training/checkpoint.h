@@ -26,8 +26,8 @@ namespace dualmcmc {
 void store_state(SafetensorsFile& file, const std::string& prefix, const ParameterStore& state);
 
 // Sets every tensor of `state` from the file, in place. Fails, naming `path` and the tensor, if one is missing, has the
-// wrong shape, is not F32 or not finite. Batch norm's num_batches_tracked is ignored, as nothing reads it. With
-// `running_optional` the running statistics may be missing, too.
+// wrong shape, is neither F32 nor F64, or is not finite. Batch norm's num_batches_tracked is ignored, as nothing reads
+// it. With `running_optional` the running statistics may be missing, too.
 void load_state(const SafetensorsFile& file, const std::string& path, const std::string& prefix, ParameterStore& state,
                 bool running_optional = false);
 

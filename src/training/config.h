@@ -18,14 +18,15 @@ struct Config {
     ModelSettings model;
     StepSettings step;
     int64_t batch = 100, epochs = 301;
-    int64_t iterations = 0;         // total since the run's start; overrides epochs unless 0
-    double minutes = 0;             // time limit of this process; 0: none
-    bool flip = false;              // random horizontal flips
-    double lr_decay = 0.998;        // learning rate = base · decay^epoch, epoch from 0
-    double ema = 0;                 // decay of the generator's average, for samples: avg <- ema avg + (1 - ema) θ
-    double ema_ebm = 0;             // of the EBM's, for the x-chain after training
-    double max_energy_gap = 1e4;    // the run has diverged if |energy gap| exceeds this
-    double rollback_lr_factor = 1;  // multiplies all learning rates at each rollback
+    int64_t iterations = 0;   // total since the run's start; overrides epochs unless 0
+    double minutes = 0;       // time limit of this process; 0: none
+    bool flip = false;        // random horizontal flips
+    double lr_decay = 0.998;  // learning rate = base · decay^epoch, epoch from 0
+    // Moving averages: avg <- d avg + (1 - d) θ, d = min(ema, t / (t + 9)) after iteration t (from 1); 0: none
+    double ema = 0;                         // of the generator's parameters, for samples
+    double ema_ebm = 0;                     // of the EBM's, for the x-chain after training
+    double max_energy_gap = 1e4;            // the run has diverged if |energy gap| exceeds this
+    double rollback_lr_factor = 1;          // multiplies all learning rates at each rollback
     ChainSettings sampler{70, 0.4, 0.001};  // the x-chain after training
     int64_t sampler_batch = 100;
     int64_t log_every = 10, eval_every = 500, checkpoint_every = 1000, keep_checkpoints = 2;
@@ -179,7 +180,8 @@ std::map<std::string, std::string> config_to_map(const Config& config);
 std::string config_to_text(const Config& config);
 
 // The settings in such a file, in its order, by their current names. Fails, naming the file and the line, if a line is
-// neither `name = value` nor a # comment, or sets a setting again.
+// neither `name = value` nor a # comment, sets a setting again or one that does not exist, or has a value that does not
+// parse; and if the file exceeds 1 MiB.
 std::vector<std::pair<std::string, std::string>> read_config(const std::string& path);
 
 // A note for readers of a run's results if the method leaves networks untrained; else empty.

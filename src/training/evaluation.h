@@ -36,7 +36,8 @@ struct BatchNormMode {
     // A description for summaries.
     std::string text(int64_t batch) const;
 };
-// `batch` and `seed` are for the recalibration. Fails, listing the modes, if there is none of that name.
+// `batch` and `seed` are for the recalibration. Fails, listing the modes, if there is none of that name,
+// and unless `batches` is from 1 to 10⁶.
 void set_batch_norm(Models& models, const BatchNormMode& mode, int64_t batch, uint64_t seed);
 
 struct Samples {

@@ -10,7 +10,8 @@
 
 namespace dualmcmc {
 
-// The values of one iteration; those that its method does not compute are absent.
+// The values of one iteration; those that its method does not compute are absent. `mse` is per pixel and channel in
+// [-1, 1], `loss_revise` per image, `gap` energy_model - energy_data; `nll_posterior` is the KL of joint_elbo methods.
 struct Metrics {
     std::optional<double> mse, energy_data, energy_model, gap, loss_revise, nll_posterior, nll_generated;
     StepTimings seconds;

@@ -10,8 +10,8 @@ namespace dualmcmc {
 // SIGHUP stays ignored where it is (nohup).
 void handle_signals();
 
-// In its scope these signals, and SIGPIPE, only set a flag. A second SIGINT or SIGTERM ends the program at once. (A
-// closing terminal may send SIGHUP several times.)
+// In its scope these signals, and SIGPIPE, only set a flag. The same SIGINT or SIGTERM again ends the program at once.
+// (A closing terminal may send SIGHUP several times.)
 class SignalGuard {
 public:
     SignalGuard();
