@@ -174,9 +174,11 @@ TEST_F(CommandLine, RefusesSizesThatNoMachineHolds) {
         expect_refused("bench --" + (flag + huge), {"--" + (flag + huge)});
     // Within each flag's range, but more memory than there is.
     const std::string wide = " --width-generator 16384 --width-ebm 16384 --width-encoder 16384 --latent 16384";
-    expect_refused("train --preset demo --out x" + wide, {"16384/16384/16384", "GiB of memory", "lower"});
-    expect_refused("bench" + wide, {"GiB of memory"});
-    expect_refused("compare --data shapes --set width-ebm=16384 --set width-generator=16384", {"GiB of memory"});
+    expect_refused("train --preset demo --out x" + wide, {"16384/16384/16384", "GiB of memory", "lower"},
+                   "ulimit -v 3000000;");
+    expect_refused("bench" + wide, {"GiB of memory"}, "ulimit -v 3000000;");
+    expect_refused("compare --data shapes --set width-ebm=16384 --set width-generator=16384", {"GiB of memory"},
+                   "ulimit -v 3000000;");
     const std::string model = " --model " + tiny_model();
     for (const char* command : {"sample", "reconstruct", "revise", "interpolate", "ood", "longrun", "ais"})
         expect_refused(command + model + " --batch" + huge, {"--batch" + huge});
@@ -377,13 +379,55 @@ TEST_F(CommandLine, FullDiskIsNoticedOnStdout) {
 
 TEST_F(CommandLine, FullDiskLeavesTheEarlierCheckpointWhole) {
     const std::string model = tiny_model(), before = contents(model);
-    // No file may grow beyond a few blocks: the next checkpoint cannot be written.
-    expect_refused("train --resume --out model --iterations 3 --eval-every 100", {"model/"},
-                   "ulimit -f 8; trap '' XFSZ;");
+    // No file may be as large as a checkpoint (in blocks of 512 bytes): the next one cannot be written.
+    const int64_t blocks = int64_t(before.size()) / 512 - 1;
+    ASSERT_GT(blocks * 512, 12'000) << "config.txt and metrics.csv, which are written before, must fit";
+    expect_refused("train --resume --out model --iterations 9 --checkpoint-every 3 --eval-every 100",
+                   {"model/checkpoints/iteration-000003.safetensors", "cannot write"},
+                   text("ulimit -f ", blocks, "; trap '' XFSZ;"));
     EXPECT_EQ(contents(model), before);
     for (const auto& entry : fs::directory_iterator(in("model/checkpoints")))
         EXPECT_NE(entry.path().extension(), ".tmp") << entry.path();
     expect_runs("train --resume --out model --iterations 3");
+}
+
+// Row by row the file system refuses more than these bytes: what was written is whole, and the run goes on later.
+TEST_F(CommandLine, FullDiskEndsMetrics) {
+    tiny_model();
+    expect_refused("train --resume --out model --iterations 100000 --checkpoint-every 100000 --eval-every 100000",
+                   {"model/metrics.csv", "disk full"}, "ulimit -f 12; trap '' XFSZ;");
+    expect_runs("train --resume --out model --iterations 3");
+    const std::string metrics = contents(in("model/metrics.csv"));
+    EXPECT_EQ(std::count(metrics.begin(), metrics.end(), '\n'), 5);  // a header, the untrained networks, three rows
+}
+
+// A run that its time ends is evaluated and saved, and goes on as one of so many iterations does.
+TEST_F(CommandLine, MinutesEndARun) {
+    const auto last_row = [&] {
+        const std::string metrics = contents(in("run/metrics.csv"));
+        return metrics.substr(metrics.rfind('\n', metrics.size() - 2) + 1);
+    };
+    const auto checkpoint = [](int64_t iteration) { return text("checkpoints/iteration-", 1'000'000 + iteration); };
+    expect_runs(tiny + " --iterations 1000000000 --minutes 0.02 --out run --eval-every 1000000");
+    const std::string row = last_row();
+    const int64_t done = std::stoll(row);
+    EXPECT_GT(done, 1);
+    size_t cells = 0, empty = 0;  // of an evaluation: the distances of tiny networks are there, too
+    std::istringstream line(row);
+    for (std::string cell; std::getline(line, cell, ',');) ++cells, empty += cell.empty();
+    EXPECT_EQ(empty, 0u) << row;
+    EXPECT_EQ(cells, 20u) << row;
+    expect_runs(text("train --resume --out run --minutes 0 --iterations ", done + 2));
+    EXPECT_EQ(std::stoll(last_row()), done + 2);
+    expect_runs(text(tiny, " --out whole --iterations ", done + 2));
+    const auto name = [&](const std::string& run) {
+        std::string digits = checkpoint(done + 2);
+        digits.replace(digits.find("-1") + 1, 1, "");
+        return in(run + "/" + digits + ".safetensors");
+    };
+    const SafetensorsFile parts = read_safetensors(name("run")), whole = read_safetensors(name("whole"));
+    ASSERT_EQ(parts.tensors.size(), whole.tensors.size());
+    for (const auto& [tensor, value] : whole.tensors) EXPECT_EQ(parts.tensors.at(tensor).bytes, value.bytes) << tensor;
 }
 
 TEST_F(CommandLine, IterationsCountFromTheStart) {

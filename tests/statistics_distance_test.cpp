@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <complex>
 #include <functional>
 #include <map>
 
@@ -227,21 +228,77 @@ TEST(StatisticsDistance, GrowsWithEveryKindOfDamage) {
     }
 }
 
-// The power of every frequency stays, but not the shapes: each image is shifted on its torus by its own transform's
-// random phases, here those of white noise.
+using Plane = std::vector<std::complex<double>>;  // 32 × 32
+
+Plane fourier(const Plane& x, double sign) {
+    Plane rows(1024), out(1024);
+    const auto turn = [&](int64_t k) { return std::polar(1.0, sign * 2 * M_PI * double(k) / 32); };
+    for (int64_t r = 0; r < 32; ++r)
+        for (int64_t u = 0; u < 32; ++u)
+            for (int64_t c = 0; c < 32; ++c) rows[size_t(r * 32 + u)] += x[size_t(r * 32 + c)] * turn(c * u % 32);
+    for (int64_t v = 0; v < 32; ++v)
+        for (int64_t u = 0; u < 32; ++u)
+            for (int64_t r = 0; r < 32; ++r) out[size_t(v * 32 + u)] += rows[size_t(r * 32 + u)] * turn(r * v % 32);
+    return out;
+}
+
+// The statistics of all images, one after another.
+std::vector<std::vector<double>> all_statistics(const ImageSet& set) {
+    std::vector<std::vector<double>> all;
+    for (int64_t i = 0; i < set.count; ++i) all.push_back(image_statistics(image_at(set, i), set.size));
+    return all;
+}
+
+// The mean over statistics [first, last) of |m - m'| / s', with m of `images`, and m' and s' of `data`.
+double shift(const std::vector<std::vector<double>>& images, const std::vector<std::vector<double>>& data, size_t first,
+             size_t last) {
+    double total = 0;
+    for (size_t k = first; k < last; ++k) {
+        double m = 0, mean = 0, squares = 0;
+        for (const auto& one : images) m += one[k] / double(images.size());
+        for (const auto& one : data) mean += one[k] / double(data.size());
+        for (const auto& one : data) squares += (one[k] - mean) * (one[k] - mean) / double(data.size());
+        total += std::abs(m - mean) / std::sqrt(squares);
+    }
+    return total / double(last - first);
+}
+
+// Each image has random phases, those of white noise: the amplitude of each frequency and the mean stay, but not the
+// shapes. It is the ratios of edges that see it. (Of grey levels that need no clamping.)
 TEST(StatisticsDistance, SeesTextureWithoutShapes) {
-    const StatisticsDistance distance(shapes(300, 1));
-    const ImageSet fresh = shapes(60, 2);
-    const auto convolved = images_of(60, 32, [&](int64_t i, int64_t r, int64_t c, int64_t k) {
-        double sum = 0;  // with random signs of 16 pixels
-        for (uint64_t tap = 0; tap < 16; ++tap) {
-            const uint64_t bits = hash64(hash64(5, uint64_t(i)), tap);
-            const int64_t row = (r + int64_t(bits % 32)) % 32, column = (c + int64_t(bits / 32 % 32)) % 32;
-            sum += (bits / 1024 % 2 ? 1 : -1) * (double(image_at(fresh, i)[(row * 32 + column) * 3 + k]) - 127.5);
+    const auto pale = [](const ImageSet& set) {
+        return images_of(set.count, 32, [&](int64_t i, int64_t r, int64_t c, int64_t k) {
+            return 127.5 + 0.3 * (double(image_at(set, i)[(r * 32 + c) * 3 + k]) - 127.5);
+        });
+    };
+    const ImageSet data = pale(shapes(300, 1)), fresh = pale(shapes(60, 2));
+    std::vector<double> scrambled(size_t(60 * 1024 * 3));
+    for (size_t i = 0; i < 60; ++i) {
+        Plane noise(1024);
+        for (size_t p = 0; p < 1024; ++p) noise[p] = hash_uniform(5, i * 1024 + p) - 0.5;
+        Plane phases = fourier(noise, -1);
+        for (auto& value : phases) value /= std::abs(value);
+        phases[0] = 1;
+        for (size_t k = 0; k < 3; ++k) {
+            Plane x(1024);
+            for (size_t p = 0; p < 1024; ++p) x[p] = double(image_at(fresh, int64_t(i))[p * 3 + k]);
+            x = fourier(x, -1);
+            for (size_t p = 0; p < 1024; ++p) x[p] *= phases[p];
+            x = fourier(x, 1);
+            for (size_t p = 0; p < 1024; ++p) scrambled[(i * 1024 + p) * 3 + k] = x[p].real() / 1024;
         }
-        return 127.5 + sum / 4;
+    }
+    const ImageSet texture = images_of(60, 32, [&](int64_t i, int64_t r, int64_t c, int64_t k) {
+        return scrambled[size_t(((i * 32 + r) * 32 + c) * 3 + k)];
     });
-    EXPECT_GT(distance(convolved), 5 * distance(fresh));
+    const auto of_data = all_statistics(data), of_fresh = all_statistics(fresh), of_texture = all_statistics(texture);
+    for (size_t i = 0; i < 60; ++i)
+        for (size_t k = 0; k < 3; ++k)  // but for the rounding of each pixel
+            EXPECT_NEAR(of_texture[i][k], of_fresh[i][k], 0.5 / 127.5) << i;
+    EXPECT_LT(shift(of_texture, of_data, 3, 51), 2 * shift(of_fresh, of_data, 3, 51));
+    EXPECT_GT(shift(of_texture, of_data, 51, 69), 10 * shift(of_fresh, of_data, 51, 69));
+    const StatisticsDistance distance(data);
+    EXPECT_GT(distance(texture), 5 * distance(fresh));
 }
 
 TEST(StatisticsDistance, SameForAnyNumberOfThreads) {

@@ -644,6 +644,13 @@ TEST_F(Training, DamagedCheckpointsAreSetAside) {
     EXPECT_TRUE(fs::exists(newest));
     fs::remove(newest);
 
+    // Where every one is damaged, none is left.
+    fs::create_directories(folder_ + "/lost/checkpoints");
+    for (const int64_t iteration : {1, 2}) write_bytes(checkpoint_path(folder_ + "/lost", iteration), "not one");
+    said.clear();
+    EXPECT_FALSE(newest_sound_checkpoint(folder_ + "/lost", [&](const std::string& line) { said.push_back(line); }));
+    EXPECT_EQ(said.size(), 2u);
+
     c.iterations = 6;
     run(c, true);
     for (const std::string& name : others) EXPECT_EQ(read_bytes(folder + name), "mine") << name;
@@ -660,6 +667,19 @@ TEST_F(Training, OldCheckpointsAreRemoved) {
         names.insert(entry.path().filename().string());
     EXPECT_EQ(names, (std::set<std::string>{"iteration-000004.safetensors", "iteration-000005.safetensors"}));
     EXPECT_EQ(fs::path(newest_checkpoint(c.out)).filename().string(), "iteration-000005.safetensors");
+}
+
+// A seventh digit makes a later iteration of what would be sorted before the others.
+TEST_F(Training, OldCheckpointsAreTheEarlierIterations) {
+    const std::string out = folder_ + "/run";
+    fs::create_directories(out + "/checkpoints");
+    for (const int64_t iteration : {999'998, 999'999, 1'000'000, 1'000'001})
+        write_bytes(checkpoint_path(out, iteration), "");
+    EXPECT_EQ(newest_checkpoint(out), out + "/checkpoints/iteration-1000001.safetensors");
+    remove_old_checkpoints(out, 3);
+    EXPECT_FALSE(fs::exists(checkpoint_path(out, 999'998)));
+    for (const int64_t iteration : {999'999, 1'000'000, 1'000'001})
+        EXPECT_TRUE(fs::exists(checkpoint_path(out, iteration))) << iteration;
 }
 
 TEST_F(Training, ConfigFileIsComplete) {
@@ -957,6 +977,36 @@ TEST_F(Training, LearningRatesFallWithEachRollback) {
     cut.iterations = by_hand.iterations = 6;
     cut.max_energy_gap = 1e4;
     run(cut, true);
+    run(by_hand, true);
+    expect_same_tensors(last(cut), last(by_hand));
+}
+
+// A run that rolls back equals one that starts at the checkpoint with that many rollbacks, chain states and all.
+TEST_F(Training, ARollbackRestoresPersistentChains) {
+    const auto persistent = [&](const std::string& name) {
+        Config c = config(name, 5);
+        c.step.start_z = "persistent";
+        c.flip = false;  // a flipped image has a different latent
+        return c;
+    };
+    const Config calm = persistent("calm");
+    run(calm);
+    const auto table = read_table(calm);
+    double largest = 0;
+    for (size_t i = 1; i < table.size(); ++i)
+        largest = std::max(largest, std::abs(std::stod(table[i][column(table, "energy_gap")])));
+    Config cut = persistent("cut");
+    cut.max_energy_gap = largest * 0.9999;  // one iteration is beyond it; with other noise it falls on either side
+    const auto [printed, message] = run_to_failure(cut, false);
+    ASSERT_EQ(message, "") << printed;
+    const size_t rollbacks = lines_with(printed, "diverged").size();
+    ASSERT_GE(rollbacks, 1u) << printed;
+
+    const Config by_hand = persistent("by_hand");
+    SafetensorsFile file = read_safetensors(checkpoint_path(calm.out, 0));
+    file.metadata.at("rollbacks") = std::to_string(rollbacks);
+    fs::create_directories(by_hand.out + "/checkpoints");
+    write_safetensors(checkpoint_path(by_hand.out, 0), file);
     run(by_hand, true);
     expect_same_tensors(last(cut), last(by_hand));
 }
