@@ -401,6 +401,34 @@ TEST_F(CommandLine, FullDiskEndsMetrics) {
     EXPECT_EQ(std::count(metrics.begin(), metrics.end(), '\n'), 5);  // a header, the untrained networks, three rows
 }
 
+// One line of JSON for each line of input: reference/bench.py reads them.
+TEST_F(CommandLine, BenchServesAnIterationForEachLine) {
+    const Outcome result =
+        run("bench --serve --width-generator 2 --width-ebm 2 --width-encoder 1 --latent 2 --batch 2 --steps-x 2 "
+            "--steps-z 1",
+            "printf 'one\\nmore\\n' |");
+    EXPECT_EQ(result.code, 0) << result.error;
+    std::istringstream lines(result.out);
+    int answers = 0;
+    for (std::string line; std::getline(lines, line); ++answers) {
+        double total, parts[5], peak, device;
+        int end = 0;
+        ASSERT_EQ(std::sscanf(line.c_str(),
+                              "{\"total\": %lf, \"x_chain\": %lf, \"z_chain\": %lf, \"generator\": %lf, "
+                              "\"encoder\": %lf, \"ebm\": %lf, \"peak_mib\": %lf, \"device_mib\": %lf}%n",
+                              &total, &parts[0], &parts[1], &parts[2], &parts[3], &parts[4], &peak, &device, &end),
+                  8)
+            << line;
+        EXPECT_EQ(size_t(end), line.size()) << line;
+        double sum = 0;
+        for (const double part : parts) sum += part;
+        EXPECT_NEAR(total, sum, 6 * 0.00005) << "each is rounded to four digits: " << line;
+        EXPECT_GT(total, 0) << line;
+        EXPECT_GT(peak, 1) << line;
+    }
+    EXPECT_EQ(answers, 2) << result.out;
+}
+
 // A run that its time ends is evaluated and saved, and goes on as one of so many iterations does.
 TEST_F(CommandLine, MinutesEndARun) {
     const auto last_row = [&] {

@@ -188,7 +188,14 @@ private:
 // While one lives, kernels run on `threads` threads.
 class WithThreads {
 public:
-    explicit WithThreads(int threads) : before_(omp_get_max_threads()) { omp_set_num_threads(threads); }
+    explicit WithThreads(int threads) : before_(omp_get_max_threads()) {
+        omp_set_num_threads(threads);
+        int found = 0;
+#pragma omp parallel
+#pragma omp single
+        found = omp_get_num_threads();
+        EXPECT_EQ(found, threads) << "OMP_THREAD_LIMIT makes tests of several threads tests of none";
+    }
     ~WithThreads() { omp_set_num_threads(before_); }
     WithThreads(const WithThreads&) = delete;
     WithThreads& operator=(const WithThreads&) = delete;

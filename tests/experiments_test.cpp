@@ -374,6 +374,7 @@ protected:
 TEST_F(Experiments, RefuseBadInput) {
     for (const char* name : {"reconstruct", "revise", "interpolate", "ood", "longrun", "ais"}) {
         const std::string command = name, with_model = command + " --model " + model();
+        fs::remove_all(in("run/") + name);  // of another test
         EXPECT_EQ(run(command + " --help"), 0);
         expect_refused(command, {"--model"});
         expect_refused(command + " --model missing.safetensors", {"missing.safetensors"});

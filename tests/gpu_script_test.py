@@ -21,8 +21,10 @@ import unittest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # The first g++ on the PATH that is not a compiler cache's link: such a link looks for the compiler on the PATH, which the
 # tests replace.
-COMPILER = next(path for folder in os.get_exec_path() if (path := shutil.which("g++", path=folder))
-                and os.path.basename(os.path.realpath(path)) not in ("ccache", "distcc", "sccache"))
+COMPILER = next((path for folder in os.get_exec_path() if (path := shutil.which("g++", path=folder))
+                 and os.path.basename(os.path.realpath(path)) not in ("ccache", "distcc", "sccache")), None)
+if COMPILER is None:
+    sys.exit("these tests need g++ on the PATH")
 
 GPU_LINE = "Stand-in GPU, 9.0, 80000, 79000, 580.1, GPU-77aa"
 PASSED_TESTS = "[==========] 7 tests from 1 test suite ran.\n[  PASSED  ] 7 tests.\n"

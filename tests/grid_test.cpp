@@ -380,8 +380,9 @@ TEST_F(Grid, MinutesAreConvertedToIterationsOnce) {
     expect_runs(command + ",abp");
     EXPECT_EQ(rows_of(in("grid/budget.csv")).size(), 2u);
     EXPECT_NE(output().find("vae-1: already done"), std::string::npos);
-    write_bytes(in("grid/budget.csv"), "cell,minutes,seconds,iterations\nvae,0.0005,1,7\n");
-    expect_refused(command, {"iterations = " + budget[0].at("iterations"), "now 7"});
+    const std::string other = std::to_string(std::stoll(budget[0].at("iterations")) + 1);
+    write_bytes(in("grid/budget.csv"), "cell,minutes,seconds,iterations\nvae,0.0005,1," + other + "\n");
+    expect_refused(command, {"iterations = " + budget[0].at("iterations"), "now " + other});
 }
 
 TEST_F(Grid, ATrainingThatGivesUpIsARow) {

@@ -49,6 +49,36 @@ TEST(Methods, ReportAndLearnWhatTheirRowSays) {
     }
 }
 
+// Each network's gradient gets its own weight decay. (With β₁ = 0 Adam's first moment is that sum. It takes two
+// roundings, or one.)
+TEST(Methods, EachNetworkHasItsWeightDecay) {
+    StepSettings settings;
+    settings.chain_x.steps = settings.chain_z.steps = 2;
+    settings.adam_generator.weight_decay = real(0.5);
+    settings.adam_ebm.weight_decay = real(0.25);
+    settings.adam_encoder.weight_decay = real(2);
+    Models models({"cifar10", 3, 4, 2, 5}, 1);
+    std::vector<std::vector<Values>> before;
+    for (const auto& [prefix, state] : models.networks()) before.push_back(parameters_of(*state));
+    const Shape images{2, 32, 32, 3};
+    dual_mcmc_step(models, random_tensor(images, 1), philox_noise(1, 0, images, 5), settings, 1);
+    const std::vector<Models::Named> networks = models.networks();
+    for (size_t k = 0; k < networks.size(); ++k) {
+        const std::string prefix = networks[k].prefix;
+        const double decay = prefix == "netG." ? 0.5 : prefix == "netE." ? 0.25 : 2;
+        size_t next = 0;
+        for (const NamedTensor& entry : networks[k].state->entries()) {
+            if (!entry.trainable) continue;
+            const Values weight = before[k][next++], gradient = entry.value.grad().to_host(),
+                         moment = entry.moment1.to_host();
+            for (size_t i = 0; i < weight.size(); ++i) {
+                const double decayed = decay * double(weight[i]), sum = double(gradient[i]) + decayed;
+                ASSERT_NEAR(moment[i], sum, unit * (std::abs(decayed) + std::abs(sum)) * 1.001) << prefix << entry.name;
+            }
+        }
+    }
+}
+
 TEST(Methods, UnknownNamesAreAnsweredWithTheKnownOnes) {
     StepSettings settings;
     try {

@@ -430,11 +430,19 @@ protected:
 // In double precision only what is about numbers.
 TEST_F(Ranks, TheTestsAboveOnSeveralProcesses) {
     const std::string self = fs::read_symlink("/proc/self/exe").string();
-    const std::string tests = proof ? "UnderMpirun.TrainAsOneProcessDoes" : "UnderMpirun.*";
+    const std::string suite = "UnderMpirun", test = proof ? "TrainAsOneProcessDoes" : "*";
+    const testing::UnitTest& all = *testing::UnitTest::GetInstance();
+    int tests = 0;
+    for (int i = 0; i < all.total_test_suite_count(); ++i)
+        if (all.GetTestSuite(i)->name() == suite) tests = proof ? 1 : all.GetTestSuite(i)->total_test_count();
     for (const int processes : proof ? std::vector{2, 3, 5} : std::vector{2, 3}) {
-        const Outcome result =
-            shell(text("$mpirun -np ", processes, " '", self, "' --gtest_filter='", tests, "' --gtest_brief=1"));
+        const Outcome result = shell(text("$mpirun -np ", processes, " '", self, "' --gtest_filter='", suite, ".", test,
+                                          "' --gtest_brief=1 --gtest_color=no"));
         EXPECT_EQ(result.code, 0) << processes << " processes:\n" << result.out << result.error;
+        // None was skipped: they found each other. (The first one prints.)
+        EXPECT_NE(result.out.find(text("[  PASSED  ] ", tests, tests == 1 ? " test." : " tests.")), std::string::npos)
+            << tests << "\n"
+            << result.out;
     }
 }
 
@@ -510,6 +518,10 @@ TEST_F(Ranks, ErrorsEndAllProcesses) {
     expect_second_refused(resume, resume + "--sigma -1", "--sigma");
     expect_second_refused(tiny + "--out other", tiny + "--out other --width-ebm 3", "settings");
     expect_second_refused(tiny + "--out other", tiny + "--out other --iterations 2", "settings");
+    std::vector<std::string> devices;
+    for (const InstructionSet& set : instruction_sets())
+        if (set.supported) devices.push_back(tiny + "--out other --device " + set.device);
+    if (devices.size() > 1) expect_second_refused(devices[0], devices[1], "choose one that all have");
 }
 
 // A run is killed and one is interrupted, both at some iteration after the first checkpoint; --resume goes on.
@@ -523,7 +535,8 @@ TEST_F(Ranks, KilledAndInterrupted) {
         wait.replace(wait.find("{}"), 2, run);
         return start + run + wait + kill + "; wait $pid";
     };
-    const Outcome killed = shell(script("killed", "kill -9 $(pgrep -P $pid | tail -1)"));
+    const Outcome killed = shell(
+        script("killed", "for child in $(cat /proc/$pid/task/*/children); do :; done; kill -9 $child || kill $pid"));
     EXPECT_NE(killed.code, 0);
     // Open MPI waits so many seconds before it kills what it has asked to end.
     const Outcome interrupted =

@@ -35,8 +35,8 @@ TEST(FitLine, LeavesOutTheLeastImportant) {
 class Terminal {
 public:
     explicit Terminal(int columns) : master_(posix_openpt(O_RDWR | O_NOCTTY)) {
-        EXPECT_EQ(grantpt(master_), 0);
-        EXPECT_EQ(unlockpt(master_), 0);
+        if (grantpt(master_) != 0 || unlockpt(master_) != 0)
+            throw std::runtime_error("these tests need pseudo-terminals: mount /dev/pts");
         name_ = ptsname(master_);
         slave_ = open(name_.c_str(), O_RDWR | O_NOCTTY);
         EXPECT_GE(slave_, 0);

@@ -123,8 +123,8 @@ TEST_F(ControlGroups, WhatIsNoQuotaIsNone) {
 // What the line "device: CPU, ..., N threads" of a shortest benchmark says, with these settings in the environment.
 std::string threads_with(const std::string& environment) {
     const std::string out = temporary_path("threads.txt"),
-                      command = "env -u OMP_NUM_THREADS -u OMP_WAIT_POLICY -u GOMP_SPINCOUNT " + environment + " '" +
-                                program_path() +
+                      command = "env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT -u OMP_WAIT_POLICY -u GOMP_SPINCOUNT " +
+                                environment + " '" + program_path() +
                                 "' bench --device cpu --width-generator 1 --width-ebm 1 --width-encoder 1 --latent 1 "
                                 "--batch 1 --steps-x 1 --steps-z 1 --iterations 1 > '" +
                                 out + "' 2>&1";
