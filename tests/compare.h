@@ -120,8 +120,14 @@ inline Tensor random_tensor(const Shape& shape, uint32_t seed, real low = -1, re
 
 // ---- backend and threads ------------------------------------------------------------------------
 
-// The CPU backends that this processor supports, from the smallest instruction set to the largest.
+// The CPU backends of this build, from the smallest instruction set to the largest; and those that this processor
+// supports.
 inline std::vector<const Backend*> cpu_backends() {
+    std::vector<const Backend*> all;
+    for (const InstructionSet& set : instruction_sets()) all.insert(all.begin(), set.backend);
+    return all;
+}
+inline std::vector<const Backend*> supported_cpu_backends() {
     std::vector<const Backend*> able;
     for (const InstructionSet& set : instruction_sets())
         if (set.supported) able.insert(able.begin(), set.backend);
@@ -158,6 +164,8 @@ inline double input_unit(const Backend& table) {
 inline const std::string& why_not(const Backend& table) {
     static std::map<const Backend*, std::string> reasons;
     const auto [entry, first] = reasons.try_emplace(&table);
+    for (const InstructionSet& set : instruction_sets())
+        if (set.backend == &table && !set.supported) entry->second = "this processor lacks these instructions";
     if (first && table.start) try {
             table.start(0);
         } catch (const std::runtime_error& error) {
@@ -208,7 +216,7 @@ private:
 //     class Kernel : public EachBackend {};
 //     TEST_P(Kernel, add) { ... }
 //     INSTANTIATE_TEST_SUITE_P(Cpu, Kernel, testing::ValuesIn(cpu_backends()), backend_name);
-// Tests of a GPU that cannot be used are skipped, with the reason.
+// Tests of a device that cannot be used are skipped, with the reason.
 class EachBackend : public testing::TestWithParam<const Backend*> {
 protected:
     void SetUp() override {

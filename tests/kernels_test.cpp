@@ -1032,10 +1032,24 @@ std::vector<ConvShape> conv_shapes() {
     return shapes;
 }
 
-// Whether Winograd may compute it.
-bool may_filter(const ConvShape& s) {
-    return s.kernel == 3 && s.stride == 1 && s.padding == 1 && std::min(s.height, s.width) >= 4;
+// What a test knows of the convolutions it calls: the largest relative error v of their inputs, and whether Winograd's
+// algorithm may be among them, as in the CPU's fast routes.
+struct Route {
+    double v;
+    bool filters;
+    bool may_filter(const ConvShape& s) const {
+        return filters && s.kernel == 3 && s.stride == 1 && s.padding == 1 && std::min(s.height, s.width) >= 4;
+    }
+};
+Route route() {
+#ifdef PLAIN
+    const bool filters = false;
+#else
+    const bool filters = std::string(backend().name).starts_with("CPU");
+#endif
+    return {input_unit(backend()), filters};
 }
+constexpr Route exact_route{0, false};
 
 // Holds a convolution against its sums of products, of inputs with a relative error of up to v. `filtered`: the number
 // of products that Winograd's algorithm adds at each of its points, or 0. In its output its points count 31.4 times as
@@ -1073,7 +1087,7 @@ Values activated(const Values& x, const ConvShape& s) {
     return out;
 }
 
-void check_conv2d(decltype(Backend::conv2d) conv2d, double v) {
+void check_conv2d(decltype(Backend::conv2d) conv2d, const Route& route) {
     for (const ConvShape& s : conv_shapes())
         for (const bool with_bias : {false, true}) {
             const bool with_residual = with_bias == s.relu;
@@ -1094,11 +1108,11 @@ void check_conv2d(decltype(Backend::conv2d) conv2d, double v) {
             const std::string what = name(s) + (with_bias ? ", bias" : "") + (with_residual ? ", residual" : "");
             const Values y =
                 output(y_size(s), [&](real* p) { conv2d(p, Buffer(x), Buffer(w), bias_or_null, residual_or_null, s); });
-            expect_sums(y, sums, may_filter(s) ? double(s.in) : 0, v, what);
+            expect_sums(y, sums, route.may_filter(s) ? double(s.in) : 0, route.v, what);
         }
 }
 
-void check_conv2d_backward_input(decltype(Backend::conv2d_backward_input) conv2d_backward_input, double v) {
+void check_conv2d_backward_input(decltype(Backend::conv2d_backward_input) conv2d_backward_input, const Route& route) {
     for (const ConvShape& s : conv_shapes()) {
         const Values dy = random_values(y_size(s), 1), w = random_values(w_size(s), 2),
                      residual = random_values(x_size(s), 3);
@@ -1122,7 +1136,7 @@ void check_conv2d_backward_input(decltype(Backend::conv2d_backward_input) conv2d
                                                               : p,
                                       s);
             });
-            expect_sums(dx, sums, may_filter(s) ? double(s.out) : 0, v, name(s) + added);
+            expect_sums(dx, sums, route.may_filter(s) ? double(s.out) : 0, route.v, name(s) + added);
         }
     }
 }
@@ -1165,12 +1179,11 @@ TEST_P(Kernel, conv2d_hides_no_nan) {
     }
 }
 
-TEST_P(Kernel, conv2d) { check_conv2d(backend().conv2d, input_unit(backend())); }
-TEST_P(Kernel, conv2d_backward_input) {
-    check_conv2d_backward_input(backend().conv2d_backward_input, input_unit(backend()));
-}
+TEST_P(Kernel, conv2d) { check_conv2d(backend().conv2d, route()); }
+TEST_P(Kernel, conv2d_backward_input) { check_conv2d_backward_input(backend().conv2d_backward_input, route()); }
 
-void check_conv2d_backward_weight(decltype(Backend::conv2d_backward_weight) conv2d_backward_weight, double v) {
+void check_conv2d_backward_weight(decltype(Backend::conv2d_backward_weight) conv2d_backward_weight,
+                                  const Route& route) {
     for (const ConvShape& s : conv_shapes()) {
         const Values x = random_values(x_size(s), 1), dy = random_values(y_size(s), 2), input = activated(x, s);
         std::vector<RandomSum> sums(static_cast<size_t>(w_size(s)));
@@ -1179,20 +1192,18 @@ void check_conv2d_backward_weight(decltype(Backend::conv2d_backward_weight) conv
         });
         const Values dw = output(w_size(s), [&](real* p) { conv2d_backward_weight(p, Buffer(x), Buffer(dy), s); });
         const int64_t tiles = s.batch * ((s.height + 3) / 4) * ((s.width + 3) / 4);
-        expect_sums(dw, sums, may_filter(s) && !s.pool ? double(tiles) : 0, v, name(s));
+        expect_sums(dw, sums, route.may_filter(s) && !s.pool ? double(tiles) : 0, route.v, name(s));
     }
 }
 
-TEST_P(Kernel, conv2d_backward_weight) {
-    check_conv2d_backward_weight(backend().conv2d_backward_weight, input_unit(backend()));
-}
+TEST_P(Kernel, conv2d_backward_weight) { check_conv2d_backward_weight(backend().conv2d_backward_weight, route()); }
 // The device's exact convolutions, which do not round their inputs.
 TEST_P(Kernel, exact_convolutions) {
     const ExactConvolutions exact;
     EXPECT_EQ(backend().exact, nullptr);
-    check_conv2d(backend().conv2d, 0);
-    check_conv2d_backward_input(backend().conv2d_backward_input, 0);
-    check_conv2d_backward_weight(backend().conv2d_backward_weight, 0);
+    check_conv2d(backend().conv2d, exact_route);
+    check_conv2d_backward_input(backend().conv2d_backward_input, exact_route);
+    check_conv2d_backward_weight(backend().conv2d_backward_weight, exact_route);
 }
 
 // Packed weights that a kernel caches are used for these weights only, in this layout, and within this ConstantWeights

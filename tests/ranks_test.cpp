@@ -524,6 +524,35 @@ TEST_F(Ranks, ErrorsEndAllProcesses) {
     if (devices.size() > 1) expect_second_refused(devices[0], devices[1], "choose one that all have");
 }
 
+// All ranks roll back at the same iteration: the run equals one that starts at the checkpoint with that many rollbacks.
+TEST_F(Ranks, RollBackTogether) {
+    expect_runs(2, tiny + "--iterations 4 --out calm");
+    std::istringstream rows(read_bytes(in("calm/metrics.csv")));
+    double largest = 0;
+    std::string row, cell;
+    std::getline(rows, row);  // the header
+    std::getline(rows, row);  // the untrained networks
+    while (std::getline(rows, row)) {
+        std::istringstream cells(row);
+        for (int column = 0; column < 6; ++column) std::getline(cells, cell, ',');
+        largest = std::max(largest, std::abs(std::stod(cell)));
+    }
+    // One iteration is beyond it; with other noise it falls on either side.
+    const Outcome cut = run(2, text(tiny, "--iterations 4 --max-energy-gap ", 0.9999 * largest, " --out cut"));
+    EXPECT_EQ(cut.code, 0) << cut.out << cut.error;
+    size_t rollbacks = 0;
+    for (size_t at = 0; (at = cut.out.find("with fresh noise", at)) != std::string::npos; ++at) ++rollbacks;
+    ASSERT_GE(rollbacks, 1u) << cut.out;
+
+    SafetensorsFile start = read_safetensors(in("calm/checkpoints/iteration-000000.safetensors"));
+    start.metadata.at("rollbacks") = std::to_string(rollbacks);
+    fs::create_directories(in("by_hand/checkpoints"));
+    write_safetensors(in("by_hand/checkpoints/iteration-000000.safetensors"), start);
+    expect_runs(2, "train --resume --out by_hand");
+    expect_same_tensors("cut/checkpoints/iteration-000004.safetensors",
+                        "by_hand/checkpoints/iteration-000004.safetensors");
+}
+
 // A run is killed and one is interrupted, both at some iteration after the first checkpoint; --resume goes on.
 TEST_F(Ranks, KilledAndInterrupted) {
     const std::string start = "$mpirun -np 2 $dualmcmc " + tiny + "--iterations 1000000 --checkpoint-every 2 --out ";

@@ -79,11 +79,13 @@ void expect_parameters(const std::string& path, const step_check::Run& run) {
     EXPECT_LT(left_out, count / 20) << path;
 }
 
-// In double precision each result is within what its storage allows, on every device that computes so.
+// In double precision, on every device that computes so: each result that is stored in F64 to 1e-12, where 6e-14 was
+// found (a Xeon with AVX-512); those of the one file in F32, within what that allows.
 TEST(StepFiles, AgreeInDoublePrecision) {
     const WithThreads one(1);
     for (const std::string& path : step_files()) {
-        const step_check::Run run = step_check::in_double(path, {});
+        const std::optional<double> storage;
+        const step_check::Run run = step_check::in_double(path, path == step_cifar10_resample ? storage : 1e-12);
         expect_parameters(path, run);
         EXPECT_GE(run.checks.size(), 42u) << path;
         for (const step_check::Check& check : run.checks)

@@ -151,7 +151,7 @@ const std::vector<std::vector<Quantity>>& exact_cases() {
 
 // Devices in the order of the table's columns.
 std::vector<const Backend*> devices() {
-    std::vector<const Backend*> usable = cpu_backends();
+    std::vector<const Backend*> usable = supported_cpu_backends();
     for (const Backend* table : gpu_backends_of_all_precisions())
         if (why_not(*table).empty()) usable.push_back(table);
     return usable;
@@ -345,7 +345,7 @@ bool matches(const std::string& name, const std::string& pattern) {
 TEST(Rounding, BoundsNoticeWrongKernels) {
     const WithThreads one(1);
     static Backend tables[std::size(mutants)];
-    inner = cpu_backends().back();
+    inner = supported_cpu_backends().back();
     for (size_t i = 0; i < std::size(mutants); ++i) {
         tables[i] = *inner;
         mutants[i].make(tables[i]);
