@@ -120,6 +120,10 @@ TEST_F(CommandLine, RefusesWhatMakesNoSense) {
     expect_refused("train --preset demo --batch 0", {"--batch 0", "at least 1"});
     expect_refused("train --preset demo --batch 20000", {"--batch 20000", "10000 images"});
     expect_refused("train --preset demo --noise-x 0", {"--noise-x 0"});
+    expect_refused("train --preset demo --long-steps 6", {"--long-steps 6", "above --steps-x 6"});
+    expect_refused("train --preset demo --long-steps -1", {"--long-steps -1", "from 0 to 65535"});
+    expect_refused("train --preset demo --long-every 0", {"--long-every 0", "at least 1"});
+    expect_refused("train --preset demo --long-steps 60 --ebm-negatives generated", {"--long-steps 60", "no chains"});
     expect_refused("train --preset demo --sigma nan", {"--sigma"});
     expect_refused("train --preset demo --rollback-lr-factor 1.5", {"--rollback-lr-factor 1.5"});
     expect_refused("train --preset demo --rollback-lr-factor 0", {"--rollback-lr-factor 0"});

@@ -51,6 +51,9 @@ std::vector<Case> cases() {
         out.push_back({"dual, negatives " + negatives, "cifar10", s});
         out.back().settings.negatives = negatives;
     }
+    out.push_back({"dual, long chains", "cifar10", s});
+    out.back().settings.long_steps = 3;
+    out.back().settings.long_every = 1;
     out.push_back({"abp, persistent", "cifar10", s});
     apply_method(out.back().settings, "abp");
     out.back().settings.start_z = "persistent";

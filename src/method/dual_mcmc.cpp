@@ -9,7 +9,7 @@
 //    7  q(·|x) and q(·|x̃): update the encoder (Eq. 15)
 //    8  E(x), the first term of Eq. 7                          u, v advance here
 //    9  unless the negatives are the chain's end: g(z);
-//       `resampled`: a second x-chain from there               u, v advance here, k_x times
+//       `resampled`: a second x-chain from there               u, v advance here, k_x times (long_steps: that many)
 //   10  E of the negatives: update the EBM (Eq. 7)             u, v advance here
 //
 // Every pass through the EBM makes one power iteration of its spectral normalisation, k_x + 1 + 1 (+ k_x) + 1 in all,
@@ -206,14 +206,15 @@ void update_ebm(StepResult& out, Stopwatch& watch, Models& models, const Tensor&
     out.energy_data = energy_data.value();
     backward(scale(energy_data, inverse_temperature), parameters);
 
+    watch.lap(out.seconds.ebm);
+    ChainSettings second = s.chain_x;
+    if (s.long_steps > 0 && adam_t % s.long_every == 0) second.steps = s.long_steps;
     Tensor x_model = out.x_revised;
-    if (s.negatives != "chain") {
-        watch.lap(out.seconds.ebm);
-        x_model = s.start_x == "noise" ? out.x_init : generate(models.generator, z);
-        if (s.negatives == "resampled")
-            x_model = out.x_resampled = revise(models, x_model, s.chain_x, noise.langevin_x_resample).end;
-        watch.lap(out.seconds.chain_x);
-    }
+    if (s.negatives == "chain") second.steps -= s.chain_x.steps;  // a long chain goes on from there
+    else x_model = s.start_x == "noise" ? out.x_init : generate(models.generator, z);
+    if (s.negatives == "resampled" || (s.negatives == "chain" && second.steps > 0))
+        x_model = out.x_resampled = revise(models, x_model, second, noise.langevin_x_resample).end;
+    watch.lap(out.seconds.chain_x);
     models.ebm.power_iteration();  // u, v advance (10)
     const Var energy_model = mean(models.ebm.energy(Var(x_model)));
     out.energy_model = energy_model.value();

@@ -28,7 +28,7 @@ struct StepTimings {
 // several ranks losses and energies are of the whole batch, all else, the traces too, of this rank's images.
 struct StepResult {
     Tensor x_init, x_revised;                     // (B, S, S, 3): the x-chain's start and end
-    Tensor x_resampled, reconstruction;           // likewise: the second x-chain's end, if resampled; g(z̃)
+    Tensor x_resampled, reconstruction;           // likewise: the second, or longer, x-chain's end; g(z̃)
     Tensor mu, logvar, z_init, z_revised;         // (B, d)
     std::vector<Tensor> energy_trace, sse_trace;  // k_x and k_z scalars
     Tensor loss_recon, loss_revise;       // squared errors: summed over pixels, averaged over the batch; without λ

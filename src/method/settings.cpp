@@ -27,18 +27,17 @@ void check_sigma(real sigma, const std::string& flag) {
 }
 
 const std::vector<Method>& methods() {
-    static const std::optional<int64_t> keep;  // the setting stays as it is
-    static const std::optional<real> keep_weight;
+    static constexpr std::nullopt_t keep = std::nullopt;  // the setting stays as it is
     // name, description; start x, start z; k_x, k_z; λ_data, λ_ebm, λ_generated; EBM, generator and encoder learn,
     // joint ELBO; reports
     // clang-format off
     static const std::vector<Method> table{
         {"dual", "this paper",
-         "generator", "encoder", keep, keep, keep_weight, keep_weight, keep_weight,
+         "generator", "encoder", keep, keep, keep, keep, keep,
          true, true, true, false,
          {"loss_recon", "loss_revise", "nll_posterior", "nll_generated", "energy_data", "energy_model"}},
         {"cooperative", "the EBM teaches the generator by revising its samples; no encoder (Xie et al. 2018)",
-         "generator", "encoder", keep, 0, 0, keep_weight, keep_weight,
+         "generator", "encoder", keep, 0, 0, keep, keep,
          true, true, false, false,
          {"loss_revise", "energy_data", "energy_model"}},
         {"triangle", "the divergence triangle: no chains, all losses in nats (Han et al. 2019)",
@@ -46,11 +45,11 @@ const std::vector<Method>& methods() {
          true, true, true, true,
          {"loss_recon", "kl", "nll_generated", "energy_data", "energy_model"}},
         {"shortrun", "an EBM alone, chains of 100 steps from noise (Nijkamp et al. 2019)",
-         "noise", "encoder", 100, keep, keep_weight, keep_weight, keep_weight,
+         "noise", "encoder", 100, keep, keep, keep, keep,
          true, false, false, false,
          {"energy_data", "energy_model"}},
         {"abp", "alternating back-propagation: a generator alone, z-chains from noise (Han et al. 2017)",
-         "generator", "noise", keep, keep, keep_weight, 0, keep_weight,
+         "generator", "noise", keep, keep, keep, 0, keep,
          false, true, false, false,
          {"loss_recon"}},
         {"vae", "generator and encoder on the ELBO (Kingma and Welling 2014)",
@@ -80,7 +79,7 @@ void apply_method(StepSettings& s, const std::string& name) {
         if (method.name != name) continue;
         s.start_x = method.start_x;
         s.start_z = method.start_z;
-        s.chain_x.steps = method.steps_x.value_or(s.chain_x.steps);
+        if (method.steps_x) s.chain_x.steps = *method.steps_x, s.long_steps = 0;
         s.chain_z.steps = method.steps_z.value_or(s.chain_z.steps);
         s.lambda_data = method.lambda_data.value_or(s.lambda_data);
         s.lambda_ebm = method.lambda_ebm.value_or(s.lambda_ebm);

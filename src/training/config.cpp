@@ -237,6 +237,15 @@ void check_chains(const Config& c) {
         fail("--ebm-negatives ", excerpt(s.negatives), ": unknown; give chain, resampled or generated");
     if (s.negatives == "generated" && s.start_x == "noise")
         fail("--ebm-negatives generated: chains that start from noise have no generator; give chain or resampled");
+    if (s.long_steps != 0) {
+        check_chain({s.long_steps, s.chain_x.step_size, s.chain_x.noise_std},
+                    {"--long-steps", "--step-size-x", "--noise-x"});
+        if (s.long_steps <= s.chain_x.steps)
+            fail("--long-steps ", s.long_steps, ": must be above --steps-x ", s.chain_x.steps, ", or 0");
+        if (s.negatives == "generated")
+            fail("--long-steps ", s.long_steps, ": --ebm-negatives generated has no chains; give chain or resampled");
+    }
+    check_range<int64_t>("long-every", s.long_every, 1, max_iterations);
     if (s.start_z == "persistent" && c.flip)
         fail("--start-z persistent: a flipped image has a different latent; leave --flip out");
 }
