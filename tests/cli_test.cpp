@@ -14,6 +14,8 @@
 #include "formats/files.h"
 #include "formats/npy.h"
 #include "formats/safetensors.h"
+#include "training/checkpoint.h"
+#include "training/metrics.h"
 
 namespace dualmcmc::test {
 namespace {
@@ -395,14 +397,17 @@ TEST_F(CommandLine, FullDiskLeavesTheEarlierCheckpointWhole) {
     expect_runs("train --resume --out model --iterations 3");
 }
 
-// Row by row the file system refuses more than these bytes: what was written is whole, and the run goes on later.
+// metrics.csv, which grows by a row an iteration, may not become longer than config.txt and a little.
 TEST_F(CommandLine, FullDiskEndsMetrics) {
     tiny_model();
+    const int64_t blocks = int64_t(fs::file_size(in("model/config.txt"))) / 512 + 3;
     expect_refused("train --resume --out model --iterations 100000 --checkpoint-every 100000 --eval-every 100000",
-                   {"model/metrics.csv", "disk full"}, "ulimit -f 12; trap '' XFSZ;");
+                   {"model/metrics.csv", "disk full"}, text("ulimit -f ", blocks, "; trap '' XFSZ;"));
+    const MetricsTable written = parse_metrics(contents(in("model/metrics.csv")));
+    EXPECT_GT(written.rows.size(), 10u);
+    for (size_t i = 0; i < written.rows.size(); ++i) EXPECT_EQ(written.rows[i][0], std::to_string(i));
     expect_runs("train --resume --out model --iterations 3");
-    const std::string metrics = contents(in("model/metrics.csv"));
-    EXPECT_EQ(std::count(metrics.begin(), metrics.end(), '\n'), 5);  // a header, the untrained networks, three rows
+    EXPECT_EQ(parse_metrics(contents(in("model/metrics.csv"))).rows.size(), 4u);  // the untrained networks; 1, 2, 3
 }
 
 // One line of JSON for each line of input: reference/bench.py reads them.
@@ -435,31 +440,20 @@ TEST_F(CommandLine, BenchServesAnIterationForEachLine) {
 
 // A run that its time ends is evaluated and saved, and goes on as one of so many iterations does.
 TEST_F(CommandLine, MinutesEndARun) {
-    const auto last_row = [&] {
-        const std::string metrics = contents(in("run/metrics.csv"));
-        return metrics.substr(metrics.rfind('\n', metrics.size() - 2) + 1);
-    };
-    const auto checkpoint = [](int64_t iteration) { return text("checkpoints/iteration-", 1'000'000 + iteration); };
-    expect_runs(tiny + " --iterations 1000000000 --minutes 0.02 --out run --eval-every 1000000");
-    const std::string row = last_row();
-    const int64_t done = std::stoll(row);
-    EXPECT_GT(done, 1);
-    size_t cells = 0, empty = 0;  // of an evaluation: the distances of tiny networks are there, too
-    std::istringstream line(row);
-    for (std::string cell; std::getline(line, cell, ',');) ++cells, empty += cell.empty();
-    EXPECT_EQ(empty, 0u) << row;
-    EXPECT_EQ(cells, 20u) << row;
-    expect_runs(text("train --resume --out run --minutes 0 --iterations ", done + 2));
-    EXPECT_EQ(std::stoll(last_row()), done + 2);
+    tiny_model();
+    const auto rows = [&] { return parse_metrics(contents(in("model/metrics.csv"))).rows; };
+    expect_runs("train --resume --out model --iterations 1000000000 --minutes 0.02 --eval-every 1000000");
+    const std::vector<std::string> last = rows().back();
+    const int64_t done = std::stoll(last[0]);
+    EXPECT_GT(done, 2);
+    EXPECT_EQ(std::count(last.begin(), last.end(), ""), 0) << "it has the distances of an evaluation";
+    expect_runs(text("train --resume --out model --minutes 0 --iterations ", done + 2));
+    EXPECT_EQ(rows().back()[0], std::to_string(done + 2));
     expect_runs(text(tiny, " --out whole --iterations ", done + 2));
-    const auto name = [&](const std::string& run) {
-        std::string digits = checkpoint(done + 2);
-        digits.replace(digits.find("-1") + 1, 1, "");
-        return in(run + "/" + digits + ".safetensors");
-    };
-    const SafetensorsFile parts = read_safetensors(name("run")), whole = read_safetensors(name("whole"));
+    const SafetensorsFile parts = read_safetensors(checkpoint_path(in("model"), done + 2)),
+                          whole = read_safetensors(checkpoint_path(in("whole"), done + 2));
     ASSERT_EQ(parts.tensors.size(), whole.tensors.size());
-    for (const auto& [tensor, value] : whole.tensors) EXPECT_EQ(parts.tensors.at(tensor).bytes, value.bytes) << tensor;
+    for (const auto& [name, tensor] : whole.tensors) EXPECT_EQ(parts.tensors.at(name).bytes, tensor.bytes) << name;
 }
 
 TEST_F(CommandLine, IterationsCountFromTheStart) {
@@ -558,6 +552,19 @@ TEST_F(CommandLine, EverySignalWritesACheckpoint) {
                 " --log-every 1 --iterations 100000 --out pipe; echo $? >code.txt) 2>&1 | head -6 >run.txt;");
     EXPECT_EQ(contents(in("code.txt")), "141\n");
     EXPECT_GT(std::distance(fs::directory_iterator(in("pipe/checkpoints")), fs::directory_iterator()), 1);
+}
+
+// In the middle of an iteration that takes minutes, and without a checkpoint of it. The first one alone does not end
+// it.
+TEST_F(CommandLine, ASecondInterruptEndsAtOnce) {
+    const std::string second = "sleep 0.5; kill -0 $pid && touch alive; kill -s INT $pid; ";
+    run("", "ulimit -t 60; " + signal_when("test -e run/report.html && sleep 0.5", "INT", second) +
+                "env --default-signal OMP_NUM_THREADS=1 '" + program_ + "' " + tiny +
+                " --batch 50 --steps-x 65535 --iterations 2 --out run >run.txt 2>&1; echo $? >code.txt;");
+    EXPECT_TRUE(fs::exists(in("alive"))) << contents(in("run.txt"));
+    EXPECT_EQ(contents(in("code.txt")), "130\n") << contents(in("run.txt"));
+    EXPECT_NE(contents(in("run.txt")).find("dualmcmc: interrupted\n"), std::string::npos) << contents(in("run.txt"));
+    EXPECT_EQ(std::distance(fs::directory_iterator(in("run/checkpoints")), fs::directory_iterator()), 1);
 }
 
 // Where there is nothing to save, a signal ends the program at once, with one line.

@@ -202,7 +202,7 @@ public:
 #pragma omp parallel
 #pragma omp single
         found = omp_get_num_threads();
-        EXPECT_EQ(found, threads) << "OMP_THREAD_LIMIT makes tests of several threads tests of none";
+        EXPECT_EQ(found, threads) << "unset OMP_THREAD_LIMIT and OMP_DYNAMIC, which make this a test of fewer threads";
     }
     ~WithThreads() { omp_set_num_threads(before_); }
     WithThreads(const WithThreads&) = delete;

@@ -30,10 +30,11 @@ inline std::string program_path() {
 }
 
 // Begins a shell command: sends the program that follows this signal once `condition`, a shell command without single
-// quotes, succeeds. Its exit code is the program's.
-inline std::string signal_when(const std::string& condition, const std::string& signal) {
+// quotes, succeeds; then runs `after`. Its exit code is the program's.
+inline std::string signal_when(const std::string& condition, const std::string& signal, const std::string& after = "") {
     return "sh -c '\"$@\" & pid=$!; until " + condition +
-           " || ! kill -0 $pid; do sleep 0.05; done 2>/dev/null; kill -s " + signal + " $pid; wait $pid' sh ";
+           " || ! kill -0 $pid; do sleep 0.05; done 2>/dev/null; kill -s " + signal + " $pid; " + after +
+           "wait $pid' sh ";
 }
 
 inline void write_bytes(const std::string& path, const std::string& bytes) {

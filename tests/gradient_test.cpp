@@ -285,14 +285,15 @@ TEST_F(Gradients, LossesOfAllMethods) {
 // Eq. 7 in each method that trains an EBM, with each reading of the negatives.
 TEST_F(Gradients, LossOfTheEnergyModel) {
     for (const std::string& name : method_names)
-        for (const std::string negatives : {"chain", "resampled", "generated", "long"}) {
+        for (const std::string negatives : {"chain", "resampled", "generated", "long chain", "long resampled"}) {
             StepSettings s;
             s.chain_x = {3, 5, 0.05};
             s.chain_z = {3, 0.1, 0.1};
             apply_method(s, name);
             s.chain_x.steps = std::min<int64_t>(s.chain_x.steps, 3);
-            s.negatives = negatives == "long" ? "chain" : negatives;
-            if (negatives == "long") s.long_steps = 5, s.long_every = 1;
+            const bool is_long = negatives.starts_with("long ");
+            s.negatives = is_long ? negatives.substr(5) : negatives;
+            if (is_long) s.long_steps = 5, s.long_every = 1;
             if (!s.learn_ebm || (negatives == "generated" && s.start_x == "noise")) continue;
             Models trained(small("cifar10"), 3), models(small("cifar10"), 3);
             const ConvergedVectors with(trained.ebm), vectors(models.ebm);

@@ -367,7 +367,8 @@ TEST_F(Grid, CtrlCStopsItWithACheckpoint) {
 }
 
 TEST_F(Grid, MinutesAreConvertedToIterationsOnce) {
-    const std::string command = "compare" + tiny("grid") + " --minutes 0.0005 --seeds 1,2 --threads 1 --method vae";
+    const std::string command =
+        "compare" + tiny("grid") + " --set eval-every=1000 --minutes 0.0005 --seeds 1,2 --threads 1 --method vae";
     expect_runs(command);
     const auto budget = rows_of(in("grid/budget.csv"));
     ASSERT_EQ(budget.size(), 1u);

@@ -177,6 +177,8 @@ TEST_F(UnderMpirun, TrainOnTheEmulatedGpu) {
     const WithBackend with(backend_simt_fp32);
     Case c = cases()[0];
     c.settings.chain_x.steps = c.settings.chain_z.steps = 3;
+    c.settings.long_steps = 5;  // a second chain, of another length
+    c.settings.long_every = 1;
     const int64_t before = traffic().messages;
     const Trained together = train(c, 1);
     const int64_t messages = traffic().messages - before;

@@ -246,6 +246,8 @@ protected:
         c.out = folder_ + "/" + name;
         c.model = {"cifar10", 4, 5, 2, 6};
         c.step = short_steps();
+        c.step.long_steps = 3;
+        c.step.long_every = 4;
         c.batch = batch_size;
         c.iterations = iterations;
         c.lr_decay = 0.7;
@@ -308,6 +310,13 @@ size_t column(const std::vector<std::vector<std::string>>& table, const std::str
     const auto found = std::find(table.at(0).begin(), table.at(0).end(), name);
     EXPECT_NE(found, table[0].end()) << name;
     return size_t(found - table[0].begin());
+}
+double largest_gap(const Config& config) {
+    const auto table = read_table(config);
+    double largest = 0;
+    for (size_t i = 1; i < table.size(); ++i)
+        largest = std::max(largest, std::abs(std::stod(table[i][column(table, "energy_gap")])));
+    return largest;
 }
 // The rows without times, and without the distances, which not every row has.
 std::vector<std::vector<std::string>> results(const Config& config) {
@@ -950,10 +959,7 @@ TEST_F(Training, RollsBackAndContinues) {
 TEST_F(Training, LearningRatesFallWithEachRollback) {
     const Config calm = config("calm", 5);
     run(calm);
-    const auto table = read_table(calm);
-    double largest = 0;
-    for (size_t i = 1; i < table.size(); ++i)
-        largest = std::max(largest, std::abs(std::stod(table[i][column(table, "energy_gap")])));
+    const double largest = largest_gap(calm);
     Config cut = config("cut", 5);
     cut.max_energy_gap = largest * 0.9999;  // one iteration is beyond it; with other noise it falls on either side
     cut.rollback_lr_factor = 0.25;
@@ -991,10 +997,7 @@ TEST_F(Training, ARollbackRestoresPersistentChains) {
     };
     const Config calm = persistent("calm");
     run(calm);
-    const auto table = read_table(calm);
-    double largest = 0;
-    for (size_t i = 1; i < table.size(); ++i)
-        largest = std::max(largest, std::abs(std::stod(table[i][column(table, "energy_gap")])));
+    const double largest = largest_gap(calm);
     Config cut = persistent("cut");
     cut.max_energy_gap = largest * 0.9999;  // one iteration is beyond it; with other noise it falls on either side
     const auto [printed, message] = run_to_failure(cut, false);

@@ -41,12 +41,18 @@ Points dequantise(Points x, RandomKey key) {
 }
 }  // namespace
 
-CellBound cell_bound(const PotentialFunction& potential, const Points& image, int64_t draws, uint64_t seed) {
-    Points centres;
-    for (int64_t i = 0; i < draws; ++i) centres.insert(centres.end(), image.begin(), image.end());
-    // The key's step is none that the images themselves are dequantised with.
-    const std::vector<double> values =
-        potential(dequantise(centres, random_key(seed, RngPurpose::start_x, ~0ull))).value;
+CellBound cell_bound(const PotentialFunction& potential, const Points& image, int64_t draws, int64_t batch,
+                     uint64_t seed) {
+    std::vector<double> values;
+    // The steps of the keys are none that the images themselves are dequantised with.
+    for (uint64_t step = ~0ull; int64_t(values.size()) < draws; --step) {
+        Points x;
+        for (int64_t i = 0; i < std::min(batch, draws - int64_t(values.size())); ++i)
+            x.insert(x.end(), image.begin(), image.end());
+        const std::vector<double> more =
+            potential(dequantise(std::move(x), random_key(seed, RngPurpose::start_x, step))).value;
+        values.insert(values.end(), more.begin(), more.end());
+    }
     return {log_cell_volume(int64_t(image.size())) - mean_of(values), std::sqrt(variance_of(values) / double(draws))};
 }
 
@@ -119,19 +125,22 @@ Points AisCommand::reverse_start(const Annealing::Run& forward) const {
     return out;
 }
 
-void AisCommand::log_bits(const PotentialFunction& potential, const std::vector<double>& data, double lower,
-                          double upper) {
+// Of the image with the lowest energy.
+CellBound AisCommand::best_cell(const PotentialFunction& potential, const std::vector<double>& data) const {
+    const int64_t index = std::min_element(data.begin(), data.end()) - data.begin();
+    const std::vector<real> image = image_batch(test(), index, 1).to_host();
+    return cell_bound(potential, {image.begin(), image.end()}, 100, batch_, seed());
+}
+
+void AisCommand::log_bits(const std::vector<double>& data, const CellBound& cell, double lower, double upper) {
     const int64_t dimension = 3 * test().size * test().size;
-    const std::vector<real> image =
-        image_batch(test(), std::min_element(data.begin(), data.end()) - data.begin(), 1).to_host();
-    const CellBound cell = cell_bound(potential, {image.begin(), image.end()}, 100, seed());
-    log(text("log Z is at least ", digits(cell.mean), " +- ", cell.error,
+    log(text("log Z is at least ", digits(cell.log_z), " +- ", cell.error,
              ", from the pixel cell of the test image with the lowest energy alone"));
-    const bool refuted = cell.mean > upper;
+    const bool refuted = cell.log_z > upper;
     if (refuted)
         log("this contradicts the bound of the reverse run: its chains are not samples of the EBM, so there is no "
             "upper bound on log Z");
-    lower = std::max(lower, cell.mean);
+    lower = std::max(lower, cell.log_z);
     if (refuted) upper = INFINITY;
     Csv bits({"image", "potential", "bits_lower", "bits_upper"});
     for (size_t i = 0; i < data.size(); ++i)
@@ -166,6 +175,7 @@ void AisCommand::measure() {
              ", h = 256/255, to exp(-E/T) on it, T = ", temperature));
     const PotentialFunction potential = tempered_energy(*models_, {side, side, 3}, temperature);
     const std::vector<double> data = image_potentials(potential);
+    const CellBound cell = best_cell(potential, data);
     const Annealing annealing({StartDensity::Kind::cube, dimension, image_cube}, potential, annealing_);
     const auto stage = [](const char* name) { std::fprintf(stderr, "%s ...\n", name); };  // each takes minutes
     stage("pilot run: temperatures and step sizes");
@@ -189,7 +199,7 @@ void AisCommand::measure() {
     if (std::min(*std::min_element(after.begin(), after.end()), *std::min_element(data.begin(), data.end())) < 0)
         log("E is negative for some images: without the walls of the cube Z would be infinite, since E(lambda x) = "
             "lambda E(x)");
-    log_bits(potential, data, lower.mean, upper.mean);
+    log_bits(data, cell, lower.mean, upper.mean);
     write_tables(schedule, forward, reverse);
 
     const ImageSet ends = pictures(

@@ -36,9 +36,10 @@ double log_cell_volume(int64_t dimension);
 // A lower bound on log of what the pixel cell of one image (D) adds to Z, log_cell_volume - mean U, from `draws`
 // points that are uniform in the cell; and its standard error.
 struct CellBound {
-    double mean, error;
+    double log_z, error;
 };
-CellBound cell_bound(const PotentialFunction& potential, const Points& image, int64_t draws, uint64_t seed);
+CellBound cell_bound(const PotentialFunction& potential, const Points& image, int64_t draws, int64_t batch,
+                     uint64_t seed);
 
 class AisCommand : public Experiment {
 public:
@@ -53,7 +54,8 @@ private:
     std::vector<double> image_potentials(const PotentialFunction& potential);
     Points reverse_start(const Annealing::Run& forward) const;
     void log_run(const std::string& name, const LogZ& z, const std::vector<double>& acceptance);
-    void log_bits(const PotentialFunction& potential, const std::vector<double>& data, double lower, double upper);
+    CellBound best_cell(const PotentialFunction& potential, const std::vector<double>& data) const;
+    void log_bits(const std::vector<double>& data, const CellBound& cell, double lower, double upper);
     void write_tables(const Schedule& schedule, const Annealing::Run& forward, const Annealing::Run& reverse);
     std::string reverse_from_ = "ends";
     AnnealingSettings annealing_;

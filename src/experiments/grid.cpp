@@ -42,9 +42,9 @@ const std::vector<std::string> own_flags{"preset", "method",  "data",       "out
                                          "device", "threads", "iterations", "minutes", "epochs"};
 
 // Fails unless an existing run has this grid's settings, apart from those that do not affect results.
-void check_same(const std::string& folder, const Config& wanted, const std::string& out) {
-    auto now = config_to_map(wanted);
-    for (const auto& [name, value] : read_config(folder + "/config.txt")) {
+void check_same(const std::string& folder, const Config& there, const Config& wanted, const std::string& out) {
+    const auto now = config_to_map(wanted);
+    for (const auto& [name, value] : config_to_map(there)) {
         const bool harmless = name == "out" || name == "device" || name == "threads" || name == "log-every";
         if (!harmless && now.at(name) != value)
             fail("--out ", out, ": ", folder, " was trained with ", name, " = ", excerpt(value), "; it is now ",
@@ -62,9 +62,9 @@ double seconds_used() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// The cost of an iteration for each configuration: the minimum over a few iterations, taken in turns, so that other
-// load on the machine affects all configurations alike.
-std::vector<double> iteration_costs(const std::vector<Config>& configs) {
+// The lowest cost of a few iterations for each configuration, taken in turns, so that other load on the machine affects
+// all configurations alike.
+std::vector<double> lowest_costs(const std::vector<Config>& configs) {
     std::vector<Models> models;
     models.reserve(configs.size());
     for (const Config& c : configs) models.emplace_back(c.model, uint64_t(c.seed));
@@ -81,6 +81,22 @@ std::vector<double> iteration_costs(const std::vector<Config>& configs) {
             if (round > 0) lowest[i] = std::min(lowest[i], seconds_used() - before);
         }
     return lowest;
+}
+
+// The cost of an iteration for each configuration. With --long-steps, of 1 / long_every with long chains.
+std::vector<double> iteration_costs(const std::vector<Config>& configs) {
+    std::vector<Config> all = configs, with_long;
+    for (Config& c : all) {
+        if (c.step.long_steps > 0) with_long.push_back(c), with_long.back().step.long_every = 1;
+        c.step.long_steps = 0;
+    }
+    all.insert(all.end(), with_long.begin(), with_long.end());
+    std::vector<double> costs = lowest_costs(all);
+    size_t next = configs.size();
+    for (size_t i = 0; i < configs.size(); ++i)
+        if (configs[i].step.long_steps > 0) costs[i] += (costs[next++] - costs[i]) / double(configs[i].step.long_every);
+    costs.resize(configs.size());
+    return costs;
 }
 
 // ---- measuring ----------------------------------------------------------------------------------
@@ -302,7 +318,7 @@ bool GridCommand::train_and_measure(const Training& training) {
     const auto say = [](const std::string& line) { std::printf("%s\n", line.c_str()); };
     const std::optional<LoadedCheckpoint> resume = newest_sound_checkpoint(folder, say);
     if (resume) {
-        check_same(folder, c, out_);
+        check_same(folder, resume->config, c, out_);
         std::string damage;
         if (const auto known = read_result(folder, count_, test_.size, damage)) {
             std::printf("%s: already done\n", folder.c_str());

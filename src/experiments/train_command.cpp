@@ -114,12 +114,14 @@ void check_method(const Config& config, const LoadedCheckpoint& checkpoint) {
 void print_settings(const Config& c) {
     const ModelSettings& m = c.model;
     const ChainSettings &x = c.step.chain_x, &z = c.step.chain_z;
+    const std::string rhythm =
+        c.step.long_steps > 0 ? text(" (one iteration in ", c.step.long_every, " with ", c.step.long_steps, ")") : "";
     std::printf(
         "%s from %s: widths %lld/%lld/%lld (generator/EBM/encoder), latent %lld, batch %lld; x-chain %lld steps of %g "
-        "at temperature %.3g, z-chain %lld steps of %g\n",
+        "at temperature %.3g%s, z-chain %lld steps of %g\n",
         m.architecture.c_str(), escaped(c.data).c_str(), (long long)m.width_generator, (long long)m.width_ebm,
         (long long)m.width_encoder, (long long)m.latent, (long long)c.batch, (long long)x.steps, double(x.step_size),
-        double(x.temperature()), (long long)z.steps, double(z.step_size));
+        double(x.temperature()), rhythm.c_str(), (long long)z.steps, double(z.step_size));
     if (!c.init.empty()) std::printf("networks at iteration 0: those of %s\n", c.init.c_str());
     std::fflush(stdout);
     if (const std::string note = untrained_note(c); !note.empty()) print_line(note);

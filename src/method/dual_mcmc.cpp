@@ -9,7 +9,7 @@
 //    7  q(·|x) and q(·|x̃): update the encoder (Eq. 15)
 //    8  E(x), the first term of Eq. 7                          u, v advance here
 //    9  unless the negatives are the chain's end: g(z);
-//       `resampled`: a second x-chain from there               u, v advance here, k_x times (long_steps: that many)
+//       `resampled`: a second x-chain from there               u, v advance here, k_x times; long chains: more
 //   10  E of the negatives: update the EBM (Eq. 7)             u, v advance here
 //
 // Every pass through the EBM makes one power iteration of its spectral normalisation, k_x + 1 + 1 (+ k_x) + 1 in all,

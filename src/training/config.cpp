@@ -241,7 +241,7 @@ void check_chains(const Config& c) {
         check_chain({s.long_steps, s.chain_x.step_size, s.chain_x.noise_std},
                     {"--long-steps", "--step-size-x", "--noise-x"});
         if (s.long_steps <= s.chain_x.steps)
-            fail("--long-steps ", s.long_steps, ": must be above --steps-x ", s.chain_x.steps, ", or 0");
+            fail("--long-steps ", s.long_steps, ": must be above --steps-x ", s.chain_x.steps, ", or 0 for none");
         if (s.negatives == "generated")
             fail("--long-steps ", s.long_steps, ": --ebm-negatives generated has no chains; give chain or resampled");
     }

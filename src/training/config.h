@@ -92,11 +92,11 @@ void for_each_step_setting(ConfigType& c, Visit& visit) {
     visit("ebm-negatives", c.step.negatives,
           "samples in the EBM's update (Eq. 7): chain, the x-chain's ends; resampled, the ends of a second chain from "
           "the updated generator, as in the authors' code; or generated, the updated generator's, unrevised");
-    visit(
-        "long-steps", c.step.long_steps,
-        "in every --long-every-th iteration the EBM's negatives are ends of x-chains of so many steps, so that it also "
-        "learns where long chains lead; above --steps-x, or 0: in none");
-    visit("long-every", c.step.long_every, "iterations between updates of the EBM from long chains");
+    visit("long-steps", c.step.long_steps,
+          "number of steps of the longer x-chains that the EBM also learns from, in every --long-every-th iteration; "
+          "must "
+          "exceed --steps-x; 0: none");
+    visit("long-every", c.step.long_every, "iterations from one update of the EBM with long chains to the next");
     visit("lambda-data", c.step.lambda_data, "weight of the data term in the generator's loss (Eq. 10)");
     visit("lambda-ebm", c.step.lambda_ebm, "weight of the EBM-revised samples in the generator's loss (Eq. 10)");
     visit("lambda-generated", c.step.lambda_generated, "weight of the generated pairs in the encoder's loss (Eq. 15)");
