@@ -44,12 +44,14 @@ const std::vector<std::string> own_flags{"preset", "method",  "data",       "out
 // Fails unless an existing run has this grid's settings, apart from those that do not affect results.
 void check_same(const std::string& folder, const Config& there, const Config& wanted, const std::string& out) {
     const auto now = config_to_map(wanted);
-    for (const auto& [name, value] : config_to_map(there)) {
+    const auto check = [&](const std::string& name, const std::string& value) {
         const bool harmless = name == "out" || name == "device" || name == "threads" || name == "log-every";
         if (!harmless && now.at(name) != value)
             fail("--out ", out, ": ", folder, " was trained with ", name, " = ", excerpt(value), "; it is now ",
                  now.at(name), "; give the settings that the grid was started with, or another --out");
-    }
+    };
+    for (const auto& [name, value] : read_config(folder + "/config.txt")) check(name, value);
+    for (const auto& [name, value] : config_to_map(there)) check(name, value);  // those that an older config.txt lacks
 }
 
 // ---- budget -------------------------------------------------------------------------------------

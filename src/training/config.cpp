@@ -44,24 +44,26 @@ Config preset_config(const std::string& name) {
         // What an hour of two CPU cores allows (RESULTS.md): many iterations of small networks, batches and chains. The
         // x-chain's steps are larger than the authors', because a spectrally normalised EBM has a small gradient early
         // in training; and the weight of its revision is smaller: with 50, and the authors' x-chain, samples were
-        // farther from the data.
+        // farther from the data. As the EBM also learns from long chains, samples can be revised in more steps.
         c.model = {"cifar10", 32, 32, 16, 128};
         c.batch = 16;
         c.step.chain_x = {6, 6, 0.003};
         c.step.chain_z.steps = 4;
         c.step.negatives = "chain";
+        c.step.long_steps = 60;
         c.step.lambda_ebm = 5;
         c.step.adam_generator.learning_rate = c.step.adam_encoder.learning_rate = 4e-4;
         c.step.adam_ebm.learning_rate = 2e-4;
         c.lr_decay = 0.87;
         c.ema = c.ema_ebm = 0.998;
-        c.sampler = {8, 6, 0.001};  // less noise than in training, since it shows
+        c.sampler = {16, 6, 0.001};  // less noise than in training, since it shows
         c.eval_every = c.checkpoint_every = 1000;
         c.minutes = 60;
         if (name == "demo") {  // one to three minutes; more noise in the x-chain shows in images as plain as these
             c.data = "shapes";
             c.model = {"cifar10", 16, 16, 8, 32};
             c.step.chain_x = {6, 4, 0.0005};
+            c.step.long_steps = 0;
             c.sampler = {8, 4, 0.0005};
             c.step.adam_generator.learning_rate = c.step.adam_encoder.learning_rate = 1e-3;
             c.lr_decay = 0.6;
