@@ -301,6 +301,12 @@ TEST_F(Grid, ContinuesWhereItStopped) {
     EXPECT_EQ(fs::last_write_time(in("grid/vae-1/checkpoints/iteration-000004.safetensors")), trained);
     expect_refused(command + " --iterations 5", {"--out", "dual-1", "iterations = 4", "now 5"});
     expect_refused(command + " --set sigma=0.5", {"--out", "dual-1", "sigma = 0.2121", "now 0.5"});
+    // A setting that was new since: an older program wrote no line of it.
+    std::string config = read_bytes(in("grid/dual-1/config.txt"));
+    const size_t line = config.find("\nlong-steps = ");
+    ASSERT_NE(line, std::string::npos) << config;
+    write_bytes(in("grid/dual-1/config.txt"), config.erase(line, config.find('\n', line + 1) - line));
+    expect_refused(command + " --set long-steps=60", {"--out", "dual-1", "long-steps = 0", "now 60"});
 }
 
 // A folder's files may be of another program, or torn: results are measured again, budgets are refused.

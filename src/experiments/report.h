@@ -43,8 +43,8 @@ struct Curve {
 };
 // A figure with an SVG of the curves over x and a legend. Points at which no curve has a value are left out; of more
 // than 300, neighbours are averaged. The vertical axis is logarithmic if all values are positive and span a factor of
-// 15. Curves of one point each are given as text. Of more than 12 curves the
-// first 12 are drawn. Empty if no curve has a value.
+// 15. Curves of one point each are given as text. Of more than 12 curves the first 12 are drawn. Empty if no curve has
+// a value.
 std::string plot(const std::string& title, const std::string& x_name, std::vector<double> x, std::vector<Curve> curves);
 
 }  // namespace dualmcmc

@@ -32,8 +32,8 @@ struct Fields2d {
     Field posterior, latent_start, latent_revised;
 };
 
-// Computes all metrics of trained models on `data` by sums over grids. The density of a chain is
-// propagated through its steps: the mass of each cell moves by the drift and spreads by the step's Gaussian noise.
+// Computes all metrics of trained models on `data` by sums over grids. The density of a chain is propagated through its
+// steps: the mass of each cell moves by the drift and spreads by the step's Gaussian noise.
 Metrics2d exact_metrics(Models& models, const StepSettings& settings, const Density2d& data, Fields2d& fields);
 
 // Bounds on log_z by annealed importance sampling. The reverse run starts from exact samples, drawn from fields.ebm.
