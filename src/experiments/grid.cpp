@@ -87,16 +87,17 @@ std::vector<double> lowest_costs(const std::vector<Config>& configs) {
 
 // The cost of an iteration for each configuration. With --long-steps, of 1 / long_every with long chains.
 std::vector<double> iteration_costs(const std::vector<Config>& configs) {
+    const auto has_long_chains = [](const Config& c) { return c.step.learn_ebm && c.step.long_steps > 0; };
     std::vector<Config> all = configs, with_long;
     for (Config& c : all) {
-        if (c.step.long_steps > 0) with_long.push_back(c), with_long.back().step.long_every = 1;
+        if (has_long_chains(c)) with_long.push_back(c), with_long.back().step.long_every = 1;
         c.step.long_steps = 0;
     }
     all.insert(all.end(), with_long.begin(), with_long.end());
     std::vector<double> costs = lowest_costs(all);
     size_t next = configs.size();
     for (size_t i = 0; i < configs.size(); ++i)
-        if (configs[i].step.long_steps > 0) costs[i] += (costs[next++] - costs[i]) / double(configs[i].step.long_every);
+        if (has_long_chains(configs[i])) costs[i] += (costs[next++] - costs[i]) / double(configs[i].step.long_every);
     costs.resize(configs.size());
     return costs;
 }

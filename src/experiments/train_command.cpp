@@ -114,8 +114,9 @@ void check_method(const Config& config, const LoadedCheckpoint& checkpoint) {
 void print_settings(const Config& c) {
     const ModelSettings& m = c.model;
     const ChainSettings &x = c.step.chain_x, &z = c.step.chain_z;
-    const std::string rhythm =
-        c.step.long_steps > 0 ? text(" (one iteration in ", c.step.long_every, " with ", c.step.long_steps, ")") : "";
+    const std::string rhythm = c.step.learn_ebm && c.step.long_steps > 0
+                                   ? text(" (one iteration in ", c.step.long_every, " with ", c.step.long_steps, ")")
+                                   : "";
     std::printf(
         "%s from %s: widths %lld/%lld/%lld (generator/EBM/encoder), latent %lld, batch %lld; x-chain %lld steps of %g "
         "at temperature %.3g%s, z-chain %lld steps of %g\n",
