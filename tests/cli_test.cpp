@@ -196,7 +196,7 @@ TEST_F(CommandLine, RefusesSizesThatNoMachineHolds) {
     expect_refused("bench --batch 3000 --iterations 1", {"memory", "--batch"}, "ulimit -v 1500000;");
 }
 
-// A file's settings are held against its tensors, its counts against what any run has.
+// A file's settings are checked against its tensors, its counts against what any run has.
 TEST_F(CommandLine, RefusesHugeSettingsInSmallFiles) {
     const std::string model = tiny_model(), step = fs::absolute("reference/step_cifar10.safetensors").string();
     const auto refuse = [&](const std::string& from, const std::string& key, const std::string& value,

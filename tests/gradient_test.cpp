@@ -120,7 +120,7 @@ TEST_F(Gradients, Networks) {
     }
 }
 
-// Every step of both chains moves by the gradient of its potential, which is held against differences of that.
+// Every step of both chains moves by the gradient of its potential, which is compared with differences of that.
 TEST_F(Gradients, Chains) {
     for (const std::string architecture : {"cifar10", "celeba64"}) {
         Models models(small(architecture), 3);

@@ -186,7 +186,7 @@ inline constexpr double pixels = 2 * 64 * 64;
 
 // A convolution as rounded is the exact one with weights that are off, output by output (backward error). Adding n
 // terms one by one makes a relative error of 0.29 sqrt(n) u of standard deviation, which is that of a change of all
-// terms by 0.5 sqrt(n) u ξ. Inputs that are rounded to a relative error v add v. So a network's error is held against
+// terms by 0.5 sqrt(n) u ξ. Inputs that are rounded to a relative error v add v. So a network's error is compared with
 // what changes of this size at random, in all weights, do to the double run: the largest of four draws. To this comes
 // the quantity's own last sum or rounding; and all of it counts 4 times, since another draw may have a larger effect.
 // Where no ReLU crosses its kink, the effect is linear in the change, and a change so small that none crosses tells it.

@@ -726,6 +726,20 @@ TEST_F(Training, LearningRatesDecayByEpoch) {
     expect_same_tensors(last(decaying), last(by_hand));
 }
 
+// Where short epochs end the learning before the run ends, it says so, and which decay would be as in CIFAR-10's
+// epochs: 0.01^(7 / 50,000) for seven images.
+TEST_F(Training, SaysThatLearningRatesWillVanish) {
+    Config c = config("vanishing", per_epoch + 1);
+    c.lr_decay = 0.01;
+    const std::string warned = run(c);
+    EXPECT_NE(warned.find("in each epoch of 3 iterations the learning rates fall to 1 % in 3; --lr-decay 0.9994 "),
+              std::string::npos)
+        << warned;
+    c = config("in_time", per_epoch);
+    c.lr_decay = 0.01;
+    EXPECT_EQ(run(c).find("warning"), std::string::npos);
+}
+
 // ---- former names of settings -------------------------------------------------------------------
 
 // The same values under former names, as an earlier version would have written them.

@@ -6,7 +6,7 @@
 //   later calls   launched; the function itself is not called
 //
 // On such a device the function must therefore run the same kernels each time: it may neither read a tensor back, nor
-// load one from the host, nor have any host side effect per call, but in between_graphs(). If it does, use
+// load one from the host, nor have any other side effect on the host, except inside between_graphs(). If it does, use
 // DisableGraphs.
 #pragma once
 #include <functional>

@@ -20,7 +20,7 @@ Conv::Conv(ParameterStore& state, const std::string& name, int64_t in, int64_t o
 SpectralNormWeight spectral_conv(ParameterStore& state, const std::string& name, int64_t in, int64_t out,
                                  int64_t kernel) {
     SpectralNormWeight w;
-    w.w = state.normal(name + ".weight_orig", Layout::conv(kernel, in, out), xavier(in, out, kernel));
+    w.weight_orig = state.normal(name + ".weight_orig", Layout::conv(kernel, in, out), xavier(in, out, kernel));
     w.u = state.unit_vector(name + ".weight_u", Layout::plain({out}));
     w.v = state.unit_vector(name + ".weight_v", Layout::conv_inputs(kernel, in));
     return w;
@@ -28,7 +28,7 @@ SpectralNormWeight spectral_conv(ParameterStore& state, const std::string& name,
 
 SpectralNormWeight spectral_linear(ParameterStore& state, const std::string& name, int64_t in, int64_t out) {
     SpectralNormWeight w;
-    w.w = state.uniform(name + ".weight_orig", Layout::linear(in, out), inverse_root(in));
+    w.weight_orig = state.uniform(name + ".weight_orig", Layout::linear(in, out), inverse_root(in));
     w.u = state.unit_vector(name + ".weight_u", Layout::plain({out}));
     w.v = state.unit_vector(name + ".weight_v", Layout::plain({in}));
     return w;

@@ -18,7 +18,7 @@ struct Conv {
     int64_t stride, padding;
 };
 
-// A weight under spectral normalisation: W with its u and v, and W / σ as of the last power_iteration().
+// A weight under spectral normalisation, in PyTorch's names; `weight` is W / σ as of the last power_iteration().
 struct SpectralNormWeight : SpectralNormInput {
     Var weight;
 };

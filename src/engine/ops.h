@@ -69,7 +69,7 @@ Var batch_norm_inference_relu(const Var& x, const Tensor& weight, const Tensor& 
 // with σ = vᵀWu. W is any weight with `out` innermost, seen as the matrix (rest, out); u (out), v (rest). For the
 // gradient u and v are constants, σ is not.
 struct SpectralNormInput {
-    Var w;
+    Var weight_orig;
     Tensor u, v;
 };
 Var spectral_norm(const Var& w, const Tensor& u, const Tensor& v);

@@ -58,7 +58,7 @@ struct Crossing {
 // Of all places, in order; those without a crossing are left out. Fails unless both runs made the same calls.
 std::vector<Crossing> crossings(const Run& a, const Run& b);
 
-// check_step below in double precision, held against the file.
+// check_step below in double precision, compared with the file.
 Run in_double(const std::string& path, std::optional<double> tolerance);
 
 }  // namespace step_check

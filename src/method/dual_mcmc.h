@@ -7,7 +7,7 @@ namespace dualmcmc {
 
 // All the noise of one iteration.
 struct StepNoise {
-    Tensor prior, reparametrise;  // (B, d); z-chains from noise start at the latter
+    Tensor prior, reparametrise;  // (B, d); z-chains from noise start at reparametrise
     NoiseFunction langevin_x, langevin_z, langevin_x_resample;
     std::function<Tensor()> start_x;  // uniform in [-1, 1]: where x-chains from noise start
     Tensor start_z;                   // (B, d): where persistent z-chains start; else undefined
@@ -39,8 +39,8 @@ struct StepResult {
 };
 
 // Runs one iteration on the batch x (B, S, S, 3), or this rank's images of a SharedBatch, and updates the networks that
-// learn. `adam_t` counts optimiser steps from 1 (Adam's bias correction). Afterwards the grad() of each
-// of their parameters is that of the network's loss.
+// learn. `adam_t` is the iteration, from 1: Adam's bias correction and long_every count by it. Afterwards the grad() of
+// each of their parameters is that of the network's loss.
 StepResult dual_mcmc_step(Models& models, const Tensor& x, const StepNoise& noise, const StepSettings& settings,
                           int64_t adam_t);
 

@@ -7,7 +7,7 @@ namespace dualmcmc {
 
 namespace {
 
-// x - ½ s² gradient + n U, in a new tensor: the caller keeps the start.
+// The update of Eq. 3 and 6: x - ½ s² gradient + n U, in a new tensor, since the caller keeps the start.
 Tensor langevin_step(const Tensor& x, const Tensor& gradient, const ChainSettings& s, const Noise& noise) {
     const real half_step_sq = 0.5f * s.step_size * s.step_size;
     Tensor y(x.shape());
@@ -44,6 +44,7 @@ EnergyGradient energy_gradient(EnergyModel& ebm, const Tensor& x) {
     return {out[0], out[1]};
 }
 
+// T_α^x, Eq. 3.
 Chain langevin_x(Tensor x, const EnergyFunction& energy, const ChainSettings& settings, const NoiseFunction& noise) {
     Chain chain;
     GraphedFunction gradient([&](const Tensor& y) {
@@ -59,6 +60,7 @@ Chain langevin_x(Tensor x, const EnergyFunction& energy, const ChainSettings& se
     return chain;
 }
 
+// T_θ^z, Eq. 6.
 Chain langevin_z(Tensor z, const Tensor& x, const std::function<Var(const Var&)>& generator, real sigma,
                  const ChainSettings& settings, const NoiseFunction& noise) {
     Chain chain;

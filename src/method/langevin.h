@@ -19,8 +19,7 @@ namespace dualmcmc {
 using Noise = std::variant<Tensor, RandomKey>;
 using NoiseFunction = std::function<Noise(int64_t step)>;  // step from 0
 
-// A chain's end, and before each step Σ E or Σ ‖x - g(z)‖² over the batch (scalars on the device; without the
-// factor 1 / (2σ²)).
+// A chain's end; before each step Σ E or Σ ‖x - g(z)‖² over the batch, on the device and without 1 / (2σ²).
 struct Chain {
     Tensor end;
     std::vector<Tensor> trace;
@@ -35,7 +34,7 @@ using EnergyFunction = std::function<EnergyGradient(const Tensor& x)>;
 // One power iteration on the EBM's weights (u and v advance), then E_α and ∇_x E_α.
 EnergyGradient energy_gradient(EnergyModel& ebm, const Tensor& x);
 
-// T_α^x, target π_α (Eq. 3): from `x`, steps of x <- x - ½ s² ∇_x E(x) + n U. The trace is Σ E.
+// T_α^x, target π_α ∝ exp(-E / T) (Eq. 3): from `x`, steps of x <- x - ½ s² ∇_x E(x) + n U. The trace is Σ E.
 Chain langevin_x(Tensor x, const EnergyFunction& energy, const ChainSettings& settings, const NoiseFunction& noise);
 
 // T_θ^z, target p_θ(z|x) (Eq. 6): from `z`, steps of

@@ -8,7 +8,7 @@
 
 namespace dualmcmc {
 
-// No batch is larger: flags and files are held against this before anything is built.
+// No batch is larger: flags and files are checked against this before anything is built.
 inline constexpr int64_t max_batch = 1'000'000;
 
 // A Langevin chain y <- y - ½ s² ∇ potential(y) + n U: its steps, s and n (METHOD.md, section 2).
@@ -23,9 +23,8 @@ struct ChainSettings {
 struct ChainFlags {
     std::string steps, step_size, noise;
 };
-// Fails, naming the flag, if a chain cannot run: too many steps (a step is 16 bits of its noise's key), or an s whose
-// square is not a normal positive number. Noise of exactly 0 is a chain, gradient descent; any other is above 0, and
-// its temperature and the inverse of it are normal numbers, too.
+// Fails, naming the flag, if a chain cannot run: more than max_steps (16 bits of its noise's key), or an s², T or 1/T
+// that is not a normal positive number. Noise 0 is allowed: gradient descent.
 void check_chain(const ChainSettings& chain, const ChainFlags& flags, int64_t max_steps = 65535);
 // Fails unless σ and 1 / (2σ²) are positive numbers.
 void check_sigma(real sigma, const std::string& flag);

@@ -32,7 +32,7 @@ void load_state(const SafetensorsFile& file, const std::string& path, const std:
                 bool running_optional = false);
 
 // Fails as load_state unless the file holds each tensor of the networks that `settings` describe, in its shape. Takes
-// no memory: what a file says of its networks is held against its tensors before anything is built.
+// no memory: what a file says of its networks is checked against its tensors before anything is built.
 void check_shapes(const SafetensorsFile& file, const std::string& path, const ModelSettings& settings,
                   bool running_optional = false);
 

@@ -8,7 +8,7 @@
 
 namespace dualmcmc {
 
-// What no run exceeds: flags and files are held against these before anything is built.
+// What no run exceeds: flags and files are checked against these before anything is built.
 inline constexpr int64_t max_iterations = 1'000'000'000;
 inline constexpr double max_minutes = 1e7;  // 19 years
 

@@ -97,6 +97,7 @@ private:
     void restore(const LoadedCheckpoint& checkpoint);
     void say_changes(const LoadedCheckpoint& checkpoint);
     int64_t iterations_left() const;
+    void warn_of_short_epochs() const;
     void evaluate_untrained();
     Tensor gather_chain_states(const std::vector<int64_t>& images) const;
     void scatter_chain_states(const std::vector<int64_t>& images, const Tensor& own_z);
@@ -190,6 +191,7 @@ Run::Run(const Config& config, const std::optional<LoadedCheckpoint>& resume, co
     make_folder(config_.out + "/checkpoints");
     write_file(config_.out + "/config.txt", config_to_text(config_));
     metrics_.emplace(config_.out + "/metrics.csv", start_);
+    warn_of_short_epochs();
 }
 
 // Sets everything that a checkpoint holds, but for the number of iterations and rollbacks.
@@ -220,6 +222,21 @@ int64_t Run::iterations_left() const {
     const int64_t per_epoch = position_.images / config_.batch;
     return std::max<int64_t>(0, (config_.epochs - position_.epoch - 1) * per_epoch +
                                     (position_.images - position_.images_seen) / config_.batch);
+}
+
+// Learning rates decay once an epoch, and the presets' decay is for epochs of CIFAR-10's length.
+void Run::warn_of_short_epochs() const {
+    constexpr double vanished = 0.01, soon = 10'000, images_of_cifar10 = 50'000;
+    const int64_t per_epoch = position_.images / config_.batch;
+    const double decay = config_.lr_decay, epochs = std::ceil(std::log(vanished) / std::log(decay));
+    if (decay >= 1 || epochs * double(per_epoch) > std::min(soon, double(total_ - 1))) return;
+    std::printf(
+        "warning: by --lr-decay %g in each epoch of %lld iterations the learning rates fall to 1 %% in %.0f; "
+        "--lr-decay "
+        "%.4g lets them fall as in epochs of 50,000 images\n",
+        decay, (long long)per_epoch, epochs * double(per_epoch),
+        std::pow(decay, double(position_.images) / images_of_cifar10));
+    std::fflush(stdout);
 }
 
 // ---- data ---------------------------------------------------------------------------------------
