@@ -40,6 +40,12 @@ bool changes_the_terminal(uint32_t c) {
 
 }  // namespace
 
+std::string formatted(const char* format, double value) {
+    std::string out(size_t(std::snprintf(nullptr, 0, format, value)), ' ');
+    std::snprintf(out.data(), out.size() + 1, format, value);
+    return out;
+}
+
 std::string escaped(const std::string& text) {
     std::string out;
     for (size_t at = 0; at < text.size();) {

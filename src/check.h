@@ -21,6 +21,9 @@ std::string text(const Parts&... parts) {
     return out.str();
 }
 
+// A number by a format of printf's, such as "%.3g".
+std::string formatted(const char* format, double value);
+
 // `text` as one line that no terminal takes for a command: control characters, characters that change the direction of
 // text, and bytes that are not UTF-8 become \xNN, \n or \t. Escaping twice changes nothing more.
 std::string escaped(const std::string& text);

@@ -10,6 +10,7 @@
 #include <limits>
 #include <map>
 #include <random>
+#include <set>
 #include <sstream>
 
 #include "compare.h"
@@ -571,7 +572,7 @@ TEST_F(Experiments, InterpolateMeetsAtTheEnds) {
 
 TEST_F(Experiments, OodCountsAllPairs) {
     const std::string output =
-        experiment("ood --count 10 --against " + in("images.npy") + " --against " + in("images.npy"));
+        experiment("ood --count 12 --against " + in("images.npy") + " --against " + in("images.npy"));
     expect_contains(output, {"AUROC = P(E_other > E_test)", "uniform noise", "constant images",
                              "means of two test images", "shapes  ", "training images", "temperature"});
     const Table table = read_table(in("run/ood/ood.csv")), all = read_table(in("run/ood/energies.csv"));
@@ -585,16 +586,17 @@ TEST_F(Experiments, OodCountsAllPairs) {
     }
     ASSERT_EQ(scores.size(), sets.size());
     for (size_t s = 0; s < sets.size(); ++s) {
-        EXPECT_EQ(scores[s].size(), 10u) << sets[s];
+        EXPECT_EQ(scores[s].size(), 12u) << sets[s];
         EXPECT_EQ(table.at("auroc")[s], digits(direct_auroc(scores[0], scores[s]))) << sets[s];
     }
+    EXPECT_EQ(std::set<real>(scores[3].begin(), scores[3].end()).size(), 12u) << "means of the same two images";
     // In so small a set the training images are the test images, and so are the files.
     for (const size_t same : {size_t{5}, size_t{6}, size_t{7}}) EXPECT_EQ(table.at("auroc")[same], "0.5") << sets[same];
     EXPECT_NE(table.at("auroc")[1], "0.5");
     const Table histogram = read_table(in("run/ood/histogram.csv"));
     double share = 0;
     for (size_t b = 0; b < histogram.at("energy").size(); ++b) share += number(histogram, "share_uniform noise", b);
-    EXPECT_NEAR(share, 1, 10 * double_unit);  // of ten images
+    EXPECT_NEAR(share, 1, nine_digits(1));  // twelfths, as written
 
     // Recompute the energies of the first images.
     const LoadedCheckpoint checkpoint = read_checkpoint(model());
@@ -605,6 +607,14 @@ TEST_F(Experiments, OodCountsAllPairs) {
     NoGrad no_grad;
     EXPECT_EQ(models.ebm.forward(Var(Tensor::from_host({4, 32, 32, 3}, x))).value().to_host(),
               std::vector<real>(scores[0].begin(), scores[0].begin() + 4));
+}
+
+TEST_F(Experiments, OodPrintsAllOfASetWithALongName) {
+    const std::string path = in(std::string(180, 'a') + ".npy");
+    fs::copy(in("images.npy"), path);
+    const std::string output = experiment("ood --count 4 --against " + path + " --out " + in("long"));
+    const std::string line = output.substr(output.find("aaa.npy", output.find("AUROC = ")));
+    expect_contains(line.substr(0, line.find('\n')), {" 4 images: AUROC ", ", 90th ", ")"});
 }
 
 TEST_F(Experiments, LongrunMixingFollowsFromItsTrace) {

@@ -559,6 +559,7 @@ TEST(Png, RoundTrip) {
     EXPECT_EQ(picture.pixels, pixels);
     expect_no_temporary(path);
     std::filesystem::remove(path);
+    expect_failure([&] { write_png(path, pixels.data(), 40000, 20000); }, {path, "40000x20000", "too large"});
 }
 
 // Every pixel of a grid: 3 + 5 images of 4x4 in 2 columns, scale 2, gap 3.

@@ -258,6 +258,7 @@ TEST_F(Grid, AblateHasTheVariantsOfBothTables) {
     EXPECT_EQ(c.step.chain_x.steps, 30);
     EXPECT_EQ(c.step.chain_z.steps, 10);
     EXPECT_EQ(c.step.start_z, "noise");
+    EXPECT_EQ(c.step.long_steps, 0) << "the x-chain's length would not be all that differs";
     EXPECT_EQ(read_checkpoint(newest_checkpoint(in("grid/x50-encoder10-1"))).config.step.chain_x.steps, 50);
     // The row that both tables share has the same values in both, after the paper's.
     const std::string table = read_bytes(in("grid/ablate.md"));
@@ -363,6 +364,13 @@ TEST_F(Grid, DamagedFilesAreNotTrusted) {
     }
 }
 
+TEST(GridPieces, FilesKeepNumbersExactly) {
+    for (const double value : {10 / 3.0, 0.1, 1e-300, 1712345678.0}) EXPECT_EQ(std::stod(exact_digits(value)), value);
+    EXPECT_EQ(exact_digits(0.1), "0.1");
+    for (const char* whole : {"1712345678", "-9007199254740991", "0", "100000"})
+        EXPECT_EQ(digits(std::stod(whole)), whole);
+}
+
 TEST_F(Grid, CtrlCStopsItWithACheckpoint) {
     const std::string command =
         "compare" + tiny("grid") + " --method vae --iterations 10000000 --seeds 1 --set log-every=1000000";
@@ -387,6 +395,19 @@ TEST_F(Grid, MinutesAreConvertedToIterationsOnce) {
     expect_runs(command + ",abp");
     EXPECT_EQ(rows_of(in("grid/budget.csv")).size(), 2u);
     EXPECT_NE(output().find("vae-1: already done"), std::string::npos);
+    // Other settings of a variant have a cost of their own.
+    for (const char* run : {"grid/abp-1", "grid/abp-2"}) fs::remove_all(in(run));
+    expect_runs(command + ",abp --set abp:steps-z=7");
+    EXPECT_EQ(rows_of(in("grid/budget.csv")).size(), 3u);
+    // A call with another budget is refused, and does the grid no harm.
+    std::string longer = command;
+    longer.replace(longer.find("0.0005"), 6, "0.01");
+    EXPECT_EQ(run(longer), 1);
+    const std::string error = read_bytes(in("error.txt"));
+    EXPECT_NE(error.find("vae-1 was trained with iterations = " + budget[0].at("iterations")), std::string::npos)
+        << error;
+    expect_runs(command);
+    EXPECT_NE(output().find("vae-1: already done"), std::string::npos);
     const std::string other = std::to_string(std::stoll(budget[0].at("iterations")) + 1);
     write_bytes(in("grid/budget.csv"), "cell,minutes,seconds,iterations\nvae,0.0005,1," + other + "\n");
     expect_refused(command, {"iterations = " + budget[0].at("iterations"), "now " + other});
@@ -398,6 +419,7 @@ TEST_F(Grid, ATrainingThatGivesUpIsARow) {
     ASSERT_EQ(rows.size(), 2u);
     EXPECT_EQ(rows[0].at("gave_up"), "1");
     EXPECT_EQ(rows[0].at("iterations"), "0");
+    EXPECT_EQ(rows[0].at("returns"), "5");
     EXPECT_EQ(rows[0].at("seconds"), "");
     EXPECT_NE(rows[0].at("mse"), "");
     EXPECT_EQ(rows[1].at("gave_up"), "0");

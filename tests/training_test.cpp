@@ -445,6 +445,10 @@ TEST_F(Training, AveragesOfTheEbmAndOfTheGenerator) {
     for (size_t i = 0; i < average.size(); ++i) expected.push_back(kept * before[i] + (1 - kept) * after[i]);
     expect_close(average, expected, ebm);
     EXPECT_NE(before, after);
+    // Averages that a resumed run no longer keeps are gone: they would go stale.
+    c.ema_ebm = 0, c.iterations = 3;
+    run(c, true);
+    EXPECT_EQ(last(c).tensors.count("ema." + ebm), 0u);
 }
 
 TEST_F(Training, SeedsDiffer) {
@@ -707,6 +711,11 @@ TEST_F(Training, AFinishedRunIsLeftAsItIs) {
     EXPECT_EQ(read_bytes(newest_checkpoint(c.out)), before);
     expect_failure([&] { run(c); }, {"--resume", c.out});
     EXPECT_EQ(read_bytes(newest_checkpoint(c.out)), before);
+    // Nor is one whose checkpoints somebody has moved away overwritten.
+    std::filesystem::remove_all(c.out + "/checkpoints");
+    const std::string metrics = read_bytes(c.out + "/metrics.csv");
+    expect_failure([&] { run(c); }, {"already holds a run", c.out});
+    EXPECT_EQ(read_bytes(c.out + "/metrics.csv"), metrics);
 }
 
 // Learning rates are base · decay^epoch: the same as halving them by hand at the start of each epoch.

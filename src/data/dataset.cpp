@@ -168,21 +168,31 @@ ImageSet load_npy(const std::string& path, int64_t size) {
 
 constexpr int64_t least_to_hold_out = 1000;
 
-// The indices of the training images, ascending, and of the held-out ones: the tenth with the smallest hashes, in their
-// order, which mixes the classes of a set that is sorted by class. None of a small set.
+std::vector<int64_t> in_order(int64_t count) {
+    std::vector<int64_t> order(static_cast<size_t>(count));
+    std::iota(order.begin(), order.end(), 0);
+    return order;
+}
+
+// Indices by their hashes, which mixes the classes of a set that is sorted by class.
+std::vector<int64_t> mixed(int64_t count) {
+    std::vector<int64_t> order = in_order(count);
+    std::sort(order.begin(), order.end(), [](int64_t a, int64_t b) {
+        return std::pair(hash64(0, uint64_t(a)), a) < std::pair(hash64(0, uint64_t(b)), b);
+    });
+    return order;
+}
+
+// The indices of the training images, ascending, and of the held-out ones: the first tenth of mixed(count). None of a
+// small set.
 struct Split {
     std::vector<int64_t> train, held_out;
 };
 
 Split split_of(int64_t count) {
+    if (count < least_to_hold_out) return {in_order(count), {}};
     Split out;
-    out.train.resize(size_t(count));
-    std::iota(out.train.begin(), out.train.end(), 0);
-    if (count < least_to_hold_out) return out;
-    std::vector<int64_t> order = out.train;
-    std::sort(order.begin(), order.end(), [](int64_t a, int64_t b) {
-        return std::pair(hash64(0, uint64_t(a)), a) < std::pair(hash64(0, uint64_t(b)), b);
-    });
+    const std::vector<int64_t> order = mixed(count);
     out.held_out.assign(order.begin(), order.begin() + count / 10);
     out.train.assign(order.begin() + count / 10, order.end());
     std::sort(out.train.begin(), out.train.end());
@@ -191,12 +201,18 @@ Split split_of(int64_t count) {
 
 std::string held_out_name(const std::string& name) { return name + " held out"; }
 
-// The training images serve as held-out ones, too.
+// These images of a set, in this order.
+ImageSet selected(const ImageSet& set, const std::vector<int64_t>& indices, const std::string& name) {
+    ImageSet out = empty_images(name, int64_t(indices.size()), set.size);
+    uint8_t* to = out.pixels.data();
+    for (const int64_t i : indices) to = std::copy_n(image_at(set, i), set.size * set.size * 3, to);
+    return out;
+}
+
+// The training images serve as held-out ones, too: mixed, so that the first of them stand for all.
 Dataset none_held_out(ImageSet set) {
-    Dataset data{std::move(set), {}, true};
-    data.held_out = data.train;
-    data.held_out.name += " (none held out: training images)";
-    return data;
+    ImageSet held_out = selected(set, mixed(set.count), set.name + " (none held out: training images)");
+    return {std::move(set), std::move(held_out), true};
 }
 
 // Without a copy of the training images.
@@ -205,10 +221,8 @@ Dataset split(ImageSet set) {
     if (parts.held_out.empty()) return none_held_out(std::move(set));
     const int64_t values = set.size * set.size * 3;
     Dataset data;
-    data.held_out = empty_images(held_out_name(set.name), int64_t(parts.held_out.size()), set.size);
-    uint8_t* to = data.held_out.pixels.data();
-    for (const int64_t i : parts.held_out) to = std::copy_n(image_at(set, i), values, to);
-    to = set.pixels.data();
+    data.held_out = selected(set, parts.held_out, held_out_name(set.name));
+    uint8_t* to = set.pixels.data();
     for (const int64_t i : parts.train) to = std::copy_n(image_at(set, i), values, to);
     set.count = int64_t(parts.train.size());
     set.pixels.resize(size_t(set.count * values));
@@ -270,9 +284,7 @@ std::optional<ImageSet> load_unsplit(const std::string& source, int64_t size, in
              "data/cifar10.sh` fetches it), a .npy file or the word shapes");
     if (is_picture_folder(source)) {
         const std::vector<std::string> files = find_pictures(source);
-        std::vector<int64_t> indices(files.size());
-        std::iota(indices.begin(), indices.end(), 0);
-        return read_pictures(source, chosen(files, spread(indices, count)), size).images;
+        return read_pictures(source, chosen(files, spread(in_order(int64_t(files.size())), count)), size).images;
     }
     if (fs::is_directory(source, error)) return {};
     ImageSet all = source.ends_with(".bin") ? load_cifar_file(source, size) : load_npy(source, size);
@@ -300,8 +312,7 @@ ImageSet load_held_out(const std::string& source, int64_t size, uint64_t seed, i
             return set;
         }
     }
-    const Dataset data = load_dataset(source, size, seed);
-    return data.none_held_out ? spread_images(data.held_out, count) : first_images(data.held_out, count);
+    return first_images(load_dataset(source, size, seed).held_out, count);
 }
 
 ImageSet load_train(const std::string& source, int64_t size, uint64_t seed, int64_t count) {
@@ -315,10 +326,7 @@ Dataset load_some(const std::string& source, int64_t size, uint64_t seed, int64_
         return {load_train(source, size, seed, train_count), load_held_out(source, size, seed, held_out_count),
                 split_of(int64_t(find_pictures(source).size())).held_out.empty()};
     const Dataset data = load_dataset(source, size, seed);
-    return {
-        spread_images(data.train, train_count),
-        data.none_held_out ? spread_images(data.held_out, held_out_count) : first_images(data.held_out, held_out_count),
-        data.none_held_out};
+    return {spread_images(data.train, train_count), first_images(data.held_out, held_out_count), data.none_held_out};
 }
 
 std::string describe(const Dataset& data) {

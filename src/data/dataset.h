@@ -12,7 +12,7 @@ namespace dualmcmc {
 
 struct Dataset {
     ImageSet train, held_out;
-    bool none_held_out = false;  // `held_out` are the training images
+    bool none_held_out = false;  // `held_out` are the training images, in the order of their indices' hashes
 };
 
 // Loads the data set `source` for an architecture whose images are size x size (32 or 64). `source` is one of

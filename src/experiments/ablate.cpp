@@ -38,7 +38,10 @@ std::vector<Variant> AblateCommand::variants() const {
             if (std::none_of(out.begin(), out.end(), [&](const Variant& known) { return known.name == r.variant(); }))
                 out.push_back({r.variant(),
                                "dual",
-                               {{"steps-x", text(r.steps_x)}, {"start-z", r.start_z}, {"steps-z", text(r.steps_z)}}});
+                               {{"steps-x", text(r.steps_x)},
+                                {"long-steps", "0"},  // else each k_x would also learn from the preset's long chains
+                                {"start-z", r.start_z},
+                                {"steps-z", text(r.steps_z)}}});
     return out;
 }
 

@@ -44,8 +44,8 @@ Points dequantise(Points x, RandomKey key) {
 CellBound cell_bound(const PotentialFunction& potential, const Points& image, int64_t draws, int64_t batch,
                      uint64_t seed) {
     std::vector<double> values;
-    // The steps of the keys are none that the images themselves are dequantised with.
-    for (uint64_t step = ~0ull; int64_t(values.size()) < draws; --step) {
+    // From the largest step of a key downwards: none that the images themselves are dequantised with.
+    for (uint64_t step = (uint64_t(1) << 56) - 1; int64_t(values.size()) < draws; --step) {
         Points x;
         for (int64_t i = 0; i < std::min(batch, draws - int64_t(values.size())); ++i)
             x.insert(x.end(), image.begin(), image.end());
@@ -113,7 +113,7 @@ void AisCommand::log_run(const std::string& name, const LogZ& z, const std::vect
              mean_of(acceptance), " on average, at least ", *std::min_element(acceptance.begin(), acceptance.end())));
 }
 
-// Exact samples of the EBM do not exist. These, after some moves under the EBM, take their place.
+// Exact samples of the EBM cannot be drawn. These, after some moves under the EBM, take their place.
 Points AisCommand::reverse_start(const Annealing::Run& forward) const {
     if (reverse_from_ == "ends") return forward.end;
     Points out;

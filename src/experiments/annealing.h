@@ -83,7 +83,7 @@ public:
     double move(ChainState& state, double beta, double step, uint64_t draw) const;
 
 private:
-    Run anneal(const Schedule& schedule, Points x, bool backwards, uint64_t run) const;
+    Run anneal(const Schedule& schedule, Points x, bool backwards, uint64_t phase) const;
     StartDensity start_;
     PotentialFunction target_;
     AnnealingSettings settings_;

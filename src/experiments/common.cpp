@@ -152,8 +152,8 @@ int Experiment::run() {
     check_memory(config_.model, batch_);
     test_ = load_held_out(config_.data, config_.model.image_size(), uint64_t(config_.seed), every_image);
     if (count_ > max_count() && (given("--count") || max_count() < 1))
-        fail("--count ", count_, ": the ", test().count, " test images (", test().name, ") allow at most ",
-             max_count());
+        fail("--count ", count_, ": must be at most ", max_count(), ", with ", test().count, " test images (",
+             test().name, ")");
     count_ = std::min(count_, max_count());
     models_.emplace(config_.model, 0);
     load_checkpoint(checkpoint.file, model_, *models_, false);

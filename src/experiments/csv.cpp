@@ -1,17 +1,24 @@
 // See csv.h.
 #include "experiments/csv.h"
 
-#include <cstdio>
+#include <cmath>
+#include <cstdlib>
+#include <iomanip>
 #include <limits>
 
+#include "check.h"
 #include "real.h"
 
 namespace dualmcmc {
 
 std::string digits(double value) {
-    char buffer[32];
-    std::snprintf(buffer, sizeof buffer, "%.*g", std::numeric_limits<real>::max_digits10, value);
-    return buffer;
+    if (value == std::trunc(value) && std::abs(value) < double(1ll << 53)) return formatted("%.0f", value);
+    return text(std::setprecision(std::numeric_limits<real>::max_digits10), value);
+}
+
+std::string exact_digits(double value) {
+    const std::string few = formatted("%.9g", value);
+    return std::strtod(few.c_str(), nullptr) == value ? few : formatted("%.17g", value);
 }
 
 void Csv::row(const std::vector<std::string>& fields) {

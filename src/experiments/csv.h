@@ -22,8 +22,10 @@ private:
     std::string text_;
 };
 
-// A value with as many digits as restore a real exactly.
+// A value with as many digits as restore a real exactly; whole numbers with all of theirs.
 std::string digits(double value);
+// As many as restore the double itself.
+std::string exact_digits(double value);
 
 // The header and rows of a .csv file; quoted fields as in RFC 4180. Rows with another number of fields than the header
 // are skipped (such as the last row of a file that is still being written).

@@ -12,7 +12,6 @@
 #include <map>
 #include <numeric>
 #include <set>
-#include <tuple>
 
 #include "data/pictures.h"
 #include "experiments/common.h"
@@ -20,6 +19,7 @@
 #include "experiments/reconstruct.h"
 #include "experiments/report.h"
 #include "experiments/statistics_distance.h"
+#include "formats/crc32.h"
 #include "formats/npy.h"
 #include "ranks/ranks.h"
 #include "training/checkpoint.h"
@@ -52,6 +52,16 @@ void check_same(const std::string& folder, const Config& there, const Config& wa
     };
     for (const auto& [name, value] : read_config(folder + "/config.txt")) check(name, value);
     for (const auto& [name, value] : config_to_map(there)) check(name, value);  // those that an older config.txt lacks
+}
+
+// The same before iterations are timed, for what is not yet known then.
+void check_trained(const std::string& folder, Config wanted, const std::string& out) {
+    if (newest_checkpoint(folder).empty()) return;
+    Config there;
+    for (const auto& [name, value] : read_config(folder + "/config.txt")) set_setting(there, name, value);
+    wanted.iterations = there.iterations;
+    wanted.eval_every = there.eval_every;
+    check_same(folder, there, wanted, out);
 }
 
 // ---- budget -------------------------------------------------------------------------------------
@@ -102,6 +112,13 @@ std::vector<double> iteration_costs(const std::vector<Config>& configs) {
     return costs;
 }
 
+// Of the settings on which an iteration's cost depends.
+std::string settings_checksum(Config c) {
+    c.out = "", c.device = "auto", c.seed = 0, c.threads = 0, c.iterations = 0;
+    const std::string settings = config_to_text(c);
+    return crc32_text(crc32(settings.data(), settings.size()));
+}
+
 // ---- measuring ----------------------------------------------------------------------------------
 
 // The picture's images of one kind; white if the method has none, or where fewer were drawn.
@@ -111,6 +128,12 @@ ImageSet shown_images(const ImageSet& set, bool has_any) {
     const ImageSet some = first_images(set, picture_images);
     if (has_any) std::copy(some.pixels.begin(), some.pixels.end(), out.pixels.begin());
     return out;
+}
+
+// The median over iterations of a part's seconds, without those that the machine spent on something else; with long
+// chains the mean, since they are in few iterations.
+std::optional<double> usual_seconds(const StepSettings& s, const std::vector<CsvRow>& metrics, const char* part) {
+    return s.learn_ebm && s.long_steps > 0 ? mean(metrics, part) : median(metrics, part);
 }
 
 // Measures the checkpoint of a run, fills in the result, and writes result.npy and result.csv to the run's folder.
@@ -124,7 +147,7 @@ Result measure(Result r, const LoadedCheckpoint& checkpoint, const std::string& 
     r.iterations = double(checkpoint.iteration), r.rollbacks = double(checkpoint.rollbacks);
     const auto metrics = read_rows(folder + "/metrics.csv");
     for (const auto& [name, field] : result_columns())  // metrics.csv has the same names
-        if (std::string(name).starts_with("seconds")) r.*field = median(metrics, name);
+        if (std::string(name).starts_with("seconds")) r.*field = usual_seconds(c.step, metrics, name);
 
     const Samples samples = draw_samples(models, count, c.sampler_batch, c.step.start_x, c.sampler, seed);
     const StatisticsDistance distance(data.train);
@@ -279,22 +302,34 @@ void GridCommand::check_sets(const std::vector<Training>& trainings) const {
 void GridCommand::measure_costs(std::vector<Training>& trainings) const {
     const std::string path = out_ + "/budget.csv";
     const double minutes = iterations_ > 0 ? 0 : minutes_;
-    Budget costs = read_budget(path, minutes);
+    std::vector<BudgetRow> rows = read_budget(path);
+    const auto known = [&](const Training& t) {
+        return std::find_if(rows.begin(), rows.end(), [&](const BudgetRow& r) {
+            return r.variant == t.variant.name && r.minutes == minutes &&
+                   (r.settings.empty() || r.settings == settings_checksum(t.config));
+        });
+    };
     std::vector<Config> unknown;
-    std::vector<std::string> names;
     for (const Training& t : trainings)
-        if (!costs.count(t.variant.name)) unknown.push_back(t.config), names.push_back(t.variant.name);
-    if (!unknown.empty()) std::fprintf(stderr, "timing iterations of %zu variants ...\n", unknown.size());
-    const std::vector<double> seconds = iteration_costs(unknown);
-    for (size_t i = 0; i < names.size(); ++i)
-        costs[names[i]] = {seconds[i], iterations_in(minutes, on_cpu() ? omp_get_max_threads() : 1, seconds[i])};
-    Csv table({"cell", "minutes", "seconds", "iterations"});
-    for (auto& [name, cost] : costs) {
-        if (iterations_ > 0) cost.second = iterations_;
-        table.row(name, {minutes, cost.first, double(cost.second)});
+        if (known(t) == rows.end()) {
+            rows.push_back({t.variant.name, settings_checksum(t.config), minutes, 0, 0});
+            unknown.push_back(t.config);
+        }
+    if (!unknown.empty()) {
+        std::fprintf(stderr, "timing iterations of %zu variants ...\n", unknown.size());
+        const std::vector<double> seconds = iteration_costs(unknown);
+        for (size_t i = 0; i < unknown.size(); ++i) {
+            BudgetRow& row = rows[rows.size() - unknown.size() + i];
+            row.seconds = seconds[i];
+            row.iterations = iterations_ > 0 ? iterations_
+                                             : iterations_in(minutes, on_cpu() ? omp_get_max_threads() : 1, seconds[i]);
+        }
+        write_budget(path, rows);
     }
-    table.write(path);
-    for (Training& t : trainings) std::tie(t.cpu_seconds, t.config.iterations) = costs.at(t.variant.name);
+    for (Training& t : trainings) {
+        t.cpu_seconds = known(t)->seconds;
+        t.config.iterations = iterations_ > 0 ? iterations_ : known(t)->iterations;
+    }
 }
 
 // Fixes the number of iterations and the intervals of evaluations. The first rank measures for all.
@@ -332,20 +367,22 @@ bool GridCommand::train_and_measure(const Training& training) {
     }
     std::printf("%s: %lld iterations%s\n", folder.c_str(), (long long)c.iterations,
                 resume ? text(", resuming from ", resume->iteration).c_str() : "");
-    bool gave_up = false;
+    std::optional<Diverged> gave_up;
     try {
         const auto distance_to = [](const ImageSet& data) { return StatisticsDistance(data); };
         const bool finished = resume && resume->iteration >= c.iterations;
         if (!finished && !train(c, resume, {distance_to, {}})) return false;
     } catch (const Diverged& error) {
         std::printf("%s: gave up: %s\n", folder.c_str(), explain(error).c_str());
-        gave_up = true;
+        gave_up = error;
     }
     Result result;
     result.variant = training.variant.name;
     result.cpu_seconds = training.cpu_seconds;
-    result.gave_up = gave_up;
-    results_.push_back(measure(result, read_checkpoint(newest_checkpoint(folder)), folder, count_));
+    result.gave_up = gave_up.has_value();
+    LoadedCheckpoint checkpoint = read_checkpoint(newest_checkpoint(folder));
+    if (gave_up) checkpoint.rollbacks = gave_up->rollbacks;  // also those since that checkpoint
+    results_.push_back(measure(result, checkpoint, folder, count_));
     write_report(folder);
     return true;
 }
@@ -396,7 +433,7 @@ void GridCommand::log_settings(const Config& c, const Dataset& data) {
              " steps);"));
     log(text("statistics distances of ", count_,
              " samples to the training images, where as many held-out images are at ", fixed(floor, 4), ";"));
-    log("s/iteration and its parts: median wall-clock times");
+    log("s/iteration and its parts: median wall-clock times; with --long-steps, means");
 }
 
 // Trains and measures all, each on one of the ranks in turn. Returns false after an interrupt.
@@ -422,6 +459,18 @@ bool GridCommand::train_all(const std::vector<Training>& trainings) {
     return true;
 }
 
+// Each variant with each seed, in its folder.
+std::vector<GridCommand::Training> GridCommand::of_all_seeds(const std::vector<Training>& trainings) const {
+    std::vector<Training> all;
+    for (const int64_t seed : seeds_)
+        for (Training training : trainings) {
+            training.config.seed = seed;
+            training.config.out = text(out_, "/", training.variant.name, "-", seed);
+            all.push_back(training);
+        }
+    return all;
+}
+
 int GridCommand::run() {
     check_flags();
     if (command_->count("--minutes")) iterations_ = 0;
@@ -438,15 +487,9 @@ int GridCommand::run() {
     test_ = data.held_out;
     make_folder(out_);
     log_settings(first, data);
+    for (const Training& training : of_all_seeds(trainings)) check_trained(training.config.out, training.config, out_);
     plan(trainings);
-    std::vector<Training> all;
-    for (const int64_t seed : seeds_)
-        for (Training training : trainings) {
-            training.config.seed = seed;
-            training.config.out = text(out_, "/", training.variant.name, "-", seed);
-            all.push_back(training);
-        }
-    if (!train_all(all)) {
+    if (!train_all(of_all_seeds(trainings))) {
         std::printf("interrupted; run the same command again to continue\n");
         return exit_code_of_interrupt();
     }

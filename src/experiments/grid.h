@@ -69,6 +69,7 @@ private:
     Config variant_config(const Variant& variant) const;
     void check_sets(const std::vector<Training>& trainings) const;
     void measure_costs(std::vector<Training>& trainings) const;
+    std::vector<Training> of_all_seeds(const std::vector<Training>& trainings) const;
     void plan(std::vector<Training>& trainings) const;
     bool train_all(const std::vector<Training>& trainings);
     bool train_and_measure(const Training& training);

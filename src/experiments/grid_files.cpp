@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <numeric>
 
 #include "experiments/csv.h"
 #include "formats/npy.h"
@@ -73,11 +74,24 @@ double number(const CsvRow& row, const std::string& column, const std::string& p
 
 }  // namespace
 
-std::optional<double> median(const std::vector<CsvRow>& rows, const std::string& column) {
+namespace {
+std::vector<double> numbers(const std::vector<CsvRow>& rows, const std::string& column) {
     std::vector<double> values;
     for (const CsvRow& row : rows)
         if (const auto found = row.find(column); found != row.end())
             if (const auto value = to_number<double>(found->second)) values.push_back(*value);
+    return values;
+}
+}  // namespace
+
+std::optional<double> mean(const std::vector<CsvRow>& rows, const std::string& column) {
+    const std::vector<double> values = numbers(rows, column);
+    if (values.empty()) return {};
+    return std::accumulate(values.begin(), values.end(), 0.0) / double(values.size());
+}
+
+std::optional<double> median(const std::vector<CsvRow>& rows, const std::string& column) {
+    std::vector<double> values = numbers(rows, column);
     if (values.empty()) return {};
     std::sort(values.begin(), values.end());
     return 0.5 * (values[(values.size() - 1) / 2] + values[values.size() / 2]);
@@ -114,19 +128,27 @@ std::optional<Result> read_result(const std::string& folder, int64_t count, int6
     }
 }
 
-Budget read_budget(const std::string& path, double minutes) {
-    Budget out;
+std::vector<BudgetRow> read_budget(const std::string& path) {
+    std::vector<BudgetRow> out;
     try {
         for (const CsvRow& row : read_rows(path)) {
             const double seconds = number(row, "seconds", path), iterations = number(row, "iterations", path);
             if (!(seconds >= 0) || !(iterations >= 1 && iterations <= double(max_iterations)))
                 fail(path, ": damaged: ", seconds, " seconds and ", iterations, " iterations");
-            if (number(row, "minutes", path) == minutes) out[cell(row, "cell", path)] = {seconds, int64_t(iterations)};
+            out.push_back({cell(row, "cell", path), row.count("settings") ? row.at("settings") : "",
+                           number(row, "minutes", path), seconds, int64_t(iterations)});
         }
     } catch (const std::exception& error) {
         fail(explain(error), "; delete it, and iterations are timed again");
     }
     return out;
+}
+
+void write_budget(const std::string& path, const std::vector<BudgetRow>& rows) {
+    Csv table({"cell", "settings", "minutes", "seconds", "iterations"});
+    for (const BudgetRow& r : rows)
+        table.row({r.variant, r.settings, exact_digits(r.minutes), digits(r.seconds), text(r.iterations)});
+    table.write(path);
 }
 
 }  // namespace dualmcmc

@@ -20,7 +20,7 @@ struct Result {
     std::optional<double> iterations, rollbacks;  // iterations done; rollbacks to a checkpoint after divergence
     std::optional<double> gave_up;       // 1 if it diverged too often; the rest is then measured on its last checkpoint
     std::optional<double> cpu_seconds;   // CPU time (a GPU: wall-clock) per iteration, measured before training
-    std::optional<double> wall_seconds;  // median wall-clock time per iteration; its parts follow
+    std::optional<double> wall_seconds;  // wall-clock time per iteration (usual_seconds in grid.cpp); its parts follow
     std::optional<double> chain_x, chain_z, generator, encoder, ebm;
     std::optional<double> mse;  // of reconstructed test images, per pixel and channel
     std::optional<double> distance_generator, distance_revised;
@@ -37,8 +37,9 @@ void write_results(const std::string& path, const std::vector<Result>& results);
 using CsvRow = std::map<std::string, std::string>;
 std::vector<CsvRow> read_rows(const std::string& path);
 
-// The median of a column, over the rows where it is a number.
+// The median, and the mean, of a column over the rows where it is a number.
 std::optional<double> median(const std::vector<CsvRow>& rows, const std::string& column);
+std::optional<double> mean(const std::vector<CsvRow>& rows, const std::string& column);
 
 // Images of each kind in a variant's row of the picture.
 inline constexpr int64_t picture_images = 10;
@@ -54,9 +55,15 @@ ResultPictures read_result_pictures(const std::string& path, int64_t size);
 // one of the files is damaged, which `damage` then says.
 std::optional<Result> read_result(const std::string& folder, int64_t count, int64_t size, std::string& damage);
 
-// budget.csv: by variant, the cost of an iteration in seconds and the number of iterations, for a budget of `minutes`.
+// A row of budget.csv: what an iteration of a variant costs, in seconds, and how many of them are a budget of
+// `minutes`. `settings` is a checksum of the variant's; empty in files of earlier versions.
+struct BudgetRow {
+    std::string variant, settings;
+    double minutes, seconds;
+    int64_t iterations;
+};
 // Empty if there is no file; fails, saying what to do, if it is damaged.
-using Budget = std::map<std::string, std::pair<double, int64_t>>;
-Budget read_budget(const std::string& path, double minutes);
+std::vector<BudgetRow> read_budget(const std::string& path);
+void write_budget(const std::string& path, const std::vector<BudgetRow>& rows);
 
 }  // namespace dualmcmc

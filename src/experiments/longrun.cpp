@@ -67,10 +67,12 @@ Tensor LongrunCommand::starts() {
     return Tensor::from_host({count_, side, side, 3}, images);
 }
 
-// A reference for the energies of the chains: the mean over one batch of test images.
+// A reference for the energies of the chains: the mean over one batch of test images, or all of them.
 double LongrunCommand::data_energy() {
     NoGrad no_grad;
-    return mean_and_deciles(models_->ebm.forward(Var(batch_of(test(), 0))).value().to_host()).mean;
+    std::vector<real> energies = models_->ebm.forward(Var(batch_of(test(), 0))).value().to_host();
+    energies.resize(size_t(std::min(batch_, test().count)));  // a batch begins again at the first image
+    return mean_and_deciles(energies).mean;
 }
 
 void LongrunCommand::measure() {
@@ -88,7 +90,8 @@ void LongrunCommand::measure() {
     Csv drifts({"step", "rms", "outside", "moved"});
     std::vector<std::vector<double>> energies(static_cast<size_t>(count_));
     std::vector<ImageSet> columns;
-    log(text("energies at temperature ", chain_x().temperature(), "; mean energy of ", batch_, " test images: ", data));
+    log(text("energies at temperature ", chain_x().temperature(), "; mean energy of ", std::min(batch_, test().count),
+             " test images: ", data));
     for (int64_t k = 0; k <= steps; ++k) {
         const EnergyGradient e = energy_gradient(models_->ebm, x);
         const std::vector<real> energy = e.energy.to_host();
@@ -116,6 +119,7 @@ void LongrunCommand::measure() {
                 x, [&](const Tensor&) { return e; }, one, noise)
                 .end;
     }
+    if (columns.empty()) fail("longrun: the energies of the start are not finite; the model cannot be used");
     trace.write(file("energy.csv"));
     drifts.write(file("drift.csv"));
     const ImageSet grid = strips(columns, std::min<int64_t>(count_, 16));

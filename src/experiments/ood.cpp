@@ -32,10 +32,10 @@ ImageSet constant_images(int64_t count, int64_t size, uint64_t seed) {
     return set;
 }
 
-// Image i is the mean of image i and the image half the set further on, rounded up.
+// Image i is the mean of image i and the image a third of the set further on, rounded up: no pair comes twice.
 ImageSet means_of_two(const ImageSet& images) {
     ImageSet set = empty_images("means of two test images", images.count, images.size);
-    const size_t values = size_t(images.size * images.size * 3), shift = size_t((images.count + 1) / 2) * values;
+    const size_t values = size_t(images.size * images.size * 3), shift = size_t((images.count + 1) / 3) * values;
     for (size_t i = 0; i < set.pixels.size(); ++i)
         set.pixels[i] = uint8_t((images.pixels[i] + images.pixels[(i + shift) % images.pixels.size()] + 1) / 2);
     return set;
@@ -101,11 +101,10 @@ std::vector<OodCommand::Scores> OodCommand::score(const std::vector<ImageSet>& s
         const MeanDeciles m = mean_and_deciles(e);
         table.row(set.name, {double(e.size()), area, m.mean, m.p10, m.p90});
         for (size_t i = 0; i < e.size(); ++i) all.row(set.name, {double(i), double(e[i])});
-        char line[200];
-        std::snprintf(line, sizeof line,
-                      "%-28s %6zu images: AUROC %.4f, mean energy %.5g (10th percentile %.5g, 90th %.5g)",
-                      set.name.c_str(), e.size(), area, m.mean, m.p10, m.p90);
-        log(line);
+        const std::string padding(set.name.size() < 28 ? 28 - set.name.size() : 0, ' ');
+        log(text(set.name, padding, formatted(" %6.0f images", double(e.size())), formatted(": AUROC %.4f", area),
+                 formatted(", mean energy %.5g", m.mean), formatted(" (10th percentile %.5g", m.p10),
+                 formatted(", 90th %.5g)", m.p90)));
     };
     ImageSet images = spread_images(test(), count_);
     images.name = "test images";

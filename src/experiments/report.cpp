@@ -78,11 +78,7 @@ std::optional<double> number(const std::string& cell) {
     return value;
 }
 
-std::string short_number(double value) {
-    char buffer[32];
-    std::snprintf(buffer, sizeof buffer, "%.4g", value);
-    return buffer;
-}
+std::string short_number(double value) { return formatted("%.4g", value); }
 
 std::string replace_underscores(std::string text) {
     std::replace(text.begin(), text.end(), '_', ' ');
@@ -352,6 +348,11 @@ std::string image(const std::string& path, const std::string& caption) {
                 "\" src=\"data:image/png;base64,", base64(png), "\"></div></figure>\n");
 }
 
+// Four digits, and all before the point.
+std::string table_number(double value) {
+    return std::abs(value) >= 1e4 && std::abs(value) < 1e15 ? formatted("%.0f", value) : short_number(value);
+}
+
 std::string table_html(const CsvTable& table) {
     std::string out = "<div class=\"scroll\"><table><tr>";
     for (const std::string& name : table.header) out += "<th>" + escape_html(replace_underscores(name)) + "</th>";
@@ -360,8 +361,8 @@ std::string table_html(const CsvTable& table) {
         out += "<tr>";
         for (const std::string& cell : row) {
             const std::optional<double> value = cell.empty() ? std::nullopt : number(cell);
-            out +=
-                value ? "<td class=\"number\">" + short_number(*value) + "</td>" : "<td>" + escape_html(cell) + "</td>";
+            if (!value) out += "<td>" + escape_html(cell) + "</td>";
+            else out += "<td class=\"number\">" + table_number(*value) + "</td>";
         }
         out += "</tr>";
     }
@@ -517,7 +518,7 @@ std::string curves_html(const MetricsColumns& metrics, const std::string& temper
 
 std::string headline(const MetricsColumns& metrics, const std::string& temperature) {
     if (metrics["iteration"].empty()) return "";
-    std::string out = text("<p>", metrics.last("iteration"), " iterations; means of the last ",
+    std::string out = text("<p>", int64_t(metrics.last("iteration")), " iterations; means of the last ",
                            std::min<size_t>(50, metrics["iteration"].size()), ": reconstruction MSE ",
                            short_number(metrics.mean_of_last("mse")), " per pixel, energy gap ",
                            short_number(metrics.mean_of_last("energy_gap")), temperature);

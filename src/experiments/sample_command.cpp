@@ -35,9 +35,9 @@ public:
         if (done < total_ && now - shown_ < std::chrono::milliseconds(line_.redraws() ? 200 : 5000)) return;
         shown_ = now;
         const double rate = double(done - begin_) / std::max(1e-9, std::chrono::duration<double>(now - began_).count());
-        char speed[48];
-        std::snprintf(speed, sizeof speed, "  %.3g images/s", rate);
-        line_.show({{0, text(done, "/", total_)}, {2, speed}, {1, "  ETA " + duration(double(total_ - done) / rate)}});
+        line_.show({{0, text(done, "/", total_)},
+                    {2, formatted("  %.3g images/s", rate)},
+                    {1, "  ETA " + duration(double(total_ - done) / rate)}});
         if (done == total_) end();
     }
     void end() { line_.end(); }
@@ -202,14 +202,16 @@ bool SampleCommand::draw(Models& models) {
     counter.end();
     if (!first_rank()) return done == count_;
     if (begin == 0 && done > 0) write_picture(kept);
-    for (const Output& output : outputs_)
-        if (output.array) output.array->commit();
     if (done == count_) {
+        for (const Output& output : outputs_)
+            if (output.array) output.array->commit();
         finish(kept);
         return true;
     }
-    std::printf("interrupted: %lld of %lld images are in %s%s\n", (long long)done, (long long)count_, out_.c_str(),
-                npy_ ? "" : "; run the same command again to continue");
+    if (npy_) std::printf("interrupted: a .npy file is written complete or not at all\n");
+    else
+        std::printf("interrupted: %lld of %lld images are in %s; run the same command again to continue\n",
+                    (long long)done, (long long)count_, out_.c_str());
     return false;
 }
 
@@ -233,9 +235,7 @@ void SampleCommand::finish(const Samples& kept) {
     const StatisticsDistance distance(data_set_.train);
     std::string line = text("statistics distance of ", images, " images to ", escaped(data_set_.train.name));
     const auto add = [&](const char* name, const ImageSet& set) {
-        char number[64];
-        std::snprintf(number, sizeof number, "%s %.3g", name, distance(first_images(set, images)));
-        line += number;
+        line += name + formatted(" %.3g", distance(first_images(set, images)));
     };
     if (has("generator")) add(": generator", kept.generated);
     if (has("revised")) add(has("generator") ? ", EBM-revised" : ": EBM-revised", kept.revised);

@@ -351,12 +351,7 @@ std::string curves(const std::vector<ToyRun>& runs) {
     return page;
 }
 
-std::string cell(const std::optional<double>& value) {
-    if (!value) return "-";
-    char out[32];
-    std::snprintf(out, sizeof out, "%.3f", *value);
-    return out;
-}
+std::string cell(const std::optional<double>& value) { return value ? formatted("%.3f", *value) : "-"; }
 
 }  // namespace
 

@@ -3,7 +3,9 @@
 #pragma once
 #include <array>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
+#include <string>
 
 namespace dualmcmc {
 
@@ -34,6 +36,13 @@ inline uint32_t crc32(const void* data, size_t bytes, uint32_t before = 0) {
     }
     for (; bytes > 0; --bytes, ++at) crc = crc >> 8 ^ crc32_tables[0][(crc ^ *at) & 255];
     return ~crc;
+}
+
+// "crc32:" and eight hexadecimal digits.
+inline std::string crc32_text(uint32_t crc) {
+    char out[16];
+    std::snprintf(out, sizeof out, "crc32:%08x", crc);
+    return out;
 }
 
 }  // namespace dualmcmc

@@ -1,6 +1,7 @@
 // The only file that compiles stb_image_write.
 #include "formats/png.h"
 
+#include <climits>
 #include <vector>
 
 #pragma GCC diagnostic push
@@ -22,6 +23,8 @@ void write_png(const std::string& path, const uint8_t* pixels, int64_t width, in
         auto& to = *static_cast<std::vector<char>*>(context);
         to.insert(to.end(), from, from + bytes);
     };
+    if (width > (INT_MAX - 1) / 3 || 3 * width + 1 > INT_MAX / height)  // stb's own sizes are ints
+        fail(path, ": a picture of ", width, "x", height, " is too large for a PNG here; lower --count or --points");
     std::vector<char> file;
     const int w = static_cast<int>(width), h = static_cast<int>(height);
     CHECK(stbi_write_png_to_func(append, &file, w, h, 3, pixels, 3 * w));

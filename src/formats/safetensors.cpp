@@ -352,9 +352,7 @@ SafetensorsFile read_safetensors(const std::string& path) {
 std::string tensors_checksum(const SafetensorsFile& file) {
     uint32_t crc = 0;
     for (const auto& [name, tensor] : file.tensors) crc = crc32(tensor.bytes.data(), tensor.bytes.size(), crc);
-    char out[16];
-    std::snprintf(out, sizeof out, "crc32:%08x", crc);
-    return out;
+    return crc32_text(crc);
 }
 
 void write_safetensors(const std::string& path, const SafetensorsFile& file) {

@@ -71,7 +71,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point began) { return std::chrono::duration<double>(Clock::now() - began).count(); }
 
-// Counts a message of `values` numbers that this rank sends, and the time until the scope ends.
+// Counts a message of `bytes` bytes that this rank sends, and the time until the scope ends.
 class Message {
 public:
     explicit Message(size_t bytes) {

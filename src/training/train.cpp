@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <iostream>
 #include <numeric>
 
@@ -70,13 +71,7 @@ public:
     }
 
 private:
-    static std::string formatted(const char* format, double value) {
-        char out[64];
-        std::snprintf(out, sizeof out, format, value);
-        return out;
-    }
-
-    ProgressLine line_{stdout};
+    ProgressLine line_;
     int64_t total_, every_;
     double average_ = 0, seconds_left_, temperature_;
     std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
@@ -102,7 +97,7 @@ private:
     Tensor gather_chain_states(const std::vector<int64_t>& images) const;
     void scatter_chain_states(const std::vector<int64_t>& images, const Tensor& own_z);
     StepSettings settings_at(int64_t epoch) const;
-    bool parameters_finite();
+    bool state_finite();
     std::string evaluate(int64_t iteration);
     std::string measure(int64_t iteration, const Samples& samples);
     void write_checkpoint(int64_t iteration);
@@ -131,9 +126,7 @@ private:
 
 // The beginning of the first pass.
 DataPosition beginning(const ImageSet& images) {
-    char checksum[16];
-    std::snprintf(checksum, sizeof checksum, "crc32:%08x", crc32(images.pixels.data(), images.pixels.size()));
-    return {0, 0, images.count, checksum};
+    return {0, 0, images.count, crc32_text(crc32(images.pixels.data(), images.pixels.size()))};
 }
 
 // Where the run of a checkpoint stands in a set of `images` images: as many epochs as it has done, and the same part of
@@ -162,6 +155,7 @@ Run::Run(const Config& config, const std::optional<LoadedCheckpoint>& resume, co
     : config_(config), hooks_(hooks),
       data_(load_dataset(config.data, config.model.image_size(), uint64_t(config.seed))),
       models_(config.model, uint64_t(config.seed)), position_(beginning(data_.train)) {
+    config_.step.synchronize = true;  // progress and metrics.csv show how long each part takes
     if (config.batch > data_.train.count)
         fail("--batch ", config.batch, ": larger than the data set of ", data_.train.count, " images (",
              data_.train.name, ")");
@@ -197,6 +191,12 @@ Run::Run(const Config& config, const std::optional<LoadedCheckpoint>& resume, co
 // Sets everything that a checkpoint holds, but for the number of iterations and rollbacks.
 void Run::restore(const LoadedCheckpoint& checkpoint) {
     load_checkpoint(checkpoint.file, checkpoint.path, models_, true);
+    // An average that is no longer kept would stay as it is, and be taken for the parameters.
+    const std::pair<ParameterStore*, double> averages[] = {{&models_.generator.state, config_.ema},
+                                                           {&models_.ebm.state, config_.ema_ebm}};
+    for (const auto& [state, decay] : averages)
+        for (NamedTensor& entry : state->entries())
+            if (decay == 0) entry.ema = {};
     if (!chain_states_.empty())
         chain_states_ = load_chain_states(checkpoint.file, checkpoint.path, data_.train.count, config_.model.latent);
     position_ = continued(checkpoint, position_);
@@ -334,11 +334,14 @@ Metrics Run::train_iteration(int64_t iteration) {
     return metrics;
 }
 
-bool Run::parameters_finite() {
+// Of all that a checkpoint holds: one that is not finite could not be read back.
+bool Run::state_finite() {
     for (const auto& [prefix, state] : models_.networks())
-        for (const Var& parameter : state->parameters())
-            for (const real value : parameter.value().to_host())
-                if (!std::isfinite(value)) return false;
+        for (const NamedTensor& entry : state->entries())
+            for (const Tensor& tensor : {entry.value.value(), entry.moment1, entry.moment2, entry.ema})
+                if (tensor.defined())
+                    for (const real value : tensor.to_host())
+                        if (!std::isfinite(value)) return false;
     return true;
 }
 
@@ -356,8 +359,7 @@ std::string Run::evaluate(int64_t iteration) {
                                          config_.sampler, seed);
     if (!first_rank()) return ",";
     const int64_t shown = std::min(picture_images, count), columns = 8, scale = 64 / data_.train.size;
-    const ImageSet data =
-        data_.none_held_out ? spread_images(data_.held_out, shown) : first_images(data_.held_out, shown);
+    const ImageSet data = first_images(data_.held_out, shown);
     const ImageSet generator = first_images(samples.generated, shown), ebm = first_images(samples.revised, shown);
     const std::string stem = config_.out + "/samples/" + iteration_name(iteration);
     write_grid(stem + "-samples.png", {&data, &generator, &ebm}, columns, scale);
@@ -374,17 +376,12 @@ std::string Run::measure(int64_t iteration, const Samples& samples) {
     if (!distance_) {
         distance_ = hooks_.distance_to(data_.train);
         distance_text_ = text("statistics distance of ", count, " samples");
-        if (!data_.none_held_out) {
-            char floor[48];
-            std::snprintf(floor, sizeof floor, " (held-out images %.3g)",
-                          distance_(first_images(data_.held_out, count)));
-            distance_text_ += floor;
-        }
+        if (!data_.none_held_out)
+            distance_text_ += formatted(" (held-out images %.3g)", distance_(first_images(data_.held_out, count)));
     }
     const double generated = distance_(samples.generated), revised = distance_(samples.revised);
-    char line[96];
-    std::snprintf(line, sizeof line, ": generator %.3g, EBM-revised %.3g", generated, revised);
-    progress_->print_line(text("iteration ", iteration, ": ", distance_text_, line));
+    progress_->print_line(text("iteration ", iteration, ": ", distance_text_, ": generator ",
+                               formatted("%.3g", generated), ", EBM-revised ", formatted("%.3g", revised)));
     return text(generated, ",", revised);
 }
 
@@ -409,7 +406,8 @@ int64_t Run::roll_back(int64_t iteration, const Metrics& m) {
     if (++rollbacks_in_a_row_ > max_rollbacks)
         throw Diverged(
             text(reason, " for the ", rollbacks_in_a_row_,
-                 "th time since the last good checkpoint; lower the learning rates or --step-size-x, then --resume"));
+                 "th time since the last good checkpoint; lower the learning rates or --step-size-x, then --resume"),
+            rollbacks_);
     const std::string path = checkpoint_path(config_.out, last_checkpoint_);
     restore(read_checkpoint(path));
     ++rollbacks_;
@@ -455,7 +453,7 @@ bool Run::train() {
         // Read once: a later signal stops the next iteration, after which a checkpoint is then due.
         const bool interrupted = on_any_rank(signals.interrupted()) && !last;
         const bool checkpoint_due = last || interrupted || iteration % config_.checkpoint_every == 0;
-        if (metrics.diverged(config_.max_energy_gap) || (checkpoint_due && !parameters_finite())) {
+        if (metrics.diverged(config_.max_energy_gap) || (checkpoint_due && !state_finite())) {
             iteration = roll_back(iteration, metrics);
             last = false;
         } else {
@@ -478,10 +476,17 @@ bool Run::train() {
     return true;
 }
 
+// Whether training has begun there: also without checkpoints, which somebody may have moved.
+bool holds_run(const std::string& folder) {
+    const std::string metrics = folder + "/metrics.csv";
+    return !newest_checkpoint(folder).empty() ||
+           (std::filesystem::exists(metrics) && parse_metrics(read_file(metrics)).rows.size() > 1);
+}
+
 }  // namespace
 
 bool train(const Config& config, const std::optional<LoadedCheckpoint>& resume, const TrainingHooks& hooks) {
-    if (!resume && first_rank() && !newest_checkpoint(config.out).empty())
+    if (!resume && first_rank() && holds_run(config.out))
         fail("--out ", config.out, ": already holds a run; continue it with --resume, or give another --out");
     return Run(config, resume, hooks).train();
 }

@@ -25,7 +25,8 @@ struct TrainingHooks {
 
 // Thrown by a run that keeps diverging after rollbacks to the same checkpoint.
 struct Diverged : std::runtime_error {
-    using std::runtime_error::runtime_error;
+    Diverged(const std::string& reason, int64_t all_rollbacks) : std::runtime_error(reason), rollbacks(all_rollbacks) {}
+    int64_t rollbacks;  // since the run's start, also those after its last checkpoint
 };
 
 // Trains with these settings, from the checkpoint `resume` if there is one. Without it the run is a new one, and fails
