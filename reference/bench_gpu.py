@@ -138,10 +138,11 @@ def print_row(server, width, precision, peak, base):
 def compare(width, precision, rounds, peak):
     """Prints a width's rows. Returns whether dualmcmc ran."""
     runs = [take_turns([dualmcmc_server(width, precision), peer], rounds) for peer in torch_servers(width, precision)]
-    runs = runs or [take_turns([dualmcmc_server(width, precision)], rounds)]
-    if any(not run or run[0].name != "dualmcmc" for run in runs):
+    # Of a pair that did not last, the other program may have failed for want of memory, too.
+    fastest = min((run for run in runs if len(run) == 2), key=lambda run: median(run[1]), default=None) \
+        or take_turns([dualmcmc_server(width, precision)], rounds)
+    if not fastest:
         return False
-    fastest = min((run for run in runs if len(run) > 1), key=lambda run: median(run[1]), default=runs[0])
     for server in fastest:
         print_row(server, width, precision, peak, median(fastest[0]))
     for parts in take_turns([dualmcmc_server(width, precision, "--wait")], rounds):

@@ -71,7 +71,8 @@ def make_iteration(arguments):
 
     def iterate():
         x = (torch.rand(image_shape, device=device) * 2 - 1).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=arguments.precision == "bf16"):
+        # The cache of cast weights would outlive their update. Most casts are of frozen weights, which it never holds.
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=arguments.precision == "bf16", cache_enabled=False):
             loop.iterate(x, {"prior": torch.randn(latent_shape, device=device),
                              "reparam": torch.randn(latent_shape, device=device),
                              "langevin_x": FreshNoise(device, *image_shape),

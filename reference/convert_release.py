@@ -10,6 +10,7 @@ parameters (--ema), to-pth writes that average, as `dualmcmc sample` uses it. A 
 trust.
 """
 import os
+import pickle
 import re
 import sys
 
@@ -63,7 +64,13 @@ def write(target, save):
 def load_networks(path):
     """The dict of a .pth: {net: {name: tensor}}."""
     check_file(path, "pth")
-    networks = torch.load(path, map_location="cpu")
+    try:
+        networks = torch.load(path, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        if "weights only" not in str(error).lower().replace("_", " "):
+            raise
+        fail(f"{path}: is damaged, or holds objects beside its tensors; loading those can run any program, so PyTorch",
+             "2.6 and later refuses. If you trust the file: TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 python3", *sys.argv)
     if not isinstance(networks, dict):
         fail(f"{path}: holds a {type(networks).__name__}, not a dict with the state_dicts {', '.join(NETS)}")
     for net in NETS:

@@ -2,7 +2,7 @@
 
     make gpu                                      all parts
     make gpu PARTS=build,tests,bench              these alone
-    make gpu MINUTES=9                            all of it in at most nine minutes: what is left then is skipped
+    make gpu MINUTES=9                            all of it in at most nine minutes: what is not done then is skipped
     make gpu LIMITS=bench=5,train=3               minutes of single parts
     CPATH=D/include LIBRARY_PATH=D/lib make gpu   with copies of the packages that the system lacks
 
@@ -15,6 +15,7 @@ Needs Python 3 alone. The exit code is 1 if a part failed.
 import argparse
 import ctypes
 import glob
+import math
 import os
 import platform
 import re
@@ -27,7 +28,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PRECISIONS = "fp32", "tf32", "bf16"
-SANITIZERS = "memcheck", "racecheck", "initcheck", "synccheck"
+SANITIZERS = "memcheck", "racecheck", "synccheck", "initcheck"
 MINUTES = {"build": 20, "tests": 15, **dict.fromkeys(SANITIZERS, 12), "steps": 10, "bench": 30, "train": 10}
 TRAIN_EXTRA = 3  # minutes that `train` may take beyond those of its training: start, pictures, report
 # (MiB of free memory, width): a preset of that width needs about so much at batch 100.
@@ -38,12 +39,20 @@ PACKAGES = [("CLI/CLI.hpp", "libcli11-dev", "CLI/CLI.hpp"),
             ("gtest/gtest.h", "libgtest-dev", "gtest/, and libgtest.a and libgtest_main.a in D/lib")]
 
 
-class Skipped(Exception):
-    """A part that cannot run here; the message says why."""
+class Verdict(Exception):
+    """Ends a part, with a line for the page's table and, below it, what the part has to show."""
+
+    def __init__(self, detail, markdown=""):
+        super().__init__(detail)
+        self.detail, self.markdown = detail, markdown
 
 
-class Failed(Exception):
-    """A part's verdict; the message is its first failing line."""
+class Skipped(Verdict):
+    """The part cannot run here, or not to its end; the line says why."""
+
+
+class Failed(Verdict):
+    """The line is the first failing one."""
 
 
 # ---- running programs -----------------------------------------------------------------------------------------------
@@ -52,17 +61,15 @@ class Failed(Exception):
 class Output:
     """What a program printed: its exit code (None: it ran out of time) and its lines."""
 
-    def __init__(self, code, text, seconds):
-        self.code, self.text, self.seconds = code, text, seconds
+    def __init__(self, code, text):
+        self.code, self.text = code, text
         self.lines = text.splitlines()
+        self.last = next((line.strip() for line in reversed(self.lines) if line.strip()), "no output")
 
     def first(self, *patterns):
-        """The first line that one of these regular expressions matches, tried in turn, or else the last line."""
-        for pattern in patterns:
-            for line in self.lines:
-                if re.search(pattern, line):
-                    return line.strip()
-        return next((line.strip() for line in reversed(self.lines) if line.strip()), "no output")
+        """The first match of one of these regular expressions, tried in turn, or None."""
+        matches = (re.search(pattern, self.text, re.M) for pattern in patterns)
+        return next((match[0].strip() for match in matches if match), None)
 
 
 def end_group(process):
@@ -87,14 +94,13 @@ def say(text):
 
 
 def die_with_parent():
-    """In a program about to start: if this script is killed, so is it."""
+    """In a program about to start: if this script is killed, so is it, though not what it has started itself."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def run(command, log, seconds, environment=None):
     """Runs a command in the project's folder, as a process group of its own without a terminal, its output in the file
     `log`. Returns its Output; on any other exit (Ctrl-C) ends the group, too."""
-    started = time.monotonic()
     with open(log, "ab") as out:
         out.write(f"$ {shlex.join(command)}\n".encode())
         out.flush()
@@ -104,20 +110,22 @@ def run(command, log, seconds, environment=None):
                                        cwd=ROOT, env={**os.environ, **(environment or {})}, start_new_session=True,
                                        preexec_fn=die_with_parent)
         except OSError as error:
-            return Output(127, f"{command[0]}: {error.strerror}", 0)
+            return Output(127, f"{command[0]}: {error.strerror}")
         code = None
         try:
             code = process.wait(max(0.1, seconds))
         except subprocess.TimeoutExpired:
             pass
         finally:
+            printed = out.seek(0, os.SEEK_END) - begin  # what it prints because it is ended is no verdict
             end_group(process)
     with open(log, "rb+") as file:
         file.seek(begin)
-        text = file.read().decode(errors="replace")
+        text = file.read(printed).decode(errors="replace")
         if code is None:
+            file.seek(0, os.SEEK_END)
             file.write(f"\nstopped after {seconds:.0f} s\n".encode())
-    return Output(code, text, time.monotonic() - started)
+    return Output(code, text)
 
 
 def ask(*command):
@@ -155,19 +163,19 @@ def gpu_by_driver():
 class Machine:
     """What is here: the GPU that the program would use, compilers, versions; and why no part can run, or ''."""
 
-    def __init__(self, overrides):
+    def __init__(self):
         self.gpu = self.find_gpu()
-        given = [text.split("=", 1)[1] for text in overrides if text.startswith("CUDA=")]
-        self.nvcc = shutil.which(os.path.join(given[0], "bin/nvcc")) if given and given[0] not in ("", "0") else \
-            self.find_nvcc()
+        self.nvcc = self.find_nvcc()
         self.cores = len(os.sched_getaffinity(0))
         self.python = self.find_torch()
-        self.missing = self.why_not(given)
+        self.missing = self.why_not()
         self.lines = self.describe()
 
     @staticmethod
     def find_nvcc():
         """Where the Makefile looks for it."""
+        if (given := os.environ.get("CUDA", "")) not in ("", "0", "1"):
+            return shutil.which(os.path.join(given, "bin/nvcc"))
         folders = [os.environ["CUDA_HOME"]] if os.environ.get("CUDA_HOME") else []
         folders += ["/usr/local/cuda", *sorted(glob.glob("/usr/local/cuda-*"))]
         return next(filter(None, map(shutil.which, ["nvcc", *(folder + "/bin/nvcc" for folder in folders)])), None)
@@ -198,14 +206,14 @@ class Machine:
                 return python
         return None
 
-    def why_not(self, cuda):
+    def why_not(self):
         if not self.gpu:
             return ("no NVIDIA GPU found: nvidia-smi lists none, and the driver's library does not find one, either"
                     if os.environ.get("CUDA_VISIBLE_DEVICES") is None else
                     f"no NVIDIA GPU found with CUDA_VISIBLE_DEVICES='{os.environ['CUDA_VISIBLE_DEVICES']}'")
         if float(re.sub(r"[^0-9.]", "", self.capability) or 0) < 8:
             return f"the {self.gpu[0]} has compute capability {self.capability}; 8.0 or later is needed"
-        if cuda == ["0"]:
+        if os.environ.get("CUDA") == "0":
             return "CUDA=0 leaves the GPU out"
         if not self.nvcc:
             return "nvcc not found: install the CUDA Toolkit and put its bin folder on PATH, or give CUDA=FOLDER"
@@ -248,12 +256,12 @@ class Machine:
 
 
 def missing_packages():
-    """The entries of PACKAGES that the compiler does not find; it looks where CPATH and LIBRARY_PATH say, too."""
-    compiler = shlex.split(os.environ.get("CXX", "g++"))
+    """The entries of PACKAGES that the compiler does not find where it, CPATH, LIBRARY_PATH and CXXFLAGS say."""
+    compiler = shlex.split(os.environ.get("CXX", "g++") + " " + os.environ.get("CXXFLAGS", ""))
 
     def compiles(source, *flags):
         try:
-            return subprocess.run([*compiler, "-x", "c++", "-", *flags], input=source, text=True, cwd="/",
+            return subprocess.run([*compiler, "-x", "c++", "-", *flags], input=source, text=True, cwd=ROOT,
                                   capture_output=True, timeout=120).returncode == 0
         except (OSError, subprocess.TimeoutExpired):
             return False
@@ -289,15 +297,20 @@ class Session:
     def __init__(self, machine, folder, limits, overrides):
         self.machine, self.folder, self.limits, self.overrides = machine, folder, limits, overrides
         self.build_failed = False
+        self.cut = ""  # why a part has less time than its own limit
 
     def log(self, part):
         return os.path.join(self.folder, part + ".log")
 
-    def run(self, part, command, seconds, environment=None):
-        """Runs a command of a part; throws Failed if it runs out of time."""
+    def run(self, part, command, seconds, failing, shown=lambda output: "", environment=None):
+        """Runs a command of a part. Out of time, it ends the part: as failed if it has printed one of the `failing`
+        lines or has had the part's own limit, else as skipped. `shown` makes of its output what the page shows then."""
         output = run(command, self.log(part), seconds, environment)
         if output.code is None:
-            raise Failed(f"stopped after {seconds:.0f} s: {output.first('^$(?!)')}")
+            line = output.first(*failing)
+            stopped = f"stopped after {seconds:.0f} s" + (f", when {self.cut}" if self.cut else "")
+            verdict = Skipped if self.cut and not line else Failed
+            raise verdict(f"{line} ({stopped})" if line else f"{stopped}: {output.last}", shown(output))
         return output
 
     def program(self, name="dualmcmc"):
@@ -306,45 +319,48 @@ class Session:
         if not os.path.exists(path):
             gone = [package for package in missing_packages() if name.endswith("tests") or package != PACKAGES[2]]
             raise Skipped(f"build/{name} is not built" + (": " + how_to_get(gone) if gone else ""))
-        if self.build_failed and run(["make", "-q", "-o", "packages", f"build/{name}", *self.make_variables()],
-                                     self.log("build"), 60).code != 0:
+        up_to_date = ["make", "-q", "-o", "packages", "-o", "test-packages", f"build/{name}", *self.make_variables()]
+        if self.build_failed and run(up_to_date, self.log("build"), 60).code != 0:
             raise Skipped(f"the build failed, and build/{name} is an earlier one")
         return path
 
     def make_variables(self):
         """Of the build: for this GPU, unless the user says otherwise. Warnings of compilers newer than the project's are
         no verdict on it."""
-        given = any(text.startswith("CUDA_ARCH=") for text in self.overrides)
-        own = [] if given else ["CUDA_ARCH=" + self.machine.capability.replace(".", "")]
-        return ["WERROR=0", *own, *self.overrides]
+        architecture = os.environ.get("CUDA_ARCH") or self.machine.capability.replace(".", "")
+        return list(dict.fromkeys(["WERROR=0", "CUDA_ARCH=" + architecture, *self.overrides]))
+
+
+BUILD_ERRORS = r".*\b(?:[Ee]rror|fatal) *:.*", r".*\*\*\*.*"
 
 
 def part_build(session, seconds):
+    variables = session.make_variables()
     gone = missing_packages()
     if gone and may_install():  # which fails on a machine without a network
-        run(["make", "packages"], session.log("build"), min(300, seconds / 2))
+        run(["make", "test-packages", *variables], session.log("build"), min(300, seconds / 2))
         gone = missing_packages()
     if gone and gone != [PACKAGES[2]]:
         raise Failed(how_to_get(gone))
     targets = ["build/dualmcmc"] + ([] if gone else ["build/dualmcmc_tests"])
-    variables = session.make_variables()
     # -k: the program does not wait for tests that do not compile.
     command = ["make", "-k", f"-j{session.machine.cores}", *targets, *variables]
-    if gone:
-        command[1:1] = ["-o", "packages"]
     session.build_failed = True
-    output = session.run("build", command, seconds)
+    output = session.run("build", command, seconds, BUILD_ERRORS)
     if output.code:
-        raise Failed(output.first(r"(?i)\berror\b", r"\*\*\*"))
-    if (left_out := re.search(r"^building without the GPU: .*", output.text, re.M)):  # which make copes with
-        raise Failed(left_out[0])
+        raise Failed(output.first(*BUILD_ERRORS) or output.last)
+    if (left_out := output.first("^building without the GPU: .*")):  # which make copes with
+        raise Failed(left_out)
     session.build_failed = False
     without = f"; no tests ({how_to_get(gone)})" if gone else ""
     return f"{', '.join(targets)} with {' '.join(variables[1:])}{without}", ""
 
 
-# GoogleTest's lines: "[  FAILED  ] Suite.name", and "file:line: Failure" before it.
-FAILING_TEST = r"^\S+:\d+: Failure", r"^\[  FAILED  \]", r"what\(\)", r"terminate"
+# GoogleTest's lines: "file:line: Failure", the values or the exception's text, "[  FAILED  ] Suite.name". The last is
+# missing where the program ended before.
+FAILURE = r"^(?:\S+:\d+|unknown file): Failure\n"
+FAILING_TEST = (FAILURE + r"(?:.*\n)*?\[  FAILED  \] [^\s,]+", FAILURE + r"(?:.*\n?){4}", r"^\[  FAILED  \].*",
+                r".*what\(\).*", r".*terminate.*")
 
 
 def judge_tests(output):
@@ -352,8 +368,7 @@ def judge_tests(output):
     counts = {word: int(number)
               for word, number in re.findall(r"^\[  (PASSED|SKIPPED|FAILED) +\] (\d+) tests?", output.text, re.M)}
     if output.code or counts.get("FAILED") or "PASSED" not in counts:
-        name = re.search(r"^\[  FAILED  \] (\S+)", output.text, re.M)
-        raise Failed(output.first(*FAILING_TEST) + (f" ({name[1].rstrip(',')})" if name else ""))
+        raise Failed(output.first(*FAILING_TEST) or output.last)
     if counts["PASSED"] == 0:
         reason = re.search(r"^\S+: Skipped\n(.*)", output.text, re.M)
         if not reason:
@@ -364,7 +379,7 @@ def judge_tests(output):
 
 def part_tests(session, seconds):
     command = [session.program("dualmcmc_tests"), "--gtest_filter=Gpu/*CUDA*"]
-    passed, skipped = judge_tests(session.run("tests", command, seconds))
+    passed, skipped = judge_tests(session.run("tests", command, seconds, FAILING_TEST))
     return f"{passed} tests" + (f", {skipped} skipped" if skipped else ""), ""
 
 
@@ -376,6 +391,9 @@ def sanitizer_filter(tool):
     return tests + "-Gpu/Kernel.exact_convolutions/CUDAtf32:Gpu/Kernel.exact_convolutions/CUDAbf16"
 
 
+SANITIZER_ERRORS = r"^========= (?!COMPUTE-SANITIZER|Target application|\w+ SUMMARY).*\S", *FAILING_TEST
+
+
 def part_sanitizer(session, seconds, tool):
     toolkit = os.path.join(os.path.dirname(session.machine.nvcc), "compute-sanitizer")
     sanitizer = shutil.which("compute-sanitizer") or shutil.which(toolkit)
@@ -385,35 +403,45 @@ def part_sanitizer(session, seconds, tool):
                "--gtest_filter=" + sanitizer_filter(tool)]
     if tool == "memcheck":
         command[3:3] = ["--report-api-errors", "no"]  # the program asks what it may not have, and copes
-    elif tool in ("racecheck", "synccheck"):
-        command[3:3] = ["--kernel-regex", "kns=dualmcmc"]  # cuBLAS's own kernels are no verdict on this program
-    output = session.run(tool, command, seconds)
+    elif tool in ("racecheck", "synccheck"):  # cuBLAS's own kernels are no verdict on this program
+        option = re.search("--kernel-(name|regex)", ask(sanitizer, "--help"))  # CUDA 12.3 renamed it
+        command[3:3] = [option[0], "kns=dualmcmc"] if option else []
+    output = session.run(tool, command, seconds, SANITIZER_ERRORS)
+    if (unsupported := output.first("^========= .*Device not supported.*")):
+        raise Skipped(unsupported)
     found = re.search(r"^========= (?:ERROR|RACECHECK) SUMMARY: (.*)", output.text, re.M)
     if output.code or not found or not re.match(r"0 (errors|hazards)", found[1]):
-        raise Failed(output.first(r"^========= (?!COMPUTE-SANITIZER|ERROR SUMMARY|RACECHECK SUMMARY).*\S",
-                                  r"SUMMARY", *FAILING_TEST))
+        raise Failed(output.first(*SANITIZER_ERRORS, ".*SUMMARY.*") or output.last)
     passed, _ = judge_tests(output)
     return f"{passed} tests, {found[1]}", ""
 
 
 def parse_step(text):
     """check-step's output: the worst relative errors of outputs and of gradients, first of double against the file,
-    then of the device against double; whether all lines are finite; the number of crossed ReLUs."""
+    then of the device against double; whether all lines are finite; the number of crossed ReLUs; the row of the
+    device's largest error."""
     worst = [[0.0, 0.0], [0.0, 0.0]]
-    finite, rows = True, 0
-    for name, double, device in re.findall(r"^(\S.*?) +([-+.\w]+) +([-+.\w]+)(?:  DIFFERS)?$", text, re.M):
+    finite, largest, largest_row = True, -1.0, ""
+    for row, name, double, device in re.findall(r"^((\S.*?) +([-+.\w]+) +([-+.\w]+)(?:  DIFFERS)?)$", text, re.M):
         try:
             values = float(double), float(device)
         except ValueError:
             continue
-        rows += 1
         for column, value in enumerate(values):
-            finite = finite and value == value and abs(value) != float("inf")
+            finite = finite and math.isfinite(value)
             if not name.startswith("after."):  # parameters are counted, not compared
                 kind = int(name.startswith("grad."))
                 worst[column][kind] = max(worst[column][kind], value)
+        error = values[1] / 10 if "(share" in name else values[1]  # of parameters one in a hundred may be far
+        error = error if math.isfinite(error) else math.inf
+        if error > largest:
+            largest, largest_row = error, row
     crossed = re.search(r"rounding took across their kink: (\d+)", text)
-    return worst, finite and rows > 0, int(crossed[1]) if crossed else 0
+    return worst, finite and largest_row != "", int(crossed[1]) if crossed else 0, largest_row
+
+
+STEP_DIFFERS = r".*DIFFERS$"
+DEVICE_DIFFERS = r".*: [1-9]\d* beyond .* of the double run$"
 
 
 def part_steps(session, seconds):
@@ -429,46 +457,61 @@ def part_steps(session, seconds):
             for precision in PRECISIONS:
                 command = [program, "check-step", path, "--device", "cuda", "--precision", precision]
                 command.append("--strict" if precision == "fp32" else "--fast")
-                output = session.run("steps", command, end - time.monotonic())
-                worst, finite, crossed = parse_step(output.text)
+                output = session.run("steps", command, end - time.monotonic(), (STEP_DIFFERS, DEVICE_DIFFERS),
+                                     lambda _: "\n".join(rows))
+                worst, finite, crossed, largest_row = parse_step(output.text)
                 step = os.path.basename(path)[5:-12]
                 good = "agrees" if precision == "fp32" else "finite"
                 if output.code or not finite:
                     good = "failed"
-                    wrong.append(f"{step}, {precision}: " + output.first("DIFFERS$", "^DIFFERS", r"\bnan\b", "beyond"))
+                    device = filter(None, (output.first(DEVICE_DIFFERS), largest_row))
+                    wrong.append(f"{step}, {precision}: "
+                                 + (output.first(STEP_DIFFERS) or "; largest: ".join(device) or output.last))
                 rows.append(f"| {step} | {precision} | {max(worst[0]):.0e} | {worst[1][0]:.0e}, {worst[1][1]:.0e} | "
                             f"{crossed} | {good} |")
-    except Failed as error:
-        wrong.append(str(error))
+    except Verdict as out_of_time:
+        if not wrong:
+            raise
+        wrong[0] += f" ({out_of_time})"
     if not files:
         raise Failed("reference/step_*.safetensors: there are no step files")
     if wrong:
-        raise Failed((wrong[0], "\n".join(rows)))
+        raise Failed(wrong[0], "\n".join(rows))
     return f"{len(files)} step{'s' * (len(files) > 1)} in {', '.join(PRECISIONS)}", "\n".join(rows)
 
 
+PROGRAM_ERRORS = "^bench: .*", "^dualmcmc: .*"
+
+
 def part_bench(session, seconds):
+    session.program()
+
+    def table(output):
+        return f"```\n{output.text.strip()}\n```" if output.text.strip() else ""
+
     python = session.machine.python or sys.executable
-    output = run([python, "reference/bench.py", "--rounds", "3"], session.log("bench"), seconds,
-                 {"PYTHONUNBUFFERED": "1"})
-    table = "```\n" + output.text.strip() + "\n```" if output.text.strip() else ""
-    if output.code is None:
-        raise Failed((f"stopped after {seconds:.0f} s; what it had measured is below", table))
+    output = session.run("bench", [python, "reference/bench.py", "--gpu", "--rounds", "3"], seconds, PROGRAM_ERRORS,
+                         table, {"PYTHONUNBUFFERED": "1"})
     if output.code:
-        raise Failed((output.first(r"^bench: ", "could not run", "Error"), table))
-    return "with PyTorch" if session.machine.python else "alone: no PyTorch that sees the GPU", table
+        raise Failed(output.first(*PROGRAM_ERRORS) or output.last, table(output))
+    if output.first(r"^ *\d+ +\w+  PyTorch"):  # a row of its table
+        return "with PyTorch", table(output)
+    return f"alone: {output.first('^PyTorch.*') or 'no PyTorch that sees the GPU'}", table(output)
+
+
+def is_cifar10(folder):
+    """Whether its six files are there and whole."""
+    files = [os.path.join(folder, name) for name in (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")]
+    return all(os.path.isfile(file) and os.path.getsize(file) == 30730000 for file in files)
 
 
 def data_set(session, seconds):
     """(flags, note): CIFAR-10, or images that the program draws."""
-    for folder in filter(None, [os.environ.get("CIFAR10_DIR"), os.path.join(ROOT, "data/cifar-10-batches-bin"),
-                                os.path.join(ROOT, "../shared/cifar-10-batches-bin"),
-                                os.path.join(ROOT, "shared/cifar-10-batches-bin")]):
-        if os.path.exists(os.path.join(folder, "data_batch_1.bin")):
-            return ["--data", folder], "CIFAR-10"
     output = run(["bash", "data/cifar10.sh"], session.log("train"), min(300, seconds / 3))
-    if output.code == 0 and output.lines and os.path.isdir(output.lines[-1]):
-        return ["--data", output.lines[-1]], "CIFAR-10"
+    beside = [os.path.abspath(os.path.join(ROOT, place, "cifar-10-batches-bin")) for place in ("../shared", "shared")]
+    folder = next(filter(is_cifar10, [*output.lines[-1:], *beside]), None)
+    if folder:
+        return ["--data", folder], "CIFAR-10"
     return ["--data", "shapes"], "images that the program draws: CIFAR-10 is not here (set CIFAR10_DIR)"
 
 
@@ -493,26 +536,25 @@ def part_train(session, seconds):
         widths = ["--width-generator", str(width), "--width-ebm", str(width), "--width-encoder", str(encoder)]
         command = [session.program(), "train", "--preset", "cifar10", "--device", "cuda", *flags, *widths, "--minutes",
                    f"{minutes:.2f}", "--out", folder]
-        output = run(command, session.log("train"), left)
+        output = session.run("train", command, left, PROGRAM_ERRORS, lambda _: pictures(session, folder))
         if output.code and "out of memory" in output.text and width > 64:
             width //= 2  # the estimate was wrong, or another program took the memory
             shutil.rmtree(folder, ignore_errors=True)
             continue
         break
     shown = pictures(session, folder)
-    if output.code is None:
-        raise Failed((f"stopped after {left:.0f} s: {output.first('^$(?!)')}", shown))
     if output.code:
-        raise Failed((output.first("^dualmcmc: "), shown))
+        raise Failed(output.first(*PROGRAM_ERRORS) or output.last, shown)
     progress = [line for line in output.lines if re.match(r"\d+/\d+ ", line)]
     distances = [line for line in output.lines if "statistics distance" in line]
     summary = "```\n" + "\n".join(progress[-1:] + distances[-1:]) + "\n```\n\n" if progress else ""
     return f"{minutes:.1f} minutes at widths {width}/{width}/{encoder}, {note}", summary + shown
 
 
-PARTS = {"build": part_build, "tests": part_tests,
+# What says most for its minutes comes first.
+PARTS = {"build": part_build, "tests": part_tests, "steps": part_steps, "bench": part_bench,
          **{tool: lambda session, seconds, tool=tool: part_sanitizer(session, seconds, tool) for tool in SANITIZERS},
-         "steps": part_steps, "bench": part_bench, "train": part_train}
+         "train": part_train}
 TITLES = {"build": "build", "tests": "GPU tests", "steps": "step files against double precision", "bench": "bench",
           "train": "training", **{tool: f"compute-sanitizer {tool}" for tool in SANITIZERS}}
 
@@ -521,7 +563,8 @@ TITLES = {"build": "build", "tests": "GPU tests", "steps": "step files against d
 
 
 def one_line(text):
-    return " ".join(text.replace("|", "\\|").split())[:400]
+    text = " ".join(text.replace("|", "\\|").split())
+    return text if len(text) <= 400 else f"{text[:300]} ... {text[-95:]}"  # a failing test's name is at the end
 
 
 def write_report(folder, machine, results, note=""):
@@ -549,9 +592,9 @@ def run_part(session, part, seconds):
     verdict, markdown = "passed", ""
     try:
         detail, markdown = PARTS[part](session, seconds)
-    except (Skipped, Failed) as end:
+    except Verdict as end:
         verdict = "skipped" if isinstance(end, Skipped) else "failed"
-        detail, markdown = end.args[0] if isinstance(end.args[0], tuple) else (str(end), "")
+        detail, markdown = end.detail, end.markdown
     except Exception as error:  # a fault of this script must not stop the next part
         verdict, detail = "failed", f"{type(error).__name__}: {error}"
     return verdict, detail, markdown, time.monotonic() - started
@@ -590,12 +633,14 @@ def parse_arguments():
 
 
 def main():
+    begin = time.monotonic()
     arguments = parse_arguments()
     # The make that started this must not pass its jobs and options on to the one that builds.
     for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
         os.environ.pop(name, None)
     for number in signal.SIGTERM, signal.SIGHUP:
-        signal.signal(number, signal.default_int_handler)
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, signal.default_int_handler)
     folder = os.path.abspath(arguments.out)
     os.makedirs(folder, exist_ok=True)
     for part in PARTS:  # of an earlier run
@@ -603,19 +648,21 @@ def main():
             os.remove(os.path.join(folder, part + ".log"))
     own = ("PARTS=", "MINUTES=", "LIMITS=")
     overrides = [text for text in arguments.overrides if "=" in text and not text.startswith(own)]
-    machine = Machine(overrides)
+    os.environ.update(text.split("=", 1) for text in overrides)  # as make does
+    machine = Machine()
+    write_report(folder, machine, {}, " so far")  # in place of an earlier run's
     session = Session(machine, folder, arguments.limits, overrides)
-    begin, results, interrupted = time.monotonic(), {}, False
+    results, interrupted = {}, False
     for part in PARTS:
         if part not in arguments.parts:
             results[part] = "skipped", "not asked for (PARTS)", "", 0
     for part in arguments.parts:
         seconds = 60 * (arguments.limits[part] + (TRAIN_EXTRA if part == "train" else 0))
-        if arguments.minutes:
-            seconds = min(seconds, 60 * arguments.minutes - (time.monotonic() - begin))
+        session.cut = ""
+        if arguments.minutes and (left := 60 * arguments.minutes - (time.monotonic() - begin)) < seconds:
+            seconds, session.cut = left, f"the {arguments.minutes:g} minutes were used up (MINUTES)"
         if machine.missing or seconds <= 0 or interrupted:
-            reason = machine.missing or ("the run was interrupted" if interrupted else
-                                         f"the {arguments.minutes:g} minutes were used up (MINUTES)")
+            reason = machine.missing or ("the run was interrupted" if interrupted else session.cut)
             results[part] = "skipped", reason, "", 0
             continue
         say(f"{TITLES[part]}, at most {seconds / 60:.1f} minutes")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Kills a tiny training again and again, resumes it each time, and compares what it leaves with an uninterrupted run.
 
-    python3 tests/soak.py build/dualmcmc [--kills 50] [--seed 1] [--iterations 400]
+    python3 tests/soak.py build/dualmcmc [--kills 50] [--seed 1] [--iterations 200]
 
 SIGKILL comes at a random moment after the start: in start-up, in an iteration, while a checkpoint, metrics.csv or a
 picture is written. Counts, and prints as the last line:
