@@ -180,7 +180,7 @@ int TrainCommand::run() {
         print_line(text("resuming from ", resume->path));
         print_changes(resume->config, config);
     }
-    return train(config, resume, {distance_to, report}) ? 0 : exit_code_of_interrupt();
+    return train(config, std::move(resume), {distance_to, report}) ? 0 : exit_code_of_interrupt();
 }
 
 }  // namespace dualmcmc

@@ -485,10 +485,12 @@ bool holds_run(const std::string& folder) {
 
 }  // namespace
 
-bool train(const Config& config, const std::optional<LoadedCheckpoint>& resume, const TrainingHooks& hooks) {
+bool train(const Config& config, std::optional<LoadedCheckpoint> resume, const TrainingHooks& hooks) {
     if (!resume && first_rank() && holds_run(config.out))
         fail("--out ", config.out, ": already holds a run; continue it with --resume, or give another --out");
-    return Run(config, resume, hooks).train();
+    Run run(config, resume, hooks);
+    resume.reset();  // its tensors, as large as the networks and their moments
+    return run.train();
 }
 
 }  // namespace dualmcmc

@@ -31,6 +31,6 @@ struct Diverged : std::runtime_error {
 
 // Trains with these settings, from the checkpoint `resume` if there is one. Without it the run is a new one, and fails
 // if the folder holds a run already. Returns false if the user interrupted it, after writing a checkpoint.
-bool train(const Config& config, const std::optional<LoadedCheckpoint>& resume, const TrainingHooks& hooks = {});
+bool train(const Config& config, std::optional<LoadedCheckpoint> resume, const TrainingHooks& hooks = {});
 
 }  // namespace dualmcmc
