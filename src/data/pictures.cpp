@@ -2,12 +2,9 @@
 #include "data/pictures.h"
 
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <new>
 #include <set>
@@ -18,6 +15,7 @@
 #include "formats/files.h"
 #include "formats/foreign.h"
 #include "formats/picture.h"
+#include "formats/progress_line.h"
 
 namespace dualmcmc {
 namespace {
@@ -81,37 +79,6 @@ void search(const fs::path& folder, Found& found) {
          "; give a folder with pictures, or with CIFAR-10's binary files (`bash data/cifar10.sh` fetches them)");
 }
 
-// ---- progress -----------------------------------------------------------------------------------
-
-// A line that is redrawn on a terminal, elsewhere one every few seconds; none for what takes less.
-class Progress {
-public:
-    explicit Progress(int64_t total) : total_(total) {}
-    void clear() const {
-        if (open_) std::fprintf(stderr, "\r\033[K");
-    }
-    void show(int64_t done) {
-        const auto now = std::chrono::steady_clock::now();
-        if (now - shown_ < std::chrono::milliseconds(terminal_ ? 200 : 5000)) return;
-        shown_ = now;
-        const double seconds = std::chrono::duration<double>(now - began_).count(), rate = double(done) / seconds;
-        const std::string line = text("reading pictures: ", done, "/", total_, "  ", int64_t(rate), " pictures/s  ETA ",
-                                      int64_t(double(total_ - done) / std::max(rate, 1e-9)), " s");
-        std::fprintf(stderr, terminal_ ? "\r\033[K%s" : "%s\n", line.c_str());
-        std::fflush(stderr);
-        open_ = terminal_;
-    }
-
-private:
-    static bool has_terminal() {
-        const char* const type = std::getenv("TERM");
-        return isatty(STDERR_FILENO) && type && std::string(type) != "dumb";
-    }
-    int64_t total_;
-    bool terminal_ = has_terminal(), open_ = false;
-    std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now(), shown_ = began_;
-};
-
 // ---- the pictures -------------------------------------------------------------------------------
 
 enum class Fit { as_it_is, celeba, cropped, enlarged };
@@ -166,7 +133,7 @@ PictureSet decode(const std::string& folder, const std::vector<std::string>& fil
     uint8_t* const pixels = out.images.pixels.data();
     std::vector<std::string> errors(files.size());
     std::vector<Fit> fit(files.size());
-    Progress progress(count);
+    CountProgress progress("reading pictures: ", "pictures", 0, count);
     int64_t done = 0;
 #pragma omp parallel for schedule(dynamic)
     for (int64_t i = 0; i < count; ++i) {
@@ -180,7 +147,7 @@ PictureSet decode(const std::string& folder, const std::vector<std::string>& fil
 #pragma omp critical
         progress.show(++done);
     }
-    progress.clear();
+    progress.end();
 
     std::vector<std::string> reasons;
     int64_t fits[4] = {};

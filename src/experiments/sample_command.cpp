@@ -2,7 +2,6 @@
 #include "experiments/sample_command.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <functional>
@@ -13,7 +12,6 @@
 #include "formats/progress_line.h"
 #include "hash.h"
 #include "ranks/ranks.h"
-#include "training/progress.h"
 #include "training/signals.h"
 
 namespace dualmcmc {
@@ -25,28 +23,6 @@ namespace {
 constexpr int64_t picture_images = 100;        // of each kind, in samples.png
 constexpr int64_t max_count = 1'000'000'000;   // of each kind
 constexpr int64_t max_distance_images = 5000;  // of each kind, in a distance
-
-// Progress on stderr: a line every few seconds, redrawn in place on a terminal.
-class Counter {
-public:
-    Counter(int64_t begin, int64_t total) : begin_(begin), total_(total) {}
-    void show(int64_t done) {
-        const auto now = std::chrono::steady_clock::now();
-        if (done < total_ && now - shown_ < std::chrono::milliseconds(line_.redraws() ? 200 : 5000)) return;
-        shown_ = now;
-        const double rate = double(done - begin_) / std::max(1e-9, std::chrono::duration<double>(now - began_).count());
-        line_.show({{0, text(done, "/", total_)},
-                    {2, formatted("  %.3g images/s", rate)},
-                    {1, "  ETA " + duration(double(total_ - done) / rate)}});
-        if (done == total_) end();
-    }
-    void end() { line_.end(); }
-
-private:
-    ProgressLine line_{stderr};
-    int64_t begin_, total_;
-    std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now(), shown_ = began_;
-};
 
 // A hash of a checkpoint's tensors.
 uint64_t contents_hash(const SafetensorsFile& file) {
@@ -174,7 +150,7 @@ bool SampleCommand::draw(Models& models) {
                   begin = std::min(count_, first * batch);
     if (before > 0) std::printf("%lld of %lld images are already done\n", (long long)before, (long long)count_);
     const SignalGuard signals;
-    Counter counter(begin, count_);
+    CountProgress counter("", "images", begin, count_);
     Samples kept;  // for picture and distance
     int64_t done = begin;
     const auto work = [&](int64_t index) {

@@ -6,7 +6,11 @@
 
 #include <algorithm>
 #include <climits>
+#include <cmath>
 #include <cstdlib>
+#include <utility>
+
+#include "check.h"
 
 namespace dualmcmc {
 
@@ -27,6 +31,13 @@ bool goes_back_in_a_line() {
 }
 
 }  // namespace
+
+std::string duration(double seconds) {
+    const int64_t whole = std::llround(std::max(0.0, seconds)), minutes = whole / 60 % 60;
+    const auto two_digits = [](int64_t n) { return text(n < 10 ? "0" : "", n); };
+    return whole >= 3600 ? text(whole / 3600, "h", two_digits(minutes), "m")
+                         : text(minutes, "m", two_digits(whole % 60), "s");
+}
 
 std::string fit_line(const std::vector<ProgressPart>& parts, int columns) {
     const size_t width = size_t(std::max(1, columns - 1));
@@ -59,6 +70,20 @@ void ProgressLine::end() {
     if (open_) std::fprintf(out_, "\n");
     std::fflush(out_);
     open_ = false;
+}
+
+CountProgress::CountProgress(std::string label, std::string unit, int64_t begin, int64_t total)
+    : label_(std::move(label)), unit_(std::move(unit)), begin_(begin), total_(total) {}
+
+void CountProgress::show(int64_t done) {
+    const auto now = std::chrono::steady_clock::now();
+    const bool is_end = done == total_ && shown_ != began_;
+    if (!is_end && now - shown_ < std::chrono::milliseconds(line_.redraws() ? 200 : 5000)) return;
+    shown_ = now;
+    const double rate = double(done - begin_) / std::chrono::duration<double>(now - began_).count();
+    line_.show({{0, text(label_, done, "/", total_)},
+                {2, formatted("  %.3g ", rate) + unit_ + "/s"},
+                {1, "  ETA " + duration(double(total_ - done) / rate)}});
 }
 
 }  // namespace dualmcmc

@@ -1,10 +1,15 @@
 // Progress as one line: redrawn in place on a terminal, plain lines elsewhere.
 #pragma once
+#include <chrono>
+#include <cstdint>
 #include <cstdio>
 #include <string>
 #include <vector>
 
 namespace dualmcmc {
+
+// "1h05m" or "3m07s".
+std::string duration(double seconds);
 
 // A piece of the line, with the spaces before it. Of a line that is too wide, the pieces of highest rank go first.
 struct ProgressPart {
@@ -39,6 +44,22 @@ public:
 private:
     std::FILE* out_;
     bool redraws_, open_ = false;
+};
+
+// "reading pictures: 300/1000  120 pictures/s  ETA 0m06s" on stderr: redrawn on a terminal, elsewhere a line every few
+// seconds. Nothing for what takes less.
+class CountProgress {
+public:
+    // `label`: what stands before the numbers. Counts from `begin` to `total`.
+    CountProgress(std::string label, std::string unit, int64_t begin, int64_t total);
+    void show(int64_t done);
+    void end() { line_.end(); }
+
+private:
+    ProgressLine line_{stderr};
+    std::string label_, unit_;
+    int64_t begin_, total_;
+    std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now(), shown_ = began_;
 };
 
 }  // namespace dualmcmc

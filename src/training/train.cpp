@@ -19,7 +19,6 @@
 #include "training/checkpoint.h"
 #include "training/evaluation.h"
 #include "training/metrics.h"
-#include "training/progress.h"
 #include "training/signals.h"
 
 namespace dualmcmc {
