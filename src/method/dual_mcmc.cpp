@@ -212,7 +212,7 @@ void update_ebm(StepResult& out, Stopwatch& watch, Models& models, const Tensor&
     Tensor x_model = out.x_revised;
     if (s.negatives == "chain") second.steps -= s.chain_x.steps;  // what a long chain goes on for; else 0
     else x_model = s.start_x == "noise" ? out.x_init : generate(models.generator, z);
-    if (s.negatives != "generated" && second.steps > 0)
+    if (s.negatives == "resampled" || (s.negatives == "chain" && second.steps > 0))
         x_model = out.x_resampled = revise(models, x_model, second, noise.langevin_x_resample).end;
     watch.lap(out.seconds.chain_x);
     models.ebm.power_iteration();  // u, v advance (10)
