@@ -210,7 +210,7 @@ void update_ebm(StepResult& out, Stopwatch& watch, Models& models, const Tensor&
     ChainSettings second = s.chain_x;
     if (s.long_steps > 0 && adam_t % s.long_every == 0) second.steps = s.long_steps;
     Tensor x_model = out.x_revised;
-    if (s.negatives == "chain") second.steps -= s.chain_x.steps;  // what a long chain goes on for; else 0
+    if (s.negatives == "chain") second.steps -= s.chain_x.steps;  // those that a long chain has left; else 0
     else x_model = s.start_x == "noise" ? out.x_init : generate(models.generator, z);
     if (s.negatives == "resampled" || (s.negatives == "chain" && second.steps > 0))
         x_model = out.x_resampled = revise(models, x_model, second, noise.langevin_x_resample).end;

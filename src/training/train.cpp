@@ -231,8 +231,7 @@ void Run::warn_of_short_epochs() const {
     if (decay >= 1 || epochs * double(per_epoch) > std::min(soon, double(total_ - 1))) return;
     std::printf(
         "warning: by --lr-decay %g in each epoch of %lld iterations the learning rates fall to 1 %% in %.0f; "
-        "--lr-decay "
-        "%.4g lets them fall as in epochs of 50,000 images\n",
+        "--lr-decay %.4g lets them fall as in epochs of 50,000 images\n",
         decay, (long long)per_epoch, epochs * double(per_epoch),
         std::pow(decay, double(position_.images) / images_of_cifar10));
     std::fflush(stdout);
@@ -486,7 +485,8 @@ bool holds_run(const std::string& folder) {
 
 bool train(const Config& config, std::optional<LoadedCheckpoint> resume, const TrainingHooks& hooks) {
     if (!resume && first_rank() && holds_run(config.out))
-        fail("--out ", config.out, ": already holds a run; continue it with --resume, or give another --out");
+        fail("--out ", config.out,
+             ": already holds a run; continue it with --resume, delete it, or give another --out");
     Run run(config, resume, hooks);
     resume.reset();  // its tensors, as large as the networks and their moments
     return run.train();
