@@ -49,36 +49,41 @@ TEST(Methods, ReportAndLearnWhatTheirRowSays) {
     }
 }
 
-// In each long_every-th iteration the EBM's negatives are the ends of chains of long_steps: of the first chain, which
-// goes on, or of a second one from the updated generator. With steps and noise of no size a chain ends where it starts;
-// its number of steps is that of the calls for noise.
-TEST(Methods, LongChainsGiveTheNegatives) {
+// The EBM's negatives in each reading. In each long_every-th iteration they are the ends of chains of long_steps: of
+// the first chain, which goes on, or of a second one from the updated generator. With steps and noise of no size a
+// chain ends where it starts; its number of steps is that of the calls for noise. A chain of no steps is one, too.
+TEST(Methods, NegativesOfEachReading) {
     const Shape images{2, 32, 32, 3};
-    for (const std::string negatives : {"chain", "resampled"})
-        for (const int64_t t : {1, 2, 3, 6}) {
-            SCOPED_TRACE(negatives + text(", iteration ", t));
-            const bool is_long = t % 3 == 0;
-            StepSettings settings;
-            settings.chain_x = {2, real(1e-10), real(1e-10)};
-            settings.chain_z.steps = 1;
-            settings.negatives = negatives;
-            settings.long_steps = 7;
-            settings.long_every = 3;
-            Models models({"cifar10", 3, 4, 2, 5}, 1);
-            StepNoise noise = philox_noise(1, 0, images, 5);
-            int64_t calls = 0;
-            noise.langevin_x_resample = [&](int64_t step) {
-                EXPECT_EQ(step, calls++);
-                return Tensor::full(images, 0);
-            };
-            const StepResult result = dual_mcmc_step(models, random_tensor(images, 1), noise, settings, t);
-            EXPECT_EQ(calls, negatives == "chain" ? (is_long ? 5 : 0) : is_long ? 7 : 2);
-            ASSERT_EQ(result.x_resampled.defined(), calls > 0);
-            if (calls == 0) continue;
-            const NoGrad no_grad;
-            const Tensor start = negatives == "chain" ? result.x_revised : models.generator(Var(noise.prior)).value();
-            EXPECT_EQ(result.x_resampled.to_host(), start.to_host());
-        }
+    for (const std::string negatives : {"chain", "resampled", "generated"})
+        for (const int64_t steps : {0, 2})
+            for (const int64_t t : {1, 2, 3, 6}) {
+                SCOPED_TRACE(negatives + text(", ", steps, " steps, iteration ", t));
+                StepSettings settings;
+                settings.chain_x = {steps, real(1e-10), real(1e-10)};
+                settings.chain_z.steps = 1;
+                settings.negatives = negatives;
+                settings.long_steps = negatives == "generated" ? 0 : 7;
+                settings.long_every = 3;
+                const bool is_long = settings.long_steps > 0 && t % 3 == 0;
+                Models models({"cifar10", 3, 4, 2, 5}, 1);
+                StepNoise noise = philox_noise(1, 0, images, 5);
+                int64_t calls = 0;
+                noise.langevin_x_resample = [&](int64_t step) {
+                    EXPECT_EQ(step, calls++);
+                    return Tensor::full(images, 0);
+                };
+                const StepResult result = dual_mcmc_step(models, random_tensor(images, 1), noise, settings, t);
+                const int64_t of_the_first = negatives == "chain" ? steps : 0;
+                const bool is_second = negatives == "resampled" || is_long;
+                EXPECT_EQ(calls, !is_second ? 0 : (is_long ? 7 : steps) - of_the_first);
+                ASSERT_EQ(result.x_resampled.defined(), is_second);
+                EXPECT_TRUE(std::isfinite(result.energy_model.to_host()[0]));
+                if (!is_second) continue;
+                const NoGrad no_grad;
+                const Tensor start =
+                    negatives == "chain" ? result.x_revised : models.generator(Var(noise.prior)).value();
+                EXPECT_EQ(result.x_resampled.to_host(), start.to_host());
+            }
     // A method that sets the length of its chains has no others.
     for (const Method& method : methods()) {
         StepSettings settings;

@@ -207,13 +207,13 @@ void update_ebm(StepResult& out, Stopwatch& watch, Models& models, const Tensor&
     backward(scale(energy_data, inverse_temperature), parameters);
 
     watch.lap(out.seconds.ebm);
-    ChainSettings second = s.chain_x;
-    if (s.long_steps > 0 && adam_t % s.long_every == 0) second.steps = s.long_steps;
-    Tensor x_model = out.x_revised;
-    if (s.negatives == "chain") second.steps -= s.chain_x.steps;  // those that a long chain has left; else 0
-    else x_model = s.start_x == "noise" ? out.x_init : generate(models.generator, z);
-    if (s.negatives == "resampled" || (s.negatives == "chain" && second.steps > 0))
+    const bool is_chain = s.negatives == "chain", is_long = s.long_steps > 0 && adam_t % s.long_every == 0;
+    Tensor x_model = is_chain ? out.x_revised : s.start_x == "noise" ? out.x_init : generate(models.generator, z);
+    if (s.negatives == "resampled" || is_long) {
+        ChainSettings second = s.chain_x;
+        if (is_long) second.steps = s.long_steps - (is_chain ? s.chain_x.steps : 0);  // "chain": those that are left
         x_model = out.x_resampled = revise(models, x_model, second, noise.langevin_x_resample).end;
+    }
     watch.lap(out.seconds.chain_x);
     models.ebm.power_iteration();  // u, v advance (10)
     const Var energy_model = mean(models.ebm.energy(Var(x_model)));
