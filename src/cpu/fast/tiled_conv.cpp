@@ -105,6 +105,25 @@ int64_t images_per_task(int64_t pixels_per_image, int64_t batch) {
     return std::min(batch, std::max<int64_t>(1, 48 / pixels_per_image));
 }
 
+// What the threads share: groups of images and, unless each task would have to copy them for padding, panels. A GEMM
+// over a small batch has one group, but many panels.
+struct Tasks {
+    struct Task {
+        int64_t first, count;  // images
+        int64_t first_panel, end_panel;
+    };
+    int64_t batch, group, panels, task_panels;
+    Tasks(int64_t pixels_per_image, int64_t batch_, const Panels& all, bool padding)
+        : batch(batch_), group(images_per_task(pixels_per_image, batch_)), panels(all.count()),
+          task_panels(padding ? panels : 1) {}
+    int64_t per_group() const { return panels / task_panels; }
+    int64_t count() const { return (batch + group - 1) / group * per_group(); }
+    Task operator[](int64_t index) const {
+        const int64_t first = index / per_group() * group, panel = index % per_group() * task_panels;
+        return {first, std::min(group, batch - first), panel, panel + task_panels};
+    }
+};
+
 // ---- gather-GEMM, the body of fprop and dgrad ---------------------------------------------------
 
 // One tile: `rows` pixels, all taps, the input channels [0, channels) at `source`. `continues`: adds to `out`.
@@ -125,11 +144,13 @@ void gather_tile(float* const* out, const float* const* source, const StridePhas
     tile.store_to(out);
 }
 
-// All pixels of the phase in `count` padded images, all output channels.
+// All pixels of the phase in `count` padded images, the output channels of the panels [first_panel, end_panel).
 void gather_gemm(float* y, const float* padded, int64_t padded_size, int64_t y_size, int64_t count,
-                 const StridePhase& phase, const Panels& panels, const float* packed, const float* bias) {
+                 const StridePhase& phase, const Panels& panels, int64_t first_panel, int64_t end_panel,
+                 const float* packed, const float* bias) {
     const int64_t pixels = int64_t(phase.base.size()) * count, taps = int64_t(phase.tap_offset.size());
-    for (int64_t panel = 0; panel < panels.count(); ++panel) {
+    packed += first_panel * panels.panel_width() * taps * panels.in;
+    for (int64_t panel = first_panel; panel < end_panel; ++panel) {
         const int vectors = panels.vectors(panel);
         const int64_t width = vectors * lanes, first_out = panel * panels.panel_width();
         const bool ragged = first_out + width > panels.out;  // the last vector is partial: results go through a buffer
@@ -182,16 +203,17 @@ void fprop(float* y, const float* x, const float* w, const float* bias, const Co
     float* padded_bias = bias ? packed + taps * s.in * panels.padded_out() : nullptr;
     if (bias) std::fill(std::copy_n(bias, s.out, padded_bias), padded_bias + panels.padded_out(), 0.0f);
 
-    const int64_t group = images_per_task(pixels, s.batch);
-    parallel_dynamic((s.batch + group - 1) / group, [&](int64_t task) {
-        const int64_t first = task * group, count = std::min(group, s.batch - first);
-        const float* padded = x + first * layout.size();
+    const Tasks tasks(pixels, s.batch, panels, s.padding > 0);
+    parallel_dynamic(tasks.count(), [&](int64_t index) {
+        const Tasks::Task task = tasks[index];
+        const float* padded = x + task.first * layout.size();
         if (s.padding > 0) {
-            float* filled = workspace<1>(group * layout.size());
-            pad_images(filled, x, layout, s.height, s.width, first, count);
+            float* filled = workspace<1>(task.count * layout.size());
+            pad_images(filled, x, layout, s.height, s.width, task.first, task.count);
             padded = filled;
         }
-        gather_gemm(y + first * y_size, padded, layout.size(), y_size, count, phase, panels, packed, padded_bias);
+        gather_gemm(y + task.first * y_size, padded, layout.size(), y_size, task.count, phase, panels, task.first_panel,
+                    task.end_panel, packed, padded_bias);
     });
 }
 
@@ -212,19 +234,19 @@ void dgrad(float* dx, const float* dy, const float* w, const ConvShape& shape) {
         });
         next += int64_t(phase.tap.size()) * s.out * panels.padded_out();
     }
-    const int64_t group = images_per_task(s.height * s.width, s.batch);
-    const bool unpadded = layout.size() == s.out_height() * s.out_width() * s.out;
-    parallel_dynamic((s.batch + group - 1) / group, [&](int64_t task) {
-        const int64_t first = task * group, count = std::min(group, s.batch - first);
-        const float* padded = dy + first * layout.size();
-        if (!unpadded) {
-            float* filled = workspace<1>(group * layout.size());
-            pad_images(filled, dy, layout, s.out_height(), s.out_width(), first, count);
+    const bool padding = layout.size() != s.out_height() * s.out_width() * s.out;
+    const Tasks tasks(s.height * s.width, s.batch, panels, padding);
+    parallel_dynamic(tasks.count(), [&](int64_t index) {
+        const Tasks::Task task = tasks[index];
+        const float* padded = dy + task.first * layout.size();
+        if (padding) {
+            float* filled = workspace<1>(task.count * layout.size());
+            pad_images(filled, dy, layout, s.out_height(), s.out_width(), task.first, task.count);
             padded = filled;
         }
         for (size_t p = 0; p < phases.size(); ++p)
-            gather_gemm(dx + first * dx_size, padded, layout.size(), dx_size, count, phases[p], panels, packed[p],
-                        nullptr);
+            gather_gemm(dx + task.first * dx_size, padded, layout.size(), dx_size, task.count, phases[p], panels,
+                        task.first_panel, task.end_panel, packed[p], nullptr);
     });
 }
 
@@ -245,14 +267,15 @@ void weight_tile(float* const* out, const float* x, const float* dy, const Strid
     tile.store_to(out);
 }
 
-// dw (taps, in, padded out) += the contribution of the phase's pixels; dy (pixels, padded out).
-void accumulate_weight(float* dw, const float* padded, const float* dy, const StridePhase& phase,
-                       const Panels& panels) {
+// dw (taps, in, padded out) += the contribution of the phase's pixels, for the input channels [first_in, end_in); dy
+// (pixels, padded out).
+void accumulate_weight(float* dw, const float* padded, const float* dy, const StridePhase& phase, const Panels& panels,
+                       int64_t first_in, int64_t end_in) {
     const int64_t step = panels.padded_out();
     for (size_t tap = 0; tap < phase.tap.size(); ++tap)
         for (int64_t panel = 0; panel < panels.count(); ++panel)
-            for (int64_t i = 0; i < panels.in; i += tile_rows) {
-                const int rows = int(std::min<int64_t>(tile_rows, panels.in - i));
+            for (int64_t i = first_in; i < end_in; i += tile_rows) {
+                const int rows = int(std::min<int64_t>(tile_rows, end_in - i));
                 const int64_t column = panel * panels.panel_width();
                 float* out[tile_rows];
                 for (int r = 0; r < rows; ++r) out[r] = dw + (int64_t(tap) * panels.in + i + r) * step + column;
@@ -280,6 +303,15 @@ void wgrad(float* dw, const float* x, const float* dy, const ConvShape& shape) {
     const Panels panels(s.in, s.out);
     const int64_t pixels = int64_t(phase.base.size()), columns = panels.padded_out();
     const int64_t size = s.kernel * s.kernel * s.in * columns;
+    if (s.kernel == 1 && s.padding == 0 && pixels == 1 && columns == s.out) {  // a GEMM: its threads share dw's rows
+        const StridePhase whole = repeat_phase(phase, s.batch, layout.size());
+        constexpr int64_t task_rows = 8 * tile_rows;
+        return parallel_dynamic((s.in + task_rows - 1) / task_rows, [&](int64_t task) {
+            const int64_t first = task * task_rows, end = std::min(s.in, first + task_rows);
+            std::fill(dw + first * columns, dw + end * columns, 0.0f);
+            accumulate_weight(dw, x, dy, whole, panels, first, end);
+        });
+    }
     // The batch is cut into parts, each with its own sum: few parts for large weights, whose sums fill the cache. Their
     // number depends on the shape only, so that results do not depend on the number of threads.
     const int64_t parts = std::min(s.batch, std::clamp<int64_t>((int64_t(1) << 21) / size, 4, 16));
@@ -305,17 +337,17 @@ void wgrad(float* dw, const float* x, const float* dy, const ConvShape& shape) {
                 upstream = filled;
             }
             accumulate_weight(total, padded, upstream, count == 1 ? phase : repeat_phase(phase, count, layout.size()),
-                              panels);
+                              panels, 0, s.in);
         }
     });
-    parallel_for_rows(s.kernel * s.kernel * s.in, s.out, [=] DEVICE(int64_t row) {
-        const float* source = partial + row * columns;
+    for_each_row(s.kernel * s.kernel * s.in, parts * s.out, [=](int64_t row) {
         float* target = dw + row * s.out;
-        return [=](int64_t o) {
-            float total = 0;
-            for (int64_t part = 0; part < parts; ++part) total += source[part * size + o];
-            target[o] = total;
-        };
+        std::fill_n(target, s.out, 0.0f);
+        for (int64_t part = 0; part < parts; ++part) {
+            const float* source = partial + part * size + row * columns;
+#pragma omp simd
+            for (int64_t o = 0; o < s.out; ++o) target[o] += source[o];
+        }
     });
 }
 

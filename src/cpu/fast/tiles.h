@@ -92,14 +92,17 @@ inline void panel_gemm(float* out, int64_t out_step, const float* in, int64_t in
 // packed: (panel, chunk, tap, input channel of the chunk, column of the panel). element(tap, i, o) reads the weight.
 template <class Element>
 void pack_weights(float* packed, const Panels& panels, int64_t taps, Element element) {
-    for (int64_t panel = 0; panel < panels.count(); ++panel) {
-        const int64_t columns = panels.vectors(panel) * lanes, first_out = panel * panels.panel_width();
-        for (int64_t first = 0; first < panels.in; first += panels.chunk)
-            for (int64_t tap = 0; tap < taps; ++tap)
-                for (int64_t i = first; i < std::min(panels.in, first + panels.chunk); ++i)
-                    for (int64_t c = 0; c < columns; ++c)
-                        *packed++ = first_out + c < panels.out ? element(tap, i, first_out + c) : 0.0f;
-    }
+    const int64_t panel_rows = taps * panels.in;
+    for_each_row(panels.count() * panel_rows, panels.panel_width(), [=](int64_t index) {
+        const int64_t panel = index / panel_rows, row = index % panel_rows, first_out = panel * panels.panel_width();
+        const int64_t first = row / (taps * panels.chunk) * panels.chunk;
+        const int64_t channels = std::min(panels.chunk, panels.in - first), row_of_chunk = row - taps * first;
+        const int64_t tap = row_of_chunk / channels, i = first + row_of_chunk % channels;
+        const int64_t columns = panels.vectors(panel) * lanes, count = std::min(columns, panels.out - first_out);
+        float* target = packed + first_out * panel_rows + row * columns;
+        for (int64_t c = 0; c < count; ++c) target[c] = element(tap, i, first_out + c);
+        std::fill(target + count, target + columns, 0.0f);
+    });
 }
 
 // The weights of one tap, w (in, out), as transposed_w (out, in).
