@@ -958,9 +958,10 @@ std::vector<ConvShape> special_shapes() {
             {53, 2, 2, 5, 17, 3, 1, 1},
             {35, 3, 3, 5, 17, 3, 1, 0},
             {7, 4, 4, 35, 3, 4, 1, 0},
-            // The same with whole vectors; several panels, or rows of weights for several threads, with a remainder.
-            {17, 1, 1, 130, 80, 1, 1, 0},
+            // Whole vectors, where the threads share the weights' gradient; also one image, and one pixel at stride 2.
+            {101, 1, 1, 130, 80, 1, 1, 0},
             {5, 4, 4, 16, 144, 4, 1, 0, true},
+            {1, 1, 1, 37, 16, 1, 1, 0},
             {3, 2, 2, 48, 16, 1, 2, 0},
             // Many channels to few, with ReLU, without padding and with more than the kernel needs.
             {2, 6, 5, 70, 3, 4, 1, 0, true},

@@ -117,10 +117,10 @@ void sum_over_ranks(const std::vector<Tensor>& tensors, double factor) {
 // ---- map_images ---------------------------------------------------------------------------------
 
 std::vector<Tensor> map_images(const Tensor& x, const std::function<std::vector<Tensor>(const Tensor&)>& f) {
-    constexpr int64_t elements_per_task =
-        5 * 32 * 32 * 3;  // 5 CIFAR-10 images: enough to fill register tiles, few enough for one core's cache
-    const int64_t batch = x.dim(0), group = std::max<int64_t>(1, elements_per_task * batch / x.size()),
-                  count = (batch + group - 1) / group;
+    // At most 5 CIFAR-10 images a task, in tasks of equal size: enough to fill register tiles, few enough for one
+    // core's cache.
+    const int64_t batch = x.dim(0), most = std::max<int64_t>(1, 5 * 32 * 32 * 3 * batch / x.size()),
+                  count = (batch + most - 1) / most, group = (batch + count - 1) / count;
     if (!backend().callable_from_many_threads || count == 1) return f(x);
     std::vector<std::vector<Tensor>> parts(static_cast<size_t>(count));
     const uint64_t id = ConstantWeights::next();

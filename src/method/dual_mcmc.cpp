@@ -9,7 +9,7 @@
 //    7  q(·|x) and q(·|x̃): update the encoder (Eq. 15)
 //    8  E(x), the first term of Eq. 7                          u, v advance here
 //    9  unless the negatives are the chain's end: g(z);
-//       `resampled`: a second x-chain from there               u, v advance here, k_x times; long chains: more
+//       `resampled`, long chains: a second x-chain             u, v advance here, at each of its steps
 //   10  E of the negatives: update the EBM (Eq. 7)             u, v advance here
 //
 // Every pass through the EBM makes one power iteration of its spectral normalisation, k_x + 1 + 1 (+ k_x) + 1 in all,
@@ -205,7 +205,6 @@ void update_ebm(StepResult& out, Stopwatch& watch, Models& models, const Tensor&
     const Var energy_data = mean(models.ebm.energy(Var(x)));
     out.energy_data = energy_data.value();
     backward(scale(energy_data, inverse_temperature), parameters);
-
     watch.lap(out.seconds.ebm);
     const bool is_chain = s.negatives == "chain", is_long = s.long_steps > 0 && adam_t % s.long_every == 0;
     Tensor x_model = is_chain ? out.x_revised : s.start_x == "noise" ? out.x_init : generate(models.generator, z);

@@ -38,7 +38,8 @@ struct StepSettings {
     // x̃ of the EBM's update: "chain", the x-chain's end (Eq. 7); "resampled", the end of a second chain, from the
     // updated generator [authors]; "generated", the updated generator's g(z), unrevised.
     std::string negatives = "resampled";
-    int64_t long_steps = 0, long_every = 4;  // in every long_every-th iteration chains of long_steps give x̃; 0: none
+    // In every long_every-th iteration chains of long_steps, above chain_x's steps, give x̃; not with "generated".
+    int64_t long_steps = 0, long_every = 4;  // long_steps 0: none
     AdamSettings adam_generator{3e-4, 5e-4}, adam_ebm{1e-4, 0}, adam_encoder{1e-4, 5e-4};
 
     // Where the x-chain starts: "generator", g(z); "noise", uniform in [-1, 1].

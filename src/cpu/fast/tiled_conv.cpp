@@ -105,22 +105,22 @@ int64_t images_per_task(int64_t pixels_per_image, int64_t batch) {
     return std::min(batch, std::max<int64_t>(1, 48 / pixels_per_image));
 }
 
-// What the threads share: groups of images and, unless each task would have to copy them for padding, panels. A GEMM
-// over a small batch has one group, but many panels.
+// What the threads share: groups of images and, where this does not have each task pad the same images again, panels. A
+// GEMM over a small batch has one group, but several panels.
 struct Tasks {
     struct Task {
         int64_t first, count;  // images
         int64_t first_panel, end_panel;
     };
-    int64_t batch, group, panels, task_panels;
-    Tasks(int64_t pixels_per_image, int64_t batch_, const Panels& all, bool padding)
-        : batch(batch_), group(images_per_task(pixels_per_image, batch_)), panels(all.count()),
-          task_panels(padding ? panels : 1) {}
-    int64_t per_group() const { return panels / task_panels; }
+    int64_t batch, group, panel_count, task_panels;
+    Tasks(int64_t pixels_per_image, int64_t batch_, const Panels& panels, bool padding)
+        : batch(batch_), group(images_per_task(pixels_per_image, batch_)), panel_count(panels.count()),
+          task_panels(padding ? panel_count : panels.per_task()) {}
+    int64_t per_group() const { return (panel_count + task_panels - 1) / task_panels; }
     int64_t count() const { return (batch + group - 1) / group * per_group(); }
     Task operator[](int64_t index) const {
         const int64_t first = index / per_group() * group, panel = index % per_group() * task_panels;
-        return {first, std::min(group, batch - first), panel, panel + task_panels};
+        return {first, std::min(group, batch - first), panel, std::min(panel_count, panel + task_panels)};
     }
 };
 
@@ -267,15 +267,19 @@ void weight_tile(float* const* out, const float* x, const float* dy, const Strid
     tile.store_to(out);
 }
 
-// dw (taps, in, padded out) += the contribution of the phase's pixels, for the input channels [first_in, end_in); dy
-// (pixels, padded out).
+// A part of dw: input channels and panels.
+struct WeightBlock {
+    int64_t first_in, end_in, first_panel, end_panel;
+};
+
+// dw (taps, in, padded out) += the contribution of the phase's pixels, in the block; dy (pixels, padded out).
 void accumulate_weight(float* dw, const float* padded, const float* dy, const StridePhase& phase, const Panels& panels,
-                       int64_t first_in, int64_t end_in) {
+                       const WeightBlock& block) {
     const int64_t step = panels.padded_out();
     for (size_t tap = 0; tap < phase.tap.size(); ++tap)
-        for (int64_t panel = 0; panel < panels.count(); ++panel)
-            for (int64_t i = first_in; i < end_in; i += tile_rows) {
-                const int rows = int(std::min<int64_t>(tile_rows, end_in - i));
+        for (int64_t panel = block.first_panel; panel < block.end_panel; ++panel)
+            for (int64_t i = block.first_in; i < block.end_in; i += tile_rows) {
+                const int rows = int(std::min<int64_t>(tile_rows, block.end_in - i));
                 const int64_t column = panel * panels.panel_width();
                 float* out[tile_rows];
                 for (int r = 0; r < rows; ++r) out[r] = dw + (int64_t(tap) * panels.in + i + r) * step + column;
@@ -303,13 +307,18 @@ void wgrad(float* dw, const float* x, const float* dy, const ConvShape& shape) {
     const Panels panels(s.in, s.out);
     const int64_t pixels = int64_t(phase.base.size()), columns = panels.padded_out();
     const int64_t size = s.kernel * s.kernel * s.in * columns;
-    if (s.kernel == 1 && s.padding == 0 && pixels == 1 && columns == s.out) {  // a GEMM: its threads share dw's rows
+    // A GEMM: the threads share dw. They write to it in place, so its rows must be whole vectors.
+    if (s.kernel == 1 && s.padding == 0 && pixels == 1 && columns == s.out) {
         const StridePhase whole = repeat_phase(phase, s.batch, layout.size());
         constexpr int64_t task_rows = 8 * tile_rows;
-        return parallel_dynamic((s.in + task_rows - 1) / task_rows, [&](int64_t task) {
-            const int64_t first = task * task_rows, end = std::min(s.in, first + task_rows);
-            std::fill(dw + first * columns, dw + end * columns, 0.0f);
-            accumulate_weight(dw, x, dy, whole, panels, first, end);
+        return parallel_dynamic((s.in + task_rows - 1) / task_rows * panels.tasks(), [&](int64_t task) {
+            const int64_t row = task / panels.tasks() * task_rows, panel = task % panels.tasks() * panels.per_task();
+            const WeightBlock block{row, std::min(s.in, row + task_rows), panel,
+                                    std::min(panels.count(), panel + panels.per_task())};
+            const int64_t column = panel * panels.panel_width(),
+                          width = std::min(columns, block.end_panel * panels.panel_width()) - column;
+            for (int64_t i = row; i < block.end_in; ++i) std::fill_n(dw + i * columns + column, width, 0.0f);
+            accumulate_weight(dw, x, dy, whole, panels, block);
         });
     }
     // The batch is cut into parts, each with its own sum: few parts for large weights, whose sums fill the cache. Their
@@ -337,7 +346,7 @@ void wgrad(float* dw, const float* x, const float* dy, const ConvShape& shape) {
                 upstream = filled;
             }
             accumulate_weight(total, padded, upstream, count == 1 ? phase : repeat_phase(phase, count, layout.size()),
-                              panels, 0, s.in);
+                              panels, {0, s.in, 0, panels.count()});
         }
     });
     for_each_row(s.kernel * s.kernel * s.in, parts * s.out, [=](int64_t row) {

@@ -55,6 +55,9 @@ struct Panels {
     Panels(int64_t in_, int64_t out_) : in(in_), out(out_), chunk(in_ <= 128 ? in_ : 64) {}
     int64_t panel_width() const { return lanes * max_vectors; }
     int64_t count() const { return (out + panel_width() - 1) / panel_width(); }
+    // Fewer than these, 64 columns, would be too little work for a thread.
+    int64_t per_task() const { return std::max<int64_t>(1, 64 / panel_width()); }
+    int64_t tasks() const { return (count() + per_task() - 1) / per_task(); }
     int64_t padded_out() const { return (out + lanes - 1) / lanes * lanes; }
     int vectors(int64_t panel) const {
         return int(std::min(panel_width(), padded_out() - panel * panel_width()) / lanes);
@@ -92,16 +95,17 @@ inline void panel_gemm(float* out, int64_t out_step, const float* in, int64_t in
 // packed: (panel, chunk, tap, input channel of the chunk, column of the panel). element(tap, i, o) reads the weight.
 template <class Element>
 void pack_weights(float* packed, const Panels& panels, int64_t taps, Element element) {
-    const int64_t panel_rows = taps * panels.in;
-    for_each_row(panels.count() * panel_rows, panels.panel_width(), [=](int64_t index) {
-        const int64_t panel = index / panel_rows, row = index % panel_rows, first_out = panel * panels.panel_width();
-        const int64_t first = row / (taps * panels.chunk) * panels.chunk;
-        const int64_t channels = std::min(panels.chunk, panels.in - first), row_of_chunk = row - taps * first;
-        const int64_t tap = row_of_chunk / channels, i = first + row_of_chunk % channels;
+    const int64_t chunks = (panels.in + panels.chunk - 1) / panels.chunk, blocks = chunks * taps;  // of a panel
+    const int64_t elements = std::min(panels.in, panels.chunk) * std::min(panels.panel_width(), panels.padded_out());
+    for_each_row(panels.count() * blocks, elements, [=](int64_t index) {
+        const int64_t panel = index / blocks, first = index % blocks / taps * panels.chunk, tap = index % taps;
+        const int64_t end = std::min(panels.in, first + panels.chunk), first_out = panel * panels.panel_width();
         const int64_t columns = panels.vectors(panel) * lanes, count = std::min(columns, panels.out - first_out);
-        float* target = packed + first_out * panel_rows + row * columns;
-        for (int64_t c = 0; c < count; ++c) target[c] = element(tap, i, first_out + c);
-        std::fill(target + count, target + columns, 0.0f);
+        float* target = packed + first_out * taps * panels.in + (first * taps + (end - first) * tap) * columns;
+        for (int64_t i = first; i < end; ++i, target += columns) {
+            for (int64_t c = 0; c < count; ++c) target[c] = element(tap, i, first_out + c);
+            std::fill(target + count, target + columns, 0.0f);
+        }
     });
 }
 
