@@ -117,8 +117,8 @@ void sum_over_ranks(const std::vector<Tensor>& tensors, double factor) {
 // ---- map_images ---------------------------------------------------------------------------------
 
 std::vector<Tensor> map_images(const Tensor& x, const std::function<std::vector<Tensor>(const Tensor&)>& f) {
-    // At most 5 CIFAR-10 images a task, in tasks of equal size: enough to fill register tiles, few enough for one
-    // core's cache.
+    // At most 5 CIFAR-10 images a task, in tasks of nearly equal size: enough to fill register tiles, few enough for
+    // one core's cache.
     const int64_t batch = x.dim(0), most = std::max<int64_t>(1, 5 * 32 * 32 * 3 * batch / x.size()),
                   count = (batch + most - 1) / most, group = (batch + count - 1) / count;
     if (!backend().callable_from_many_threads || count == 1) return f(x);

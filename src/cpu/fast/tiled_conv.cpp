@@ -110,17 +110,17 @@ int64_t images_per_task(int64_t pixels_per_image, int64_t batch) {
 struct Tasks {
     struct Task {
         int64_t first, count;  // images
-        int64_t first_panel, end_panel;
+        PanelRange panels;
     };
-    int64_t batch, group, panel_count, task_panels;
-    Tasks(int64_t pixels_per_image, int64_t batch_, const Panels& panels, bool padding)
-        : batch(batch_), group(images_per_task(pixels_per_image, batch_)), panel_count(panels.count()),
-          task_panels(padding ? panel_count : panels.per_task()) {}
-    int64_t per_group() const { return (panel_count + task_panels - 1) / task_panels; }
-    int64_t count() const { return (batch + group - 1) / group * per_group(); }
+    int64_t batch, group, per_group;
+    Panels panels;
+    Tasks(int64_t pixels_per_image, int64_t batch_, const Panels& panels_, bool padding)
+        : batch(batch_), group(images_per_task(pixels_per_image, batch_)), per_group(padding ? 1 : panels_.tasks()),
+          panels(panels_) {}
+    int64_t count() const { return (batch + group - 1) / group * per_group; }
     Task operator[](int64_t index) const {
-        const int64_t first = index / per_group() * group, panel = index % per_group() * task_panels;
-        return {first, std::min(group, batch - first), panel, std::min(panel_count, panel + task_panels)};
+        const int64_t first = index / per_group * group;
+        return {first, std::min(group, batch - first), per_group == 1 ? panels.all() : panels.task(index % per_group)};
     }
 };
 
@@ -144,13 +144,13 @@ void gather_tile(float* const* out, const float* const* source, const StridePhas
     tile.store_to(out);
 }
 
-// All pixels of the phase in `count` padded images, the output channels of the panels [first_panel, end_panel).
+// All pixels of the phase in `count` padded images, the output channels of the panels in `range`.
 void gather_gemm(float* y, const float* padded, int64_t padded_size, int64_t y_size, int64_t count,
-                 const StridePhase& phase, const Panels& panels, int64_t first_panel, int64_t end_panel,
-                 const float* packed, const float* bias) {
+                 const StridePhase& phase, const Panels& panels, const PanelRange& range, const float* packed,
+                 const float* bias) {
     const int64_t pixels = int64_t(phase.base.size()) * count, taps = int64_t(phase.tap_offset.size());
-    packed += first_panel * panels.panel_width() * taps * panels.in;
-    for (int64_t panel = first_panel; panel < end_panel; ++panel) {
+    packed += range.first * panels.panel_width() * taps * panels.in;
+    for (int64_t panel = range.first; panel < range.end; ++panel) {
         const int vectors = panels.vectors(panel);
         const int64_t width = vectors * lanes, first_out = panel * panels.panel_width();
         const bool ragged = first_out + width > panels.out;  // the last vector is partial: results go through a buffer
@@ -212,8 +212,8 @@ void fprop(float* y, const float* x, const float* w, const float* bias, const Co
             pad_images(filled, x, layout, s.height, s.width, task.first, task.count);
             padded = filled;
         }
-        gather_gemm(y + task.first * y_size, padded, layout.size(), y_size, task.count, phase, panels, task.first_panel,
-                    task.end_panel, packed, padded_bias);
+        gather_gemm(y + task.first * y_size, padded, layout.size(), y_size, task.count, phase, panels, task.panels,
+                    packed, padded_bias);
     });
 }
 
@@ -246,7 +246,7 @@ void dgrad(float* dx, const float* dy, const float* w, const ConvShape& shape) {
         }
         for (size_t p = 0; p < phases.size(); ++p)
             gather_gemm(dx + task.first * dx_size, padded, layout.size(), dx_size, task.count, phases[p], panels,
-                        task.first_panel, task.end_panel, packed[p], nullptr);
+                        task.panels, packed[p], nullptr);
     });
 }
 
@@ -269,7 +269,8 @@ void weight_tile(float* const* out, const float* x, const float* dy, const Strid
 
 // A part of dw: input channels and panels.
 struct WeightBlock {
-    int64_t first_in, end_in, first_panel, end_panel;
+    int64_t first_in, end_in;
+    PanelRange panels;
 };
 
 // dw (taps, in, padded out) += the contribution of the phase's pixels, in the block; dy (pixels, padded out).
@@ -277,7 +278,7 @@ void accumulate_weight(float* dw, const float* padded, const float* dy, const St
                        const WeightBlock& block) {
     const int64_t step = panels.padded_out();
     for (size_t tap = 0; tap < phase.tap.size(); ++tap)
-        for (int64_t panel = block.first_panel; panel < block.end_panel; ++panel)
+        for (int64_t panel = block.panels.first; panel < block.panels.end; ++panel)
             for (int64_t i = block.first_in; i < block.end_in; i += tile_rows) {
                 const int rows = int(std::min<int64_t>(tile_rows, block.end_in - i));
                 const int64_t column = panel * panels.panel_width();
@@ -312,12 +313,11 @@ void wgrad(float* dw, const float* x, const float* dy, const ConvShape& shape) {
         const StridePhase whole = repeat_phase(phase, s.batch, layout.size());
         constexpr int64_t task_rows = 8 * tile_rows;
         return parallel_dynamic((s.in + task_rows - 1) / task_rows * panels.tasks(), [&](int64_t task) {
-            const int64_t row = task / panels.tasks() * task_rows, panel = task % panels.tasks() * panels.per_task();
-            const WeightBlock block{row, std::min(s.in, row + task_rows), panel,
-                                    std::min(panels.count(), panel + panels.per_task())};
-            const int64_t column = panel * panels.panel_width(),
-                          width = std::min(columns, block.end_panel * panels.panel_width()) - column;
-            for (int64_t i = row; i < block.end_in; ++i) std::fill_n(dw + i * columns + column, width, 0.0f);
+            const int64_t first = task / panels.tasks() * task_rows, end = std::min(s.in, first + task_rows);
+            const WeightBlock block{first, end, panels.task(task % panels.tasks())};
+            const int64_t column = block.panels.first * panels.panel_width(),
+                          width = std::min(columns, block.panels.end * panels.panel_width()) - column;
+            for (int64_t i = first; i < end; ++i) std::fill_n(dw + i * columns + column, width, 0.0f);
             accumulate_weight(dw, x, dy, whole, panels, block);
         });
     }
@@ -346,7 +346,7 @@ void wgrad(float* dw, const float* x, const float* dy, const ConvShape& shape) {
                 upstream = filled;
             }
             accumulate_weight(total, padded, upstream, count == 1 ? phase : repeat_phase(phase, count, layout.size()),
-                              panels, {0, s.in, 0, panels.count()});
+                              panels, {0, s.in, panels.all()});
         }
     });
     for_each_row(s.kernel * s.kernel * s.in, parts * s.out, [=](int64_t row) {

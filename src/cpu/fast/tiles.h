@@ -48,6 +48,11 @@ struct Tile {
     }
 };
 
+// [first, end)
+struct PanelRange {
+    int64_t first, end;
+};
+
 // How w (in, out) is cut: its columns into panels of at most max_vectors vectors, the last vector padded with zeros;
 // its rows into chunks whose weights fit the L2 cache.
 struct Panels {
@@ -55,9 +60,11 @@ struct Panels {
     Panels(int64_t in_, int64_t out_) : in(in_), out(out_), chunk(in_ <= 128 ? in_ : 64) {}
     int64_t panel_width() const { return lanes * max_vectors; }
     int64_t count() const { return (out + panel_width() - 1) / panel_width(); }
-    // Fewer than these, 64 columns, would be too little work for a thread.
+    // What one thread takes at a time: 64 columns; fewer would be too little work.
     int64_t per_task() const { return std::max<int64_t>(1, 64 / panel_width()); }
     int64_t tasks() const { return (count() + per_task() - 1) / per_task(); }
+    PanelRange task(int64_t index) const { return {index * per_task(), std::min(count(), (index + 1) * per_task())}; }
+    PanelRange all() const { return {0, count()}; }
     int64_t padded_out() const { return (out + lanes - 1) / lanes * lanes; }
     int vectors(int64_t panel) const {
         return int(std::min(panel_width(), padded_out() - panel * panel_width()) / lanes);
